@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Threads that wait busily slow the tests' worker processes down many times over.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
+
+.PHONY: help setup demo test lint format clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(INSTALLED)  ## Make .venv with everything that tests and the demo need
+
+$(INSTALLED): pyproject.toml requirements/constraints.txt scripts/setup.sh scripts/system_packages.sh
+	bash scripts/setup.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: setup  ## Run the committed models on two simulated UR5e arms, write a report
+	$(BIN)/rdt2 demo
+
+test: setup  ## Run all tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup  ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## Put the code into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Make a virtual environment with the package, its simulation and its development tools.
+# Usage: scripts/setup.sh PYTHON VENV
+set -euo pipefail
+python=$1 venv=$2
+cd "$(dirname "$0")/.."
+
+"$python" - <<'PY' || { echo "Python 3.10 to 3.13 is needed; choose one with: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+import sys
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PY
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv>=0.8"
+
+# uv does not read pip's PIP_FIND_LINKS: hand it on. Without it, let uv choose the torch build that
+# fits the machine (CUDA when a driver is there, CPU otherwise).
+where=()
+if [ -n "${PIP_FIND_LINKS:-}" ]; then
+  for place in $PIP_FIND_LINKS; do where+=(--find-links "$place"); done
+else
+  where+=(--torch-backend auto)
+fi
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+  --constraint requirements/constraints.txt "${where[@]}" --editable ".[sim,train,dev]"
+
+bash scripts/system_packages.sh "$venv/bin/python"

@@ -1,0 +1,147 @@
+"""The action chunk: what a policy predicts, in what layout, units and frames.
+
+A chunk is float32 ``(24, 20)`` at 30 Hz (0.8 s). Row 0 is the NEXT step. Columns are the right arm, then the
+left arm; each arm has position (3, m), column-6D rotation (6) and gripper width (1, m, absolute):
+
+    right: 0..2 position   3..8 rotation    9 width
+    left: 10..12 position 13..18 rotation  19 width
+
+Poses are relative to that arm's end-effector pose at the observation: ``T_step = T_obs @ T_rel``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from rdt2 import pose
+from rdt2.errors import ActionError, PoseError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy import ndarray
+
+Arm = Literal["right", "left"]
+
+HORIZON = 24
+ACTION_DIM = 20
+NUM_TOKENS = 27
+FPS = 30.0
+ARMS: tuple[Arm, Arm] = ("right", "left")
+MODEL_WIDTH_MAX = 0.088
+"""Largest gripper width in the models' space (m)."""
+ZHIXING_WIDTH_MAX = 0.1
+"""What the deployed Zhixing gripper opens to when the models ask for :data:`MODEL_WIDTH_MAX` (m)."""
+
+POSITION_DIMS = (0, 1, 2, 10, 11, 12)
+ROTATION_DIMS = (3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 18)
+WIDTH_DIMS = (9, 19)
+
+
+def arm_slice(arm: str) -> slice:
+    """The ten columns of one arm."""
+    if arm not in ARMS:
+        raise ActionError(f"unknown arm {arm!r}; expected one of {ARMS}.")
+    start = 10 * ARMS.index(arm)  # type: ignore[arg-type]
+    return slice(start, start + 10)
+
+
+def deployed_width(width: Float[ndarray, "*b"]) -> Float[ndarray, "*b"]:
+    """Model gripper width (m, 0..0.088) to the Zhixing gripper's (m, 0..0.1). Apply exactly once."""
+    return np.asarray(width) * (ZHIXING_WIDTH_MAX / MODEL_WIDTH_MAX)
+
+
+@dataclass(frozen=True, eq=False)
+class ActionChunk:
+    """One predicted chunk, de-normalised (metres), and whether it may be executed."""
+
+    values: Float[ndarray, "24 20"]
+    """float32; the 6D rotations are as predicted, not yet orthonormal."""
+    valid: bool = True
+    """False if the tokens or values were unusable. Nothing executes an invalid chunk."""
+    reason: str = ""
+    """Why the chunk is invalid."""
+    tokens: Int[ndarray, " 27"] | None = None
+    """int64 action tokens, for policies that predict tokens."""
+    confidence: float | None = None
+    """Mean log-probability of the tokens, for policies that predict tokens."""
+    timing: Mapping[str, float] = field(default_factory=dict)
+    """Seconds spent in each stage of the batch this chunk came from."""
+
+    def __post_init__(self) -> None:
+        values = np.array(self.values, dtype=np.float32)  # a copy: the caller may reuse its buffer
+        if values.shape != (HORIZON, ACTION_DIM):
+            raise ActionError(f"a chunk has shape {values.shape}, expected ({HORIZON}, {ACTION_DIM}).")
+        if self.valid and not np.isfinite(values).all():
+            raise ActionError("a chunk with NaN or infinite values was marked valid; mark it invalid.")
+        if not self.valid and not self.reason:
+            raise ActionError("an invalid action chunk must say why: pass reason=...")
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+        if self.tokens is not None:
+            tokens = np.array(self.tokens, dtype=np.int64)
+            tokens.setflags(write=False)
+            object.__setattr__(self, "tokens", tokens)
+
+    def require_valid(self) -> None:
+        """Raises ActionError if this chunk must not be executed. Call it before any command leaves."""
+        if not self.valid:
+            raise ActionError(f"this action chunk is not valid and must not be executed: {self.reason}")
+
+    def relative_poses(self, arm: str) -> Float[ndarray, "24 4 4"]:
+        """End-effector poses relative to the pose at the observation; rotations orthonormal.
+
+        Raises:
+            ActionError: if the chunk is not valid, or its rotations name no orientation.
+        """
+        self.require_valid()
+        try:
+            return pose.pose9_to_matrix(self.values[:, arm_slice(arm)][:, :9])
+        except PoseError as error:
+            raise ActionError(f"{arm} arm of an action chunk: {error}") from error
+
+    def absolute_poses(self, arm: str, observed: Float[ndarray, "4 4"]) -> Float[ndarray, "24 4 4"]:
+        """End-effector poses in the frame of ``observed``, the arm's pose at the observation."""
+        return pose.absolute(observed, self.relative_poses(arm))
+
+    def widths(self, arm: str) -> Float[ndarray, " 24"]:
+        """Gripper widths in the models' space (m); see :func:`deployed_width`."""
+        self.require_valid()
+        return self.values[:, arm_slice(arm)][:, 9]
+
+
+def chunk_from_poses(
+    obs_poses: Mapping[str, Float[ndarray, "4 4"]],
+    step_poses: Mapping[str, Float[ndarray, "24 4 4"]],
+    widths: Mapping[str, Float[ndarray, " 24"]],
+) -> Float[ndarray, "24 20"]:
+    """Builds the values of a chunk, float32, from recorded poses of both arms.
+
+    Args:
+        obs_poses: end-effector pose of each arm at the observation.
+        step_poses: the 24 poses that follow, in the same frame; row 0 is the next step.
+        widths: gripper widths (m) at those steps.
+
+    Raises:
+        ActionError: if an arm is missing, a shape is wrong or a value is not finite.
+    """
+    values = np.empty((HORIZON, ACTION_DIM), np.float64)
+    for arm in ARMS:
+        for name, given in (("obs_poses", obs_poses), ("step_poses", step_poses), ("widths", widths)):
+            if arm not in given:
+                raise ActionError(f"{name} lacks the {arm!r} arm; a chunk needs both {ARMS}.")
+        steps, width = np.asarray(step_poses[arm]), np.asarray(widths[arm], np.float64)
+        if steps.shape != (HORIZON, 4, 4) or width.shape != (HORIZON,):
+            raise ActionError(
+                f"{arm} arm: step_poses {steps.shape} and widths {width.shape}, "
+                f"expected ({HORIZON}, 4, 4) and ({HORIZON},)."
+            )
+        if not np.isfinite(width).all():
+            raise ActionError(f"{arm} arm: gripper widths hold NaN or infinite values.")
+        columns = values[:, arm_slice(arm)]
+        columns[:, :9] = pose.matrix_to_pose9(pose.relative(obs_poses[arm], steps))
+        columns[:, 9] = width
+    return values.astype(np.float32)

@@ -1,0 +1,231 @@
+"""`rdt2 data`: record demonstrations in the simulated cell, check, describe and tokenize shards."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from jaxtyping import Float
+    from numpy import ndarray
+    from rich.table import Table
+
+    from rdt2.data import ShardIndex
+
+
+@dataclass(kw_only=True)
+class DataRecord:
+    """Record demonstrations: a scripted expert moves the handheld grippers; what succeeds becomes shards.
+
+    For example:
+      rdt2 data record --task pick --episodes 200 --out data/pick
+      rdt2 data record --episodes 3000 --stride 3 --workers 2 --out data/mixed
+    """
+
+    out: Path
+    """Folder for shards, instructions.json, normalizer and dataset.yaml; an interrupted recording goes on."""
+    task: Literal["pick", "place", "press", "all"] = "all"
+    """What is demonstrated; all mixes the three."""
+    episodes: int = 100
+    """Successful episodes to record."""
+    seed: int = 0
+    """Scenes and motions follow from it; evaluation never meets the same scenes."""
+    stride: int = 1
+    """Keep every n-th frame as a sample."""
+    workers: int = 1
+    """Processes that simulate at the same time; the data do not depend on it."""
+    json: Path | None = None
+    """Write the counts to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, progress, save_json
+        from rdt2.sim.demonstrator import TASK_MIX, record_dataset
+
+        with progress("episodes", self.episodes) as advance:
+            finished = 0
+
+            def on_shard(done: int, _: int) -> None:
+                nonlocal finished
+                advance(done - finished)
+                finished = done
+
+            report = record_dataset(
+                self.out,
+                self.episodes,
+                seed=self.seed,
+                tasks=TASK_MIX if self.task == "all" else {self.task: 1.0},
+                stride=self.stride,
+                workers=self.workers,
+                progress=on_shard,
+            )
+        attempts = sum(report.attempts.values())
+        console().print(
+            f"{report.episodes} episodes, {report.samples} samples in {self.out} "
+            f"({attempts} attempts in this run, {report.seconds:.0f} s)",
+            highlight=False,
+        )
+        save_json(self.json, report.as_dict())
+
+
+@dataclass(kw_only=True)
+class DataCheck:
+    """Say what is wrong with shards before anything is trained on them. Exits with 1 when there is an error.
+
+    For example:
+      rdt2 data check data/pick
+      rdt2 data check recordings --normalizer normalizer.pt --json check.json
+    """
+
+    folder: Positional[Path]
+    """Folder of shards."""
+    normalizer: str | None = None
+    """Normalizer file or folder whose gripper range the data must keep to; none checks 0 to 0.088 m."""
+    fast: bool = False
+    """Do not decode the pictures."""
+    json: Path | None = None
+    """Write the findings to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, existing, save_json, working
+        from rdt2.data import check_shards
+        from rdt2.normalizer import LinearNormalizer
+
+        existing(self.folder, "folder of shards")
+        normalizer = None if self.normalizer is None else LinearNormalizer.from_pretrained(self.normalizer)
+        with working(f"checking {self.folder}"):
+            report = check_shards(self.folder, normalizer=normalizer, decode=not self.fast)
+        console().print(report.table(), markup=False, highlight=False, soft_wrap=True)
+        save_json(self.json, report.as_dict())
+        if not report.ok:
+            sys.exit(1)
+
+
+@dataclass(kw_only=True)
+class DataStats:
+    """Describe shards: samples, episodes, sentences, and the range of every action dimension.
+
+    For example:
+      rdt2 data stats data/pick --json stats.json
+    """
+
+    folder: Positional[Path]
+    """Folder of shards."""
+    json: Path | None = None
+    """Write the figures to this file."""
+
+    def run(self) -> None:
+        from collections import Counter
+
+        from rich.table import Table
+
+        from rdt2.action import ARMS, arm_slice
+        from rdt2.cli.output import console, existing, note, save_json
+        from rdt2.data import ShardIndex, read_instructions, split_by_episode
+
+        existing(self.folder, "folder of shards")
+        told = read_instructions(self.folder) is not None
+        index = ShardIndex(self.folder, instructions="file" if told else "ignore")
+        if not told:
+            note("no instructions.json beside the shards: sentences are left out")
+        low, high = limits(index)
+        sentences = Counter(index.sentences)
+        train, held_out = split_by_episode(index)
+        values = {
+            "samples": len(index),
+            "minutes": len(index) / 30 / 60,
+            "shards": len(index.paths),
+            "episodes": len(set(index.episodes) - {""}),
+            "tokens": index.has_tokens,
+            "training_samples": len(train),
+            "held_out_samples": len(held_out),
+            "minimum": low,
+            "maximum": high,
+            "sentences": dict(sentences.most_common()),
+        }
+        out = console()
+        out.print(
+            f"{values['samples']} samples in {values['shards']} shards, {values['episodes']} episodes, "
+            f"tokens: {'yes' if index.has_tokens else 'no'}; training holds out {len(held_out)} samples"
+        )
+        table = Table(
+            title="range of the actions (positions relative to the observation)", title_justify="left"
+        )
+        for name in ("arm", "x (mm)", "y (mm)", "z (mm)", "gripper (mm)"):
+            table.add_column(name, justify="left" if name == "arm" else "right")
+        for arm in ARMS:
+            part = arm_slice(arm)
+            spans = [
+                f"{1000 * low[part][k]:.0f} .. {1000 * high[part][k]:.0f}"
+                for k in (0, 1, 2, 9)  # position and width of an arm's ten columns
+            ]
+            table.add_row(arm, *spans)
+        out.print(table)
+        if told:
+            out.print(sentence_table(sentences))
+        save_json(self.json, values)
+
+
+@dataclass(kw_only=True)
+class DataTokenize:
+    """Write shards again with the action tokens of a tokenizer: what VQ training reads. An interrupted run
+    goes on.
+
+    For example:
+      rdt2 data tokenize --data data/pick --tokenizer runs/tokenizer --out data/tokens
+    """
+
+    data: Path
+    """Folder of shards."""
+    tokenizer: str
+    """Folder or hub id of the action tokenizer."""
+    out: Path
+    """Folder for the new shards."""
+    normalizer: str | None = None
+    """Normalizer file or folder; none takes the one beside the shards."""
+    json: Path | None = None
+    """Write the count to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, existing, save_json, working
+        from rdt2.data import tokenize_shards
+        from rdt2.normalizer import LinearNormalizer
+        from rdt2.tokenizer import ActionTokenizer
+
+        existing(self.data, "folder of shards")
+        tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
+        normalizer = LinearNormalizer.from_pretrained(self.normalizer or self.data)
+        with working(f"tokenizing {self.data}"):
+            written = tokenize_shards(self.data, self.out, tokenizer, normalizer)
+        console().print(f"{written} samples written to {self.out}", highlight=False)
+        save_json(self.json, {"samples": written, "out": str(self.out)})
+
+
+def sentence_table(sentences: Counter[str]) -> Table:
+    """The most frequent sentences and their samples."""
+    from rich.table import Table
+
+    table = Table(title=f"{len(sentences)} sentences", title_justify="left")
+    table.add_column("sentence")
+    table.add_column("samples", justify="right")
+    for sentence, count in sentences.most_common(12):
+        table.add_row(sentence, str(count))
+    if rest := sentences.most_common()[12:]:
+        table.add_row(f"and {len(rest)} more", str(sum(count for _, count in rest)))
+    return table
+
+
+def limits(index: ShardIndex) -> tuple[Float[ndarray, " 20"], Float[ndarray, " 20"]]:
+    """Smallest and largest value of every action dimension, metres."""
+    import numpy as np
+
+    low, high = np.full(20, np.inf), np.full(20, -np.inf)
+    for start in range(0, len(index), 4096):  # a block at a time: large sets do not fit in memory
+        actions = index.all_actions(range(start, min(start + 4096, len(index))))
+        low, high = np.minimum(low, actions.min(axis=(0, 1))), np.maximum(high, actions.max(axis=(0, 1)))
+    return low, high

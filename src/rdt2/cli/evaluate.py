@@ -1,0 +1,126 @@
+"""`rdt2 evaluate`: open loop on shards, closed loop in the simulated cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rdt2.cli.options import PolicyOptions
+
+if TYPE_CHECKING:
+    from rdt2.evaluation.cell import EpisodeRecord
+
+
+@dataclass(kw_only=True)
+class EvaluateShards(PolicyOptions):
+    """Open loop: predict recorded samples and measure action, position, rotation and gripper errors.
+
+    By default only the episodes that training on the same folder holds out, never augmented. Beside the
+    policy stand two baselines on the same samples: staying still, and always the mean chunk.
+
+    For example:
+      rdt2 evaluate shards --policy demo-fm --data data/pick --json errors.json
+      rdt2 evaluate shards --policy demo-vq --data data/other --split all --limit 500
+    """
+
+    data: Path
+    """Folder of shards."""
+    split: Literal["held_out", "train", "all"] = "held_out"
+    """Which samples; all is for a folder that was not trained on."""
+    limit: int | None = None
+    """At most so many samples, spread evenly."""
+    batch_size: int = 16
+    """Samples predicted at once."""
+    seed: int = 0
+    """Of the policy's noise."""
+    json: Path | None = None
+    """Write the figures to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, existing, progress, save_json, working
+        from rdt2.data import ShardIndex
+        from rdt2.evaluation.policies import open_policy
+        from rdt2.evaluation.shards import chosen_samples, evaluate_shards
+
+        existing(self.data, "folder of shards")
+        total = len(chosen_samples(ShardIndex(self.data), self.split, self.limit))
+        with working(f"loading {self.policy}"):
+            policy = open_policy(self.source())
+        with progress("samples", total) as advance:
+            result = evaluate_shards(
+                policy,
+                self.data,
+                name=self.policy,
+                split=self.split,
+                limit=self.limit,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                on_batch=advance,
+            )
+        console().print(result.table())
+        save_json(self.json, result.as_dict())
+
+
+@dataclass(kw_only=True)
+class EvaluateCell(PolicyOptions):
+    """Closed loop: run episodes in the simulated cell and count successes.
+
+    Hands and colours are balanced over the episodes, and no scene was ever in the training data. `followed`
+    counts the episodes in which the arms did what the sentence says.
+
+    For example:
+      rdt2 evaluate cell --policy demo-fm --robot ur5e --task pick --episodes 100 --workers 2 --json pick.json
+      rdt2 evaluate cell --policy demo-fm --robot fr3 --scene unseen
+      rdt2 evaluate cell --policy demo-fm --blind                   control: black pictures
+      rdt2 evaluate cell --policy untrained                         control: random weights
+      rdt2 evaluate cell --policy demo-fm --swap-instruction        the sentence names another hand or colour
+    """
+
+    robot: Literal["ur5e", "fr3", "handheld"] = "ur5e"
+    """Which arms."""
+    task: Literal["pick", "place", "press"] = "pick"
+    """What the sentence asks for."""
+    episodes: int = 20
+    """How many scenes."""
+    seed: int = 0
+    """Which scenes, and the policy's noise."""
+    scene: Literal["seen", "unseen"] = "seen"
+    """unseen: textures, light and a table height that training never had."""
+    shapes: Literal["seen", "unseen"] = "seen"
+    """unseen: object shapes that training never had, in known colours."""
+    blind: bool = False
+    """Show the policy black pictures."""
+    swap_instruction: bool = False
+    """In each scene, ask for another hand or colour than the scene was made for."""
+    workers: int = 1
+    """Processes that run episodes at the same time, one thread each."""
+    json: Path | None = None
+    """Write counts, intervals and every episode to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, progress, save_json
+        from rdt2.evaluation.cell import evaluate_cell
+
+        with progress(f"{self.task} on {self.robot}", self.episodes) as advance:
+            succeeded = 0
+
+            def on_episode(record: EpisodeRecord) -> None:
+                nonlocal succeeded
+                succeeded += record.success
+                advance(1, f"{succeeded} succeeded")
+
+            result = evaluate_cell(
+                self.source(blind=self.blind),
+                self.robot,
+                self.task,
+                episodes=self.episodes,
+                seed=self.seed,
+                unseen_scene=self.scene == "unseen",
+                unseen_shapes=self.shapes == "unseen",
+                swap_instruction=self.swap_instruction,
+                workers=self.workers,
+                on_episode=on_episode,
+            )
+        console().print(result.table())
+        save_json(self.json, result.as_dict())

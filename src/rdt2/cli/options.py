@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rdt2.evaluation.policies import PolicySource
+
+
+@dataclass(kw_only=True)
+class PolicyOptions:
+    """Which policy, made of what."""
+
+    policy: str = "demo-fm"
+    """Folder, policy.json or hub id; demo-fm and demo-vq are built in; untrained has random weights."""
+    vlm: str | None = None
+    """Vision-language model, where the policy is an expert alone (folder or hub id)."""
+    tokenizer: str | None = None
+    """Action tokenizer, where the policy is an RDT2-VQ model alone (folder or hub id)."""
+    normalizer: str | None = None
+    """Normalizer file or folder, where the policy brings none."""
+    device: str = "cpu"
+    """cpu or cuda."""
+
+    def source(self, *, blind: bool = False) -> PolicySource:
+        """What `rdt2.evaluation.policies.open_policy` loads."""
+        from rdt2.evaluation.policies import PolicySource
+
+        return PolicySource(
+            self.policy,
+            vlm=self.vlm,
+            tokenizer=self.tokenizer,
+            normalizer=self.normalizer,
+            device=self.device,
+            blind=blind,
+        )

@@ -1,0 +1,165 @@
+"""`rdt2 predict`: two picture files and a sentence to one action chunk."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdt2.cli.options import PolicyOptions
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from numpy import ndarray
+
+    from rdt2.action import ActionChunk
+
+
+@dataclass(kw_only=True)
+class Predict(PolicyOptions):
+    """Predict one action chunk from two wrist pictures and a sentence.
+
+    For example:
+      rdt2 predict --left left.png --right right.png --instruction "Pick up the red cube with the left hand."
+      rdt2 predict --policy runs/fm --left l.jpg --right r.jpg --instruction "Pick up the apple." --plot c.png
+    """
+
+    left: Path
+    """Picture of the left wrist camera; other sizes are cropped to the middle square and resized to 384."""
+    right: Path
+    """Picture of the right wrist camera."""
+    instruction: str
+    """Short English, "Verb + object.", with capital letter and full stop."""
+    seed: int = 0
+    """Of the noise that the flow-matching policy starts from."""
+    out: Path | None = None
+    """Write the chunk to this .npz: values (24, 20), and poses and widths of each arm."""
+    plot: Path | None = None
+    """Draw the chunk to this .png, .svg or .pdf."""
+    json: Path | None = None
+    """Write the chunk to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, note, save_json, working
+        from rdt2.evaluation.policies import open_policy
+        from rdt2.observation import Observation, check_instruction
+
+        for warning in check_instruction(self.instruction):
+            note(f"instruction: {warning}")
+        observation = Observation(
+            left=read_picture(self.left), right=read_picture(self.right), instruction=self.instruction
+        )
+        with working(f"loading {self.policy}"):
+            policy = open_policy(self.source())
+        (chunk,) = policy.predict([observation], seed=self.seed)
+        values: dict[str, Any] = {
+            "policy": self.policy,
+            "instruction": self.instruction,
+            "seed": self.seed,
+            "valid": chunk.valid,
+            "reason": chunk.reason,
+            "values": chunk.values,
+            "tokens": chunk.tokens,
+            "confidence": chunk.confidence,
+            "timing_seconds": dict(chunk.timing),
+        }
+        if not chunk.valid:
+            console().print(
+                f"The chunk is not valid and must not be executed: {chunk.reason}", style="bold red"
+            )
+        else:
+            console().print(_table(chunk))
+            if self.out is not None:
+                _save_arrays(self.out, chunk)
+            if self.plot is not None:
+                _save_plot(self.plot, chunk)
+        save_json(self.json, values)
+        if not chunk.valid:
+            sys.exit(1)
+
+
+def read_picture(path: Path) -> UInt8[ndarray, "384 384 3"]:
+    """A picture file as the models take it: RGB, middle square, 384 x 384.
+
+    Raises:
+        ObservationError: no such file, or no picture.
+    """
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    from rdt2.errors import ObservationError
+    from rdt2.observation import IMAGE_SIZE
+
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ObservationError(
+            f"{path}: cannot be read as a picture ({error}). Pass a PNG or JPEG file."
+        ) from error
+    side = min(image.size)
+    x, y = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((x, y, x + side, y + side))
+    if side != IMAGE_SIZE:
+        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _table(chunk: ActionChunk) -> Any:
+    from rich.table import Table
+
+    from rdt2.action import ARMS, FPS
+
+    table = Table(
+        title="predicted motion, each gripper in its own frame at the observation", title_justify="left"
+    )
+    table.add_column("time (s)", justify="right")
+    for arm in ARMS:
+        table.add_column(f"{arm} x, y, z (mm)", justify="right")
+        table.add_column("opening (mm)", justify="right")
+    for step in (0, 5, 11, 17, 23):
+        row = [f"{(step + 1) / FPS:.2f}"]
+        for arm in ARMS:
+            x, y, z = 1000 * chunk.relative_poses(arm)[step, :3, 3]
+            row += [f"{x:7.1f} {y:7.1f} {z:7.1f}", f"{1000 * chunk.widths(arm)[step]:.1f}"]
+        table.add_row(*row)
+    return table
+
+
+def _save_arrays(path: Path, chunk: ActionChunk) -> None:
+    import io
+
+    import numpy as np
+
+    from rdt2.action import ARMS
+    from rdt2.cli.output import note
+    from rdt2.evaluation.files import write_atomic
+
+    arrays = {"values": chunk.values}
+    for arm in ARMS:
+        arrays[f"{arm}_poses"] = chunk.relative_poses(arm)
+        arrays[f"{arm}_widths"] = chunk.widths(arm)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    note(f"chunk: {write_atomic(path, buffer.getvalue())}")
+
+
+def _save_plot(path: Path, chunk: ActionChunk) -> None:
+    import io
+
+    from rdt2.action import ARMS
+    from rdt2.cli.output import note
+    from rdt2.errors import ConfigError
+    from rdt2.evaluation.figures import chunk_figure
+    from rdt2.evaluation.files import write_atomic
+
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in ("png", "svg", "pdf"):
+        raise ConfigError(f"{path}: a drawing ends in .png, .svg or .pdf.")
+    figure = chunk_figure(
+        {arm: chunk.relative_poses(arm)[:, :3, 3] for arm in ARMS}, {arm: chunk.widths(arm) for arm in ARMS}
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150)
+    note(f"drawing: {write_atomic(path, buffer.getvalue())}")

@@ -1,0 +1,77 @@
+"""`rdt2 train`: one command a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import UseAppendAction, arg
+
+
+@dataclass(kw_only=True)
+class _Train:
+    data: Path
+    """Folder of shards (shard-*.tar, instructions.json)."""
+    out: Path
+    """Folder of the run: checkpoints, metrics, and the finished model."""
+    config: Path | None = None
+    """Yaml preset, such as configs/training/vq_tiny.yaml; none is the published recipe."""
+    overrides: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")] = ()
+    """One setting on top of the preset; repeat it for more: --set steps=1000 --set seed=3."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out."""
+    json: Path | None = None
+    """Write the final figures to this file."""
+
+    def _run(self, stage: Literal["tokenizer", "vq", "expert"]) -> None:
+        from rdt2.cli.output import existing, plain, save_json
+        from rdt2.training.cli import run_training
+
+        existing(self.data, "folder of shards")
+        result = run_training(
+            stage,
+            config=self.config,
+            overrides=self.overrides,
+            data=self.data,
+            out=self.out,
+            resume=self.resume,
+        )
+        values: dict[str, Any] = plain(result)
+        save_json(self.json, {"stage": stage, **values})
+
+
+@dataclass(kw_only=True)
+class TrainTokenizer(_Train):
+    """Train the action tokenizer (residual VQ) on the actions of a folder of shards.
+
+    For example:
+      rdt2 train tokenizer --config configs/training/tokenizer_tiny.yaml --data data/mixed --out runs/rvq
+    """
+
+    def run(self) -> None:
+        self._run("tokenizer")
+
+
+@dataclass(kw_only=True)
+class TrainVQ(_Train):
+    """Train RDT2-VQ: the vision-language model learns to write the 27 action tokens.
+
+    For example:
+      rdt2 train vq --config configs/training/vq_tiny.yaml --data data/tokens --out runs/vq --set seed=1
+    """
+
+    def run(self) -> None:
+        self._run("vq")
+
+
+@dataclass(kw_only=True)
+class TrainExpert(_Train):
+    """Train RDT2-FM: the flow-matching expert learns on the frozen vision-language model.
+
+    For example:
+      rdt2 train expert --config configs/training/expert_tiny.yaml --data data/tokens --out runs/fm --resume
+    """
+
+    def run(self) -> None:
+        self._run("expert")

@@ -1,0 +1,346 @@
+"""Observe, infer, act: the loop that drives two arms with a policy, in the simulated cell and on robots.
+
+One cycle:
+
+1. read both wrist cameras and both arms; refuse what is stale or not finite;
+2. let the policy predict a chunk while the waypoints of the last chunk are still being driven;
+3. turn the chunk, which is motion of the policy's frame since the observation, into TCP poses of the cell,
+and
+   check them;
+4. schedule the poses and the gripper widths that are not yet past, at the times they are meant for;
+5. observe again when `execute_steps` of the chunk's steps have passed.
+
+Whatever goes wrong, both arms hold where they are, the reason is kept, and the loop tries again a few times.
+"""
+
+from __future__ import annotations
+
+import time as wall
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from rdt2.action import ARMS, FPS, HORIZON, ActionChunk
+from rdt2.control.safety import SafetyLimits, check_plan
+from rdt2.errors import ConfigError, RDT2Error, SafetyError
+from rdt2.observation import Observation
+from rdt2.pose import conjugate, interpolate
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+    from rdt2.policy import Policy
+    from rdt2.robot import Robot
+
+PERIOD = 1.0 / FPS
+EARLY = 2e-3
+"""Seconds that a clock may wake the loop too soon: simulated time advances in steps."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How the loop runs. Times in seconds."""
+
+    execute_steps: int = 12
+    """Steps of a chunk (1..24) after which the next observation is taken."""
+    latency: float | None = None
+    """What inference takes on the robot's clock. None: as long as it really takes (robots). In simulation,
+    where time stands still during inference, a number: the cell runs on for that long."""
+    robot_action_latency: float = 0.0
+    """How long after a command an arm moves: poses are scheduled that much earlier."""
+    gripper_latency: float = 0.0
+    """The same for the grippers."""
+    gripper_scale: float = 1.0
+    """Real opening per opening of the models' space; 0.1 / 0.088 for the Zhixing gripper."""
+    max_age: float = 0.25
+    """Pictures and arm states older than this are not acted upon."""
+    max_failures: int = 5
+    """Failed cycles in a row (invalid chunk, stale picture, refused waypoint) that end the episode."""
+    limits: SafetyLimits = field(default_factory=SafetyLimits)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.execute_steps <= HORIZON:
+            raise ConfigError(
+                f"execute_steps is {self.execute_steps}, expected 1 to {HORIZON}, the steps of a chunk."
+            )
+        if self.max_failures < 1:
+            raise ConfigError(f"max_failures is {self.max_failures}, expected at least 1.")
+        for name in ("latency", "robot_action_latency", "gripper_latency", "max_age", "gripper_scale"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ConfigError(f"{name} is {value}, expected a finite number that is not negative.")
+
+
+class Monitor(Protocol):
+    """What knows whether the task is done: the cell's judge, or a person with a button."""
+
+    @property
+    def success(self) -> bool: ...
+
+    @property
+    def followed(self) -> bool: ...
+
+    @property
+    def done(self) -> bool: ...
+
+
+class Recorder(Protocol):
+    """What looks on: a report, a recording."""
+
+    def on_cycle(self, observation: Observation, chunk: ActionChunk, time: float) -> None:
+        """A chunk was predicted for an observation taken at `time` (seconds of the robot's clock)."""
+        ...
+
+    def on_frame(self, time: float) -> None:
+        """Called 30 times a second of the robot's clock while the arms move."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The loop stopped both arms for a reason."""
+
+    time: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """What one chunk became."""
+
+    time: float
+    """Of the observation, seconds since the episode began."""
+    tcp: dict[str, Float[ndarray, "4 4"]]
+    """Measured TCP poses at the observation, cell frame, metres."""
+    poses: dict[str, Float[ndarray, "24 4 4"]]
+    """TCP poses the chunk asks for, checked, cell frame, metres."""
+    widths: dict[str, Float[ndarray, " 24"]]
+    """Openings the chunk asks for, metres."""
+    skipped: int
+    """Leading steps that were past when inference had finished."""
+
+
+@dataclass
+class EpisodeResult:
+    """How an episode went."""
+
+    success: bool = False
+    followed: bool = False
+    ending: str = ""
+    """Why it ended: "done", "time is up", "stopped by the operator", or a fault."""
+    seconds: float = 0.0
+    """On the robot's clock."""
+    cycles: list[Cycle] = field(default_factory=list)
+    inference: list[float] = field(default_factory=list)
+    """Wall-clock seconds of every prediction."""
+    holds: list[Hold] = field(default_factory=list)
+
+
+class _Finished(Exception):
+    """Leaves the loop from wherever it waits: the monitor says done, or the time is up."""
+
+
+def run_episode(
+    robot: Robot,
+    policy: Policy,
+    instruction: str,
+    *,
+    monitor: Monitor | None = None,
+    config: LoopConfig | None = None,
+    recorder: Recorder | None = None,
+    max_seconds: float = 30.0,
+    seed: int | None = 0,
+) -> EpisodeResult:
+    """Drive both arms with a policy until the task is done or the time is up; both hold when this returns.
+
+    Args:
+        robot: arms, grippers, cameras and clock.
+        policy: what predicts chunks.
+        instruction: the sentence, for example "Pick up the red cube with the left hand."
+        monitor: who says when the task is done; without one the episode lasts `max_seconds`.
+        config: times, latencies, limits.
+        recorder: who looks on.
+        max_seconds: on the robot's clock.
+        seed: of the policy's noise: cycle k uses `seed + k`. None: fresh noise.
+
+    Raises:
+        ConfigError: `max_seconds` is not positive.
+        ObservationError: the instruction is empty.
+    """
+    if not max_seconds > 0:
+        raise ConfigError(f"max_seconds is {max_seconds}, expected more than 0.")
+    return _Episode(
+        robot, policy, instruction, monitor, config or LoopConfig(), recorder, max_seconds, seed
+    ).run()
+
+
+@dataclass
+class _Moment:
+    observation: Observation
+    time: float
+    tcp: dict[str, Float[ndarray, "4 4"]]
+
+
+class _Episode:
+    def __init__(
+        self,
+        robot: Robot,
+        policy: Policy,
+        instruction: str,
+        monitor: Monitor | None,
+        config: LoopConfig,
+        recorder: Recorder | None,
+        max_seconds: float,
+        seed: int | None,
+    ) -> None:
+        self.robot, self.policy, self.instruction, self.seed = robot, policy, instruction, seed
+        self.monitor, self.config, self.recorder = monitor, config, recorder
+        self.clock = robot.clock
+        self.began = self.clock.now()
+        self.ends = self.began + max_seconds
+        self.next_frame = self.began + PERIOD
+        self.predictions = 0
+        self.result = EpisodeResult()
+        # One second of measured poses, to know where an arm was when a picture was taken.
+        self.past: dict[str, deque[tuple[float, ndarray]]] = {side: deque(maxlen=int(FPS)) for side in ARMS}
+
+    def run(self) -> EpisodeResult:
+        result, failures = self.result, 0
+        # An empty sentence is the caller's mistake, not a fault of the robot to be tried again.
+        blank = np.zeros((384, 384, 3), np.uint8)
+        Observation(blank, blank, self.instruction)
+        try:
+            while True:
+                try:
+                    if failures:
+                        self._wait_until(self.clock.now() + PERIOD)
+                    self._cycle()
+                    failures = 0
+                except RDT2Error as error:
+                    failures += 1
+                    self._hold(str(error))
+                    if failures >= self.config.max_failures:
+                        result.ending = f"{failures} failed cycles in a row, the last: {error}"
+                        break
+        except _Finished as finished:
+            result.ending = str(finished)
+        except KeyboardInterrupt:
+            result.ending = "stopped by the operator"
+        finally:
+            self.robot.hold()
+            result.seconds = self.clock.now() - self.began
+        if self.monitor is not None:
+            result.success, result.followed = bool(self.monitor.success), bool(self.monitor.followed)
+        return result
+
+    def _cycle(self) -> None:
+        moment = self._observe()
+        chunk = self._predict(moment)
+        chunk.require_valid()
+        self._execute(moment, chunk)
+        self._wait_until(moment.time + self.config.execute_steps * PERIOD)
+
+    def _observe(self) -> _Moment:
+        """Both pictures, and where both TCPs were when the older of them was taken."""
+        frames = {side: self.robot.cameras[side].read() for side in ARMS}
+        self._remember()
+        now, time = self.clock.now(), min(frame.timestamp for frame in frames.values())
+        for side, frame in frames.items():
+            _fresh(f"the picture of the {side} camera", frame.timestamp, now, self.config.max_age)
+        tcp = {}
+        for side in ARMS:
+            stamps, poses = zip(*self.past[side], strict=True)
+            _fresh(f"the state of the {side} arm", stamps[-1], now, self.config.max_age)
+            tcp[side] = interpolate(np.array(stamps), np.stack(poses), np.array([time]))[0]
+        observation = Observation(
+            left=frames["left"].image,
+            right=frames["right"].image,
+            instruction=self.instruction,
+            timestamp=time,
+        )
+        return _Moment(observation, time, tcp)
+
+    def _predict(self, moment: _Moment) -> ActionChunk:
+        """The chunk, at the moment of the robot's clock when it is there."""
+        asked, started = self.clock.now(), wall.perf_counter()
+        seed = None if self.seed is None else self.seed + self.predictions
+        (chunk,) = self.policy.predict([moment.observation], seed=seed)
+        self.predictions += 1
+        self.result.inference.append(wall.perf_counter() - started)
+        if self.recorder is not None:
+            self.recorder.on_cycle(moment.observation, chunk, moment.time)
+        if self.config.latency is not None:
+            self._wait_until(asked + self.config.latency)
+        return chunk
+
+    def _execute(self, moment: _Moment, chunk: ActionChunk) -> None:
+        """Schedule every step of a chunk that is still ahead, for both arms and both grippers."""
+        config, robot = self.config, self.robot
+        poses, widths = {}, {}
+        for side in ARMS:
+            motion = conjugate(chunk.relative_poses(side).astype(np.float64), robot.policy_to_tcp[side])
+            poses[side] = moment.tcp[side] @ motion
+            widths[side] = np.maximum(chunk.widths(side).astype(np.float64), 0.0) * config.gripper_scale
+        poses = check_plan(moment.tcp, poses, widths, config.limits)
+        times = moment.time + PERIOD * np.arange(1, HORIZON + 1)
+        now = self.clock.now()
+        skipped = int(np.sum(times - config.robot_action_latency <= now))
+        if skipped == HORIZON:
+            raise SafetyError(
+                f"the chunk was {now - moment.time:.2f} s old when it came, its last step is past. "
+                "Use a faster machine or model."
+            )
+        for side in ARMS:
+            for pose, width, time in zip(poses[side], widths[side], times, strict=True):
+                # What is past is dropped by the device.
+                robot.arms[side].schedule(pose, time - config.robot_action_latency)
+                robot.grippers[side].schedule(float(width), time - config.gripper_latency)
+        self.result.cycles.append(Cycle(moment.time - self.began, moment.tcp, poses, widths, skipped))
+
+    def _wait_until(self, time: float) -> None:
+        """Let the robot move until `time`, looking 30 times a second.
+
+        Raises:
+            _Finished: the monitor says done, or the episode's time is up.
+        """
+        while True:
+            if self.monitor is not None and self.monitor.done:
+                raise _Finished("done")
+            now = self.clock.now()
+            if now >= self.ends - EARLY:
+                raise _Finished("time is up")
+            if now >= time - EARLY:
+                return
+            self.clock.sleep_until(min(time, self.next_frame, self.ends))
+            if self.clock.now() >= self.next_frame - EARLY:
+                self.next_frame = max(self.next_frame + PERIOD, self.clock.now() + 0.5 * PERIOD)
+                self._remember()
+                if self.recorder is not None:
+                    self.recorder.on_frame(self.clock.now())
+
+    def _remember(self) -> None:
+        """Add the newest measured poses to the past second's."""
+        for side in ARMS:
+            state = self.robot.arms[side].state()
+            if not (np.isfinite(state.pose).all() and np.isfinite(state.joints).all()):
+                raise SafetyError(
+                    f"the state of the {side} arm holds NaN or infinite values. Check its driver."
+                )
+            past = self.past[side]
+            if not past or state.timestamp > past[-1][0]:
+                past.append((state.timestamp, np.asarray(state.pose, dtype=np.float64)))
+
+    def _hold(self, reason: str) -> None:
+        self.robot.hold()
+        self.result.holds.append(Hold(self.clock.now() - self.began, reason))
+
+
+def _fresh(what: str, stamp: float, now: float, most: float) -> None:
+    """Raises SafetyError for a timestamp that is not finite, or older than `most` seconds."""
+    if not np.isfinite(stamp) or now - stamp > most:
+        raise SafetyError(
+            f"{what} is {now - stamp:.2f} s old, the limit is {most:.2f} s. Check the device's stream."
+        )

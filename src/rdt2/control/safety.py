@@ -1,0 +1,165 @@
+"""What must hold before a waypoint reaches a robot: its workspace, its speed, the table, the other arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rdt2.errors import SafetyError
+from rdt2.pose import geodesic_angle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jaxtyping import Float
+    from numpy import ndarray
+
+FINGER_THICKNESS = 0.0255
+"""Metres across a finger, at right angles to the opening axis."""
+
+
+@dataclass(frozen=True)
+class SafetyLimits:
+    """Bounds of what a policy may ask. Lengths in metres in the cell frame, angles in radians."""
+
+    low: tuple[float, float, float] = (-0.45, -0.60, -0.10)
+    """Corner of the workspace of the TCPs."""
+    high: tuple[float, float, float] = (0.45, 0.60, 0.70)
+    """The opposite corner."""
+    max_translation: float = 0.08
+    """Between two waypoints, 1/30 s apart."""
+    max_rotation: float = 0.60
+    """Between two waypoints, 1/30 s apart."""
+    table_height: float = -0.035
+    """No fingertip goes lower: waypoints are lifted, and refused if that takes more than `max_lift`."""
+    max_lift: float = 0.04
+    sphere_center: tuple[float, float, float] = (0.0, 0.0, -0.12)
+    """Middle of the ball around each gripper, in the TCP's frame."""
+    sphere_radius: float = 0.05
+    """Balls that touch are refused; 0 switches the check off."""
+
+
+def table_lift(
+    pose: Float[ndarray, "4 4"],
+    width: float,
+    height: float,
+    *,
+    thickness: float = FINGER_THICKNESS,
+    opening_axis: int = 1,
+) -> float:
+    """How far a pose must be raised so that no fingertip is below a table.
+
+    The fingertips span the opening along one axis of the TCP and the finger's thickness along the other.
+
+    Args:
+        pose: (4, 4) TCP, metres, z of the parent frame up.
+        width: opening between the fingers, metres.
+        height: of the table, metres.
+        thickness: of a finger, metres.
+        opening_axis: axis of the TCP (0 or 1) along which the jaws open.
+
+    Returns:
+        Metres to add to z; 0 if the pose is clear.
+    """
+    half = np.array([thickness, thickness]) / 2
+    half[opening_axis] = width / 2
+    # The lowest of four corners at +-half along both axes.
+    lowest = pose[2, 3] - float(np.abs(pose[2, :2]) @ half)
+    return max(0.0, height - lowest)
+
+
+def push_apart(
+    first: Float[ndarray, "4 4"],
+    second: Float[ndarray, "4 4"],
+    *,
+    center: Float[ndarray, " 3"],
+    radius: float,
+    second_base: Float[ndarray, "4 4"] | None = None,
+) -> tuple[Float[ndarray, "4 4"], Float[ndarray, "4 4"]]:
+    """Move two grippers apart, each by half, until the balls around them only touch.
+
+    Args:
+        first: (4, 4) TCP of one arm, metres.
+        second: (4, 4) TCP of the other, in the frame of its own base.
+        center: (3,) middle of the ball in the TCP's frame, metres.
+        radius: of each ball, metres.
+        second_base: (4, 4) the second arm's base in the frame of `first`; identity if both share a frame.
+
+    Returns:
+        Both poses, new arrays, in the frames they came in.
+    """
+    base = np.eye(4) if second_base is None else np.asarray(second_base)
+    point = np.append(center, 1.0)
+    between = ((base @ second @ point) - (first @ point))[:3]
+    distance = float(np.linalg.norm(between))
+    first, second = first.copy(), second.copy()
+    if distance < 2 * radius:
+        shift = (radius - distance / 2) * (
+            between / distance if distance > 1e-9 else np.array([0.0, 1.0, 0.0])
+        )
+        first[:3, 3] -= shift
+        second[:3, 3] += base[:3, :3].T @ shift
+    return first, second
+
+
+def check_plan(
+    start: Mapping[str, Float[ndarray, "4 4"]],
+    poses: Mapping[str, Float[ndarray, "n 4 4"]],
+    widths: Mapping[str, Float[ndarray, " n"]],
+    limits: SafetyLimits,
+) -> dict[str, Float[ndarray, "n 4 4"]]:
+    """The waypoints of all arms, lifted clear of the table where little is missing.
+
+    Args:
+        start: (4, 4) TCP of each arm one period before the first waypoint, cell frame, metres.
+        poses: (n, 4, 4) waypoints of each arm, 1/30 s apart.
+        widths: (n,) openings, metres.
+        limits: what is allowed.
+
+    Raises:
+        SafetyError: a waypoint that must not be driven; says which, why, and by how much.
+    """
+    safe = {}
+    for side, path in poses.items():
+        where = f"{side} arm, waypoint"
+        if not (np.isfinite(path).all() and np.isfinite(widths[side]).all()):
+            raise SafetyError(f"{where}s hold NaN or infinite values.")
+        path = path.copy()
+        chain = np.concatenate([start[side][None], path])
+        moved = np.linalg.norm(np.diff(chain[:, :3, 3], axis=0), axis=1)
+        turned = geodesic_angle(chain[:-1, :3, :3], chain[1:, :3, :3])
+        for what, steps, most, unit, scale in (
+            ("moves", moved, limits.max_translation, "mm", 1e3),
+            ("turns", turned, limits.max_rotation, "degrees", 180 / np.pi),
+        ):
+            i = int(np.argmax(steps))
+            if steps[i] > most:
+                raise SafetyError(
+                    f"{where} {i} {what} {scale * steps[i]:.0f} {unit} in one step, "
+                    f"the limit is {scale * most:.0f}."
+                )
+        for i in range(len(path)):
+            lift = table_lift(path[i], float(widths[side][i]), limits.table_height)
+            if lift > limits.max_lift:
+                raise SafetyError(f"{where} {i} is {1e3 * lift:.0f} mm below the table.")
+            path[i, 2, 3] += lift
+        outside = (path[:, :3, 3] < limits.low) | (path[:, :3, 3] > limits.high)
+        if outside.any():
+            i = int(np.argmax(outside.any(axis=1)))
+            place = ", ".join(f"{v:.2f}" for v in path[i, :3, 3])
+            raise SafetyError(
+                f"{where} {i} at ({place}) m leaves the workspace {limits.low} to {limits.high}."
+            )
+        safe[side] = path
+    if limits.sphere_radius > 0 and {"right", "left"} <= set(safe):
+        center = np.asarray(limits.sphere_center)
+        middle = {side: path[:, :3, 3] + path[:, :3, :3] @ center for side, path in safe.items()}
+        gap = np.linalg.norm(middle["right"] - middle["left"], axis=1)
+        i = int(np.argmin(gap))
+        if gap[i] < 2 * limits.sphere_radius:
+            raise SafetyError(
+                f"both arms, waypoint {i}: the grippers come within {1e3 * gap[i]:.0f} mm of each other."
+            )
+    return safe

@@ -1,0 +1,44 @@
+"""Recorded episodes, training shards in the published layout, and the checks on them."""
+
+from __future__ import annotations
+
+from rdt2.data.check import CheckReport, Finding, check_shards
+from rdt2.data.dataset import Batch, ShardIndex, TrainingData, split_by_episode
+from rdt2.data.episode import Episode, cut_chunks
+from rdt2.data.shards import (
+    ReadReport,
+    Sample,
+    ShardWriter,
+    decode_jpeg,
+    encode_jpeg,
+    find_shards,
+    read_instructions,
+    read_shards,
+    tokenize_shards,
+    write_dataset_yaml,
+)
+from rdt2.data.stats import action_limits, fit_normalizer
+
+__all__ = [
+    "Batch",
+    "CheckReport",
+    "Episode",
+    "Finding",
+    "ReadReport",
+    "Sample",
+    "ShardIndex",
+    "ShardWriter",
+    "TrainingData",
+    "action_limits",
+    "check_shards",
+    "cut_chunks",
+    "decode_jpeg",
+    "encode_jpeg",
+    "find_shards",
+    "fit_normalizer",
+    "read_instructions",
+    "read_shards",
+    "split_by_episode",
+    "tokenize_shards",
+    "write_dataset_yaml",
+]

@@ -1,0 +1,148 @@
+"""One recorded episode in memory, and the action chunks cut from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rdt2 import pose
+from rdt2.action import ARMS, FPS, HORIZON, chunk_from_poses
+from rdt2.errors import ActionError, PoseError, RecordingError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from rdt2.data.shards import ShardWriter
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Two wrist videos and the motion of both grippers.
+
+    videos: {"right", "left"} -> n pictures, each JPEG bytes or uint8 RGB (384, 384, 3).
+    poses: {"right", "left"} -> (n, 4, 4), absolute pose of the handheld gripper's own (policy) frame, metres,
+        in any fixed frame.
+    widths: {"right", "left"} -> (n,) gripper opening in metres.
+    timestamps: (n,) seconds, increasing.
+    """
+
+    videos: Mapping[str, Sequence[bytes | np.ndarray]]
+    poses: Mapping[str, Float[np.ndarray, "n 4 4"]]
+    widths: Mapping[str, Float[np.ndarray, " n"]]
+    timestamps: Float[np.ndarray, " n"]
+    instruction: str
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"episode {self.source}" if self.source else "episode"
+        count = len(self.timestamps)
+        if count == 0:
+            raise RecordingError(f"{where}: has no frame.")
+        times = np.asarray(self.timestamps, dtype=np.float64)
+        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+            raise RecordingError(
+                f"{where}: timestamps must be finite and increase at every frame. Sort the recording."
+            )
+        if not self.instruction.strip():
+            raise RecordingError(
+                f"{where}: the instruction is empty. Give a sentence such as 'Pick up the apple.'"
+            )
+        for arm in ARMS:
+            for name, values, shape in (
+                ("poses", np.asarray(self.poses.get(arm, ())), (count, 4, 4)),
+                ("widths", np.asarray(self.widths.get(arm, ())), (count,)),
+            ):
+                if values.shape != shape:
+                    raise RecordingError(f"{where}: {name}[{arm!r}] is {values.shape}, expected {shape}.")
+                if not np.isfinite(values).all():
+                    raise PoseError(
+                        f"{where}: {name}[{arm!r}] holds NaN or infinity. Cut the frames without tracking."
+                    )
+            if len(self.videos.get(arm, ())) != count:
+                raise RecordingError(
+                    f"{where}: {len(self.videos.get(arm, ()))} {arm} pictures for {count} timestamps. "
+                    f"A missing frame is never filled in: cut the episode there."
+                )
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    def chunks(
+        self, *, tail: Literal["drop", "pad"] = "drop", stride: int = 1
+    ) -> Iterator[tuple[int, Float[np.ndarray, "24 20"]]]:
+        """(frame number, chunk) for every ``stride``-th frame.
+
+        A chunk is (24, 20) float32: the poses 1/30, 2/30, ... 24/30 s after the frame, relative to the
+        frame's, and the widths then; between recorded frames positions and widths are linear, rotations
+        slerp.
+
+        tail: what becomes of frames with less than 0.8 s of motion left. "drop" leaves them out, "pad"
+            takes the last pose for all later steps.
+
+        Raises:
+            ActionError: an unknown tail.
+        """
+        yield from cut_chunks(
+            self.poses, self.widths, self.timestamps, range(0, len(self), stride), tail=tail
+        )
+
+    def write(self, writer: ShardWriter, *, tail: Literal["drop", "pad"] = "drop", stride: int = 1) -> int:
+        """Write the episode's samples with ``writer``; returns how many.
+
+        Raises:
+            RecordingError: as ShardWriter.write.
+        """
+        count = 0
+        for frame, chunk in self.chunks(tail=tail, stride=stride):
+            left, right = (_decoded(self.videos[arm][frame]) for arm in ("left", "right"))
+            writer.write(
+                picture=np.concatenate([left, right], axis=1),
+                action=chunk,
+                instruction=self.instruction,
+                meta={"frame": frame, **self.meta},
+            )
+            count += 1
+        return count
+
+
+def cut_chunks(
+    poses: Mapping[str, Float[np.ndarray, "n 4 4"]],
+    widths: Mapping[str, Float[np.ndarray, " n"]],
+    timestamps: Float[np.ndarray, " n"],
+    frames: Sequence[int],
+    *,
+    tail: Literal["drop", "pad"] = "drop",
+) -> Iterator[tuple[int, Float[np.ndarray, "24 20"]]]:
+    """The chunks of the given frames; see Episode.chunks."""
+    if tail not in ("drop", "pad"):
+        raise ActionError(f"tail is {tail!r}, expected 'drop' or 'pad'.")
+    times = np.asarray(timestamps, dtype=np.float64)
+    steps = np.arange(1, HORIZON + 1) / FPS
+    for frame in frames:
+        query = times[frame] + steps
+        # A hundredth of a step of slack: timestamps are sums of 1/30 and end a rounding error early.
+        if query[-1] > times[-1] + 0.01 / FPS and tail == "drop":
+            return
+        query = np.minimum(query, times[-1])
+        future = {arm: _at(times, np.asarray(poses[arm], dtype=np.float64), query) for arm in ARMS}
+        opening = {arm: np.interp(query, times, widths[arm]) for arm in ARMS}
+        now = {arm: np.asarray(poses[arm][frame], dtype=np.float64) for arm in ARMS}
+        yield frame, chunk_from_poses(now, future, opening)
+
+
+def _at(times: np.ndarray, poses: np.ndarray, query: np.ndarray) -> np.ndarray:
+    if len(times) == 1:
+        return np.repeat(poses, len(query), axis=0)
+    return pose.interpolate(times, poses, query)
+
+
+def _decoded(picture: bytes | np.ndarray) -> np.ndarray:
+    if isinstance(picture, np.ndarray):
+        return picture
+    import simplejpeg
+
+    return simplejpeg.decode_jpeg(picture, colorspace="RGB")

@@ -1,0 +1,357 @@
+"""Closed-loop evaluation: run a policy in the simulated cell and count what it achieves.
+
+    result = evaluate_cell("demo-fm", "ur5e", "pick", episodes=100, seed=0, workers=2)
+    print(result.success, "of", result.episodes, result.success_rate)
+
+The loop that drives the arms is the one that drives robots, `rdt2.control.run_episode`. Simulated time stands
+still while a policy predicts, so the cell runs on for a fixed `LATENCY` instead: results do not depend on how
+busy the machine is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rdt2.errors import ConfigError
+from rdt2.evaluation.policies import PolicySource, open_policy
+from rdt2.evaluation.scenes import Trial, draw_trials
+from rdt2.evaluation.statistics import Rate
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rdt2.control import EpisodeResult, LoopConfig, Recorder
+    from rdt2.policy import Policy
+    from rdt2.sim.cell import Cell
+
+LATENCY = 0.1
+"""Seconds of simulated time between an observation and the chunk predicted from it."""
+MAX_SECONDS = 20.0
+"""Simulated length of an episode that does not succeed."""
+STOPPED = "stopped by the operator"
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """How one trial went."""
+
+    index: int
+    seed: int
+    """Of the scene."""
+    instruction: str
+    hand: str | None
+    target: str | None
+    colour: str | None
+    success: bool
+    followed: bool
+    """The hand that the sentence names acted first, on the object that it names."""
+    judged: bool
+    """False for a sentence that names no task of the scene: nobody can say whether it was done."""
+    seconds: float
+    """Simulated."""
+    reason: str
+    """How it ended."""
+    chunks: int
+    held: int
+    """Cycles in which the arms held instead of moving: an invalid chunk, a refused waypoint."""
+    inference_ms: float
+    """Median wall-clock time of a prediction."""
+
+
+@dataclass(frozen=True)
+class CellEvaluation:
+    """Closed-loop result of one policy, robot and task."""
+
+    policy: str
+    robot: str
+    task: str
+    seed: int
+    unseen_scene: bool
+    unseen_shapes: bool
+    blind: bool
+    swap_instruction: bool
+    latency: float
+    execute_steps: int
+    max_seconds: float
+    records: Sequence[EpisodeRecord]
+    wall_seconds: float
+
+    @property
+    def episodes(self) -> int:
+        """How many were run."""
+        return len(self.records)
+
+    @property
+    def success(self) -> int:
+        """How many succeeded."""
+        return sum(record.success for record in self.records)
+
+    @property
+    def followed(self) -> int:
+        """In how many the arms did what the sentence says."""
+        return sum(record.followed for record in self.records)
+
+    @property
+    def success_rate(self) -> Rate:
+        """With its 95 % Wilson interval."""
+        return Rate.of(self.success, self.episodes)
+
+    @property
+    def followed_rate(self) -> Rate:
+        """With its 95 % Wilson interval."""
+        return Rate.of(self.followed, self.episodes)
+
+    def by(self, name: Literal["hand", "colour"]) -> dict[str, Rate]:
+        """Success by hand or by colour asked for."""
+        trials = Counter(str(getattr(record, name)) for record in self.records)
+        wins = Counter(str(getattr(record, name)) for record in self.records if record.success)
+        return {key: Rate.of(wins[key], trials[key]) for key in sorted(trials)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: settings, counts, intervals, then every episode."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "records"}
+        success, followed = self.success_rate, self.followed_rate
+        return {
+            **values,
+            "success": self.success,
+            "episodes": self.episodes,
+            "followed": self.followed,
+            "success_rate": success.rate,
+            "success_interval": [success.low, success.high],
+            "followed_rate": followed.rate,
+            "followed_interval": [followed.low, followed.high],
+            "by_hand": {key: rate.as_dict() for key, rate in self.by("hand").items()},
+            "by_colour": {key: rate.as_dict() for key, rate in self.by("colour").items()},
+            "records": [dataclasses.asdict(record) for record in self.records],
+        }
+
+    def table(self) -> Table:
+        """A table for the terminal."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.policy} on {self.robot}, {self._conditions()}", title_justify="left")
+        table.add_column("", no_wrap=True)
+        for name in ("success", "rate", "95 % interval"):
+            table.add_column(name, justify="right")
+        rows = [(self.task, self.success_rate), ("did what the sentence says", self.followed_rate)]
+        rows += [(f"  {hand} hand", rate) for hand, rate in self.by("hand").items()]
+        for label, rate in rows:
+            table.add_row(label, *rate_cells(rate))
+        seconds = [record.seconds for record in self.records if record.success]
+        median = f"{np.median(seconds):.1f} s to a success (median), " if seconds else ""
+        table.caption = f"{median}seed {self.seed}, {self.wall_seconds:.0f} s of computing"
+        return table
+
+    def _conditions(self) -> str:
+        words = [self.task]
+        words += ["unseen scenes"] if self.unseen_scene else []
+        words += ["unseen shapes"] if self.unseen_shapes else []
+        words += ["black pictures"] if self.blind else []
+        words += ["swapped instructions"] if self.swap_instruction else []
+        return ", ".join(words)
+
+
+def rate_cells(rate: Rate) -> tuple[str, str, str]:
+    """A rate as three cells of a table: count, percent, interval."""
+    return (
+        f"{rate.count}/{rate.trials}",
+        f"{100 * rate.rate:.0f} %",
+        f"{100 * rate.low:.0f} to {100 * rate.high:.0f} %",
+    )
+
+
+def loop_config() -> LoopConfig:
+    """How evaluations run the loop."""
+    from rdt2.control import LoopConfig
+
+    return LoopConfig(latency=LATENCY)
+
+
+def evaluate_cell(
+    policy: PolicySource | Policy | str,
+    robot: Literal["ur5e", "fr3", "handheld"],
+    task: Literal["pick", "place", "press"],
+    *,
+    episodes: int = 20,
+    seed: int = 0,
+    unseen_scene: bool = False,
+    unseen_shapes: bool = False,
+    swap_instruction: bool = False,
+    workers: int = 1,
+    config: LoopConfig | None = None,
+    max_seconds: float = MAX_SECONDS,
+    on_episode: Callable[[EpisodeRecord], None] | None = None,
+) -> CellEvaluation:
+    """Run episodes and count.
+
+    Args:
+        policy: where to load it from (its `blind` shows it black pictures), or a loaded one with one worker.
+        robot: which arms.
+        task: what the sentences ask for.
+        episodes: how many scenes; hands and colours are balanced over them.
+        seed: which scenes, never those of training, and the policy's noise.
+        unseen_scene: textures, light and table height that training never had.
+        unseen_shapes: shapes that training never had, in known colours.
+        swap_instruction: ask for another hand or object than the scene was made for.
+        workers: processes, one thread each; the records do not depend on their number.
+        config: of the loop.
+        max_seconds: simulated length of an episode that does not succeed.
+        on_episode: called with each record as it is finished.
+
+    Raises:
+        ConfigError: numbers that make no sense. TaskError: unknown robot or task.
+        CheckpointError: the policy cannot be loaded. KeyboardInterrupt: Ctrl-C, also during an episode.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}, expected at least 1.")
+    if workers > 1 and not isinstance(policy, (str, PolicySource)):
+        raise ConfigError("several workers load the policy themselves: pass its name or a PolicySource.")
+    source = PolicySource(policy) if isinstance(policy, str) else policy
+    config = config or loop_config()
+    trials = draw_trials(
+        task,
+        episodes,
+        seed,
+        unseen_scene=unseen_scene,
+        unseen_shapes=unseen_shapes,
+        swap_instruction=swap_instruction,
+    )
+    started = time.perf_counter()
+    records = []
+    for record in _run(source, robot, trials, config, max_seconds, min(workers, episodes)):
+        records.append(record)
+        if on_episode is not None:
+            on_episode(record)
+    return CellEvaluation(
+        policy=source.name if isinstance(source, PolicySource) else type(source).__name__,
+        robot=robot,
+        task=task,
+        seed=seed,
+        unseen_scene=unseen_scene,
+        unseen_shapes=unseen_shapes,
+        blind=isinstance(source, PolicySource) and source.blind,
+        swap_instruction=swap_instruction,
+        latency=config.latency or 0.0,
+        execute_steps=config.execute_steps,
+        max_seconds=max_seconds,
+        records=sorted(records, key=lambda record: record.index),
+        wall_seconds=time.perf_counter() - started,
+    )
+
+
+def run_trial(
+    trial: Trial,
+    policy: Policy,
+    robot: str,
+    *,
+    config: LoopConfig,
+    max_seconds: float = MAX_SECONDS,
+    watch: Callable[[Cell], Recorder] | None = None,
+) -> tuple[EpisodeRecord, EpisodeResult]:
+    """Run one trial.
+
+    Args:
+        trial: which scene and sentence.
+        policy: what predicts.
+        robot: which arms.
+        config: of the loop.
+        max_seconds: simulated.
+        watch: makes a recorder for the trial's cell.
+
+    Raises:
+        TaskError: unknown robot. KeyboardInterrupt: Ctrl-C; the loop has stopped the arms.
+    """
+    from rdt2.control import run_episode
+    from rdt2.sim.cell import Cell
+    from rdt2.sim.tasks import Monitor
+
+    scene = trial.scene()
+    task = trial.task(scene)
+    sentence = trial.instruction or (task.instruction if task else "")
+    with Cell(robot, scene) as cell:
+        monitor = Monitor(cell, task) if task is not None else None
+        result = run_episode(
+            cell.robot(),
+            policy,
+            sentence,
+            monitor=monitor,
+            config=config,
+            recorder=watch(cell) if watch is not None else None,
+            max_seconds=max_seconds,
+            seed=1000 * trial.seed,  # cycle k adds k: no two episodes share noise
+        )
+    if result.ending == STOPPED:
+        raise KeyboardInterrupt
+    record = EpisodeRecord(
+        index=trial.index,
+        seed=trial.seed,
+        instruction=sentence,
+        hand=task.hand if task else None,
+        target=task.target if task else None,
+        colour=task.colour if task else None,
+        success=result.success,
+        followed=result.followed,
+        judged=task is not None,
+        seconds=result.seconds,
+        reason=result.ending,
+        chunks=len(result.inference),
+        held=len(result.holds),
+        inference_ms=1000 * float(np.median(result.inference)) if result.inference else float("nan"),
+    )
+    return record, result
+
+
+# ------------------------------------------------------------------------------------------- worker processes
+
+
+def _run(
+    source: PolicySource | Policy,
+    robot: str,
+    trials: Sequence[Trial],
+    config: LoopConfig,
+    max_seconds: float,
+    workers: int,
+) -> Iterator[EpisodeRecord]:
+    if workers == 1 or not isinstance(source, PolicySource):
+        policy = open_policy(source) if isinstance(source, PolicySource) else source
+        for trial in trials:
+            yield run_trial(trial, policy, robot, config=config, max_seconds=max_seconds)[0]
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
+    # Spawned, not forked: neither an OpenGL context nor torch's threads survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        futures = [pool.submit(_in_worker, source, robot, trial, config, max_seconds) for trial in trials]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_loaded: dict[PolicySource, Policy] = {}
+"""The policy of this worker process, loaded with its first trial."""
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # several processes with a thread for each core make one another wait
+
+
+def _in_worker(
+    source: PolicySource, robot: str, trial: Trial, config: LoopConfig, max_seconds: float
+) -> EpisodeRecord:
+    if source not in _loaded:
+        _loaded[source] = open_policy(source)
+    return run_trial(trial, _loaded[source], robot, config=config, max_seconds=max_seconds)[0]

@@ -1,0 +1,96 @@
+"""Looks on while an episode runs in the cell, and turns it into what a report shows."""
+
+from __future__ import annotations
+
+import time as wall
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rdt2.action import ARMS
+from rdt2.evaluation.report import ChunkView, EpisodeView
+from rdt2.evaluation.video import ClipWriter
+
+if TYPE_CHECKING:
+    from rdt2.action import ActionChunk
+    from rdt2.control import EpisodeResult
+    from rdt2.evaluation.cell import EpisodeRecord
+    from rdt2.observation import Observation
+    from rdt2.sim.cell import Cell
+
+HEIGHT = 288
+FRONT_WIDTH = 384
+EVERY = 3
+"""One picture for so many ticks of 1/30 s."""
+
+
+class EpisodeFilm:
+    """A recorder for `rdt2.control.run_episode`: video, measured paths and the time of each stage.
+
+    The video shows right wrist, front and left wrist side by side at 10 pictures a second: the front camera
+    faces the arms, so each wrist picture is beside its own arm.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._robot = cell.robot()
+        self._began = cell.time
+        self._writer = ClipWriter(2 * HEIGHT + FRONT_WIDTH, HEIGHT, fps=30 // EVERY)
+        self._times: list[float] = []
+        self._positions: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
+        self._widths: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        self._left_predict = 0.0
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        """Wall-clock seconds of every stage of every cycle."""
+        self._look(cell.time)
+
+    def on_cycle(self, observation: Observation, chunk: ActionChunk, time: float) -> None:
+        """Note how long each stage of a prediction took, and what lay between two predictions."""
+        now = wall.perf_counter()
+        stages = {name: value for name, value in chunk.timing.items() if name != "total"}
+        for name, value in stages.items():
+            self.seconds[name].append(value)
+        if self._left_predict:
+            self.seconds["simulation and pictures"].append(now - self._left_predict - sum(stages.values()))
+        self._left_predict = now
+
+    def on_frame(self, time: float) -> None:
+        """Note where both arms are; take a picture at every third call."""
+        self._look(time)
+
+    def view(self, record: EpisodeRecord, result: EpisodeResult, *, title: str) -> EpisodeView:
+        """The finished episode for a report. The video ends here."""
+        chunks = [
+            ChunkView(
+                time=cycle.time,
+                positions={arm: cycle.poses[arm][:, :3, 3] for arm in ARMS},
+                widths=cycle.widths,
+            )
+            for cycle in result.cycles
+        ]
+        return EpisodeView(
+            title=title,
+            instruction=record.instruction,
+            seed=record.seed,
+            success=record.success if record.judged else None,
+            followed=record.followed if record.judged else None,
+            seconds=record.seconds,
+            reason=record.reason,
+            times=np.array(self._times),
+            positions={arm: np.array(path) for arm, path in self._positions.items()},
+            widths={arm: np.array(widths) for arm, widths in self._widths.items()},
+            chunks=chunks,
+            clip=self._writer.close(),
+        )
+
+    def _look(self, time: float) -> None:
+        if len(self._times) % EVERY == 0:
+            cell = self._cell
+            front = cell.render("front", size=(FRONT_WIDTH, HEIGHT))
+            right, left = (cell.render(arm, size=(HEIGHT, HEIGHT)) for arm in ARMS)
+            self._writer.add(np.concatenate([right, front, left], axis=1))
+        self._times.append(time - self._began)
+        for arm in ARMS:
+            self._positions[arm].append(self._robot.arms[arm].state().pose[:3, 3].copy())
+            self._widths[arm].append(self._robot.grippers[arm].state().width)

@@ -1,0 +1,21 @@
+"""The flow-matching expert: velocity, sampler, loss, one-step distillation."""
+
+from __future__ import annotations
+
+from rdt2.expert.conditioning import Conditioning, KeyValues
+from rdt2.expert.config import ExpertConfig
+from rdt2.expert.distill import distillation_loss, one_step
+from rdt2.expert.flow import flow_matching_loss, sample_timesteps, step_times
+from rdt2.expert.model import Expert
+
+__all__ = [
+    "Conditioning",
+    "Expert",
+    "ExpertConfig",
+    "KeyValues",
+    "distillation_loss",
+    "flow_matching_loss",
+    "one_step",
+    "sample_timesteps",
+    "step_times",
+]

@@ -1,0 +1,96 @@
+"""The small JSON file that says which folders make up a policy.
+
+    {"kind": "fm", "vlm": "../vlm", "tokenizer": "../tokenizer", "normalizer": "..", "expert": "../expert"}
+
+Paths are relative to the folder of the file. A folder that holds such a file under the name ``policy.json``
+is itself a checkpoint. ``processor`` may be added where the VLM's folder lacks its tokenizer files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rdt2.errors import CheckpointError
+
+Kind = Literal["fm", "vq"]
+
+FILE_NAME = "policy.json"
+PARTS = ("vlm", "processor", "tokenizer", "normalizer", "expert")
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "fm": ("vlm", "normalizer", "expert"),
+    "vq": ("vlm", "normalizer", "tokenizer"),
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The parts of a policy: local folders or files, or hub ids."""
+
+    kind: Kind
+    parts: dict[str, str]
+
+    def __getitem__(self, part: str) -> str:
+        return self.parts[part]
+
+
+def read_bundle(file: Path) -> Bundle:
+    """Reads a bundle file; all paths in it must exist.
+
+    Raises:
+        CheckpointError: if it is damaged, lacks a part, or names a file that is not there.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error}); write it again.") from error
+    if not isinstance(content, dict) or content.get("kind") not in REQUIRED:
+        raise CheckpointError(
+            f"{file}: expected an object with kind 'fm' or 'vq' and the parts {list(PARTS)}, got "
+            f"{content!s:.200}."
+        )
+    parts = {name: value for name, value in content.items() if name != "kind"}
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise CheckpointError(f"{file}: unknown entries {unknown}; expected kind and {list(PARTS)}.")
+    if missing := [name for name in REQUIRED[content["kind"]] if name not in parts]:
+        raise CheckpointError(f"{file}: a policy of kind {content['kind']!r} needs {missing} as well.")
+    found = {}
+    for name in parts:
+        if not isinstance(parts[name], str) or not (file.parent / parts[name]).exists():
+            raise CheckpointError(
+                f"{file}: {name!r} is {parts[name]!r}, but there is no {file.parent / str(parts[name])}. "
+                "Paths are relative to the file: restore the folder or correct the entry."
+            )
+        found[name] = str(file.parent / parts[name])
+    return Bundle(content["kind"], found)
+
+
+def save_bundle(path: str | Path, *, kind: Kind, **parts: str | Path) -> Path:
+    """Writes a bundle file and returns its path.
+
+    Args:
+        path: a ``.json`` file, or a folder, which gets ``policy.json``.
+        kind: "fm" or "vq".
+        **parts: ``vlm``, ``normalizer``, ``expert`` or ``tokenizer``, ``processor``: what exists on disk.
+
+    Raises:
+        CheckpointError: if a part is missing or not there.
+    """
+    file = Path(path)
+    file = file if file.suffix == ".json" else file / FILE_NAME
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "kind": kind,
+        **{k: Path(os.path.relpath(v, file.parent)).as_posix() for k, v in parts.items()},
+    }
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    try:
+        read_bundle(partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file

@@ -1,0 +1,121 @@
+"""RDT2-FM: the expert turns noise into a chunk while attending to the VLM's KV cache over the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from rdt2.action import ACTION_DIM, HORIZON, ActionChunk
+from rdt2.errors import CheckpointError, ConfigError
+from rdt2.expert import Expert
+from rdt2.normalizer import LinearNormalizer
+from rdt2.observation import Observation
+from rdt2.policy.base import Stopwatch, draw_noise, finished_chunk, model_pictures
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+    from numpy import ndarray
+    from torch import Tensor
+
+    from rdt2.vlm import VLMProcessor
+
+
+class FMPolicy:
+    """Prefills the VLM once, no further than the expert reads, then samples in a few Euler steps.
+
+    The state input of the expert gets zeros, which is all the released models ever saw;
+    ``Observation.state`` is not read.
+    """
+
+    def __init__(
+        self,
+        *,
+        vlm: torch.nn.Module,
+        processor: VLMProcessor,
+        expert: Expert,
+        normalizer: LinearNormalizer,
+        steps: int | None = None,
+    ) -> None:
+        """
+        Args:
+            vlm: a Qwen2.5-VL from :func:`rdt2.vlm.load_vlm`; ``layers=max(selected_layers) + 1`` is enough.
+            processor: its text and picture processing.
+            expert: its dtype may differ from the VLM's.
+            normalizer: the normalizer the expert was trained with.
+            steps: Euler steps; None for the checkpoint's own number. 1 is the one-step (UltraFast) policy:
+                ``A0 + v(0, A0)``.
+
+        Raises:
+            CheckpointError: if the expert is of another shape, or reads layers the VLM does not have.
+            ConfigError: if steps is not a positive number.
+        """
+        if (expert.config.horizon, expert.config.action_dim) != (HORIZON, ACTION_DIM):
+            raise CheckpointError(
+                f"the expert predicts ({expert.config.horizon}, {expert.config.action_dim}) chunks, expected "
+                f"({HORIZON}, {ACTION_DIM}); point at an RDT2-FM expert."
+            )
+        layers = int(vlm.config.text_config.num_hidden_layers)  # type: ignore[arg-type, union-attr]
+        if max(expert.config.selected_layers) >= layers:
+            raise CheckpointError(
+                f"the expert reads VLM layers {list(expert.config.selected_layers)}, the VLM has "
+                f"0..{layers - 1}; use the VLM this expert was trained on."
+            )
+        if steps is not None and steps < 1:
+            raise ConfigError(f"steps is {steps}, expected 1 or more Euler steps.")
+        self.vlm, self.processor = vlm.eval(), processor
+        self.expert, self.normalizer = expert.eval(), normalizer
+        self.steps = expert.config.steps if steps is None else steps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the VLM and the expert run."""
+        return self.expert.device
+
+    def predict(
+        self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
+    ) -> list[ActionChunk]:
+        """See :class:`rdt2.policy.Policy`."""
+        watch = Stopwatch(self.device)
+        pictures = model_pictures(observations)
+        noise = draw_noise(len(observations), seed)
+        watch.lap("jpeg")
+        return self.predict_pictures(
+            pictures, [o.instruction for o in observations], noise=noise, watch=watch
+        )
+
+    @torch.inference_mode()
+    def predict_pictures(
+        self,
+        pictures: Sequence[UInt8[ndarray, "h w 3"]],
+        instructions: Sequence[str],
+        *,
+        noise: Float[Tensor, "b 24 20"],
+        watch: Stopwatch | None = None,
+    ) -> list[ActionChunk]:
+        """Chunks from given noise, for pictures exactly as the VLM is to see them, without the JPEG step."""
+        watch = watch or Stopwatch(self.device)
+        batch = self.processor.prompt(pictures, instructions)
+        watch.lap("prompt")
+        return self.predict_batch(batch, noise=noise, watch=watch)
+
+    @torch.inference_mode()
+    def predict_batch(
+        self, batch: dict[str, Tensor], *, noise: Float[Tensor, "b 24 20"], watch: Stopwatch | None = None
+    ) -> list[ActionChunk]:
+        """Chunks from given noise, for a batch as ``VLMProcessor.prompt`` makes it."""
+        from rdt2.vlm import prefill
+
+        watch = watch or Stopwatch(self.device)
+        batch = {key: value.to(self.device) for key, value in batch.items()}
+        cache = prefill(self.vlm, batch, self.expert.config.selected_layers)
+        watch.lap("vlm")
+        # Noise and chunk stay float32 between Euler steps, whatever the dtype of the weights.
+        normalized = self.expert.sample(
+            self.expert.prepare(cache), noise=noise.to(self.device, torch.float32), steps=self.steps
+        )
+        values = self.normalizer.denormalize(normalized.float()).cpu().numpy()
+        watch.lap("expert")
+        timing = watch.result()
+        return [finished_chunk(row, timing=timing) for row in values]

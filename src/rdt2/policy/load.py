@@ -1,0 +1,213 @@
+"""``load_policy``: from a name, a file, a folder or a hub id to a policy that is ready to run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rdt2.errors import CheckpointError
+from rdt2.normalizer import FILE_NAME as NORMALIZER_FILE
+from rdt2.normalizer import PUBLISHED_FILE_NAME as PUBLISHED_NORMALIZER_FILE
+from rdt2.normalizer import LinearNormalizer
+from rdt2.policy import bundle
+from rdt2.policy.bundle import REQUIRED, Bundle, Kind, read_bundle
+from rdt2.policy.fm import FMPolicy
+from rdt2.policy.vq import VQPolicy
+
+if TYPE_CHECKING:
+    from rdt2.expert import Expert
+    from rdt2.vlm import VLMProcessor
+
+DEMOS = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
+ALIASES = {"demo-fm": DEMOS / "fm.json", "demo-vq": DEMOS / "vq.json"}
+
+
+def load_policy(
+    path: str | Path,
+    *,
+    vlm: str | Path | None = None,
+    processor: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    normalizer: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    steps: int | None = None,
+) -> VQPolicy | FMPolicy:
+    """Loads a policy, strictly: nothing missing is replaced by random weights.
+
+    Args:
+        path: one of
+            "demo-fm", "demo-vq": the small checkpoints that come with the package;
+            a bundle: a ``.json`` file, or a folder (or hub repository) that holds ``policy.json``;
+            the folder or hub id of an RDT2-FM expert, with ``vlm`` (RDT2-VQ) and ``normalizer``;
+            the folder or hub id of an RDT2-VQ model, with ``tokenizer`` and ``normalizer``.
+        vlm, processor, tokenizer, normalizer: parts, each a folder or hub id; they replace a bundle's. The
+            processor is looked for beside the VLM if not given, the normalizer in ``path``.
+        device: where the models run.
+        dtype: of the VLM and the expert; None for bfloat16 on a GPU, float32 elsewhere. The tokenizer is
+            always float32.
+        steps: Euler steps of an FM policy; None for the checkpoint's own; 1 for a one-step checkpoint.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged, is of another model, or parts do not fit each other.
+        NormalizerError: if the normalizer cannot be read or trusted.
+    """
+    device = torch.device(device)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    given = {"vlm": vlm, "processor": processor, "tokenizer": tokenizer, "normalizer": normalizer}
+    chosen = _resolve(str(path), {name: str(value) for name, value in given.items() if value is not None})
+    if chosen.kind == "fm":
+        return _load_fm(chosen, device, dtype, steps)
+    if steps is not None:
+        raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
+    return _load_vq(chosen, device, dtype)
+
+
+# ------------------------------------------------------------------------------------------- what is meant
+
+
+def _resolve(path: str, given: dict[str, str]) -> Bundle:
+    if path in ALIASES:
+        file = ALIASES[path]
+        if not file.is_file():
+            raise CheckpointError(
+                f"{path}: the demo checkpoint {file} is not there. Install the package with its checkpoints, "
+                "or train one as the README shows."
+            )
+        return _override(read_bundle(file), given)
+    if path.endswith(".json"):
+        return _override(read_bundle(Path(path)), given)
+    folder = Path(path)
+    if not folder.is_dir():
+        folder = _from_hub(path)
+    if (folder / bundle.FILE_NAME).is_file():
+        return _override(read_bundle(folder / bundle.FILE_NAME), given)
+    kind = _kind_of(folder, path)
+    own = {"expert" if kind == "fm" else "vlm": path}
+    for name in (NORMALIZER_FILE, PUBLISHED_NORMALIZER_FILE):
+        if (folder / name).is_file():
+            own["normalizer"] = str(folder / name)
+            break
+    parts = {**own, **given}
+    if missing := [name for name in REQUIRED[kind] if name not in parts]:
+        model = "an RDT2-FM expert" if kind == "fm" else "an RDT2-VQ model"
+        raise CheckpointError(
+            f"{path} is {model} alone, which needs other parts to run. Pass "
+            + ", ".join(f"{name}=<folder or hub id>" for name in missing)
+            + " as well."
+        )
+    return Bundle(kind, parts)
+
+
+def _override(found: Bundle, given: dict[str, str]) -> Bundle:
+    parts = {**found.parts, **given}
+    if "vlm" in given and "processor" not in given:
+        parts.pop("processor", None)  # the other VLM brings its own
+    return Bundle(found.kind, parts)
+
+
+def _kind_of(folder: Path, path: str) -> Kind:
+    """Which model a ``config.json`` in the published layout describes."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(
+            f"{path} holds neither {bundle.FILE_NAME} nor config.json, so it is no checkpoint. Point at a "
+            "bundle, an RDT2-FM expert or an RDT2-VQ model."
+        )
+    try:
+        config = json.loads(file.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error}). Copy it again.") from error
+    if config.get("model_type") == "qwen2_5_vl":
+        return "vq"
+    if "pred_horizon" in config:
+        return "fm"
+    hint = "an action tokenizer: pass it as tokenizer=" if "n_codebooks" in config else "of another model"
+    raise CheckpointError(
+        f"{file} is {hint}. Expected an RDT2-FM expert or a Qwen2.5-VL model (model_type is "
+        f"{config.get('model_type')!r})."
+    )
+
+
+def _from_hub(path: str) -> Path:
+    """The hub snapshot of a repository: all of a bundle, else only what says which model it is."""
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise CheckpointError(
+            f"{path}: no such folder. Expected {', '.join(ALIASES)}, a bundle (.json), a folder, or a hub id "
+            "owner/name."
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(path, allow_patterns=["*.json", "normalizer.*"]))
+        if (folder / bundle.FILE_NAME).is_file():
+            folder = Path(snapshot_download(path))
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise CheckpointError(
+            f"{path}: no such folder, and the hub did not give it either ({type(error).__name__}: {error}). "
+            "Check the name and the connection, or download it and pass the folder."
+        ) from error
+    return folder
+
+
+# ------------------------------------------------------------------------------------------- loading
+
+
+def _load_fm(parts: Bundle, device: torch.device, dtype: torch.dtype, steps: int | None) -> FMPolicy:
+    from rdt2.expert import Expert
+    from rdt2.vlm import load_vlm
+
+    # Cheap things first: what does not fit is said before gigabytes are read.
+    normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
+    processor = _load_processor(parts)
+    expert = Expert.from_pretrained(parts["expert"], dtype=dtype, device=device)
+    _check_expert_fits_vlm(expert, parts)
+    needed = max(expert.config.selected_layers) + 1
+    model = load_vlm(parts["vlm"], layers=needed, dtype=dtype, device=device)
+    return FMPolicy(vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps)
+
+
+def _load_vq(parts: Bundle, device: torch.device, dtype: torch.dtype) -> VQPolicy:
+    from rdt2.tokenizer import ActionTokenizer
+    from rdt2.vlm import load_vlm
+
+    normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
+    processor = _load_processor(parts)
+    tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"]).to(device)
+    model = load_vlm(parts["vlm"], dtype=dtype, device=device)
+    return VQPolicy(vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer)
+
+
+def _load_processor(parts: Bundle) -> VLMProcessor:
+    from rdt2.vlm import VLMProcessor
+
+    if "processor" in parts.parts:
+        return VLMProcessor.from_pretrained(parts["processor"])
+    try:
+        return VLMProcessor.from_pretrained(parts["vlm"])
+    except CheckpointError as error:  # the published RDT2-VQ comes without
+        raise CheckpointError(f"{error}. Or pass processor='Qwen/Qwen2.5-VL-7B-Instruct'.") from error
+
+
+def _check_expert_fits_vlm(expert: Expert, parts: Bundle) -> None:
+    """Layers and key-value heads are compared before the VLM's weights are read."""
+    from rdt2.vlm.model import read_config
+    from rdt2.vlm.processor import locate
+
+    text = read_config(locate(parts["vlm"], ("config.json",))).text_config  # type: ignore[attr-defined]
+    layers, heads = text.num_hidden_layers, text.num_key_value_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    config = expert.config
+    if max(config.selected_layers) >= layers:
+        raise CheckpointError(
+            f"the expert {parts['expert']} reads VLM layers {list(config.selected_layers)}, but "
+            f"{parts['vlm']} has layers 0..{layers - 1}. Use the VLM this expert was trained on."
+        )
+    if (config.num_kv_heads, config.head_dim) != (heads, width):
+        raise CheckpointError(
+            f"the expert {parts['expert']} attends to {config.num_kv_heads} key heads of {config.head_dim}, "
+            f"but {parts['vlm']} has {heads} of {width}. Use the VLM this expert was trained on."
+        )

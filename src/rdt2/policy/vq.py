@@ -1,0 +1,130 @@
+"""RDT2-VQ: the VLM writes 27 action tokens, the tokenizer turns them into a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from rdt2.action import ACTION_DIM, HORIZON, NUM_TOKENS, ActionChunk
+from rdt2.errors import CheckpointError
+from rdt2.normalizer import LinearNormalizer
+from rdt2.observation import Observation
+from rdt2.policy.base import Stopwatch, finished_chunk, model_pictures
+from rdt2.tokenizer import ActionTokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from numpy import ndarray
+
+    from rdt2.vlm import VLMProcessor
+
+
+class VQPolicy:
+    """Greedy decoding over the action tokens alone.
+
+    Decoding never depends on the checkpoint's generation settings: a repetition penalty found there would
+    change action tokens, which repeat by nature.
+    """
+
+    def __init__(
+        self,
+        *,
+        vlm: torch.nn.Module,
+        processor: VLMProcessor,
+        tokenizer: ActionTokenizer,
+        normalizer: LinearNormalizer,
+    ) -> None:
+        """
+        Args:
+            vlm: a whole Qwen2.5-VL from :func:`rdt2.vlm.load_vlm`, in any one dtype.
+            processor: its text and picture processing.
+            tokenizer: the action tokenizer the VLM was trained with; computes in float32.
+            normalizer: the normalizer the tokenizer was trained with.
+
+        Raises:
+            CheckpointError: if the parts do not fit each other.
+        """
+        horizon = tokenizer.config.action_horizon
+        if tokenizer.num_tokens != NUM_TOKENS or horizon != HORIZON:
+            raise CheckpointError(
+                f"the action tokenizer makes {tokenizer.num_tokens} tokens of {horizon} steps, RDT2-VQ "
+                f"writes {NUM_TOKENS} tokens for {HORIZON} steps; use the tokenizer the VLM was trained with."
+            )
+        if tokenizer.num_embeddings > processor.vocab_size:
+            raise CheckpointError(
+                f"the action tokenizer has {tokenizer.num_embeddings} codes, but the VLM's vocabulary has "
+                f"only {processor.vocab_size} ids to write them with; use the tokenizer the VLM was "
+                "trained with."
+            )
+        self.vlm, self.processor = vlm.eval(), processor
+        self.tokenizer, self.normalizer = tokenizer.eval(), normalizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the VLM runs."""
+        return next(self.vlm.parameters()).device
+
+    def predict(
+        self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
+    ) -> list[ActionChunk]:
+        """See :class:`rdt2.policy.Policy`. Greedy decoding draws nothing, so ``seed`` changes nothing."""
+        watch = Stopwatch(self.device)
+        pictures = model_pictures(observations)
+        watch.lap("jpeg")
+        return self.predict_pictures(pictures, [o.instruction for o in observations], watch=watch)
+
+    @torch.inference_mode()
+    def predict_pictures(
+        self,
+        pictures: Sequence[UInt8[ndarray, "h w 3"]],
+        instructions: Sequence[str],
+        *,
+        watch: Stopwatch | None = None,
+    ) -> list[ActionChunk]:
+        """Chunks for left | right pictures exactly as the VLM is to see them, without the JPEG step."""
+        from rdt2.vlm import generate_actions
+
+        watch = watch or Stopwatch(self.device)
+        batch = {k: v.to(self.device) for k, v in self.processor.prompt(pictures, instructions).items()}
+        watch.lap("prompt")
+        tokens, logprobs = generate_actions(
+            self.vlm,
+            batch,
+            self.processor,
+            num_tokens=NUM_TOKENS,
+            num_embeddings=self.tokenizer.num_embeddings,
+            temperature=0.0,
+        )
+        tokens, confidence = tokens.cpu(), logprobs.float().mean(dim=1).tolist()
+        watch.lap("vlm")
+
+        # Each row stands for itself: one with a token that is no code is marked, not decoded or replaced.
+        usable = ((tokens >= 0) & (tokens < self.tokenizer.num_embeddings)).all(dim=1)
+        values = np.full((len(tokens), HORIZON, ACTION_DIM), np.nan, np.float32)
+        if usable.any():
+            values[usable.numpy()] = (
+                self.normalizer.denormalize(self.tokenizer.decode(tokens[usable])).cpu().numpy()
+            )
+        watch.lap("decode")
+        timing = watch.result()
+        return [
+            finished_chunk(values[row], timing=timing, tokens=tokens[row].numpy(), confidence=confidence[row])
+            if usable[row]
+            else _unusable(tokens[row].numpy(), self.tokenizer.num_embeddings, confidence[row], timing)
+            for row in range(len(tokens))
+        ]
+
+
+def _unusable(tokens: np.ndarray, codes: int, confidence: float, timing: dict[str, float]) -> ActionChunk:
+    position = int(np.argmax((tokens < 0) | (tokens >= codes)))
+    return ActionChunk(
+        np.full((HORIZON, ACTION_DIM), np.nan),
+        valid=False,
+        reason=f"token {position} of {len(tokens)} is {tokens[position]}, expected 0..{codes - 1}",
+        tokens=tokens,
+        confidence=confidence,
+        timing=timing,
+    )

@@ -1,0 +1,295 @@
+"""The simulated cell: one table, two grippers with wrist cameras, carried by hands, two UR5e, or two FR3.
+
+    cell = Cell("ur5e", make_scene("pick", seed=3))
+    robot = cell.robot()
+    robot.arms["left"].schedule(pose, robot.clock.now() + 0.5)
+    robot.clock.sleep_until(robot.clock.now() + 0.5)      # this is what runs the physics
+    picture = robot.cameras["left"].read().image
+
+World frame: z up, origin at the table's centre on the nominal table top (a scene may move the table by up to
+3 cm), x forward, y left. The right hand waits at y < 0, the left at y > 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from rdt2.errors import TaskError
+from rdt2.robot.protocols import ARMS, Frame, Robot
+from rdt2.sim import render
+from rdt2.sim.gripper import GripperController, gripper_spec, tcp_rotation
+from rdt2.sim.handheld import HandheldArm, Mover, site_pose
+from rdt2.sim.scene import Scene, Start, add_room, build_scene
+
+if TYPE_CHECKING:
+    import mujoco
+    from jaxtyping import Float, UInt8
+    from numpy import ndarray
+
+EMBODIMENTS = ("handheld", "ur5e", "fr3")
+WRIST_SIZE = (384, 384)
+FRONT_SIZE = (640, 480)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names in the compiled model, by side."""
+
+    tcp: dict[str, str]
+    policy: dict[str, str]
+    camera: dict[str, str]
+    gripper: dict[str, str]
+    """Body of the gripper; all its parts are in this body's subtree."""
+
+
+def start_pose(side: str, start: Start) -> Float[ndarray, "4 4"]:
+    """TCP in the cell frame where a hand waits."""
+    inward = 1.0 if side == "right" else -1.0
+    # leaning about the world's x moves the fingertips towards the middle relative to the wrist
+    tilt = Rotation.from_euler("xy", [inward * start.lean, start.pitch]).as_matrix()
+    pose = np.eye(4)
+    pose[:3, :3] = tilt @ tcp_rotation(side, yaw=start.yaw)
+    pose[:3, 3] = start.position
+    return pose
+
+
+def build_cell(embodiment: str, scene: Scene) -> tuple[mujoco.MjModel, Names]:
+    """Compile the cell.
+
+    An arm is added by `rdt2.sim.arms.add_arm(spec, model="ur5e" | "fr3", side=...)`. It returns the `MjsSite`
+    on its flange (z out of the flange) to which the gripper's body frame is attached, and names all it adds
+    with the prefix `{side}/`. Its controller `rdt2.sim.arms.ArmController(model, data, side=...,
+    tcp_site=...)` is a `rdt2.sim.handheld.Mover`. Base and flange are turned so that the waiting pose of
+    `tcp_rotation(side)`, camera towards the other hand, is in the middle of the last joint's range.
+
+    Raises:
+        TaskError: unknown embodiment.
+    """
+    render.load_mujoco()
+    if embodiment not in EMBODIMENTS:
+        raise TaskError(f"embodiment is {embodiment!r}, expected one of {EMBODIMENTS}.")
+    spec = build_scene(scene)
+    for side in ARMS:
+        if embodiment == "handheld":
+            holder = spec.worldbody.add_body(name=f"{side}/hand")
+            holder.add_freejoint(name=f"{side}/free")
+            site = holder.add_site(name=f"{side}/flange", group=4)
+        else:
+            from rdt2.sim.arms import add_arm, compensate_gravity
+
+            site = add_arm(spec, model=embodiment, side=side)
+        spec.attach(gripper_spec(), prefix=f"{side}/", site=site)
+        if embodiment != "handheld":
+            compensate_gravity(spec, side)
+    add_room(spec, scene)
+    spec.visual.global_.offwidth, spec.visual.global_.offheight = WRIST_SIZE
+    spec.visual.quality.offsamples = 0
+    names = {
+        part: {side: f"{side}/{part}" for side in ARMS} for part in ("tcp", "policy", "camera", "gripper")
+    }
+    return spec.compile(), Names(**names)
+
+
+class CellClock:
+    """Simulated time. Sleeping advances the cell."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def now(self) -> float:
+        return self._cell.time
+
+    def sleep_until(self, time: float) -> None:
+        self._cell.advance_to(time)
+
+
+class CellCamera:
+    """A wrist camera of the cell: what it sees at this moment of simulated time."""
+
+    def __init__(self, cell: Cell, side: str) -> None:
+        self._cell, self._side = cell, side
+
+    def read(self) -> Frame:
+        return Frame(self._cell.time, self._cell.render(self._side))
+
+
+class Cell:
+    """A running simulation of one scene.
+
+    `advance_to` runs the physics in steps of 2 ms; functions in `listeners` are called at 30 Hz of simulated
+    time. Close it, or use it in a `with` statement.
+
+    Raises:
+        TaskError: unknown embodiment.
+        ConfigError: (on the first picture) no OpenGL; the message names the packages.
+    """
+
+    def __init__(self, embodiment: str, scene: Scene) -> None:
+        mujoco = render.load_mujoco()
+        self.embodiment, self.scene = embodiment, scene
+        self.model, self.names = build_cell(embodiment, scene)
+        self.data = mujoco.MjData(self.model)
+        self.listeners: list[Callable[[], None]] = []
+        self._renderer: render.CellRenderer | None = None
+        if embodiment == "handheld":
+            mover: Callable[..., Mover] = HandheldArm
+        else:
+            from rdt2.sim.arms import ArmController
+
+            mover = ArmController
+        self.arms: dict[str, Mover] = {
+            side: mover(self.model, self.data, side=side, tcp_site=self.names.tcp[side]) for side in ARMS
+        }
+        self.grippers = {side: GripperController(self.model, self.data, side=side) for side in ARMS}
+        self._find_bodies()
+        self.reset()
+
+    def _find_bodies(self) -> None:
+        model = self.model
+        self._objects = {o.name: model.body(o.name).id for o in self.scene.objects}
+        self._buttons = {
+            o.name: int(model.joint(o.name).qposadr[0]) for o in self.scene.objects if o.kind == "button"
+        }
+        roots = {side: model.body(self.names.gripper[side]).id for side in ARMS}
+        self._fingers = {side: {model.body(f"{side}/finger_{f}").id for f in "ab"} for side in ARMS}
+        self._geom_side: dict[int, str] = {}
+        for geom in range(model.ngeom):
+            body = int(model.geom_bodyid[geom])
+            while body:
+                for side in ARMS:
+                    if body == roots[side]:
+                        self._geom_side[geom] = side
+                body = int(model.body_parentid[body])
+        self._geom_object = {
+            geom: name
+            for geom in range(model.ngeom)
+            for name, body in self._objects.items()
+            if model.geom_bodyid[geom] == body
+        }
+
+    def reset(self) -> None:
+        """Everything back to the start of the scene, at time 0."""
+        import mujoco
+
+        mujoco.mj_resetData(self.model, self.data)
+        for side in ARMS:
+            start = self.scene.starts[side]
+            self.grippers[side].reset(start.width)
+            self.arms[side].reset(start_pose(side, start))
+        mujoco.mj_forward(self.model, self.data)
+        self._ticks = 0
+
+    # -------------------------------------------------------------------------------------------------
+    # running
+
+    @property
+    def time(self) -> float:
+        """Simulated seconds."""
+        return float(self.data.time)
+
+    def advance_to(self, time: float) -> None:
+        """Run the physics until simulated time is `time` (to within half a step). Does nothing if that is
+        past.
+        """
+        import mujoco
+
+        step = self.model.opt.timestep
+        while self.data.time < time - 0.5 * step:
+            for side in ARMS:
+                self.arms[side].update()
+                self.grippers[side].update()
+            mujoco.mj_step(self.model, self.data)
+            if self.data.time * 30.0 >= self._ticks + 1 - 1e-6:
+                self._ticks += 1
+                for listener in self.listeners:
+                    listener()
+
+    def robot(self) -> Robot:
+        """The arms, grippers, cameras and the clock, through the protocols that real devices implement."""
+        return Robot(
+            arms=dict(self.arms),
+            grippers=dict(self.grippers),
+            cameras={side: CellCamera(self, side) for side in ARMS},
+            clock=CellClock(self),
+            policy_to_tcp={side: self.policy_to_tcp(side) for side in ARMS},
+            name=self.embodiment,
+        )
+
+    def policy_to_tcp(self, side: str) -> Float[ndarray, "4 4"]:
+        """C = inv(T_tcp) @ T_policy: the policy's frame in the TCP frame, measured between the two sites."""
+        tcp, policy = self.site_pose(self.names.tcp[side]), self.site_pose(self.names.policy[side])
+        return np.linalg.inv(tcp) @ policy
+
+    # -------------------------------------------------------------------------------------------------
+    # looking
+
+    def render(self, camera: str, size: tuple[int, int] | None = None) -> UInt8[ndarray, "h w 3"]:
+        """RGB picture of "left", "right" (384x384) or "front" (640x480), or of another `size` (width,
+        height).
+        """
+        if camera not in (*ARMS, "front"):
+            raise TaskError(f"camera is {camera!r}, expected 'left', 'right' or 'front'.")
+        if self._renderer is None:
+            self._renderer = render.CellRenderer(self.model)
+        wrist = camera in ARMS
+        width, height = size or (WRIST_SIZE if wrist else FRONT_SIZE)
+        smooth = 1 if wrist or width * 2 > render.MAX_WIDTH or height * 2 > render.MAX_HEIGHT else 2
+        name = self.names.camera[camera] if wrist else "front"
+        return self._renderer.render(self.data, name, width, height, smooth=smooth)
+
+    def site_pose(self, name: str) -> Float[ndarray, "4 4"]:
+        """True pose of a named site, for example `cell.names.tcp["left"]`."""
+        return site_pose(self.data, self.model.site(name).id)
+
+    def object_pose(self, name: str) -> Float[ndarray, "4 4"]:
+        """True pose of an object's middle (of a bowl's foot, of a button's cap)."""
+        body = self._objects.get(name)
+        if body is None:
+            raise TaskError(f"no object {name!r} in this scene; it has {list(self._objects)}.")
+        pose = np.eye(4)
+        pose[:3, :3] = self.data.xmat[body].reshape(3, 3)
+        pose[:3, 3] = self.data.xpos[body]
+        return pose
+
+    def object_speed(self, name: str) -> float:
+        """Metres per second, of an object that can be grasped."""
+        address = int(self.model.joint(name).dofadr[0])
+        return float(np.linalg.norm(self.data.qvel[address : address + 3]))
+
+    def button_depth(self, name: str) -> float:
+        """How far a button is pushed in, metres."""
+        return float(-self.data.qpos[self._buttons[name]])
+
+    def _touches(self) -> Iterator[tuple[int, str]]:
+        """All (geom of a gripper, object it touches) now."""
+        for a, b in self.data.contact.geom.tolist():
+            for one, other in ((a, b), (b, a)):
+                if one in self._geom_side and other in self._geom_object:
+                    yield one, self._geom_object[other]
+
+    def touching(self) -> set[tuple[str, str]]:
+        """All (side, object) where a gripper touches an object now."""
+        return {(self._geom_side[geom], name) for geom, name in self._touches()}
+
+    def grasping(self, side: str, name: str) -> bool:
+        """Whether both fingers of `side` touch the object called `name` now."""
+        bodies = {self.model.geom_bodyid[geom] for geom, other in self._touches() if other == name}
+        return self._fingers[side] <= bodies
+
+    def close(self) -> None:
+        """Free the renderer and forget the listeners; what is drawn later makes a new renderer."""
+        self.listeners.clear()
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def __enter__(self) -> Cell:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,128 @@
+"""Free-floating grippers, carried through the air as a person carries handheld recording devices.
+
+`HandheldArm` is also the pattern for everything that moves a gripper in the cell (see `Mover`): the cell
+calls `reset` once, then `update` before every physics step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from rdt2.robot.protocols import ArmState, PoseTrajectory
+
+if TYPE_CHECKING:
+    import mujoco
+    from jaxtyping import Float
+    from numpy import ndarray
+
+FORCE_LIMIT = 60.0
+"""N: what a hand pushes with before it gives way."""
+TORQUE_LIMIT = 6.0
+"""N m."""
+
+
+class Mover(Protocol):
+    """What carries a gripper in the cell: an `rdt2.robot.Arm` that the cell steps.
+
+    The constructor is called as `Mover(model, data, side=..., tcp_site="right/tcp")` after the model is
+    compiled.
+    """
+
+    def reset(self, pose: Float[ndarray, "4 4"]) -> None:
+        """Put the TCP at `pose` (cell frame) at rest, without stepping, and forget all waypoints."""
+        ...
+
+    def update(self) -> None:
+        """Write this step's commands (`data.ctrl`, `data.qfrc_applied`, ...). Called before every physics
+        step.
+        """
+        ...
+
+    def state(self) -> ArmState: ...
+
+    def schedule(self, pose: Float[ndarray, "4 4"], time: float) -> bool: ...
+
+    def hold(self) -> None: ...
+
+
+def site_pose(data: mujoco.MjData, site: int) -> Float[ndarray, "4 4"]:
+    """World pose of a site."""
+    pose = np.eye(4)
+    pose[:3, :3] = data.site_xmat[site].reshape(3, 3)
+    pose[:3, 3] = data.site_xpos[site]
+    return pose
+
+
+class HandheldArm:
+    """A gripper on a free joint, moved by the force that brings it onto its path within one step.
+
+    The force is computed from the mass matrix (so tracking is exact in free air, and the fingers' friction
+    sees true velocities) and limited (so that a hand which meets the table gives way).
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, *, side: str, tcp_site: str) -> None:
+        import mujoco
+
+        self._model, self._data = model, data
+        self._site = model.site(tcp_site).id
+        joint = model.joint(f"{side}/free")
+        self._qpos = int(joint.qposadr[0])
+        self._dofs = slice(int(joint.dofadr[0]), int(joint.dofadr[0]) + 6)
+        # the frame of the free joint's body in the TCP's: constant, measured at the model's own rest
+        mujoco.mj_kinematics(model, data)
+        body = np.eye(4)
+        body[:3, :3] = data.xmat[joint.bodyid[0]].reshape(3, 3)
+        body[:3, 3] = data.xpos[joint.bodyid[0]]
+        self._body_in_tcp = np.linalg.inv(site_pose(data, self._site)) @ body
+        self._step = float(model.opt.timestep)
+        self._tcp: ndarray | None = None
+        self._target, self._velocity = np.zeros(7), np.zeros(6)
+        self._impulse = np.zeros(model.nv)
+        self._result = np.zeros(model.nv)
+        self.trajectory = PoseTrajectory(np.eye(4))
+
+    def reset(self, pose: Float[ndarray, "4 4"]) -> None:
+        body = pose @ self._body_in_tcp
+        self._data.qpos[self._qpos : self._qpos + 3] = body[:3, 3]
+        quat = Rotation.from_matrix(body[:3, :3]).as_quat(scalar_first=True)
+        self._data.qpos[self._qpos + 3 : self._qpos + 7] = quat
+        self._data.qvel[self._dofs] = 0
+        self._tcp = None
+        self.trajectory = PoseTrajectory(pose, self._data.time)
+
+    def update(self) -> None:
+        import mujoco
+
+        model, data, step = self._model, self._data, self._step
+        tcp = self.trajectory.at(data.time + step)
+        if tcp is not self._tcp:
+            self._tcp, body = tcp, tcp @ self._body_in_tcp
+            self._target[:3] = body[:3, 3]
+            mujoco.mju_mat2Quat(self._target[3:], body[:3, :3].ravel())
+        q = data.qpos[self._qpos : self._qpos + 7]
+        velocity = self._velocity
+        velocity[:3] = self._target[:3] - q[:3]
+        mujoco.mju_subQuat(velocity[3:], self._target[3:], q[3:])
+        velocity /= step
+        # M (v* - v) / dt brings the body to v* in one step; qfrc_bias carries gravity and Coriolis terms
+        self._impulse[self._dofs] = (velocity - data.qvel[self._dofs]) / step
+        mujoco.mj_mulM(model, data, self._result, self._impulse)
+        force = self._result[self._dofs] + data.qfrc_bias[self._dofs]
+        for part, limit in ((slice(0, 3), FORCE_LIMIT), (slice(3, 6), TORQUE_LIMIT)):
+            size = math.sqrt(float(force[part] @ force[part]))
+            if size > limit:
+                force[part] *= limit / size
+        data.qfrc_applied[self._dofs] = force
+
+    def state(self) -> ArmState:
+        return ArmState(self._data.time, site_pose(self._data, self._site), np.zeros(0))
+
+    def schedule(self, pose: Float[ndarray, "4 4"], time: float) -> bool:
+        return self.trajectory.schedule(pose, time, now=self._data.time)
+
+    def hold(self) -> None:
+        self.trajectory.hold(now=self._data.time)

@@ -1,0 +1,121 @@
+"""Textures painted from a seed: wood, speckle, cloth for scenes that are seen; marble, stripes, dots for
+unseen ones.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+    from numpy import ndarray
+    from numpy.random import Generator
+
+SEEN_FAMILIES = ("plain", "wood", "speckle", "cloth")
+UNSEEN_FAMILIES = ("marble", "stripes", "dots")
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A recipe: family, seed of its noise, two colours (RGB 0..1) that it mixes."""
+
+    family: str
+    seed: int
+    light: Colour
+    dark: Colour
+
+
+def _hsv(h: float, s: float, v: float) -> Colour:
+    r, g, b = colorsys.hsv_to_rgb(h % 1.0, s, v)
+    return float(r), float(g), float(b)
+
+
+def draw(rng: Generator, place: str, *, unseen: bool) -> Texture:
+    """A texture for the "table" or the "floor".
+
+    Colours stay pale against the saturated objects. Seen: warm woods, greys, blue greys. Unseen: greens and
+    pinks.
+    """
+    family = str(rng.choice(UNSEEN_FAMILIES if unseen else SEEN_FAMILIES))
+    if unseen:
+        hue = rng.choice([rng.uniform(0.25, 0.45), rng.uniform(0.80, 0.95)])
+        saturation, value = rng.uniform(0.10, 0.28), rng.uniform(0.45, 0.85)
+    elif family == "wood":
+        hue, saturation, value = rng.uniform(0.06, 0.11), rng.uniform(0.22, 0.42), rng.uniform(0.55, 0.85)
+    else:
+        hue, saturation, value = rng.uniform(0.52, 0.66), rng.uniform(0.0, 0.14), rng.uniform(0.50, 0.90)
+    if place == "floor":
+        value *= 0.75
+    contrast = rng.uniform(0.78, 0.90)
+    light, dark = _hsv(hue, saturation, value), _hsv(hue, min(1.0, saturation * 1.1), value * contrast)
+    return Texture(family, int(rng.integers(2**31)), light, dark)
+
+
+def wall_colour(rng: Generator, *, unseen: bool) -> Colour:
+    """Colour of the room's walls."""
+    hue = rng.uniform(0.0, 1.0) if unseen else rng.uniform(0.54, 0.64)
+    return _hsv(hue, rng.uniform(0.08, 0.30), rng.uniform(0.62, 0.86))
+
+
+def _noise(rng: Generator, size: int, cells: tuple[int, int]) -> Float[ndarray, "n n"]:
+    """Smooth noise in 0..1 that wraps around: random values on a grid of `cells`, blended in between."""
+    rows, columns = cells
+    grid = rng.random((rows, columns))
+    grid = np.pad(grid, ((0, 1), (0, 1)), mode="wrap")
+
+    def axis(n: int) -> tuple[np.ndarray, np.ndarray]:
+        at = np.arange(size) * n / size
+        low = at.astype(int)
+        f = at - low
+        return low, f * f * (3 - 2 * f)
+
+    r, fr = axis(rows)
+    c, fc = axis(columns)
+    top = grid[r][:, c] * (1 - fc) + grid[r][:, c + 1] * fc
+    bottom = grid[r + 1][:, c] * (1 - fc) + grid[r + 1][:, c + 1] * fc
+    return top * (1 - fr[:, None]) + bottom * fr[:, None]
+
+
+def paint(texture: Texture, size: int) -> UInt8[ndarray, "size size 3"]:
+    """The picture of a texture; the same recipe gives the same bytes."""
+    rng = np.random.default_rng(texture.seed)
+    u, v = np.meshgrid(np.arange(size) / size, np.arange(size) / size)
+    cloud = _noise(rng, size, (6, 6))
+    if texture.family == "plain":
+        mix = 0.35 * cloud
+    elif texture.family == "wood":
+        planks = int(rng.integers(4, 8))
+        shift = rng.random(planks)
+        plank = np.floor(v * planks).astype(int) % planks
+        grain = _noise(rng, size, (planks * 10, 5)) * 0.6 + _noise(rng, size, (planks * 30, 9)) * 0.4
+        seam = ((v * planks) % 1.0) < 0.03
+        mix = np.clip(0.6 * grain + 0.4 * shift[plank], 0, 1) + 0.8 * seam
+    elif texture.family == "speckle":
+        mix = 0.3 * cloud + 0.9 * (_noise(rng, size, (size // 4, size // 4)) > 0.86)
+    elif texture.family == "cloth":
+        threads = int(rng.integers(40, 70))
+        weave = np.sin(2 * np.pi * threads * u) * np.sin(2 * np.pi * threads * v)
+        mix = 0.45 + 0.35 * weave + 0.2 * (cloud - 0.5)
+    elif texture.family == "marble":
+        warp = cloud * 2 + _noise(rng, size, (16, 16)) * 0.8
+        mix = np.abs(np.sin(2 * np.pi * (u + v + warp))) ** 0.5
+        mix = 1.0 - mix
+    elif texture.family == "stripes":
+        count = int(rng.integers(6, 14))
+        mix = ((u * count) % 1.0 < 0.5).astype(float)
+    elif texture.family == "dots":
+        count = int(rng.integers(8, 16))
+        mix = (np.hypot((u * count) % 1 - 0.5, (v * count) % 1 - 0.5) < 0.28).astype(float)
+    else:
+        raise ValueError(
+            f"texture family is {texture.family!r}, expected one of {SEEN_FAMILIES + UNSEEN_FAMILIES}."
+        )
+    mix = np.clip(mix, 0, 1)[..., None]
+    colour = (1 - mix) * np.array(texture.light) + mix * np.array(texture.dark)
+    return np.round(np.clip(colour, 0, 1) * 255).astype(np.uint8)

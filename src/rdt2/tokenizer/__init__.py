@@ -1,0 +1,19 @@
+"""Residual-VQ action tokenizer: 24 x 20 numbers to 27 integers and back."""
+
+from __future__ import annotations
+
+from rdt2.tokenizer.config import PART_COLUMNS, CNNConfig, TokenizerConfig
+from rdt2.tokenizer.model import ActionTokenizer, TokenizerOutput, geodesic_distance, reconstruction_loss
+from rdt2.tokenizer.report import ReconstructionReport, evaluate_reconstruction
+
+__all__ = [
+    "PART_COLUMNS",
+    "ActionTokenizer",
+    "CNNConfig",
+    "ReconstructionReport",
+    "TokenizerConfig",
+    "TokenizerOutput",
+    "evaluate_reconstruction",
+    "geodesic_distance",
+    "reconstruction_loss",
+]

@@ -1,0 +1,60 @@
+"""From a stage's name, a preset and overrides to a finished run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rdt2.errors import ConfigError
+from rdt2.training.config import ExpertTraining, RunConfig, TokenizerTraining, VQTraining, load_config
+from rdt2.training.loop import Stage, TrainingResult, fit
+
+StageName = Literal["tokenizer", "vq", "expert"]
+CONFIGS: dict[str, type[RunConfig]] = {"tokenizer": TokenizerTraining, "vq": VQTraining, "expert": ExpertTraining}
+
+
+def run_training(
+    stage: StageName,
+    *,
+    config: str | Path | None,
+    overrides: Sequence[str] = (),
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+) -> TrainingResult:
+    """Train one stage on a folder of shards.
+
+    Args:
+        stage: what to train.
+        config: yaml preset (configs/training), or none for the published recipe.
+        overrides: ``key=value`` settings on top of it.
+        data: folder of shards.
+        out: folder of the run.
+        resume: go on from the newest checkpoint in ``out``.
+
+    Raises:
+        ConfigError, CheckpointError, ShardError, TrainingError: see rdt2.training.loop.fit.
+    """
+    if stage not in CONFIGS:
+        raise ConfigError(f"no stage '{stage}' to train; known are {', '.join(CONFIGS)}.")
+    settings = load_config(CONFIGS[stage], config, overrides)
+    return fit(_build_stage(settings, Path(data), Path(out)), settings, out, resume=resume)
+
+
+def _build_stage(config: RunConfig, data: Path, out: Path) -> Stage:
+    """Import only the stage that is asked for: the VLM's library takes seconds."""
+    place = {"rank": int(os.environ.get("RANK", "0")), "world_size": int(os.environ.get("WORLD_SIZE", "1"))}
+    if isinstance(config, TokenizerTraining):
+        from rdt2.training.tokenizer import TokenizerStage
+
+        return TokenizerStage(config, data, **place)
+    if isinstance(config, VQTraining):
+        from rdt2.training.vq import VQStage
+
+        return VQStage(config, data, out, **place)
+    assert isinstance(config, ExpertTraining)
+    from rdt2.training.expert import ExpertStage
+
+    return ExpertStage(config, data, **place)

@@ -1,0 +1,98 @@
+"""Training RDT2-VQ: the VLM learns to write a chunk's 27 action tokens after the picture and the sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rdt2.data import TrainingData
+from rdt2.data.dataset import Batch
+from rdt2.errors import ConfigError
+from rdt2.evaluation.metrics import action_errors
+from rdt2.tokenizer import ActionTokenizer
+from rdt2.training.config import VQTraining
+from rdt2.training.loop import Stage, mean_metrics
+from rdt2.training.normalizer import find_normalizer
+from rdt2.vlm import VLMProcessor, create_tiny_vlm, generate_actions, load_vlm, training_loss
+
+EVALUATION_BATCH = 32
+
+
+class VQStage(Stage):
+    name = "vq"
+
+    def __init__(self, config: VQTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1):
+        self.config = config
+        self.source = TrainingData(
+            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size
+        )
+        self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
+        self.normalizer = find_normalizer(config.normalizer, data)
+        self.tokenizer = ActionTokenizer.from_pretrained(config.tokenizer) if config.tokenizer else None
+        if self.tokenizer is None and not self.source.index.has_tokens:
+            raise ConfigError(
+                f"{data}: the shards hold no action tokens. Write them with 'rdt2 data tokenize', "
+                "or name a tokenizer with --set tokenizer=FOLDER."
+            )
+        start = config.start_from
+        if start == "tiny":
+            start = str(out / "start")
+            if not (out / "start").exists():
+                create_tiny_vlm(out / "start", sentences=sorted(set(self.source.index.sentences)), seed=config.seed)
+        self.processor = VLMProcessor.from_pretrained(start)
+        self.module = VQModule(load_vlm(start, dtype=torch.float32))
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Prompt, answer and labels, right padded (see VLMProcessor.training)."""
+        return self._prepare(self.source.batch(step))
+
+    def _prepare(self, batch: Batch) -> dict[str, Tensor]:
+        return self.processor.training(list(batch.pictures), batch.instructions, self._tokens(batch))
+
+    def _tokens(self, batch: Batch) -> Tensor:
+        if self.tokenizer is None:
+            return torch.from_numpy(batch.tokens)
+        return self.tokenizer.encode(self.normalizer.normalize(torch.from_numpy(batch.actions)))
+
+    def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
+        """Loss and token accuracy on held-out samples; action errors of greedy chunks when a tokenizer is named."""
+        assert isinstance(module, VQModule)
+        rows: list[dict[str, Any]] = []
+        count = max(1, min(self.config.evaluate_samples, len(self.held_out)) // EVALUATION_BATCH)
+        stride = max(1, len(self.held_out) // (count * EVALUATION_BATCH))
+        for i in range(count):
+            numbers = self.held_out.numbers[i * EVALUATION_BATCH * stride :: stride][:EVALUATION_BATCH]
+            batch = self.held_out.load(numbers)
+            loss, metrics = module({k: v.to(device) for k, v in self._prepare(batch).items()}, None)
+            row = {"loss": loss, **metrics}
+            if self.tokenizer is not None:
+                prompt = self.processor.prompt(list(batch.pictures), batch.instructions)
+                tokens, _ = generate_actions(
+                    module.vlm, {k: v.to(device) for k, v in prompt.items()}, self.processor,
+                    num_tokens=self.tokenizer.num_tokens, num_embeddings=self.tokenizer.num_embeddings,
+                )  # fmt: skip
+                chunks = self.normalizer.denormalize(self.tokenizer.decode(tokens.cpu()))
+                row |= action_errors(chunks.numpy(), batch.actions).as_dict()
+            rows.append(row)
+        return mean_metrics(rows)
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        assert isinstance(module, VQModule)
+        module.vlm.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+
+class VQModule(nn.Module):
+    """The VLM with its loss: logits only where an answer is learnt."""
+
+    def __init__(self, vlm: nn.Module):
+        super().__init__()
+        self.vlm = vlm
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator | None) -> tuple[Tensor, dict[str, Any]]:
+        loss, stats = training_loss(self.vlm, batch)
+        # Two closing tokens follow the action tokens: they are always right soon, and say nothing.
+        return loss, {"accuracy": stats.accuracy[:-2].mean(), "accuracy/first": stats.accuracy[0]}

@@ -1,0 +1,71 @@
+"""The KV cache of chosen layers over the prompt: what RDT2's expert reads, and nothing else.
+
+Layer i's keys and values need the layers before it and layer i's own input norm and K/V projections. The
+rest of that last layer, all layers behind it, the final norm and the logits are never run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rdt2.errors import CheckpointError
+from rdt2.vlm import text
+from rdt2.vlm.ops import rms_norm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from jaxtyping import Bool, Float
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys (after rotary) and values of chosen layers.
+
+    Attributes:
+        keys: one (b, kv, s, hd) a chosen layer, in the order asked for.
+        values: as ``keys``.
+        mask: (b, s), True where a position is no padding.
+    """
+
+    keys: list[Float[Tensor, "b kv s hd"]]
+    values: list[Float[Tensor, "b kv s hd"]]
+    mask: Bool[Tensor, "b s"]
+
+
+def prefill(model: nn.Module, batch: Mapping[str, Tensor], layers: Sequence[int]) -> KVCache:
+    """Run the prompt as far as ``layers`` need it, and return their keys and values.
+
+    Args:
+        model: a loaded Qwen2.5-VL; one loaded with ``layers=N`` will do if N > max(layers).
+        batch: what ``VLMProcessor.prompt`` gives, on the model's device.
+        layers: indices of layers, 0 the first.
+
+    Raises:
+        CheckpointError: the model does not have such a layer.
+    """
+    language = text.base_model(model).model.language_model
+    available = len(language.layers)
+    if not layers or min(layers) < 0 or max(layers) >= available:
+        raise CheckpointError(
+            f"expected layers of 0..{available - 1}, asked for {list(layers)}; the VLM has, or was loaded "
+            f"with, {available} layers: load more, or use the expert that belongs to this VLM"
+        )
+    last = max(layers)
+    x = text.embed(model, batch)
+    angles = text.rotary(model, text.positions(batch), x.dtype)
+    mask = text.causal_mask(batch["attention_mask"])
+    cache: dict[int, tuple[Tensor, Tensor]] = {}
+    for index in range(last):
+        x, key, value = text.run_layer(language.layers[index], x, angles, mask)
+        if index in layers:
+            cache[index] = key, value
+    layer = language.layers[last]
+    cache[last] = text.keys_values(layer, rms_norm(layer.input_layernorm, x), angles)
+    return KVCache(
+        keys=[cache[index][0] for index in layers],
+        values=[cache[index][1] for index in layers],
+        mask=batch["attention_mask"].bool(),
+    )

@@ -1,0 +1,266 @@
+"""Pictures, instructions and action tokens to the batches that RDT2's VLM reads.
+
+    processor = VLMProcessor.from_pretrained(folder)
+    batch = processor.prompt([picture], ["Pick up the apple."])            # ends with <|quad_start|>
+    batch = processor.training([picture], ["Pick up the apple."], tokens)  # and what the model must write
+
+One picture a sample, left wrist beside right wrist. Action token ``a`` is the vocabulary id
+``vocab_size - (a + 1)``, where ``vocab_size`` is the base vocabulary without added tokens.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from rdt2.errors import ActionError, CheckpointError, ObservationError
+from rdt2.vlm.images import CONFIG_NAME, ImageProcessor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from jaxtyping import Int, UInt8
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+# The chat template of Qwen2.5-VL, rendered for the one conversation RDT2 has: the default system line and
+# one user turn, the picture and then the instruction. The answer starts with <|quad_start|>.
+BEFORE_PICTURE = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+)
+BEFORE_INSTRUCTION = "<|vision_end|>"
+AFTER_INSTRUCTION = "<|im_end|>\n<|im_start|>assistant\n<|quad_start|>"
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+IntOrTensor = TypeVar("IntOrTensor", int, torch.Tensor)
+IGNORE = -100  # label of a position that carries no loss
+
+
+class VLMProcessor:
+    """Text and picture processing of RDT2's Qwen2.5-VL.
+
+    Attributes:
+        images: the picture side; ``processor.images(pictures)`` gives pixel values and grids.
+        vocab_size: size of the base vocabulary, without added tokens.
+        pad_id, quad_start_id, quad_end_id, end_id, image_id: ids of the control tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, images: ImageProcessor, *, source: Path | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.images = images
+        self.source = source
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=False)
+        self.pad_id = self._control("<|endoftext|>")
+        self.quad_start_id = self._control("<|quad_start|>")
+        self.quad_end_id = self._control("<|quad_end|>")
+        self.end_id = self._control("<|im_end|>")
+        self.image_id = self._control("<|image_pad|>")
+        self._before_picture = self._ids(BEFORE_PICTURE)
+        self._before_instruction = self._ids(BEFORE_INSTRUCTION)
+        self._after_instruction = self._ids(AFTER_INSTRUCTION)
+        self._instruction = lru_cache(maxsize=4096)(self._encode_instruction)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> VLMProcessor:
+        """Read tokenizer and picture settings from a local folder or a hub id.
+
+        Raises:
+            CheckpointError: a file is missing or is not Qwen2.5-VL's.
+        """
+        from tokenizers import Tokenizer
+
+        folder = locate(path, (*TOKENIZER_FILES, CONFIG_NAME))
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise CheckpointError(
+                f"expected tokenizer.json in {folder}, found none; copy the tokenizer files of "
+                "Qwen/Qwen2.5-VL-7B-Instruct there, or point at that model"
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise CheckpointError(f"{file} is not a tokenizer ({error}); download it again") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return cls(tokenizer, ImageProcessor.from_pretrained(folder), source=folder)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer and picture settings into ``folder``, as transformers reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.source is not None and self.source.resolve() != folder.resolve():
+            for name in TOKENIZER_FILES:
+                if (self.source / name).is_file():
+                    shutil.copyfile(self.source / name, folder / name)
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        self.images.save_pretrained(folder)
+
+    def action_token_id(self, token: IntOrTensor) -> IntOrTensor:
+        """Vocabulary id of action token(s) ``a``: ``vocab_size - (a + 1)``. It is its own inverse."""
+        return self.vocab_size - (token + 1)
+
+    def prompt(
+        self, pictures: Sequence[UInt8[np.ndarray, "h w 3"]], instructions: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """A left-padded batch up to and including ``<|quad_start|>``, ready for the first action token.
+
+        Args:
+            pictures: uint8 RGB, left wrist beside right wrist, one a sample.
+            instructions: one sentence a sample.
+
+        Returns:
+            input_ids, attention_mask, mm_token_type_ids (b, s) int64; pixel_values (patches, 1176) float32;
+            image_grid_thw (b, 3) int64.
+
+        Raises:
+            ObservationError: no or different numbers of pictures and instructions, a picture that is not
+                uint8 RGB, an instruction that is empty or contains control tokens.
+        """
+        pixel_values, grid = self._pictures(pictures, instructions)
+        rows = [
+            self._prompt_ids(text, n) for text, n in zip(instructions, self._image_tokens(grid), strict=True)
+        ]
+        return self._batch(rows, pixel_values, grid, left=True)
+
+    def training(
+        self,
+        pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+        instructions: Sequence[str],
+        tokens: Int[Tensor, "b 27"] | Int[np.ndarray, "b 27"],
+        *,
+        num_embeddings: int = 1024,
+    ) -> dict[str, Tensor]:
+        """A right-padded batch of prompt and answer, with ``labels`` (b, s) int64 on the answer alone.
+
+        The answer is the action tokens, ``<|quad_end|>`` and ``<|im_end|>``; nothing of the prompt (not even
+        the opening of the assistant's turn) carries loss.
+
+        Raises:
+            ObservationError: as in :meth:`prompt`.
+            ActionError: tokens of another shape, or outside 0 .. num_embeddings - 1.
+        """
+        answers = self._answers(torch.as_tensor(tokens), len(instructions), num_embeddings)
+        pixel_values, grid = self._pictures(pictures, instructions)
+        prompts = [
+            self._prompt_ids(text, n) for text, n in zip(instructions, self._image_tokens(grid), strict=True)
+        ]
+        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        batch = self._batch(rows, pixel_values, grid, left=False)
+        labels = torch.full_like(batch["input_ids"], IGNORE)
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+        return {**batch, "labels": labels}
+
+    def _pictures(self, pictures: Sequence[np.ndarray], instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        if len(pictures) != len(instructions) or not len(pictures):
+            raise ObservationError(
+                f"expected one instruction a picture, got {len(pictures)} pictures and {len(instructions)} "
+                "instructions; pass lists of the same length, at least one"
+            )
+        return self.images(pictures)
+
+    def _image_tokens(self, grid: Int[Tensor, "b 3"]) -> list[int]:
+        return (grid.prod(-1) // self.images.merge_size**2).tolist()
+
+    def _prompt_ids(self, instruction: str, image_tokens: int) -> list[int]:
+        picture = [self.image_id] * image_tokens
+        text = [*self._before_instruction, *self._instruction(instruction), *self._after_instruction]
+        return [*self._before_picture, *picture, *text]
+
+    def _encode_instruction(self, instruction: str) -> tuple[int, ...]:
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise ObservationError(
+                f"expected an instruction such as 'Pick up the apple.', got {instruction!r}; a policy must "
+                "be told what to do (in training: the sample's instruction key has no sentence)"
+            )
+        ids = self._ids(instruction)
+        if any(i >= self.vocab_size for i in ids):
+            raise ObservationError(
+                f"the instruction {instruction!r} contains a control token; use plain words"
+            )
+        return tuple(ids)
+
+    def _answers(self, tokens: Tensor, count: int, num_embeddings: int) -> list[list[int]]:
+        if tokens.ndim != 2 or len(tokens) != count or tokens.is_floating_point():
+            raise ActionError(
+                f"expected integer action tokens of shape ({count}, 27), got {tokens.dtype} "
+                f"{tuple(tokens.shape)}; encode the chunks with the action tokenizer"
+            )
+        wrong = ((tokens < 0) | (tokens >= num_embeddings)).nonzero().tolist()
+        if wrong:
+            row, column = wrong[0]
+            raise ActionError(
+                f"expected action tokens 0..{num_embeddings - 1}, got {int(tokens[row, column])} at sample "
+                f"{row}, position {column} ({len(wrong)} such in the batch); encode the chunks again"
+            )
+        ids = self.action_token_id(tokens.to(torch.int64)).tolist()
+        return [[*row, self.quad_end_id, self.end_id] for row in ids]
+
+    def _batch(
+        self, rows: list[list[int]], pixel_values: Tensor, grid: Tensor, *, left: bool
+    ) -> dict[str, Tensor]:
+        length = max(len(row) for row in rows)
+        input_ids = torch.full((len(rows), length), self.pad_id, dtype=torch.int64)
+        attention_mask = torch.zeros_like(input_ids)
+        for i, row in enumerate(rows):
+            where = slice(length - len(row), length) if left else slice(0, len(row))
+            input_ids[i, where] = torch.tensor(row)
+            attention_mask[i, where] = 1
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            # Without these transformers computes text positions for image tokens, and says nothing.
+            "mm_token_type_ids": (input_ids == self.image_id).to(torch.int64),
+            "pixel_values": pixel_values,
+            "image_grid_thw": grid,
+        }
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _control(self, name: str) -> int:
+        token_id = self.tokenizer.token_to_id(name)
+        if token_id is None:
+            raise CheckpointError(
+                f"expected the control token {name} in the tokenizer of {self.source}, found none; "
+                "RDT2 needs the tokenizer of Qwen2.5-VL"
+            )
+        return token_id
+
+
+def locate(path: str | Path, patterns: Sequence[str]) -> Path:
+    """The local folder of a checkpoint: ``path`` itself, or the hub's snapshot with the files that match.
+
+    Raises:
+        CheckpointError: there is no such folder and the hub does not have it either (or cannot be reached).
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1:
+        raise CheckpointError(
+            f"expected a checkpoint folder or a hub id 'owner/name', got {path}: no such folder"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=list(patterns)))
+    except Exception as error:  # many kinds: no network, no such model, gated
+        raise CheckpointError(
+            f"{path} is no folder here and could not be read from the hub ({type(error).__name__}: {error}); "
+            "check the name, or download it and give the folder"
+        ) from error

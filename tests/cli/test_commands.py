@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rdt2.cli.main import main
+from rdt2.cli.predict import read_picture
+from rdt2.errors import ObservationError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for side in ("left", "right"):
+        Image.fromarray(np.full((480, 640, 3), 90, np.uint8)).save(tmp_path / f"{side}.png")
+    return ["--left", str(tmp_path / "left.png"), "--right", str(tmp_path / "right.png")]
+
+
+def test_evaluate_shards_prints_baselines_and_writes_json(still, shards, tmp_path, capsys):
+    main(["evaluate", "shards", "--data", str(shards), "--split", "all", "--json", str(tmp_path / "e.json")])
+    assert "stay still" in capsys.readouterr().out
+    values = json.loads((tmp_path / "e.json").read_text())
+    assert values["samples"] == 12
+    assert values["policy"] == "demo-fm"
+    assert values["position_mm"] == pytest.approx(5.75, abs=1e-3)  # 0 to 23 mm on one of two arms
+    assert values["valid_rate"] == 1
+
+
+def test_predict_writes_chunk_drawing_and_json(still, pictures, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    files = {kind: tmp_path / f"chunk.{kind}" for kind in ("npz", "png", "json")}
+    main(
+        [
+            "predict",
+            *pictures,
+            "--instruction",
+            "Pick up the apple.",
+            "--out",
+            str(files["npz"]),
+            "--plot",
+            str(files["png"]),
+            "--json",
+            str(files["json"]),
+        ]
+    )
+    assert "predicted motion" in capsys.readouterr().out
+    with np.load(files["npz"]) as arrays:
+        assert arrays["values"].shape == (24, 20)
+        assert arrays["left_poses"].shape == (24, 4, 4)
+        assert arrays["right_widths"][0] == pytest.approx(0.05)
+    assert Image.open(files["png"]).width > 500
+    values = json.loads(files["json"].read_text())
+    assert values["valid"] is True
+    assert np.array(values["values"]).shape == (24, 20)
+
+
+def test_an_invalid_chunk_is_said_and_never_written(still, pictures, tmp_path, capsys):
+    still.valid = False
+    with pytest.raises(SystemExit) as done:
+        main(["predict", *pictures, "--instruction", "Pick up the apple.", "--out", str(tmp_path / "c.npz")])
+    assert done.value.code == 1
+    assert "must not be executed" in capsys.readouterr().out
+    assert not (tmp_path / "c.npz").exists()
+
+
+def test_odd_instructions_are_warned_about_and_empty_ones_refused(still, pictures, capsys):
+    main(["predict", *pictures, "--instruction", "grab it"])
+    assert "capital letter" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
+        main(["predict", *pictures, "--instruction", " "])
+    assert done.value.code == 2
+
+
+def test_pictures_are_cut_to_their_middle_square(tmp_path):
+    wide = np.zeros((100, 300, 3), np.uint8)
+    wide[:, 100:200] = 250
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    picture = read_picture(tmp_path / "wide.png")
+    assert picture.shape == (384, 384, 3)
+    assert picture.min() == 250
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    with pytest.raises(ObservationError, match=r"notes\.png"):
+        read_picture(tmp_path / "notes.png")
+
+
+def test_data_check_and_stats(shards, tmp_path, capsys):
+    main(["data", "check", str(shards), "--json", str(tmp_path / "c.json")])
+    assert json.loads((tmp_path / "c.json").read_text())["ok"] is True
+    main(["data", "stats", str(shards), "--json", str(tmp_path / "s.json")])
+    values = json.loads((tmp_path / "s.json").read_text())
+    assert (values["samples"], values["episodes"]) == (12, 4)
+    assert values["training_samples"] + values["held_out_samples"] == 12
+    assert values["maximum"][0] == pytest.approx(0.023)
+    assert values["sentences"] == {"Pick up the red cube with the left hand.": 12}
+
+
+def test_data_check_exits_with_1_on_a_damaged_shard(shards, capsys):
+    path = next(shards.glob("*.tar"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SystemExit) as done:
+        main(["data", "check", str(shards)])
+    assert done.value.code == 1
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_the_real_recording_has_widths_outside_the_published_range(real, capsys):
+    with pytest.raises(SystemExit):  # it has no instructions.json, which is an error of the data
+        main(["data", "check", str(real), "--normalizer", str(real / "normalizer.pt"), "--fast"])
+    text = capsys.readouterr().out
+    assert "714 samples" in text
+    assert "outside the normalizer's range" in text
+
+
+def test_tokenizer_inspect_and_tokenize(shards, tmp_path, capsys):
+    from rdt2.data import ShardIndex, fit_normalizer
+    from rdt2.tokenizer import ActionTokenizer, TokenizerConfig
+
+    folder = tmp_path / "rvq"
+    ActionTokenizer(TokenizerConfig.tiny()).save_pretrained(folder)
+    fit_normalizer(shards).save_pretrained(shards)
+    main(
+        [
+            "tokenizer",
+            "inspect",
+            "--tokenizer",
+            str(folder),
+            "--data",
+            str(shards),
+            "--json",
+            str(tmp_path / "t.json"),
+        ]
+    )
+    values = json.loads((tmp_path / "t.json").read_text())
+    assert (values["tokens"], values["codes"], values["samples"]) == (27, 256, 12)
+    assert values["parts"] == {"pos": [0, 18], "rot": [18, 24], "grip": [24, 27]}
+    assert values["position_mm"] > 0
+    main(
+        [
+            "data",
+            "tokenize",
+            "--data",
+            str(shards),
+            "--tokenizer",
+            str(folder),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
+    assert ShardIndex(tmp_path / "out").has_tokens
+
+
+def test_training_gets_what_was_asked(shards, tmp_path, monkeypatch):
+    import types
+
+    from rdt2.evaluation.metrics import ActionErrors
+
+    asked = {}
+
+    def run_training(stage, **settings):
+        asked.update(settings, stage=stage)
+        return ActionErrors(0, 0, 0, 0, 0, 0, 1)  # any result with as_dict
+
+    module = types.SimpleNamespace(run_training=run_training)
+    monkeypatch.setitem(sys.modules, "rdt2.training.cli", module)
+    main(
+        [
+            "train",
+            "vq",
+            "--data",
+            str(shards),
+            "--out",
+            str(tmp_path / "run"),
+            "--config",
+            "p.yaml",
+            "--resume",
+            "--set",
+            "steps=10",
+            "--set",
+            "seed=3",
+            "--json",
+            str(tmp_path / "j.json"),
+        ]
+    )
+    assert asked["stage"] == "vq"
+    assert list(asked["overrides"]) == ["steps=10", "seed=3"]
+    assert asked["resume"] is True
+    assert str(asked["config"]) == "p.yaml"
+    assert json.loads((tmp_path / "j.json").read_text())["stage"] == "vq"
+
+
+def test_evaluate_cell_passes_every_condition_on(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mujoco")
+    from rdt2.evaluation import cell
+
+    asked = {}
+
+    def evaluate(policy, robot, task, **settings):
+        asked.update(settings, policy=policy, robot=robot, task=task)
+        settings = {
+            name: settings[name] for name in ("unseen_scene", "unseen_shapes", "swap_instruction", "seed")
+        }
+        return cell.CellEvaluation(
+            policy=policy.name, robot=robot, task=task, blind=policy.blind, latency=0.1, execute_steps=12,
+            max_seconds=20, records=[], wall_seconds=1, **settings,
+        )  # fmt: skip
+
+    monkeypatch.setattr(cell, "evaluate_cell", evaluate)
+    main(
+        "evaluate cell --policy runs/fm --vlm runs/vlm --robot fr3 --task place --episodes 7 "
+        f"--seed 5 --scene unseen --shapes unseen --blind --swap-instruction --workers 2 --json {tmp_path / 'c.json'}".split()
+    )
+    source = asked["policy"]
+    assert (source.name, source.vlm, source.blind) == ("runs/fm", "runs/vlm", True)
+    assert (asked["robot"], asked["task"], asked["episodes"], asked["workers"]) == ("fr3", "place", 7, 2)
+    assert asked["unseen_scene"]
+    assert asked["unseen_shapes"]
+    assert asked["swap_instruction"]
+    values = json.loads((tmp_path / "c.json").read_text())
+    assert (values["success"], values["episodes"], values["followed"]) == (0, 0, 0)
+
+
+def test_the_demo_runs_prints_and_writes_its_report(still, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mujoco")
+    from rdt2.evaluation import cell
+
+    run_trial = cell.run_trial
+
+    def short(trial, policy, robot, **settings):
+        return run_trial(trial, policy, robot, **{**settings, "max_seconds": 0.5})
+
+    monkeypatch.setattr(cell, "run_trial", short)
+    report, figures = tmp_path / "r.html", tmp_path / "r.json"
+    main(
+        [
+            "demo",
+            "--robot",
+            "handheld",
+            "--task",
+            "press",
+            "--episodes",
+            "1",
+            "--out",
+            str(report),
+            "--json",
+            str(figures),
+        ]
+    )
+    text = capsys.readouterr().out
+    assert "0/1" in text
+    assert "r.html" in text.replace("\n", "")
+    page = report.read_text(encoding="utf-8")
+    assert "Press the" in page
+    assert "data:video/mp4" in page or "data:image/webp" in page
+    values = json.loads(figures.read_text())
+    assert (values["success"], values["episodes"]) == (0, 1)
+    assert values["tasks"]["press"]["trials"] == 1

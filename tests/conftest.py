@@ -1,0 +1,35 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+SHARED = Path(os.environ.get("RDT2_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden tensors and real recordings that lives beside the checkout."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip(f"no golden tensors at {SHARED} (set RDT2_SHARED to the folder that has golden/ and real/)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Path:
+    """The golden tensors computed with the reference."""
+    return shared / "golden"
+
+
+@pytest.fixture(scope="session")
+def real(shared: Path) -> Path:
+    """The real recording: two shards and the published normalizer."""
+    if not (shared / "real").is_dir():
+        pytest.skip(f"no real recording at {shared / 'real'}")
+    return shared / "real"

@@ -1,0 +1,78 @@
+"""The loop drives both kinds of arms of the simulated cell: a policy that knows the way gets there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco")
+
+from rdt2.action import HORIZON, ActionChunk, chunk_from_poses
+from rdt2.control import LoopConfig, run_episode
+from rdt2.robot import Frame
+from rdt2.sim.cell import Cell
+from rdt2.sim.gripper import tcp_rotation
+from rdt2.sim.scene import make_scene
+
+SIDES = ("right", "left")
+GREY = np.full((384, 384, 3), 127, np.uint8)
+
+
+class Oracle:
+    """Knows where the handheld's own frames are, and moves them to their goals at 0.25 m/s.
+
+    It sees and says everything in the policy's frame, so that reaching the goal needs the right frame change.
+    """
+
+    def __init__(self, cell, goals):
+        self.cell, self.change = cell, {s: cell.policy_to_tcp(s) for s in SIDES}
+        self.goals = {s: goals[s] @ self.change[s] for s in SIDES}
+
+    def predict(self, observations, *, seed=None):
+        (_,) = observations
+        start, steps = {}, {}
+        for side in SIDES:
+            here, goal = self.cell.site_pose(self.cell.names.policy[side]), self.goals[side]
+            way = goal[:3, 3] - here[:3, 3]
+            share = np.minimum(1.0, np.arange(1, HORIZON + 1) * 0.25 / 30 / max(np.linalg.norm(way), 1e-9))
+            path = np.repeat(here[None], HORIZON, axis=0)
+            path[:, :3, 3] += share[:, None] * way
+            path[:, :3, :3] = _turn(here[:3, :3], goal[:3, :3], share)
+            start[side], steps[side] = here, path
+        widths = {s: np.full(HORIZON, 0.03) for s in SIDES}
+        return [ActionChunk(chunk_from_poses(start, steps, widths))]
+
+
+def _turn(first, last, share):
+    from scipy.spatial.transform import Rotation
+
+    whole = Rotation.from_matrix(last @ first.T).as_rotvec()
+    return Rotation.from_rotvec(share[:, None] * whole).as_matrix() @ first
+
+
+@pytest.mark.parametrize("embodiment", ["ur5e", "fr3", "handheld"])
+def test_an_oracle_reaches_its_goals_with_every_embodiment(embodiment, monkeypatch):
+    # Pictures are not looked at here, and drawing them is slow.
+    monkeypatch.setattr("rdt2.sim.cell.CellCamera.read", lambda self: Frame(self._cell.time, GREY))
+    goals = {}
+    for side, (x, y, z) in {"right": (0.12, 0.02, 0.16), "left": (-0.10, 0.24, 0.14)}.items():
+        goals[side] = np.eye(4)
+        goals[side][:3, :3] = tcp_rotation(side, yaw=0.3)
+        goals[side][:3, 3] = x, y, z
+    with Cell(embodiment, make_scene("press", seed=5)) as cell:
+        robot = cell.robot()
+        result = run_episode(
+            robot,
+            Oracle(cell, goals),
+            "Press the blue button with the left hand.",
+            config=LoopConfig(latency=0.1),
+            max_seconds=3.0,
+        )
+        assert not result.holds, result.holds
+        assert result.ending == "time is up"
+        for side in SIDES:
+            pose = robot.arms[side].state().pose
+            assert np.linalg.norm(pose[:3, 3] - goals[side][:3, 3]) < 0.008
+            assert np.abs(pose[:3, :3] - goals[side][:3, :3]).max() < 0.03
+            assert robot.grippers[side].state().width == pytest.approx(0.03, abs=0.003)
+            assert np.abs(cell.policy_to_tcp(side)[:3, 3]).max() > 0.05, "a forgotten frame change must show"

@@ -1,0 +1,121 @@
+"""Clearances equal the reference's; plans that must not be driven are refused with the reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rdt2.control.safety import SafetyLimits, check_plan, push_apart, table_lift
+from rdt2.errors import SafetyError
+from rdt2.pose import pose_to_matrix
+
+DOWN = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def at(x, y, z):
+    pose = DOWN.copy()
+    pose[:3, 3] = x, y, z
+    return pose
+
+
+def test_table_clearance_equals_the_reference(golden):
+    data = np.load(golden / "geometry" / "collision.npz")
+    lifted = 0
+    for i in range(len(data["table_in"])):
+        lift = table_lift(
+            pose_to_matrix(data["table_in"][i]),
+            float(data["gripper_width"][i]),
+            float(data["height_threshold"][i]),
+            thickness=float(data["finger_thickness"][i]),
+            opening_axis=0,  # that of the reference's TCP
+        )
+        lifted += lift > 0
+        np.testing.assert_allclose(data["table_in"][i, 2] + lift, data["table_out"][i, 2], atol=1e-12)
+    assert lifted > 5
+
+
+def test_sphere_clearance_equals_the_reference(golden):
+    data = np.load(golden / "geometry" / "collision.npz")
+    base = np.eye(4)
+    base[1, 3] = float(data["this_that_y"])
+    moved = 0
+    for given, wanted in zip(data["sphere_in"], data["sphere_out"], strict=True):
+        first, second = (pose_to_matrix(p[:6]) for p in given)
+        a, b = push_apart(
+            first, second, center=data["sphere_center"], radius=float(data["sphere_radius"]), second_base=base
+        )
+        moved += not np.allclose(a, first)
+        np.testing.assert_allclose(a, pose_to_matrix(wanted[0, :6]), atol=1e-12)
+        np.testing.assert_allclose(b, pose_to_matrix(wanted[1, :6]), atol=1e-12)
+    assert moved > 3
+
+
+def test_arms_are_pushed_apart_by_the_real_distance_of_their_bases():
+    """Regression: a fixed distance between the bases ignores the calibrated one."""
+    near, far = np.eye(4), np.eye(4)
+    near[1, 3], far[1, 3] = 0.1, 0.5
+    for base, moves in ((near, True), (far, False)):
+        a, _ = push_apart(np.eye(4), np.eye(4), center=np.zeros(3), radius=0.1, second_base=base)
+        assert bool(np.abs(a - np.eye(4)).max() > 0) is moves
+
+
+def plan(**changes):
+    steps = np.arange(1, 25)[:, None, None] * 0.002
+    right = np.repeat(at(0, -0.2, 0.2)[None], 24, axis=0)
+    right[:, 0, 3] += steps[:, 0, 0]
+    left = np.repeat(at(0, 0.2, 0.2)[None], 24, axis=0)
+    poses = {"right": right, "left": left}
+    poses.update(changes)
+    return {"right": at(0, -0.2, 0.2), "left": at(0, 0.2, 0.2)}, poses
+
+
+WIDTHS = {"right": np.full(24, 0.05), "left": np.full(24, 0.05)}
+
+
+def test_a_good_plan_passes_unchanged():
+    start, poses = plan()
+    safe = check_plan(start, poses, WIDTHS, SafetyLimits())
+    for side in poses:
+        np.testing.assert_array_equal(safe[side], poses[side])
+
+
+def test_waypoints_a_little_below_the_table_are_lifted():
+    low = np.repeat(at(0, 0.2, -0.01)[None], 24, axis=0)
+    _, poses = plan(left=low)
+    limits = SafetyLimits(table_height=0.0, low=(-1, -1, -1))
+    safe = check_plan({"right": at(0, -0.2, 0.2), "left": low[0]}, poses, WIDTHS, limits)
+    np.testing.assert_allclose(safe["left"][:, 2, 3], 0.0, atol=1e-12)
+    assert low[0, 2, 3] == -0.01, "the plan that was passed in must stay as it is"
+
+
+def broken(kind):
+    path = np.repeat(at(0, 0.2, 0.2)[None], 24, axis=0)
+    if kind == "NaN":
+        path[5, 0, 3] = np.nan
+    elif kind == "moves":
+        path[9:, 0, 3] += 0.12
+    elif kind == "turns":
+        path[9:, :2, :2] = path[9:, :2, :2] @ np.array([[0.0, -1.0], [1.0, 0.0]])
+    elif kind == "below the table":
+        path[:, 2, 3] = np.linspace(0.2, -0.12, 24)
+    elif kind == "workspace":
+        path[:, 1, 3] = np.linspace(0.2, 0.7, 24)
+    elif kind == "each other":
+        path[:, 1, 3] = np.linspace(0.2, -0.16, 24)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["NaN", "moves", "turns", "below the table", "workspace", "each other"])
+def test_a_bad_plan_is_refused_with_the_reason(kind):
+    start, poses = plan(left=broken(kind))
+    with pytest.raises(SafetyError, match=kind):
+        check_plan(start, poses, WIDTHS, SafetyLimits())
+    if kind == "each other":
+        check_plan(start, poses, WIDTHS, SafetyLimits(sphere_radius=0.0))
+
+
+def test_the_first_step_counts_from_where_the_arm_is():
+    start, poses = plan()
+    start["right"] = at(0.2, -0.2, 0.2)
+    with pytest.raises(SafetyError, match="waypoint 0 moves"):
+        check_plan(start, poses, WIDTHS, SafetyLimits())

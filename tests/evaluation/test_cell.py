@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco")
+
+from rdt2.action import ActionChunk
+from rdt2.errors import CheckpointError, ConfigError, TaskError
+from rdt2.evaluation import cell as module
+from rdt2.evaluation.cell import CellEvaluation, EpisodeRecord, evaluate_cell, loop_config, run_trial
+from rdt2.evaluation.policies import BlindPolicy, PolicySource
+from rdt2.evaluation.scenes import Trial, draw_trials, task_named, trials_for
+from rdt2.observation import Observation
+
+
+class Still:
+    """Stays where it is, and remembers what it was shown."""
+
+    def __init__(self, valid: bool = True):
+        self.seen, self.seeds, self.valid = [], [], valid
+
+    def predict(self, observations, *, seed=None):
+        self.seen += observations
+        self.seeds.append(seed)
+        values = np.zeros((24, 20), np.float32)
+        values[:, [3, 7, 13, 17]] = 1
+        values[:, [9, 19]] = 0.08
+        timing = {"vlm": 0.002, "expert": 0.001, "total": 0.003}
+        if not self.valid:
+            return [ActionChunk(values, valid=False, reason="a test", timing=timing)]
+        return [ActionChunk(values, timing=timing)]
+
+
+def record(index: int, success: bool, hand: str = "left", colour: str = "red") -> EpisodeRecord:
+    return EpisodeRecord(
+        index=index,
+        seed=100 + index,
+        instruction="Pick up the red cube with the left hand.",
+        hand=hand,
+        target="red cube",
+        colour=colour,
+        success=success,
+        followed=True,
+        judged=True,
+        seconds=9.0,
+        reason="done" if success else "time is up",
+        chunks=20,
+        held=0,
+        inference_ms=50.0,
+    )
+
+
+@pytest.fixture
+def no_simulation(monkeypatch):
+    """Episodes end at once: success for the right hand."""
+    ran = []
+
+    def run(trial, policy, robot, *, config, max_seconds, watch=None):
+        ran.append((trial, policy, robot))
+        task = trial.task(trial.scene())
+        return record(trial.index, task.hand == "right", task.hand, task.colour), None
+
+    monkeypatch.setattr(module, "run_trial", run)
+    return ran
+
+
+def test_counts_intervals_and_episodes_are_in_the_json(no_simulation):
+    seen = []
+    result = evaluate_cell(Still(), "ur5e", "pick", episodes=6, seed=2, on_episode=seen.append)
+    values = json.loads(json.dumps(result.as_dict()))
+    assert (values["success"], values["episodes"], values["followed"]) == (3, 6, 6)
+    assert values["success_interval"] == pytest.approx([0.1876, 0.8124], abs=1e-4)
+    assert [r["index"] for r in values["records"]] == list(range(6))
+    assert values["by_hand"]["right"]["count"] == 3
+    assert values["by_hand"]["left"]["count"] == 0
+    assert len(seen) == 6
+
+
+def test_settings_reach_the_trials(no_simulation):
+    evaluate_cell(
+        Still(), "fr3", "press", episodes=2, unseen_scene=True, unseen_shapes=True, swap_instruction=True
+    )
+    trial, _, robot = no_simulation[0]
+    assert robot == "fr3"
+    assert (trial.task_kind, trial.unseen_scene, trial.unseen_shapes, trial.swap_instruction) == (
+        "press", True, True, True,
+    )  # fmt: skip
+
+
+def test_bad_requests_are_refused(no_simulation):
+    with pytest.raises(ConfigError, match="workers"):
+        evaluate_cell(Still(), "ur5e", "pick", workers=0)
+    with pytest.raises(ConfigError, match="PolicySource"):
+        evaluate_cell(Still(), "ur5e", "pick", workers=2)
+    with pytest.raises(CheckpointError):
+        evaluate_cell("no/such/folder/at/all", "ur5e", "pick", episodes=1)
+
+
+def test_the_table_names_conditions_and_intervals(capsys):
+    from rich.console import Console
+
+    settings = {
+        "policy": "p",
+        "robot": "ur5e",
+        "task": "pick",
+        "seed": 0,
+        "unseen_scene": True,
+        "latency": 0.1,
+    }
+    settings |= {"unseen_shapes": False, "blind": True, "swap_instruction": False, "execute_steps": 12}
+    result = CellEvaluation(
+        **settings,
+        max_seconds=20,
+        records=[record(0, True), record(1, False, "right", "blue")],
+        wall_seconds=3,
+    )
+    Console(width=120).print(result.table())
+    text = capsys.readouterr().out
+    for word in ("unseen scenes", "black pictures", "1/2", "50 %", "9 to 91 %", "left hand"):
+        assert word in text, word
+
+
+def test_a_blind_policy_sees_black_and_hears_the_sentence():
+    policy = Still()
+    picture = np.full((384, 384, 3), 90, np.uint8)
+    BlindPolicy(policy).predict([Observation(picture, picture, "Pick up the apple.")], seed=1)
+    (seen,) = policy.seen
+    assert seen.left.max() == seen.right.max() == 0
+    assert seen.instruction == "Pick up the apple."
+    assert picture.max() == 90
+
+
+def test_a_short_episode_in_the_cell_is_filmed():
+    from rdt2.evaluation.film import EpisodeFilm
+
+    trial, films = draw_trials("pick", 1, seed=0)[0], []
+
+    def watch(cell):
+        films.append(EpisodeFilm(cell))
+        return films[0]
+
+    policy = Still()
+    done, result = run_trial(trial, policy, "handheld", config=loop_config(), max_seconds=0.7, watch=watch)
+    assert not done.success
+    assert not done.followed
+    assert done.judged
+    assert done.reason == "time is up"
+    assert done.seconds == pytest.approx(0.7, abs=0.01)
+    assert done.chunks == len(result.cycles) == 2
+    assert policy.seeds == [1000 * trial.seed, 1000 * trial.seed + 1]
+    assert policy.seen[0].instruction == done.instruction
+    assert policy.seen[0].left.max() > 100  # a lit table, not black
+    view = films[0].view(done, result, title="pick")
+    assert view.clip is not None
+    assert view.clip.frames == pytest.approx(8, abs=1)
+    assert len(view.chunks) == 2
+    # The predicted path begins where the arm was seen to be: nothing was asked to move.
+    for arm in ("left", "right"):
+        assert np.abs(view.chunks[0].positions[arm] - view.positions[arm][0]).max() < 1e-3
+    assert films[0].seconds["vlm"] == [0.002, 0.002]
+    assert len(films[0].seconds["simulation and pictures"]) == 1
+
+
+def test_an_invalid_chunk_moves_nothing_and_the_record_says_why():
+    trial = draw_trials("press", 1, seed=0)[0]
+    done, result = run_trial(trial, Still(valid=False), "handheld", config=loop_config(), max_seconds=3)
+    assert not result.cycles
+    assert done.held == 5
+    assert "a test" in done.reason
+
+
+def test_an_unknown_robot_is_refused():
+    with pytest.raises(TaskError, match="embodiment"):
+        run_trial(Trial(0, 1, "pick"), Still(), "ur10", config=loop_config())
+
+
+def test_ctrl_c_in_an_episode_ends_the_evaluation():
+    class Interrupt(Still):
+        def predict(self, observations, *, seed=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(Trial(0, 1, "pick"), Interrupt(), "handheld", config=loop_config())
+
+
+def test_an_own_sentence_finds_scenes_in_which_it_names_something():
+    trials = trials_for("pick up the RED cube with the left hand", ["place", "pick"], 3, seed=0)
+    assert len(trials) == 3
+    for trial in trials:
+        task = trial.task(trial.scene())
+        assert (task.kind, task.hand, task.target) == ("pick", "left", "red cube")
+        assert trial.instruction == "pick up the RED cube with the left hand"
+
+
+def test_a_sentence_that_names_nothing_is_run_and_not_judged():
+    (trial,) = trials_for("Juggle three knives.", ["press"], 1, seed=0)
+    assert trial.task(trial.scene()) is None
+    assert task_named(trial.scene(), "Press the blue thing with the left hand.") is None
+    done, _ = run_trial(trial, Still(), "handheld", config=loop_config(), max_seconds=0.2)
+    assert not done.judged
+    assert done.instruction == "Juggle three knives."
+
+
+def test_a_policy_source_travels_to_worker_processes():
+    import pickle
+
+    source = PolicySource("demo-fm", blind=True)
+    assert pickle.loads(pickle.dumps(source)) == source
+    assert hash(source) == hash(PolicySource("demo-fm", blind=True))

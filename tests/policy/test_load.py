@@ -1,0 +1,179 @@
+"""Loading is strict, and an error names the file and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rdt2.errors import CheckpointError, ConfigError, NormalizerError
+from rdt2.policy import FMPolicy, VQPolicy, load_policy, save_bundle
+from rdt2.policy.load import ALIASES
+
+
+def copied(source: Path, target: Path) -> Path:
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)
+    return target
+
+
+def test_published_folders_with_their_parts_given(parts: dict[str, Path]):
+    common = {name: parts[name] for name in ("processor", "normalizer")}
+    assert isinstance(load_policy(parts["expert"], vlm=parts["vlm"], **common), FMPolicy)
+    assert isinstance(load_policy(parts["vlm"], tokenizer=parts["tokenizer"], **common), VQPolicy)
+
+
+def test_a_normalizer_inside_the_folder_is_found(parts: dict[str, Path], tmp_path: Path):
+    expert = copied(parts["expert"], tmp_path / "expert")
+    shutil.copyfile(parts["normalizer"], expert / "normalizer.pt")
+    assert isinstance(load_policy(expert, vlm=parts["vlm"], processor=parts["processor"]), FMPolicy)
+
+
+def test_a_bundle_can_be_moved_with_its_parts(parts: dict[str, Path], tmp_path: Path):
+    root = tmp_path / "first"
+    for name in ("vlm", "processor", "expert"):
+        copied(parts[name], root / name)
+    shutil.copyfile(parts["normalizer"], root / "normalizer.pt")
+    inside = {name: root / name for name in ("vlm", "processor", "expert")}
+    file = save_bundle(root / "bundles" / "mine.json", kind="fm", normalizer=root / "normalizer.pt", **inside)
+    assert json.loads(file.read_text())["vlm"] == "../vlm"
+    root.rename(tmp_path / "second")
+    assert isinstance(load_policy(tmp_path / "second" / "bundles" / "mine.json"), FMPolicy)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", "JSON"),
+        ("[]", "kind"),
+        ('{"kind": "pi0"}', "kind"),
+        ('{"kind": "fm", "vlm": ".", "normalizer": "."}', "expert"),
+        ('{"kind": "vq", "vlm": ".", "normalizer": "."}', "tokenizer"),
+        ('{"kind": "fm", "vlm": ".", "normalizer": ".", "expert": ".", "model": "."}', "model"),
+        ('{"kind": "fm", "vlm": "../gone", "normalizer": ".", "expert": "."}', r"gone.*relative to the file"),
+        ('{"kind": "fm", "vlm": 3, "normalizer": ".", "expert": "."}', "'vlm' is 3"),
+    ],
+)
+def test_a_bundle_that_does_not_hold_together_is_refused(tmp_path: Path, content: str, match: str):
+    (tmp_path / "policy.json").write_text(content)
+    with pytest.raises(CheckpointError, match=match) as caught:
+        load_policy(tmp_path)
+    assert "policy.json" in str(caught.value)
+
+
+def test_a_bundle_is_written_whole_or_not_at_all(parts: dict[str, Path], tmp_path: Path):
+    with pytest.raises(CheckpointError, match="expert"):
+        save_bundle(tmp_path, kind="fm", vlm=parts["vlm"], normalizer=parts["normalizer"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_that_are_no_policy(parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(ALIASES, "demo-fm", tmp_path / "absent.json")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    for path, match in (
+        ("demo-fm", "demo checkpoint"),
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path / "nowhere.json", "nowhere.json"),
+        ("owner/never-made", "hub"),
+        (tmp_path, "no checkpoint"),
+        (other, "another model.*llama"),
+        (parts["tokenizer"], "tokenizer="),
+        (parts["expert"], "vlm=.*normalizer="),
+        (parts["vlm"], "normalizer=.*tokenizer="),
+    ):
+        with pytest.raises(CheckpointError, match=match):
+            load_policy(path)
+
+
+def test_weights_are_never_made_up(parts: dict[str, Path], tmp_path: Path):
+    """regression: missing weights became random without a word."""
+    rest = {name: parts[name] for name in ("vlm", "processor", "normalizer")}
+    expert = copied(parts["expert"], tmp_path / "expert")
+    weights = load_file(expert / "model.safetensors")
+    weights.pop("act_adaptor.0.bias")
+    save_file({**weights, "lm_head.bias": torch.zeros(3)}, expert / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"act_adaptor\.0\.bias") as caught:
+        load_policy(expert, **rest)
+    assert "lm_head.bias" in str(caught.value)
+    (expert / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_policy(expert, **rest)
+    vlm = copied(parts["vlm"], tmp_path / "vlm")
+    (vlm / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_policy(
+            vlm, tokenizer=parts["tokenizer"], processor=parts["processor"], normalizer=parts["normalizer"]
+        )
+
+
+def test_a_vlm_without_its_processor_says_where_to_get_one(parts: dict[str, Path]):
+    with pytest.raises(CheckpointError, match=r"processor=.Qwen/Qwen2\.5-VL-7B-Instruct."):
+        load_policy(parts["expert"], vlm=parts["vlm"], normalizer=parts["normalizer"])
+
+
+def test_parts_that_do_not_fit_each_other(parts: dict[str, Path], tmp_path: Path):
+    rest = {name: parts[name] for name in ("vlm", "processor", "normalizer")}
+    config = json.loads((parts["expert"] / "config.json").read_text())
+    deep = copied(parts["expert"], tmp_path / "deep")
+    config["config"]["selected_layers"] = [1, 2, 9]
+    (deep / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"reads VLM layers \[1, 2, 9\].*0\.\.3"):
+        load_policy(deep, **rest)
+
+    narrow = copied(parts["vlm"], tmp_path / "narrow")
+    vlm = json.loads((narrow / "config.json").read_text())
+    (narrow / "config.json").write_text(
+        json.dumps(vlm | {"num_attention_heads": 4, "num_key_value_heads": 2})
+    )
+    with pytest.raises(CheckpointError, match=r"1 key heads of 128, but .*2 of 64"):
+        load_policy(parts["expert"], **(rest | {"vlm": narrow}))
+
+    short = copied(parts["tokenizer"], tmp_path / "short")
+    from rdt2.tokenizer import ActionTokenizer, CNNConfig, TokenizerConfig
+
+    ActionTokenizer(
+        TokenizerConfig(
+            embedding_dim=8,
+            cnn_config=CNNConfig(hidden_size=4, output_size=8),
+            num_embeddings=16,
+            n_codebooks={"pos": 2, "rot": 2, "grip": 1},
+        )
+    ).save_pretrained(short)
+    with pytest.raises(CheckpointError, match="15 tokens"):
+        load_policy(
+            parts["vlm"], tokenizer=short, processor=parts["processor"], normalizer=parts["normalizer"]
+        )
+
+
+def test_steps_belong_to_fm(bundles: dict[str, Path]):
+    with pytest.raises(CheckpointError, match="Euler"):
+        load_policy(bundles["vq"], steps=1)
+    with pytest.raises(ConfigError, match="steps is 0"):
+        load_policy(bundles["fm"], steps=0)
+
+
+def test_a_hostile_normalizer_is_refused(bundles: dict[str, Path], tmp_path: Path):
+    """regression: a checkpoint's normalizer could run code."""
+    proof, hostile = tmp_path / "executed", tmp_path / "normalizer.pt"
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (proof,))
+
+    torch.save(Trap(), hostile)
+    with pytest.raises(NormalizerError, match="refused"):
+        load_policy(bundles["fm"], normalizer=hostile)
+    assert not proof.exists()
+
+
+def test_loaded_models_are_in_evaluation_mode(fm: FMPolicy, vq: VQPolicy):
+    modules = (fm.vlm, fm.expert, vq.vlm, vq.tokenizer)
+    assert not any(module.training for module in modules)

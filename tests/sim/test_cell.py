@@ -1,0 +1,216 @@
+"""The cell: exact frames, firm grasps, pictures that show what matters, no leaks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from rdt2.errors import ConfigError, TaskError
+from rdt2.sim import Cell, make_scene
+
+pytest.importorskip("mujoco")
+
+SIDES = ("right", "left")
+
+
+def shifted(pose: np.ndarray, offset: tuple[float, float, float], yaw: float = 0.0) -> np.ndarray:
+    moved = pose.copy()
+    moved[:3, :3] = Rotation.from_euler("z", yaw).as_matrix() @ pose[:3, :3]
+    moved[:3, 3] += offset
+    return moved
+
+
+@pytest.fixture
+def cell():
+    with Cell("handheld", make_scene("pick", 1)) as cell:
+        yield cell
+
+
+def test_hands_follow_their_waypoints(cell: Cell) -> None:
+    robot = cell.robot()
+    arm = robot.arms["left"]
+    start = arm.state().pose
+    goal = shifted(start, (0.1, -0.1, -0.05), yaw=0.4)
+    arm.schedule(goal, 0.5)
+    robot.clock.sleep_until(0.25)
+    middle = arm.state()
+    assert middle.timestamp == robot.clock.now() == pytest.approx(0.25)
+    np.testing.assert_allclose(middle.pose[:3, 3], (start + goal)[:3, 3] / 2, atol=5e-4)
+    robot.clock.sleep_until(0.6)
+    np.testing.assert_allclose(arm.state().pose, goal, atol=5e-4)
+
+
+def test_an_idle_hand_keeps_its_place(cell: Cell) -> None:
+    start = cell.arms["right"].state().pose
+    cell.advance_to(1.0)
+    np.testing.assert_allclose(cell.arms["right"].state().pose, start, atol=1e-4)
+
+
+def test_a_hand_gives_way_to_the_table(cell: Cell) -> None:
+    """A command 10 cm below the table top pushes no finger through it and does not blow up."""
+    arm = cell.arms["right"]
+    under = shifted(arm.state().pose, (0, 0, 0))
+    under[2, 3] = -0.10
+    arm.schedule(under, 0.6)
+    cell.advance_to(1.5)
+    assert arm.state().pose[2, 3] > -0.005
+    assert np.isfinite(cell.data.qpos).all()
+
+
+def test_widths_are_metres_between_the_pads(cell: Cell) -> None:
+    gripper = cell.grippers["left"]
+    for width in (0.02, 0.088, 0.0):
+        gripper.schedule(width, cell.time + 0.3)
+        cell.advance_to(cell.time + 0.8)
+        assert gripper.state().width == pytest.approx(width, abs=0.001)
+        pads = [cell.data.geom(f"left/finger_{f}_pad") for f in "ab"]
+        thickness = 2 * cell.model.geom("left/finger_a_pad").size[1]
+        gap = np.linalg.norm(pads[0].xpos - pads[1].xpos) - thickness
+        assert gap == pytest.approx(width, abs=0.001)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_policy_frame_is_not_the_tcp(cell: Cell, side: str) -> None:
+    """A motion in the policy's frame that is not converted is wrong by centimetres once the hand turns."""
+    c = cell.robot().policy_to_tcp[side]
+    tcp, policy = (cell.site_pose(getattr(cell.names, n)[side]) for n in ("tcp", "policy"))
+    np.testing.assert_allclose(tcp @ c, policy, atol=1e-12)
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("z", 0.5).as_matrix()
+    converted = c @ turn @ np.linalg.inv(c)
+    assert np.linalg.norm(converted[:3, 3]) > 0.02
+
+
+def test_tcp_axes(cell: Cell) -> None:
+    """z approaches, y opens; the right hand waits at y < 0, fingertips 0.2 to 0.3 m over the table."""
+    for side, sign in (("right", -1), ("left", 1)):
+        pose = cell.arms[side].state().pose
+        assert pose[2, 2] < -0.9
+        assert sign * pose[1, 3] > 0.2
+        assert 0.2 < pose[2, 3] < 0.31
+        opening = np.subtract(*(cell.data.geom(f"{side}/finger_{f}_pad").xpos for f in "ab"))
+        assert abs(opening @ pose[:3, 1]) == pytest.approx(np.linalg.norm(opening))
+
+
+@pytest.mark.parametrize("kind", ["pick", "place", "press"])
+def test_both_cameras_see_all_objects_at_the_start(kind: str) -> None:
+    for seed in range(8):
+        with Cell("handheld", make_scene(kind, seed)) as cell:
+            for side in SIDES:
+                camera = cell.data.camera(f"{side}/camera")
+                axes = camera.xmat.reshape(3, 3)
+                edge = np.tan(np.deg2rad(cell.model.camera(f"{side}/camera").fovy[0] / 2))
+                for item in cell.scene.objects:
+                    x, y, z = axes.T @ (cell.object_pose(item.name)[:3, 3] - camera.xpos)
+                    assert z < 0
+                    assert max(abs(x), abs(y)) / -z < 0.95 * edge
+
+
+def test_pictures(cell: Cell) -> None:
+    for side in SIDES:
+        frame = cell.robot().cameras[side].read()
+        assert frame.timestamp == cell.time
+        assert frame.image.shape == (384, 384, 3)
+        assert frame.image.dtype == np.uint8
+        colours = frame.image.astype(int)
+        assert (colours.max(-1) < 4).mean() < 0.01, "no black regions"
+        target = np.array(cell.scene.object(cell.scene.target).rgb)
+        cosine = colours @ target / (np.linalg.norm(colours, axis=-1) + 1e-9) / np.linalg.norm(target)
+        assert (cosine > 0.97).sum() > 50, "the target is seen"
+    assert cell.render("front").shape == (480, 640, 3)
+    assert cell.render("left", (96, 64)).shape == (64, 96, 3)
+
+
+def test_a_closing_gripper_is_seen(cell: Cell) -> None:
+    before = cell.render("left")
+    cell.grippers["left"].schedule(0.0, 0.3)
+    cell.advance_to(0.6)
+    lower = slice(250, 384)
+    assert (np.abs(cell.render("left")[lower].astype(int) - before[lower]).max(-1) > 30).mean() > 0.05
+
+
+def test_a_run_repeats_exactly() -> None:
+    ends = []
+    for _ in range(2):
+        with Cell("handheld", make_scene("place", 4)) as cell:
+            cell.arms["left"].schedule(shifted(cell.arms["left"].state().pose, (0.1, -0.2, -0.1)), 0.4)
+            cell.advance_to(0.5)
+            ends.append((cell.data.qpos.copy(), cell.render("left")))
+    np.testing.assert_array_equal(ends[0][0], ends[1][0])
+    np.testing.assert_array_equal(ends[0][1], ends[1][1])
+
+
+def test_reset_goes_back_to_the_start(cell: Cell) -> None:
+    start = cell.data.qpos.copy()
+    cell.arms["left"].schedule(shifted(cell.arms["left"].state().pose, (0.1, -0.2, -0.1)), 0.4)
+    cell.advance_to(0.5)
+    cell.reset()
+    assert cell.time == 0.0
+    np.testing.assert_array_equal(cell.data.qpos, start)
+
+
+def test_listeners_are_called_at_30_hz(cell: Cell) -> None:
+    times: list[float] = []
+    cell.listeners.append(lambda: times.append(cell.time))
+    cell.advance_to(0.31)
+    cell.advance_to(1.001)
+    np.testing.assert_allclose(times, np.arange(1, 31) / 30, atol=0.0021)
+
+
+def test_many_cells_in_one_process() -> None:
+    """Contexts and textures are freed: 30 cells need no more memory than a few."""
+    import resource
+
+    def one(seed: int) -> None:
+        with Cell("handheld", make_scene("pick", seed)) as cell:
+            cell.render("left", (64, 64))
+
+    for seed in range(5):
+        one(seed)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(30):
+        one(seed)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 60_000, f"{grown} KiB more after 30 cells"
+
+
+def test_two_cells_at_once() -> None:
+    """Two open renderers do not draw into each other's pictures."""
+    with Cell("handheld", make_scene("pick", 1)) as one, Cell("handheld", make_scene("press", 2)) as two:
+        first = one.render("left")
+        two.render("left")
+        np.testing.assert_array_equal(one.render("left"), first)
+
+
+def test_errors_say_what_to_do(cell: Cell) -> None:
+    with pytest.raises(TaskError, match=r"'octopus'.*ur5e"):
+        Cell("octopus", cell.scene)
+    with pytest.raises(TaskError, match=r"'top'.*front"):
+        cell.render("top")
+    with pytest.raises(TaskError, match="ghost"):
+        cell.object_pose("ghost")
+    with pytest.raises(ConfigError, match="1280x960"):
+        cell.render("front", (4000, 100))
+
+
+def test_without_opengl_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctypes.util
+
+    from rdt2.sim import render
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    with pytest.raises(ConfigError, match="apt-get install libosmesa6"):
+        render.choose_backend()
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: "lib" if name == "OSMesa" else None)
+    assert render.choose_backend() == "osmesa"
+
+
+def test_importing_the_package_imports_no_mujoco() -> None:
+    code = "import sys, rdt2.sim.cell, rdt2.sim.tasks; sys.exit('mujoco' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

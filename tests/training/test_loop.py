@@ -1,0 +1,146 @@
+"""The loop on a toy stage: what it promises about resuming, files and failures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rdt2.errors import CheckpointError, ConfigError, TrainingError
+from rdt2.training import loop
+from rdt2.training.config import RunConfig
+from rdt2.training.loop import Stage, fit, learning_rate, step_generator
+
+
+class ToyStage(Stage):
+    """Linear regression with dropout and noise from the generator, so that every kind of randomness counts."""
+
+    name = "toy"
+
+    def __init__(self, fail_at: int | None = None, interrupt_at: int | None = None):
+        torch.manual_seed(0)
+        self.fail_at, self.interrupt_at = fail_at, interrupt_at
+        self.module = _Toy()
+
+    def batch(self, step: int) -> torch.Tensor:
+        if step == self.interrupt_at:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 4, generator=step_generator(1, step, 0))
+        return x * float("nan") if step == self.fail_at else x
+
+    def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
+        return {"loss": float(module.linear.weight.square().sum())}
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        torch.save(module.state_dict(), folder / "weights.pt")
+
+
+class _Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(4, 1), nn.Dropout(0.3)
+
+    def forward(self, x, generator):
+        noise = torch.randn(x.shape, generator=generator)
+        loss = (self.linear(self.dropout(x + 0.1 * noise)) - x.sum(-1, keepdim=True)).square().mean()
+        return loss, {"half": loss.detach() / 2}
+
+
+def config(**changes) -> RunConfig:
+    settings = dict(
+        steps=12, batch_size=8, learning_rate=0.05, warmup_steps=2, schedule="cosine", precision="fp32",
+        save_every=4, evaluate_every=6, log_every=1, trackers=(),
+    )  # fmt: skip
+    return RunConfig(**{**settings, **changes})
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_same_seed_same_losses_bit_for_bit(tmp_path):
+    fit(ToyStage(), config(), tmp_path / "a")
+    fit(ToyStage(), config(), tmp_path / "b")
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert rows(tmp_path / "a")[0]["loss"] > rows(tmp_path / "a")[-2]["loss"]
+
+
+@pytest.mark.parametrize("interrupt_at", [3, 6, 10])
+def test_an_interrupted_run_resumes_as_if_nothing_had_happened(tmp_path, interrupt_at):
+    whole = fit(ToyStage(), config(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(ToyStage(interrupt_at=interrupt_at), config(), tmp_path / "cut")
+    resumed = fit(ToyStage(), config(), tmp_path / "cut", resume=True)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    weights = [torch.load(run.model / "weights.pt") for run in (whole, resumed)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_old_checkpoints_are_removed(tmp_path):
+    fit(ToyStage(), config(save_every=2, keep_checkpoints=2), tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000008", "step-00000010"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(tmp_path):
+    with pytest.raises(TrainingError, match="step 5: the loss is nan") as error:
+        fit(ToyStage(fail_at=5), config(), tmp_path)
+    saved = tmp_path / "failed-batch-step-5.pt"
+    assert str(saved) in str(error.value)
+    assert torch.load(saved).shape == (8, 4)
+
+
+def test_a_run_is_not_overwritten_or_mixed(tmp_path):
+    fit(ToyStage(), config(), tmp_path)
+    with pytest.raises(ConfigError, match="holds a training run already"):
+        fit(ToyStage(), config(), tmp_path)
+    with pytest.raises(CheckpointError, match="other settings of learning_rate"):
+        fit(ToyStage(), config(learning_rate=0.1), tmp_path, resume=True)
+    other = ToyStage()
+    other.name = "expert"
+    with pytest.raises(CheckpointError, match="holds a run of 'toy', expected 'expert'"):
+        fit(other, config(), tmp_path, resume=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    save_state = Accelerator.save_state
+
+    def full_disk(self, folder, **kwargs):
+        if "00000008" in folder:
+            raise OSError(28, "No space left on device")
+        return save_state(self, folder, **kwargs)
+
+    monkeypatch.setattr(Accelerator, "save_state", full_disk)
+    with pytest.raises(TrainingError, match="No space left"):
+        fit(ToyStage(), config(), tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    monkeypatch.undo()
+    fit(ToyStage(), config(), tmp_path, resume=True)
+    fit(ToyStage(), config(), tmp_path.parent / "whole")
+    assert rows(tmp_path) == rows(tmp_path.parent / "whole")
+
+
+def test_learning_rate_warms_up_and_decays():
+    run = config(steps=100, warmup_steps=10, learning_rate=1.0)
+    assert learning_rate(run, 0) == pytest.approx(0.1)
+    assert learning_rate(run, 10) == 1.0
+    assert learning_rate(run, 55) == pytest.approx(0.5)
+    assert learning_rate(run, 100) == pytest.approx(0.0)
+    assert learning_rate(config(schedule="constant", steps=100), 99) == 0.05
+
+
+def test_ranks_draw_different_noise():
+    draws = {float(torch.rand((), generator=step_generator(0, step, rank))) for step in range(4) for rank in range(4)}
+    assert len(draws) == 16
+
+
+def test_an_exploding_loss_is_told_from_a_bad_start(tmp_path):
+    recent = loop.deque([1.0] * 100, maxlen=100)
+    loop._check_loss(50.0, recent, 3, None, tmp_path)
+    loop._check_loss(1e6, loop.deque([1.0] * 5, maxlen=100), 3, None, tmp_path)
+    with pytest.raises(TrainingError):
+        loop._check_loss(1e6, recent, 3, None, tmp_path)

@@ -1,0 +1,74 @@
+"""Image processing equals transformers' slow Qwen2VLImageProcessor bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rdt2.errors import CheckpointError, ObservationError
+from rdt2.vlm import ImageProcessor
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "max_pixels"),
+    [(384, 768, 12845056), (384, 768, 168 * 336), (72, 144, 12845056), (30, 41, 12845056), (101, 333, 20000)],
+)
+def test_equals_transformers_slow_processor(height: int, width: int, max_pixels: int) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    theirs = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=max_pixels)(
+        images=[picture], return_tensors="pt"
+    )
+    pixel_values, grid = ImageProcessor(max_pixels=max_pixels)([picture])
+    assert torch.equal(grid, theirs["image_grid_thw"])
+    assert torch.equal(pixel_values, theirs["pixel_values"])
+
+
+def test_sizes() -> None:
+    assert ImageProcessor().resized_shape(384, 768) == (392, 756)
+    assert ImageProcessor(max_pixels=168 * 336).resized_shape(384, 768) == (168, 336)
+
+
+def test_a_resized_picture_is_not_resized_again() -> None:
+    images = ImageProcessor(max_pixels=168 * 336)
+    picture = np.random.default_rng(0).integers(0, 256, (384, 768, 3), dtype=np.uint8)
+    once = images.resize(picture)
+    assert images.resize(once) is once
+    assert torch.equal(images([once])[0], images([picture])[0])
+
+
+def test_pictures_of_different_sizes_stay_in_order() -> None:
+    rng = np.random.default_rng(0)
+    images = ImageProcessor()
+    pictures = [rng.integers(0, 256, (56, width, 3), dtype=np.uint8) for width in (56, 112, 84)]
+    together, grid = images(pictures)
+    assert grid.tolist() == [[1, 4, 4], [1, 4, 8], [1, 4, 6]]
+    assert torch.equal(together, torch.cat([images([picture])[0] for picture in pictures]))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((384, 768, 3), np.float32), np.zeros((3, 384, 768), np.uint8), np.zeros((384, 768), np.uint8)],
+)
+def test_other_arrays_are_refused(picture: np.ndarray) -> None:
+    with pytest.raises(ObservationError, match="uint8 RGB"):
+        ImageProcessor()([picture])
+
+
+def test_settings_survive_saving(tmp_path: Path) -> None:
+    images = ImageProcessor(max_pixels=168 * 336)
+    images.save_pretrained(tmp_path)
+    assert ImageProcessor.from_pretrained(tmp_path) == images
+
+
+def test_settings_nobody_implements_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
+        ImageProcessor.from_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"resample": 2}))
+    with pytest.raises(CheckpointError, match="resample"):
+        ImageProcessor.from_pretrained(tmp_path)
