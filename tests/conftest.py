@@ -17,7 +17,9 @@ SHARED = Path(os.environ.get("RDT2_SHARED", Path(__file__).resolve().parents[2] 
 def shared() -> Path:
     """The folder of golden tensors and real recordings that lives beside the checkout."""
     if not (SHARED / "golden").is_dir():
-        pytest.skip(f"no golden tensors at {SHARED} (set RDT2_SHARED to the folder that has golden/ and real/)")
+        pytest.skip(
+            f"no golden tensors at {SHARED} (set RDT2_SHARED to the folder that has golden/ and real/)"
+        )
     return SHARED
 
 

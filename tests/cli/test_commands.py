@@ -158,7 +158,7 @@ def test_tokenizer_inspect_and_tokenize(shards, tmp_path, capsys):
 def test_training_gets_what_was_asked(shards, tmp_path, monkeypatch):
     import types
 
-    from rdt2.evaluation.metrics import ActionErrors
+    from rdt2.metrics import ActionErrors
 
     asked = {}
 
@@ -211,10 +211,11 @@ def test_evaluate_cell_passes_every_condition_on(tmp_path, monkeypatch, capsys):
         )  # fmt: skip
 
     monkeypatch.setattr(cell, "evaluate_cell", evaluate)
-    main(
-        "evaluate cell --policy runs/fm --vlm runs/vlm --robot fr3 --task place --episodes 7 "
-        f"--seed 5 --scene unseen --shapes unseen --blind --swap-instruction --workers 2 --json {tmp_path / 'c.json'}".split()
+    line = (
+        "evaluate cell --policy runs/fm --vlm runs/vlm --robot fr3 --task place --episodes 7 --seed 5 "
+        "--scene unseen --shapes unseen --blind --swap-instruction --workers 2"
     )
+    main([*line.split(), "--json", str(tmp_path / "c.json")])
     source = asked["policy"]
     assert (source.name, source.vlm, source.blind) == ("runs/fm", "runs/vlm", True)
     assert (asked["robot"], asked["task"], asked["episodes"], asked["workers"]) == ("fr3", "place", 7, 2)

@@ -8,7 +8,13 @@ from rdt2.training.config import ExpertTraining, TokenizerTraining, VQTraining, 
 
 def test_defaults_are_the_published_recipe():
     vq, expert = VQTraining(), ExpertTraining()
-    assert (vq.learning_rate, vq.schedule, vq.warmup_steps, vq.batch_size, vq.clip_norm) == (1e-5, "cosine", 500, 64, 1.0)
+    assert (vq.learning_rate, vq.schedule, vq.warmup_steps, vq.batch_size, vq.clip_norm) == (
+        1e-5,
+        "cosine",
+        500,
+        64,
+        1.0,
+    )
     assert (expert.learning_rate, expert.schedule, expert.steps) == (1e-4, "constant", 50_000)
     assert (vq.betas, vq.weight_decay, vq.epsilon) == ((0.9, 0.999), 0.01, 1e-8)
 

@@ -134,7 +134,11 @@ def test_learning_rate_warms_up_and_decays():
 
 
 def test_ranks_draw_different_noise():
-    draws = {float(torch.rand((), generator=step_generator(0, step, rank))) for step in range(4) for rank in range(4)}
+    draws = {
+        float(torch.rand((), generator=step_generator(0, step, rank)))
+        for step in range(4)
+        for rank in range(4)
+    }
     assert len(draws) == 16
 
 

@@ -32,7 +32,7 @@ _EXTRAS = {"mujoco": "sim", "mink": "sim", "av": "sim", "matplotlib": "sim", "te
 
 def commands() -> dict[str, Any]:
     """All commands: a dataclass for each, nested by group. A group's `""` is its one-line description."""
-    from rdt2.cli import data, demo, evaluate, predict, tokenizer, train
+    from rdt2.cli import data, demo, evaluate, export, predict, tokenizer, train
 
     return {
         "demo": demo.Demo,
@@ -58,6 +58,10 @@ def commands() -> dict[str, Any]:
             "tokenizer": train.TrainTokenizer,
             "vq": train.TrainVQ,
             "expert": train.TrainExpert,
+        },
+        "export": {
+            "": "Make trained models ready to use and to hand on.",
+            "bundle": export.ExportBundle,
         },
     }
 

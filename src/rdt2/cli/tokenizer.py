@@ -73,8 +73,8 @@ def reconstruction(
     import numpy as np
     import torch
 
-    from rdt2.evaluation.metrics import action_errors
     from rdt2.evaluation.shards import chosen_samples
+    from rdt2.metrics import action_errors
 
     actions = index.all_actions(chosen_samples(index, "all", limit))
     decoded, tokens = [], []

@@ -24,7 +24,7 @@ def action_limits(
     Raises:
         ShardError: a damaged shard, or a value that is not finite.
     """
-    index = ShardIndex(source)
+    index = ShardIndex(source, instructions="ignore")
     low = np.full(20, np.inf, dtype=np.float32)
     high = np.full(20, -np.inf, dtype=np.float32)
     for number in range(len(index)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rdt2.evaluation.metrics import ActionErrors, action_errors, per_sample_errors, rotation_error, valid_rate
 from rdt2.evaluation.statistics import Rate, wilson_interval
+from rdt2.metrics import ActionErrors, action_errors, per_sample_errors, rotation_error, valid_rate
 
 __all__ = [
     "ActionErrors",

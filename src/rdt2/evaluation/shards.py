@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rdt2.errors import ConfigError, ShardError
-from rdt2.evaluation.metrics import ActionErrors, action_errors, valid_rate
+from rdt2.metrics import ActionErrors, action_errors, valid_rate
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -16,7 +16,8 @@ DARK = (0.17, 0.18, 0.20, 1.0)
 
 def _joint(start: Vector, end: Vector, radius: float, *, cap: Vector) -> tuple[Shape, ...]:
     """A joint housing with the blue lid UR arms are known by, closing it towards `cap`."""
-    inner = tuple(e + 0.25 * (c - e) for e, c in zip(end, cap, strict=True))
+    x, y, z = (e + 0.25 * (c - e) for e, c in zip(end, cap, strict=True))
+    inner = (x, y, z)
     return (
         Shape(start, end, radius, GREY),
         Shape(end, inner, radius * 0.97, DARK),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from rdt2.errors import ConfigError
 from rdt2.training.config import ExpertTraining, RunConfig, TokenizerTraining, VQTraining, load_config
-from rdt2.training.loop import Stage, TrainingResult, fit
+from rdt2.training.loop import Stage, TrainingResult, fit, processes
 
 StageName = Literal["tokenizer", "vq", "expert"]
-CONFIGS: dict[str, type[RunConfig]] = {"tokenizer": TokenizerTraining, "vq": VQTraining, "expert": ExpertTraining}
+CONFIGS: dict[str, type[RunConfig]] = {
+    "tokenizer": TokenizerTraining,
+    "vq": VQTraining,
+    "expert": ExpertTraining,
+}
 
 
 def run_training(
@@ -45,7 +48,8 @@ def run_training(
 
 def _build_stage(config: RunConfig, data: Path, out: Path) -> Stage:
     """Import only the stage that is asked for: the VLM's library takes seconds."""
-    place = {"rank": int(os.environ.get("RANK", "0")), "world_size": int(os.environ.get("WORLD_SIZE", "1"))}
+    state = processes()
+    place = {"rank": state.process_index, "world_size": state.num_processes}
     if isinstance(config, TokenizerTraining):
         from rdt2.training.tokenizer import TokenizerStage
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from rdt2.data import TrainingData
 from rdt2.data.dataset import Batch
-from rdt2.evaluation.metrics import action_errors
 from rdt2.expert import Expert, ExpertConfig, flow_matching_loss, sample_timesteps
+from rdt2.metrics import action_errors
 from rdt2.training.config import ExpertTraining
 from rdt2.training.loop import Stage, mean_metrics, step_generator
 from rdt2.training.normalizer import find_normalizer
@@ -84,7 +84,9 @@ class ExpertModule(nn.Module):
         vlm.to(batch["actions"].device)
         return self.expert.prepare(prefill(vlm, batch, self.expert.config.selected_layers))
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator | None) -> tuple[Tensor, dict[str, Any]]:
+    def forward(
+        self, batch: dict[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Any]]:
         actions = batch["actions"]
         cond = self.condition(batch)
         rows = self.draws * len(actions)

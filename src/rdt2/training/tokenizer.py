@@ -24,8 +24,9 @@ class TokenizerStage(Stage):
     def __init__(self, config: TokenizerTraining, data: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
         self.source = TrainingData(
-            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, pictures=False
-        )
+            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
+            pictures=False, instructions="ignore",
+        )  # fmt: skip
         self.normalizer = find_normalizer(config.normalizer, data)
         held_out = TrainingData(self.source.index, split="held_out", batch_size=1, pictures=False)
         self._actions = self.source.index.all_actions()
@@ -57,7 +58,9 @@ class _TokenizerModule(nn.Module):
     def forward(self, actions: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
         output = self.tokenizer(self.normalizer.normalize(actions), generator=generator)
         metrics = {
-            f"{part}/{name}": value.mean() for part, values in output.parts.items() for name, value in values.items()
+            f"{part}/{name}": value.mean()
+            for part, values in output.parts.items()
+            for name, value in values.items()
         }
         return output.loss, metrics
 

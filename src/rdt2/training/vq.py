@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from rdt2.data import TrainingData
 from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
-from rdt2.evaluation.metrics import action_errors
+from rdt2.metrics import action_errors
 from rdt2.tokenizer import ActionTokenizer
 from rdt2.training.config import VQTraining
-from rdt2.training.loop import Stage, mean_metrics
+from rdt2.training.loop import Stage, mean_metrics, processes
 from rdt2.training.normalizer import find_normalizer
 from rdt2.vlm import VLMProcessor, create_tiny_vlm, generate_actions, load_vlm, training_loss
 
@@ -40,8 +40,11 @@ class VQStage(Stage):
         start = config.start_from
         if start == "tiny":
             start = str(out / "start")
-            if not (out / "start").exists():
-                create_tiny_vlm(out / "start", sentences=sorted(set(self.source.index.sentences)), seed=config.seed)
+            with processes().main_process_first():
+                if not (out / "start").exists():
+                    create_tiny_vlm(
+                        out / "start", sentences=sorted(set(self.source.index.sentences)), seed=config.seed
+                    )
         self.processor = VLMProcessor.from_pretrained(start)
         self.module = VQModule(load_vlm(start, dtype=torch.float32))
 
@@ -92,7 +95,9 @@ class VQModule(nn.Module):
         super().__init__()
         self.vlm = vlm
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator | None) -> tuple[Tensor, dict[str, Any]]:
+    def forward(
+        self, batch: dict[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Any]]:
         loss, stats = training_loss(self.vlm, batch)
         # Two closing tokens follow the action tokens: they are always right soon, and say nothing.
         return loss, {"accuracy": stats.accuracy[:-2].mean(), "accuracy/first": stats.accuracy[0]}

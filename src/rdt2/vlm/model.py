@@ -46,7 +46,7 @@ def load_vlm(
             Qwen2.5-VL.
     """
     folder = locate(path, ("*.json", "*.safetensors"))
-    model = _empty(read_config(folder), layers)
+    model: Any = _empty(read_config(folder), layers)
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
     files = _files(folder)
     if model.config.tie_word_embeddings and not any("lm_head" in name for name in files):
@@ -67,7 +67,7 @@ def load_vlm(
                 _assign(model, name, value.to(dtype))
     if "lm_head.weight" not in wanted and layers is None:
         model.tie_weights()
-    return model.to(torch.device(device)).eval()
+    return model.to(device).eval()
 
 
 def read_config(folder: Path) -> Any:

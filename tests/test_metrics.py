@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.action import ActionChunk
 from rdt2.errors import ActionError
-from rdt2.evaluation.metrics import action_errors, per_sample_errors, valid_rate
+from rdt2.metrics import action_errors, per_sample_errors, valid_rate
 
 
 def identity(samples: int = 1) -> np.ndarray:

@@ -1,0 +1,51 @@
+"""`rdt2 export`: trained parts into a folder that is used and handed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(kw_only=True)
+class ExportBundle:
+    """Gather a trained VLM, tokenizer, normalizer and expert into one folder with vq.json and fm.json.
+
+    Every command that takes --policy takes such a file.
+
+    For example:
+      rdt2 export bundle --vlm runs/vq/model --tokenizer runs/rvq/model --expert runs/fm/model --out my-policy
+      rdt2 evaluate cell --policy my-policy/fm.json
+    """
+
+    vlm: str
+    """Folder or hub id of the vision-language model."""
+    tokenizer: str
+    """Folder or hub id of the action tokenizer."""
+    out: Path
+    """New folder."""
+    normalizer: str | None = None
+    """Normalizer file or folder; none takes the one in the tokenizer's folder."""
+    expert: str | None = None
+    """Folder or hub id of the flow-matching expert; none writes vq.json only."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Of the weights on disk (the tokenizer stays float32)."""
+
+    def run(self) -> None:
+        import torch
+
+        from rdt2.cli.output import console
+        from rdt2.policy.export import export_policies
+
+        bundles = export_policies(
+            self.out,
+            vlm=self.vlm,
+            tokenizer=self.tokenizer,
+            normalizer=self.normalizer,
+            expert=self.expert,
+            dtype=getattr(torch, self.dtype),
+        )
+        size = sum(file.stat().st_size for file in self.out.rglob("*") if file.is_file())
+        for path in bundles:
+            console().print(f"{path}", highlight=False, soft_wrap=True)
+        console().print(f"{size / 1e6:.1f} MB in {self.out}", highlight=False)

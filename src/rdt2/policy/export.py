@@ -1,0 +1,66 @@
+"""Gather trained parts into one folder that `load_policy` reads: small to keep, complete to hand on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from rdt2.errors import CheckpointError
+from rdt2.expert import Expert
+from rdt2.normalizer import LinearNormalizer
+from rdt2.policy.bundle import save_bundle
+from rdt2.tokenizer import ActionTokenizer
+
+
+def export_policies(
+    out: str | Path,
+    *,
+    vlm: str | Path,
+    tokenizer: str | Path,
+    normalizer: str | Path | None = None,
+    expert: str | Path | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> list[Path]:
+    """Copy the parts into ``out`` and write ``vq.json`` and, with an expert, ``fm.json`` beside them.
+
+    Args:
+        out: a folder that is empty or not there.
+        vlm: whole Qwen2.5-VL with its processor files.
+        tokenizer: action tokenizer; stays float32.
+        normalizer: none takes the one in the tokenizer's folder.
+        expert: flow-matching expert trained on this VLM.
+        dtype: of the VLM's and the expert's weights on disk.
+
+    Returns:
+        The bundle files, each of which `load_policy` takes.
+
+    Raises:
+        CheckpointError: a part is missing or damaged, or ``out`` holds something already.
+    """
+    from rdt2.vlm import VLMProcessor, load_vlm, save_vlm
+
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise CheckpointError(f"{out}: is not empty. Export into a new folder.")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_vlm(load_vlm(vlm), partial / "vlm", dtype=dtype)
+        VLMProcessor.from_pretrained(vlm).save_pretrained(partial / "vlm")
+        ActionTokenizer.from_pretrained(tokenizer).save_pretrained(partial / "tokenizer")
+        LinearNormalizer.from_pretrained(normalizer or tokenizer).save_pretrained(partial)
+        if expert is not None:
+            Expert.from_pretrained(expert, dtype=dtype).save_pretrained(partial / "expert")
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    parts = {"vlm": out / "vlm", "normalizer": out}
+    bundles = [save_bundle(out / "vq.json", kind="vq", tokenizer=out / "tokenizer", **parts)]
+    if expert is not None:
+        bundles.append(save_bundle(out / "fm.json", kind="fm", expert=out / "expert", **parts))
+    return bundles
