@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray
 
-Arm = Literal["right", "left"]
-
 HORIZON = 24
 ACTION_DIM = 20
 NUM_TOKENS = 27
 FPS = 30.0
-ARMS: tuple[Arm, Arm] = ("right", "left")
+ARMS: tuple[str, str] = ("right", "left")
 MODEL_WIDTH_MAX = 0.088
 """Largest gripper width in the models' space (m)."""
 ZHIXING_WIDTH_MAX = 0.1
@@ -45,7 +43,7 @@ def arm_slice(arm: str) -> slice:
     """The ten columns of one arm."""
     if arm not in ARMS:
         raise ActionError(f"unknown arm {arm!r}; expected one of {ARMS}.")
-    start = 10 * ARMS.index(arm)  # type: ignore[arg-type]
+    start = 10 * ARMS.index(arm)
     return slice(start, start + 10)
 
 

@@ -108,7 +108,9 @@ def lerobot_v21(tmp_path: Path) -> Callable[..., Path]:
             pq.write_table(
                 pa.table(
                     {
-                        "observation.state": pa.FixedSizeListArray.from_arrays(pa.array(state.reshape(-1)), 16),
+                        "observation.state": pa.FixedSizeListArray.from_arrays(
+                            pa.array(state.reshape(-1)), 16
+                        ),
                         "timestamp": motion.times.astype(np.float32),
                         "episode_index": np.full(count, number),
                         "frame_index": np.arange(count),

@@ -27,7 +27,14 @@ Each command explains itself: rdt2 evaluate cell --help
 RDT2_DEBUG=1 shows the traceback behind an error message."""
 
 # What to install when a module of an extra is missing.
-_EXTRAS = {"mujoco": "sim", "mink": "sim", "av": "sim", "matplotlib": "sim", "tensorboard": "train"}
+_EXTRAS = {
+    "mujoco": "sim",
+    "mink": "sim",
+    "av": "sim",
+    "matplotlib": "sim",
+    "tensorboard": "train",
+    **dict.fromkeys(("cv2", "h5py", "numcodecs", "pyarrow", "zarr"), "data"),
+}
 
 
 def commands() -> dict[str, Any]:
@@ -43,11 +50,14 @@ def commands() -> dict[str, Any]:
             "cell": evaluate.EvaluateCell,
         },
         "data": {
-            "": "Record, check, describe and tokenize training data.",
+            "": "Record, convert, check, describe and tokenize training data.",
             "record": data.DataRecord,
+            "convert": data.DataConvert,
+            "to-lerobot": data.DataToLerobot,
             "check": data.DataCheck,
             "stats": data.DataStats,
             "tokenize": data.DataTokenize,
+            "augment-sheet": data.DataAugmentSheet,
         },
         "tokenizer": {
             "": "Look at an action tokenizer.",

@@ -169,7 +169,7 @@ class ShardIndex:
             raise ShardError(
                 f"{self.paths[0].parent}: the shards hold no sample. Record or convert them again."
             )
-        table = {
+        table: dict[str, np.ndarray] = {
             "shard": np.array(shard, dtype=np.int32),
             "place": np.array(place, dtype=np.int64),
             "key": np.array(keys),
@@ -185,7 +185,7 @@ class ShardIndex:
             return  # marked read-only: root could write there all the same, and should not
         temporary = path.with_name(f"{path.name}.{threading.get_native_id()}.npz")
         try:
-            np.savez(temporary, signature=np.array(self._signature()), **table)
+            np.savez(temporary, signature=np.array(self._signature()), **table)  # type: ignore[arg-type]
             temporary.replace(path)
         except OSError:
             temporary.unlink(

@@ -41,6 +41,7 @@ class ExpertStage(Stage):
         return self._prepare(self.source.batch(step))
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.pictures is not None
         prompt = self.processor.prompt(list(batch.pictures), batch.instructions)
         return {**prompt, "actions": self.normalizer.normalize(torch.from_numpy(batch.actions))}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ from rdt2.tokenizer import ActionTokenizer
 from rdt2.training.config import VQTraining
 from rdt2.training.loop import Stage, mean_metrics, processes
 from rdt2.training.normalizer import find_normalizer
-from rdt2.vlm import VLMProcessor, create_tiny_vlm, generate_actions, load_vlm, training_loss
+from rdt2.vlm import VLMProcessor, create_tiny_vlm, generate_actions, load_vlm, save_vlm, training_loss
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
 EVALUATION_BATCH = 32
 
@@ -53,6 +56,7 @@ class VQStage(Stage):
         return self._prepare(self.source.batch(step))
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.pictures is not None
         return self.processor.training(list(batch.pictures), batch.instructions, self._tokens(batch))
 
     def _tokens(self, batch: Batch) -> Tensor:
@@ -72,6 +76,7 @@ class VQStage(Stage):
             loss, metrics = module({k: v.to(device) for k, v in self._prepare(batch).items()}, None)
             row = {"loss": loss, **metrics}
             if self.tokenizer is not None:
+                assert batch.pictures is not None
                 prompt = self.processor.prompt(list(batch.pictures), batch.instructions)
                 tokens, _ = generate_actions(
                     module.vlm, {k: v.to(device) for k, v in prompt.items()}, self.processor,
@@ -84,14 +89,16 @@ class VQStage(Stage):
 
     def save(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, VQModule)
-        module.vlm.save_pretrained(folder)
+        save_vlm(module.vlm, folder)
         self.processor.save_pretrained(folder)
 
 
 class VQModule(nn.Module):
     """The VLM with its loss: logits only where an answer is learnt."""
 
-    def __init__(self, vlm: nn.Module):
+    vlm: Qwen2_5_VLForConditionalGeneration
+
+    def __init__(self, vlm: Qwen2_5_VLForConditionalGeneration):
         super().__init__()
         self.vlm = vlm
 

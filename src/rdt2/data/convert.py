@@ -1,0 +1,310 @@
+"""Recordings of any source to training shards: in parallel, resumable, the same bytes whatever the workers.
+
+Episodes are put in groups of about ``samples_per_shard`` recorded frames, in the order of the source; a group
+becomes one tar, written by one process. What is in a tar depends on nothing but the recording and the
+options, so the number of workers changes only how long it takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rdt2.data.episode import Episode, cut_chunks
+from rdt2.data.resample import sample_frames
+from rdt2.data.shards import INSTRUCTION_FILES, ShardWriter, encode_jpeg, write_atomic, write_dataset_yaml
+from rdt2.data.sources import Source, SourceKind, SourceOptions, open_source
+from rdt2.errors import ConfigError, RDT2Error, RecordingError
+
+_STATE = ".convert"
+_DONE = "conversion.json"
+
+
+@dataclass
+class ConversionReport:
+    """What came of a conversion. skipped: one line for each episode left out, and why."""
+
+    episodes: int = 0
+    samples: int = 0
+    shards: int = 0
+    too_short: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything the shards depend on. ``options`` hold the guesses, made good."""
+
+    path: str
+    kind: SourceKind
+    options: SourceOptions
+    tail: Literal["drop", "pad"]
+    stride: int
+    samples_per_shard: int
+    on_error: Literal["raise", "skip"]
+
+    def signature(self, source: Source) -> dict[str, Any]:
+        """For comparison with an earlier run; holds no path, so that a copied folder can be gone on with."""
+        values = asdict(self)
+        del values["path"]
+        listing = json.dumps([source.names, source.lengths]).encode()
+        return json.loads(
+            json.dumps(
+                {
+                    **values,
+                    "source": source.path.name,
+                    "guesses": {guess.option: guess.value for guess in source.guesses},
+                    "episodes": hashlib.sha256(listing).hexdigest(),
+                }
+            )
+        )
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    kind: SourceKind,
+    options: SourceOptions | None = None,
+    accept_guesses: bool = False,
+    tail: Literal["drop", "pad"] = "drop",
+    stride: int = 1,
+    samples_per_shard: int = 5000,
+    workers: int = 1,
+    on_error: Literal["raise", "skip"] = "raise",
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """Write recordings as shards with instructions, normalizer and ``dataset.yaml``.
+
+    Samples come at 30 Hz / ``stride``; a sample's frame is a recorded one and its chunk lies at 1/30, 2/30, ...
+    24/30 s after it, by time, whatever the rate of the recording. An interrupted conversion goes on when the
+    same call is made again.
+
+    accept_guesses: go on although the recording leaves things open that the options do not say.
+    tail: frames with less than 0.8 s of motion left: "drop" them, or "pad" with the last pose.
+    on_error: "skip" leaves damaged episodes out, whole, and lists them in the report.
+    progress: called with (groups done, groups).
+
+    Raises:
+        ConfigError: guesses that nobody confirmed, or ``out`` holds another conversion.
+        RecordingError, PoseError, ShardError: the recording is damaged, by file, episode and frame.
+    """
+    if tail not in ("drop", "pad") or on_error not in ("raise", "skip"):
+        raise ConfigError(f"tail {tail!r}, on_error {on_error!r}: expected drop or pad, raise or skip.")
+    if min(stride, samples_per_shard, workers) < 1:
+        raise ConfigError("stride, samples_per_shard and workers must be at least 1.")
+    began, folder = time.monotonic(), Path(out)
+    if folder.resolve() == Path(source).resolve():
+        raise ConfigError(f"{folder}: the shards need a folder of their own, not the recording's.")
+    opened = open_source(source, kind, options)
+    if opened.guesses and not accept_guesses:
+        raise ConfigError(explain_guesses(opened))
+    plan = _Plan(str(source), kind, options or SourceOptions(), tail, stride, samples_per_shard, on_error)
+    signature = plan.signature(opened)
+    finished = _earlier(folder, signature)
+    if finished is not None:
+        return finished
+    state = folder / _STATE
+    state.mkdir(parents=True, exist_ok=True)
+    write_atomic(state / "plan.json", json.dumps(signature))
+    groups = _groups(opened.lengths, samples_per_shard * stride)
+    open_groups = [number for number in range(len(groups)) if not _result_path(folder, number).is_file()]
+    done = len(groups) - len(open_groups)
+    if progress is not None:
+        progress(done, len(groups))
+    jobs = [(plan, str(folder), number, groups[number]) for number in open_groups]
+    for _ in _run(jobs, workers):
+        done += 1
+        if progress is not None:
+            progress(done, len(groups))
+    report = _finish(folder, len(groups), signature)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def explain_guesses(source: Source) -> str:
+    """The guesses of a source as a message that names the flags which confirm them."""
+    lines = [f"{source.path}: the recording does not say all that is needed. Look at these guesses:"]
+    lines += [f"  {guess.flag:32} {guess.reason}" for guess in source.guesses]
+    lines.append("Confirm or correct them with these flags, or take all of them with --accept-guesses.")
+    return "\n".join(lines)
+
+
+def episode_samples(
+    episode: Episode, *, tail: Literal["drop", "pad"] = "drop", stride: int = 1
+) -> Iterator[tuple[int, np.ndarray, bytes]]:
+    """(frame, chunk (24, 20) float32, JPEG bytes of left | right) for the samples of an episode, at 30 Hz."""
+    frames = sample_frames(episode.timestamps)[::stride].tolist()
+    for frame, chunk in cut_chunks(episode.poses, episode.widths, episode.timestamps, frames, tail=tail):
+        halves = []
+        for arm in ("left", "right"):
+            picture = episode.videos[arm][frame]
+            if isinstance(picture, bytes):
+                import simplejpeg
+
+                picture = simplejpeg.decode_jpeg(picture, colorspace="RGB")
+            halves.append(picture)
+        yield frame, chunk, encode_jpeg(np.concatenate(halves, axis=1))
+
+
+# ------------------------------------------------------------------------------------------------ one group
+
+
+def _groups(lengths: list[int], size: int) -> list[list[int]]:
+    """Consecutive episodes of at least ``size`` recorded frames together; the last group may have fewer."""
+    groups: list[list[int]] = []
+    frames = size
+    for number, length in enumerate(lengths):
+        if frames >= size:
+            groups.append([])
+            frames = 0
+        groups[-1].append(number)
+        frames += length
+    return groups
+
+
+_Job = tuple[_Plan, str, int, list[int]]
+_opened: dict[tuple[str, str], Source] = {}
+"""The source a worker process has open: it is opened once, not for every group."""
+
+
+def _convert_group(job: _Job) -> int:
+    plan, folder, number, episodes = job
+    key = (plan.path, json.dumps(asdict(plan.options)))
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = open_source(plan.path, plan.kind, plan.options)
+    source = _opened[key]
+    result: dict[str, Any] = {"episodes": 0, "samples": 0, "too_short": [], "skipped": []}
+    with ShardWriter(
+        folder, samples_per_shard=1 << 40, first_shard=number, write_instructions=False
+    ) as writer:
+        for index in episodes:
+            try:
+                # An episode is written when all of it was read: a damaged one leaves no half behind.
+                episode = source[index]
+                samples = list(episode_samples(episode, tail=plan.tail, stride=plan.stride))
+            except RDT2Error as error:
+                if plan.on_error == "raise":
+                    raise
+                result["skipped"].append(str(error))
+                continue
+            if not samples:
+                result["too_short"].append(source.names[index])
+                continue
+            for frame, chunk, jpeg in samples:
+                seconds = float(episode.timestamps[frame] - episode.timestamps[0])
+                writer.write(
+                    picture=jpeg,
+                    action=chunk,
+                    instruction=episode.instruction,
+                    meta={**episode.meta, "frame": frame, "timestamp": round(seconds, 9)},
+                    key=f"{index:06d}_{frame:06d}",
+                )
+            result["episodes"] += 1
+            result["samples"] += len(samples)
+    result["instructions"] = writer.instructions
+    write_atomic(_result_path(Path(folder), number), json.dumps(result))
+    return number
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
+    if workers == 1 or len(jobs) < 2:
+        try:
+            yield from map(_convert_group, jobs)
+        finally:
+            _opened.clear()
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    # Spawned, not forked: readers such as zarr and HDF5 keep threads and locks that do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context)
+    try:
+        for future in as_completed([pool.submit(_convert_group, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise RecordingError(
+            "a worker process was ended from outside, most likely for want of memory. Take fewer --workers "
+            "and start again: finished shards are kept."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ------------------------------------------------------------------------------------------- begin and finish
+
+
+def _result_path(folder: Path, number: int) -> Path:
+    return folder / _STATE / f"{number:06d}.json"
+
+
+def _earlier(folder: Path, signature: dict[str, Any]) -> ConversionReport | None:
+    """The report of this same conversion if it is complete. Raises ConfigError for another one."""
+    done, begun = folder / _DONE, folder / _STATE / "plan.json"
+    for path in (done, begun):
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text())
+            plan = found["plan"] if path == done else found
+            report = ConversionReport(**found["report"]) if path == done else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: cannot be read ({error}). Choose an empty folder.") from None
+        if plan != signature:
+            differing = sorted(key for key in signature if plan.get(key) != signature[key])
+            raise ConfigError(
+                f"{folder}: holds another conversion (differs in {', '.join(differing)}). "
+                f"Choose another folder, or remove this one."
+            )
+        return report
+    if folder.is_dir() and any(folder.glob("*.tar")):
+        raise ConfigError(f"{folder}: holds shards that are not from a conversion. Choose another folder.")
+    return None
+
+
+def _finish(folder: Path, groups: int, signature: dict[str, Any]) -> ConversionReport:
+    from rdt2.data.stats import fit_normalizer
+
+    report = ConversionReport()
+    table: dict[str, Any] = {}
+    for number in range(groups):
+        result = json.loads(_result_path(folder, number).read_text())
+        report.episodes += result["episodes"]
+        report.samples += result["samples"]
+        report.shards += bool(result["samples"])
+        report.too_short += result["too_short"]
+        report.skipped += result["skipped"]
+        for key, sentence in result["instructions"].items():
+            if table.setdefault(key, sentence) != sentence:
+                raise RecordingError(f"{sentence!r} and {table[key]!r} get the same key. Reword one.")
+    if report.samples == 0:
+        shutil.rmtree(folder / _STATE)
+        raise RecordingError(
+            f"{folder}: no sample came of the recording: {len(report.too_short)} episode(s) shorter than "
+            f"0.8 s (--tail pad keeps them), {len(report.skipped)} damaged."
+            + "".join(f"\n  {line}" for line in report.skipped[:5])
+        )
+    write_atomic(folder / INSTRUCTION_FILES[0], json.dumps(table, indent=1, sort_keys=True) + "\n")
+    fit_normalizer(folder).save_pretrained(folder)
+    write_dataset_yaml(folder, name=folder.resolve().name)
+    # Without the seconds, which differ from run to run while nothing else does.
+    values = {"plan": signature, "report": replace(report, seconds=0.0).as_dict()}
+    write_atomic(folder / _DONE, json.dumps(values, indent=1, sort_keys=True) + "\n")
+    shutil.rmtree(folder / _STATE)
+    return report
