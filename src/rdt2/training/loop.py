@@ -180,7 +180,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
 def _keep_freed_memory() -> None:
     """Let glibc keep what a step frees: handing large buffers back costs a page fault a page at every step.
 
-    It halves the time of a training step on a CPU. Other C libraries are left as they are.
+    Other C libraries are left as they are.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
