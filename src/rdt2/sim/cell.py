@@ -24,7 +24,7 @@ from rdt2.robot.protocols import ARMS, Frame, Robot
 from rdt2.sim import render
 from rdt2.sim.gripper import GripperController, gripper_spec, tcp_rotation
 from rdt2.sim.handheld import HandheldArm, Mover, site_pose
-from rdt2.sim.scene import Scene, Start, add_room, build_scene
+from rdt2.sim.scene import Scene, Start, add_room, add_tubes, build_scene
 
 if TYPE_CHECKING:
     import mujoco
@@ -79,6 +79,7 @@ def build_cell(embodiment: str, scene: Scene) -> tuple[mujoco.MjModel, Names]:
             holder = spec.worldbody.add_body(name=f"{side}/hand")
             holder.add_freejoint(name=f"{side}/free")
             site = holder.add_site(name=f"{side}/flange", group=4)
+            add_tubes(holder, scene.sleeves[side])
         else:
             from rdt2.sim.arms import add_arm, compensate_gravity
 
@@ -86,6 +87,8 @@ def build_cell(embodiment: str, scene: Scene) -> tuple[mujoco.MjModel, Names]:
         spec.attach(gripper_spec(), prefix=f"{side}/", site=site)
         if embodiment != "handheld":
             compensate_gravity(spec, side)
+    if embodiment == "handheld":
+        add_tubes(spec.worldbody, scene.posts)
     add_room(spec, scene)
     spec.visual.global_.offwidth, spec.visual.global_.offheight = WRIST_SIZE
     spec.visual.quality.offsamples = 0

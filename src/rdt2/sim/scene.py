@@ -2,8 +2,8 @@
 exactly.
 
 `make_scene` draws a `Scene`; `Scene.to_dict` and `Scene.from_dict` store it; `build_scene` makes the MjSpec
-from it. Scenes used for training are *seen*: some families of textures and light, the table at height 0.
-`unseen_scene=True` draws from other families, and the table is up to 3 cm higher or lower;
+from it. Scenes used for training are *seen*: some families of textures and light, the table within 1.5 cm of its
+height. `unseen_scene=True` draws from other families, and the table is up to 3 cm higher or lower;
 `unseen_shapes=True` draws objects of other shapes in the same colours.
 """
 
@@ -21,6 +21,8 @@ from rdt2.sim import textures
 
 if TYPE_CHECKING:
     import mujoco
+    from jaxtyping import Float
+    from numpy import ndarray
     from numpy.random import Generator
 
 TASK_KINDS = ("pick", "place", "press")
@@ -38,6 +40,8 @@ UNSEEN_SHAPES = ("ball", "prism", "bar")
 
 TABLE_SIZE = (0.90, 1.20, 0.04)
 """Metres along x (forward), y (left), z."""
+SEEN_HEIGHT, UNSEEN_HEIGHT = 0.015, 0.03
+"""The table top lies within these of z = 0, in scenes of training and in those of other looks, metres."""
 FLOOR_Z = -0.75
 REACH_X, REACH_Y = 0.14, 0.12
 """Objects stand within these of the table's centre, so that either hand reaches each while the other waits.
@@ -91,6 +95,16 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Tube:
+    """A round thing that only meets the eye: part of a sleeve, a post beside the table. Metres."""
+
+    start: tuple[float, float, float]
+    end: tuple[float, float, float]
+    radius: float
+    rgb: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Start:
     """Where a hand waits: position of its TCP (metres, cell frame), yaw and two tilts in radians, opening in
     metres.
@@ -119,6 +133,10 @@ class Scene:
     hand: str
     starts: dict[str, Start]
     look: Look
+    sleeves: dict[str, tuple[Tube, ...]]
+    """What carries a handheld gripper, of each hand, in the frame of its flange (z towards the fingers)."""
+    posts: tuple[Tube, ...]
+    """Furniture behind the table, cell frame. Robots stand there instead: only handheld cells show it."""
 
     def object(self, name: str) -> ObjectSpec:
         """The object called `name`.
@@ -158,6 +176,10 @@ def _restore(cls: type, data: dict[str, Any]) -> Any:
             values[key] = _restore(_NESTED[key], value)
         elif key == "objects":
             values[key] = tuple(_restore(ObjectSpec, v) for v in value)
+        elif key == "sleeves":
+            values[key] = {side: tuple(_restore(Tube, v) for v in tubes) for side, tubes in value.items()}
+        elif key == "posts":
+            values[key] = tuple(_restore(Tube, v) for v in value)
         elif key == "starts":
             values[key] = {side: _restore(Start, v) for side, v in value.items()}
         else:
@@ -198,12 +220,14 @@ def make_scene(
         seed=int(seed),
         unseen_scene=unseen_scene,
         unseen_shapes=unseen_shapes,
-        table_height=float(rng.uniform(-0.03, 0.03)) if unseen_scene else 0.0,
+        table_height=float(rng.uniform(-1, 1) * (UNSEEN_HEIGHT if unseen_scene else SEEN_HEIGHT)),
         objects=objects,
         target=objects[0].name,
         hand=hand,
         starts=starts,
         look=_look(rng, unseen=unseen_scene),
+        sleeves={side: _sleeve(rng) for side in ("right", "left")},
+        posts=tuple(tube for side in (-1.0, 1.0) for tube in _post(rng, side)),
     )
 
 
@@ -305,6 +329,53 @@ def _look(rng: Generator, *, unseen: bool) -> Look:
     )
 
 
+def _sleeve(rng: Generator) -> tuple[Tube, ...]:
+    """A forearm and an upper arm, in the thickness and direction of a person's or not at all.
+
+    A hand's camera sees the other hand's sleeve. Drawn anew in every scene, it teaches a policy that what
+    holds a gripper does not matter.
+    """
+    if rng.random() < 0.15:
+        return ()
+    tubes, start, back = [], np.array([0.0, 0.0, -rng.uniform(0.03, 0.06)]), np.array([0.0, 0.0, -1.0])
+    for length, spread in ((rng.uniform(0.08, 0.30), 0.6), (rng.uniform(0.20, 0.45), 1.2)):
+        turn = Rotation.from_rotvec(_direction(rng) * abs(rng.normal(0, spread)))
+        back = turn.apply(back)
+        end = start + length * back
+        tubes.append(Tube(_triple(start), _triple(end), float(rng.uniform(0.03, 0.065)), _drab(rng)))
+        start = end
+    return tuple(tubes)
+
+
+def _post(rng: Generator, side: float) -> tuple[Tube, ...]:
+    """A stand behind the table on one side, and a beam from its top, or nothing."""
+    if rng.random() < 0.25:
+        return ()
+    foot = np.array([rng.uniform(-0.62, -0.46), side * rng.uniform(0.06, 0.40), FLOOR_Z])
+    top = foot.copy()
+    top[2] = rng.uniform(0.0, 0.35)
+    beam = top + np.array([rng.uniform(-0.3, 0.1), rng.uniform(-0.2, 0.2), rng.uniform(0.25, 0.60)])
+    width = rng.uniform(0.05, 0.11)
+    return (
+        Tube(_triple(foot), _triple(top), float(width), _drab(rng)),
+        Tube(_triple(top), _triple(beam), float(width * rng.uniform(0.5, 0.9)), _drab(rng)),
+    )
+
+
+def _direction(rng: Generator) -> Float[ndarray, 3]:
+    """Any direction, all equally likely."""
+    vector = rng.normal(size=3)
+    return vector / np.linalg.norm(vector)
+
+
+def _drab(rng: Generator) -> tuple[float, float, float]:
+    """Greys from black to white, cloth blues and skin: nothing as saturated as an object."""
+    return textures.hsv(
+        rng.choice([rng.uniform(0.54, 0.64), rng.uniform(0.04, 0.10)]),
+        rng.choice([0.04, rng.uniform(0.1, 0.5)]), rng.uniform(0.12, 0.9),
+    )  # fmt: skip
+
+
 def _triple(values: Any) -> tuple[float, float, float]:
     a, b, c = values
     return float(a), float(b), float(c)
@@ -370,6 +441,17 @@ def _add_surroundings(spec: mujoco.MjSpec, scene: Scene) -> None:
             )  # fmt: skip
     eye, look_at = (1.42, 0.0, 0.98), (-0.16, 0.0, 0.21)
     world.add_camera(name="front", pos=eye, fovy=44.0, quat=_look_at(eye, look_at))
+
+
+def add_tubes(body: mujoco.MjsBody, tubes: tuple[Tube, ...]) -> None:
+    """Tubes as capsules on a body: seen, weightless, and met by nothing."""
+    import mujoco
+
+    for tube in tubes:
+        body.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=(tube.radius, 0, 0), fromto=(*tube.start, *tube.end),
+            rgba=(*tube.rgb, 1), mass=0, contype=0, conaffinity=0,
+        )  # fmt: skip
 
 
 def add_room(spec: mujoco.MjSpec, scene: Scene) -> None:

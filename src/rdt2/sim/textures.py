@@ -31,7 +31,8 @@ class Texture:
     dark: Colour
 
 
-def _hsv(h: float, s: float, v: float) -> Colour:
+def hsv(h: float, s: float, v: float) -> Colour:
+    """A colour of hue, saturation and value, each 0..1."""
     r, g, b = colorsys.hsv_to_rgb(h % 1.0, s, v)
     return float(r), float(g), float(b)
 
@@ -53,14 +54,14 @@ def draw(rng: Generator, place: str, *, unseen: bool) -> Texture:
     if place == "floor":
         value *= 0.75
     contrast = rng.uniform(0.78, 0.90)
-    light, dark = _hsv(hue, saturation, value), _hsv(hue, min(1.0, saturation * 1.1), value * contrast)
+    light, dark = hsv(hue, saturation, value), hsv(hue, min(1.0, saturation * 1.1), value * contrast)
     return Texture(family, int(rng.integers(2**31)), light, dark)
 
 
 def wall_colour(rng: Generator, *, unseen: bool) -> Colour:
     """Colour of the room's walls."""
     hue = rng.uniform(0.0, 1.0) if unseen else rng.uniform(0.54, 0.64)
-    return _hsv(hue, rng.uniform(0.08, 0.30), rng.uniform(0.62, 0.86))
+    return hsv(hue, rng.uniform(0.08, 0.30), rng.uniform(0.62, 0.86))
 
 
 def _noise(rng: Generator, size: int, cells: tuple[int, int]) -> Float[ndarray, "n n"]:
