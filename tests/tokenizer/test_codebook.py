@@ -43,9 +43,9 @@ def test_first_codes_are_latents_and_survive_the_first_update() -> None:
     ).train()
     latent = torch.randn(32, 3, 6)
     first = quantizer.quantizers[0]
-    vectors = first.in_proj(latent).detach().flatten(0, 1)
     for _ in range(3):
         quantizer(latent)
+    vectors = first.in_proj(latent).detach().flatten(0, 1)  # the first batch also aligns the projections
     distance = torch.cdist(first.codebook.weight, vectors).min(dim=1).values
     assert distance.max() < 0.3 * vectors.norm(dim=1).mean()
     for book in quantizer.quantizers:
@@ -53,6 +53,20 @@ def test_first_codes_are_latents_and_survive_the_first_update() -> None:
         assert book.codebook.weight.norm(dim=1).max() < 1.2 * vectors.norm(dim=1).max()
     norms = first.codebook.weight.norm(dim=1).mean() / vectors.norm(dim=1).mean()
     assert 0.6 < norms < 1.4
+
+
+def test_what_is_quantised_is_known_from_the_first_batch_on() -> None:
+    """Regression: beside a large mean all latents had one direction, the cosine lookup told none apart, and the
+    encoder learnt to vary even less."""
+    torch.manual_seed(5)
+    quantizer = ResidualQuantizer(
+        n_codebooks=4, latent_dim=12, embedding_dim=4, num_embeddings=64, restart_interval=64
+    ).train()
+    latent = 10 + torch.randn(200, 3, 12) * torch.linspace(0.2, 2, 12)
+    _, _, _, perplexity = quantizer(latent)
+    assert perplexity.min() > 32
+    error = quantizer.decode(quantizer.encode(latent)) - latent
+    assert error.pow(2).mean() < 0.5 * latent.var(dim=(0, 1)).mean()
 
 
 def test_codes_are_sum_over_count_from_the_start() -> None:

@@ -83,6 +83,22 @@ class Codebook(nn.Module):
         return self.out_proj(self.codebook.weight[ids])
 
     @torch.no_grad()
+    def align(self, latents: Float[Tensor, "n latent"]) -> None:
+        """Point both projections at the main axes of what is to be quantised, as training from scratch begins.
+
+        The lookup compares directions. Random projections leave the latents' mean in them, beside which all
+        vectors point the same way, and map codes back to something else than what they stand for.
+        """
+        mean = latents.mean(dim=0)
+        _, _, axes = torch.linalg.svd(latents - mean, full_matrices=False)
+        packed = _broadcast(torch.cat((mean.unsqueeze(0), axes[: len(self.in_proj.weight)])))
+        mean, axes = packed[0], packed[1:]
+        self.in_proj.weight[: len(axes)] = axes
+        self.in_proj.bias.copy_(-self.in_proj.weight @ mean)
+        self.out_proj.weight.copy_(torch.linalg.pinv(self.in_proj.weight))
+        self.out_proj.bias.copy_(mean)
+
+    @torch.no_grad()
     def initialise(self, vectors: Float[Tensor, "n d"], generator: torch.Generator | None = None) -> None:
         """Take the first codes from ``vectors`` (each once; again from the start if there are too few).
 
@@ -192,8 +208,11 @@ class ResidualQuantizer(nn.Module):
         commitment = latent.new_zeros(())
         ids, projected = [], []
         for codebook in self.codebooks:
+            starting = self.training and not codebook.initialised
+            if starting:
+                codebook.align(residual.detach().flatten(0, -2))
             vectors = codebook.in_proj(residual)
-            if self.training and not codebook.initialised:
+            if starting:
                 codebook.initialise(vectors.detach().flatten(0, -2), generator)
             ids.append(codebook.lookup(vectors.detach()))
             codes = codebook.codebook.weight[ids[-1]]

@@ -292,13 +292,19 @@ class ActionTokenizer(nn.Module):
         return _join(decoded)
 
     def forward(
-        self, actions: Float[Tensor, "b 24 20"], *, generator: torch.Generator | None = None
+        self,
+        actions: Float[Tensor, "b 24 20"],
+        *,
+        generator: torch.Generator | None = None,
+        quantize: bool = True,
     ) -> TokenizerOutput:
         """Reconstruct and say how well; in training mode the codebooks learn from the batch as well.
 
         Args:
             actions: normalised chunks.
             generator: where first codes and restarted codes are drawn from; the global one if not given.
+            quantize: False passes the latents on as they are and leaves the codebooks alone (their tokens, by
+                the present codes, are returned all the same): how training from scratch begins.
         """
         actions = self._check_actions(actions)
         loss = actions.new_zeros(())
@@ -306,7 +312,12 @@ class ActionTokenizer(nn.Module):
         with torch.autocast(actions.device.type, enabled=False):
             for part in PART_COLUMNS:
                 model, target = self._part(part), _split(actions, part)
-                latent, ids, commitment, perplexity = model.vq(model.encoder(target), generator=generator)
+                latent = model.encoder(target)
+                if quantize:
+                    latent, ids, commitment, perplexity = model.vq(latent, generator=generator)
+                else:
+                    ids = model.vq.encode(latent)
+                    commitment, perplexity = loss.new_zeros(()), loss.new_zeros(ids.shape[-1])
                 reconstruction[part] = model.decoder(latent)
                 error = reconstruction_loss(part, reconstruction[part], target)
                 loss = loss + error + self.config.commitment_cost * commitment

@@ -33,14 +33,18 @@ class TokenizerStage(Stage):
         self._held_out = self._actions[held_out.numbers[: config.evaluate_samples]]
         self.module = _TokenizerModule(_build(config), self.normalizer)
 
-    def batch(self, step: int) -> Tensor:
-        """Chunks (b, 24, 20) float32, metres."""
-        return torch.from_numpy(self._actions[self.source.numbers_of(step)])
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Chunks (b, 24, 20) float32, metres, and whether their latents are quantised yet."""
+        return {
+            "actions": torch.from_numpy(self._actions[self.source.numbers_of(step)]),
+            "quantize": torch.tensor(step >= self.config.quantize_after),
+        }
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """Loss on the held-out chunks, mean position error (mm), rotation error (degrees), width error (mm)."""
         assert isinstance(module, _TokenizerModule)
-        loss, _ = module(torch.from_numpy(self._held_out).to(device), None)
+        held_out = torch.from_numpy(self._held_out).to(device)
+        loss, _ = module({"actions": held_out, "quantize": torch.tensor(True)}, None)
         report = evaluate_reconstruction(module.tokenizer, self.normalizer, self._held_out)
         return {"loss": float(loss), **report.summary()}
 
@@ -55,8 +59,11 @@ class _TokenizerModule(nn.Module):
         super().__init__()
         self.tokenizer, self.normalizer = tokenizer, normalizer
 
-    def forward(self, actions: Tensor, generator: torch.Generator | None) -> tuple[Tensor, dict[str, Tensor]]:
-        output = self.tokenizer(self.normalizer.normalize(actions), generator=generator)
+    def forward(
+        self, batch: dict[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        actions = self.normalizer.normalize(batch["actions"])
+        output = self.tokenizer(actions, generator=generator, quantize=bool(batch["quantize"]))
         metrics = {
             f"{part}/{name}": value.mean()
             for part, values in output.parts.items()
