@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -65,7 +67,8 @@ def runs(shards, tmp_path_factory):
         ActionTokenizer.from_pretrained(tokenizer),
         LinearNormalizer.from_pretrained(tokenizer),
     )
-    vlm = train("vq", out / "tokens", "start_from=tiny")
+    pointing = train("pointing", out / "tokens")
+    vlm = train("vq", out / "tokens", f"start_from={pointing}")
     expert = train("expert", out / "tokens", "start_from=tiny", f"vlm={vlm}", "draws=2")
     return {"tokenizer": tokenizer, "vlm": vlm, "expert": expert, "out": out}
 
@@ -84,7 +87,7 @@ def test_trained_parts_become_policies_that_predict(runs, tmp_path):
 
 
 def test_a_run_leaves_metrics_and_a_loss_curve(runs):
-    for stage in ("tokenizer", "vq", "expert"):
+    for stage in ("tokenizer", "pointing", "vq", "expert"):
         folder = runs["out"] / stage
         assert (folder / "loss.png").stat().st_size > 1000
         assert "eval/loss" in (folder / "metrics.jsonl").read_text()
@@ -95,6 +98,16 @@ def test_shards_without_tokens_need_a_tokenizer(shards, tmp_path):
         run_training(
             "vq", config=None, overrides=[*SHORT, "start_from=tiny"], data=shards, out=tmp_path / "vq"
         )
+
+
+def test_pointing_needs_instructions_that_point(shards, tmp_path):
+    data = tmp_path / "words"
+    data.mkdir()
+    (data / "shard-000000.tar").symlink_to(shards / "shard-000000.tar")
+    table = json.loads((shards / "instructions.json").read_text())
+    (data / "instructions.json").write_text(json.dumps(dict.fromkeys(table, "Pick up the apple.")))
+    with pytest.raises(ConfigError, match="name a hand and a colour"):
+        run_training("pointing", config=None, overrides=SHORT, data=data, out=tmp_path / "run")
 
 
 def test_a_dataset_smaller_than_a_batch_is_refused(shards, tmp_path):

@@ -66,6 +66,7 @@ def commands() -> dict[str, Any]:
         "train": {
             "": "Train the three models, one stage a command.",
             "tokenizer": train.TrainTokenizer,
+            "pointing": train.TrainPointing,
             "vq": train.TrainVQ,
             "expert": train.TrainExpert,
         },

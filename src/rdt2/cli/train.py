@@ -24,7 +24,7 @@ class _Train:
     json: Path | None = None
     """Write the final figures to this file."""
 
-    def _run(self, stage: Literal["tokenizer", "vq", "expert"]) -> None:
+    def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert"]) -> None:
         from rdt2.cli.output import existing, plain, save_json
         from rdt2.training.cli import run_training
 
@@ -51,6 +51,18 @@ class TrainTokenizer(_Train):
 
     def run(self) -> None:
         self._run("tokenizer")
+
+
+@dataclass(kw_only=True)
+class TrainPointing(_Train):
+    """Train a small vision-language model from scratch to see colours and to find what a word names.
+
+    It replaces the pretraining that the published model comes with; only the demo needs it. For example:
+      rdt2 train pointing --config configs/training/pointing_tiny.yaml --data data/mixed --out runs/pointing
+    """
+
+    def run(self) -> None:
+        self._run("pointing")
 
 
 @dataclass(kw_only=True)

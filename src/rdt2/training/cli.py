@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Literal
 
 from rdt2.errors import ConfigError
-from rdt2.training.config import ExpertTraining, RunConfig, TokenizerTraining, VQTraining, load_config
+from rdt2.training.config import (
+    ExpertTraining,
+    PointingTraining,
+    RunConfig,
+    TokenizerTraining,
+    VQTraining,
+    load_config,
+)
 from rdt2.training.loop import Stage, TrainingResult, fit, processes
 
-StageName = Literal["tokenizer", "vq", "expert"]
+StageName = Literal["tokenizer", "pointing", "vq", "expert"]
 CONFIGS: dict[str, type[RunConfig]] = {
     "tokenizer": TokenizerTraining,
+    "pointing": PointingTraining,
     "vq": VQTraining,
     "expert": ExpertTraining,
 }
@@ -54,6 +62,10 @@ def _build_stage(config: RunConfig, data: Path, out: Path) -> Stage:
         from rdt2.training.tokenizer import TokenizerStage
 
         return TokenizerStage(config, data, **place)
+    if isinstance(config, PointingTraining):
+        from rdt2.training.pointing import PointingStage
+
+        return PointingStage(config, data, out, **place)
     if isinstance(config, VQTraining):
         from rdt2.training.vq import VQStage
 

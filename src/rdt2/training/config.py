@@ -73,10 +73,25 @@ class TokenizerTraining(RunConfig):
     weight_decay: float = 0.0
     size: Literal["tiny", "published"] = "published"
     """Architecture when training from scratch."""
+    quantize_after: int = 0
+    """Steps of a plain autoencoder before the codes are drawn: quantised from the start, an encoder that has
+    learnt nothing may never begin to."""
     start_from: str | None = None
     """Tokenizer folder or hub id to continue from; none starts from scratch."""
     normalizer: str | None = None
     """Normalizer file or folder; none uses the one beside the shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointingTraining(RunConfig):
+    """A small VLM from scratch learns to see colours and to find what a word names, on drawn pictures."""
+
+    steps: int = 1500
+    batch_size: int = 8
+    learning_rate: float = 4e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 50
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)

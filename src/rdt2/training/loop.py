@@ -266,8 +266,9 @@ def _claim_folder(out: Path, stage: Stage, config: RunConfig, resume: bool, acce
     """Refuse to mix two runs in one folder."""
     path = out / "config.json"
     wanted = _identity(stage.name, config)
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    accelerator.wait_for_everyone()  # all processes have looked before one writes
+    if found is not None:
         if not resume:
             raise ConfigError(
                 f"{out}: holds a training run already. Choose another --out, or go on with --resume."

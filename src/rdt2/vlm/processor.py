@@ -57,6 +57,7 @@ class VLMProcessor:
         images: the picture side; ``processor.images(pictures)`` gives pixel values and grids.
         vocab_size: size of the base vocabulary, without added tokens.
         pad_id, quad_start_id, quad_end_id, end_id, image_id: ids of the control tokens.
+        before_picture: ids in front of the picture's tokens, the same in every prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer, images: ImageProcessor, *, source: Path | None = None) -> None:
@@ -69,7 +70,7 @@ class VLMProcessor:
         self.quad_end_id = self._control("<|quad_end|>")
         self.end_id = self._control("<|im_end|>")
         self.image_id = self._control("<|image_pad|>")
-        self._before_picture = self._ids(BEFORE_PICTURE)
+        self.before_picture = self._ids(BEFORE_PICTURE)
         self._before_instruction = self._ids(BEFORE_INSTRUCTION)
         self._after_instruction = self._ids(AFTER_INSTRUCTION)
         self._instruction = lru_cache(maxsize=4096)(self._encode_instruction)
@@ -179,7 +180,7 @@ class VLMProcessor:
     def _prompt_ids(self, instruction: str, image_tokens: int) -> list[int]:
         picture = [self.image_id] * image_tokens
         text = [*self._before_instruction, *self._instruction(instruction), *self._after_instruction]
-        return [*self._before_picture, *picture, *text]
+        return [*self.before_picture, *picture, *text]
 
     def _encode_instruction(self, instruction: str) -> tuple[int, ...]:
         if not isinstance(instruction, str) or not instruction.strip():

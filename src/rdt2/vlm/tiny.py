@@ -19,6 +19,7 @@ from rdt2.errors import ConfigError
 from rdt2.vlm.images import ImageProcessor
 from rdt2.vlm.model import save_vlm
 from rdt2.vlm.processor import AFTER_INSTRUCTION, BEFORE_PICTURE, VLMProcessor
+from rdt2.vlm.sight import initialize_sight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,13 +77,13 @@ class TinyConfig:
 
     # language model
     hidden_size: int = 256
-    num_layers: int = 4
+    num_layers: int = 5
     num_heads: int = 4
     num_kv_heads: int = 2
     intermediate_size: int = 512
-    # The published 1e6 leaves the columns' share of a 64-wide head without a usable frequency: over a dozen
-    # cells the angle would not change. 30 spreads them over the picture and still tells 100 tokens apart.
-    rope_theta: float = 30.0
+    # The published 1e6 leaves the columns without a usable frequency: over a dozen cells the angle would not
+    # change. This one leaves each axis one, and slow ones by which contents are compared.
+    rope_theta: float = 1e4
     # vision tower
     vision_depth: int = 3
     vision_hidden_size: int = 128
@@ -113,7 +114,7 @@ def create_tiny_vlm(
     """
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    config = config or TinyConfig()
+    config, sentences = config or TinyConfig(), list(sentences)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(sentences, num_embeddings=config.num_embeddings, max_merges=config.max_merges)
@@ -122,6 +123,7 @@ def create_tiny_vlm(
     processor.save_pretrained(folder)
     model = Qwen2_5_VLForConditionalGeneration(_model_config(config, tokenizer))
     initialize(model, seed=seed)
+    initialize_sight(model, processor, sentences, seed=seed)
     save_vlm(model, folder)
     return processor, model
 
@@ -190,8 +192,9 @@ def initialize(model: Any, *, seed: int = 0) -> None:
     """Draw all weights for training from scratch, in place.
 
     Projections keep the variance of their input (1 / fan-in), those that write to the residual stream are
-    shrunk by sqrt(2 x layers), so depth does not blow it up; norms are 1 and biases 0; the head starts small,
-    so the first loss is log(vocabulary).
+    shrunk by sqrt(2 x layers), so depth does not blow it up; words have variance 1, so that what they say is
+    not drowned by the first layers; norms are 1 and biases 0; the head starts small, so the first loss is
+    log(vocabulary).
     """
     generator = torch.Generator().manual_seed(seed)
     depth = {
@@ -208,6 +211,8 @@ def initialize(model: Any, *, seed: int = 0) -> None:
                 std /= math.sqrt(2 * depth[name.split(".")[1]])
             if name == "lm_head.weight":
                 std = 0.02
+            elif name.endswith("embed_tokens.weight"):
+                std = 1.0
             parameter.normal_(0.0, std, generator=generator)
 
 
@@ -220,10 +225,10 @@ def _model_config(config: TinyConfig, tokenizer: Tokenizer) -> Qwen2_5_VLConfig:
             f"expected hidden_size to be num_heads times a multiple of 16, got {config.hidden_size} and "
             f"{config.num_heads} heads"
         )
+    # Shares of time, row and column: the columns have the slow frequencies too.
+    section = [head_dim // 8, head_dim // 16, head_dim * 5 // 16]
     ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
     used = tokenizer.get_vocab_size(with_added_tokens=True)
-    # Published shares of time, row and column: a quarter and twice three eighths.
-    section = [head_dim // 8, head_dim * 3 // 16, head_dim * 3 // 16]
     settings: dict[str, Any] = {
         "text_config": {
             "vocab_size": math.ceil(used / 64) * 64,
