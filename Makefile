@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Threads that wait busily slow the tests' worker processes down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint format check-lerobot clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,5 +33,14 @@ format: setup  ## Put the code into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# lerobot needs other versions of torch and huggingface-hub, hence an environment of its own (several GB).
+LEROBOT := .venv-lerobot
+check-lerobot: setup  ## Open a LeRobot v3 dataset written here in lerobot 0.6.1
+	test -x $(LEROBOT)/bin/python || $(BIN)/uv venv --python 3.12 $(LEROBOT)
+	$(BIN)/uv pip install --python $(LEROBOT)/bin/python "lerobot[dataset]==0.6.1"
+	rm -rf $(LEROBOT)/check && mkdir $(LEROBOT)/check
+	$(BIN)/python scripts/check_lerobot.py write $(LEROBOT)/check
+	HF_HUB_OFFLINE=1 $(LEROBOT)/bin/python scripts/check_lerobot.py read $(LEROBOT)/check
+
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LEROBOT) .pytest_cache .mypy_cache .ruff_cache

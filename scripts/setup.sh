@@ -22,6 +22,6 @@ else
   where+=(--torch-backend auto)
 fi
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
-  --constraint requirements/constraints.txt "${where[@]}" --editable ".[sim,train,data,dev]"
+  --constraint requirements/constraints.txt "${where[@]}" --editable ".[sim,train,data,remote,mcap,dev]"
 
 bash scripts/system_packages.sh "$venv/bin/python"

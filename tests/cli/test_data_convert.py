@@ -64,6 +64,44 @@ def test_convert_draw_and_export(recording, tmp_path):
     assert all(f"observation.images.{arm}_wrist" in info["features"] for arm in ARMS)
 
 
+def test_view_and_check_pages(shards, tmp_path, capsys):
+    main(
+        ["data", "view", str(shards), "--out", str(tmp_path / "view.html"), "--episodes", "2", "--every", "1"]
+    )
+    assert "Pick up the red cube" in (tmp_path / "view.html").read_text()
+    assert "2 of " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["data", "view", str(shards), "--first", "99"])
+    assert "--first 99" in capsys.readouterr().err
+    arguments = ["data", "check", str(shards), "--html", str(tmp_path / "check.html")]
+    main([*arguments, "--json", str(tmp_path / "c.json")])
+    assert "tokens missing" in (tmp_path / "check.html").read_text()
+    findings = json.loads((tmp_path / "c.json").read_text())["findings"]
+    assert [finding["name"] for finding in findings] == ["tokens missing"]
+
+
+def test_from_sim(tmp_path, monkeypatch, capsys):
+    from rdt2.cli import data
+
+    asked = []
+    monkeypatch.setattr(data.DataRecord, "run", lambda command: asked.append(command))
+    main(["data", "convert", "pick", str(tmp_path), "--from", "sim", "--episodes", "7", "--stride", "3"])
+    assert (asked[0].task, asked[0].episodes, asked[0].stride, asked[0].out) == ("pick", 7, 3, tmp_path)
+    for wrong in (["dance", "x", "--from", "sim"], ["pick", "x", "--from", "sim", "--fps", "30"]):
+        with pytest.raises(SystemExit):
+            main(["data", "convert", *wrong])
+    message = capsys.readouterr().err
+    assert "expected one of pick, place, press, all" in message
+    assert "--from sim takes" in message
+
+
+def test_options_are_checked(recording, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "convert", str(recording), str(tmp_path / "out"), "--from", "hdf5", "--fps", "0"])
+    assert stopped.value.code == 2
+    assert "fps is 0.0, expected 1 to 1000" in " ".join(capsys.readouterr().err.split())
+
+
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
         main(["data", "convert", "--help"])

@@ -19,6 +19,7 @@ class Motion:
     """Poses, widths and pictures of both arms at ``count`` frames of a rate; every episode moves otherwise."""
 
     def __init__(self, count: int = 30, fps: float = 30.0, number: int = 0) -> None:
+        self.number = number
         self.times = np.arange(count) / fps
         self.position, self.rotvec, self.width, self.picture = {}, {}, {}, {}
         for index, arm in enumerate(ARMS):

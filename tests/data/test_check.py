@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy.spatial.transform import Rotation
 from tests.data.test_shards import SENTENCE, action, one, picture, record
 
-from rdt2.data import ShardWriter, check_shards
+from rdt2.data import ShardWriter, check_shards, cut_chunks, read_shards
+from rdt2.errors import ConfigError
 from rdt2.normalizer import LinearNormalizer
+from rdt2.pose import rot6d_to_matrix
 
 
 def names(folder: Path, **options: object) -> dict[str, int]:
@@ -127,3 +131,168 @@ def test_real_recording_has_widths_outside_the_normalizer(real: Path) -> None:
     assert [finding.name for finding in report.findings] == ["width"]
     assert report.width_range[1] == pytest.approx(0.0967, abs=1e-4)
     assert "0.0967" in report.table()
+
+
+# -------------------------------------------------------------------------------- samples against each other
+
+
+def recorded(
+    folder: Path,
+    *,
+    count: int = 60,
+    rows: bool = False,
+    swap: bool = False,
+    skip: tuple[int, ...] = (),
+    frozen: bool = False,
+    still: bool = False,
+    watching: bool = False,
+) -> Path:
+    """An episode of two hands that move at different times, each seen by a picture that moves with it."""
+    times = np.arange(count + 24) / 30
+    poses, pictures = {}, {}
+    texture = np.random.default_rng(0).integers(0, 255, (60, 200, 3)).astype(np.uint8)
+    for number, arm in enumerate(("right", "left")):
+        # Each hand moves while the other one rests.
+        speed = 0.01 * (np.sin(2 * np.pi * times / 1.5 + np.pi * number) > 0) * (1 + 0.5 * np.sin(9 * times))
+        path = np.cumsum(speed) * (0 if still else 1)
+        poses[arm] = np.tile(np.eye(4), (len(times), 1, 1))
+        poses[arm][:, :3, :3] = Rotation.from_rotvec(np.outer(4 * path, [0.3, 1.0, -0.5])).as_matrix()
+        poses[arm][:, 0, 3], poses[arm][:, 1, 3] = path, 0.5 * path**2
+        shift = np.round(400 * np.cumsum(speed)).astype(int)
+        pictures[arm] = [
+            np.roll(texture, pixels, axis=1)[:48, :48].repeat(8, 0).repeat(8, 1) for pixels in shift
+        ]
+    if watching:
+        # The left hand rests and its camera sees the right one faintly; the right picture is all noise.
+        poses["left"][:] = np.eye(4)
+        pictures["left"] = [picture // 16 for picture in pictures["right"]]
+        noise = np.random.default_rng(1)
+        pictures["right"] = [noise.integers(0, 255, (384, 384, 3)).astype(np.uint8) for _ in times]
+    widths = dict.fromkeys(poses, np.full(len(times), 0.05))
+    with ShardWriter(folder) as writer:
+        for frame, chunk in cut_chunks(poses, widths, times, range(count)):
+            if frame in skip:
+                continue
+            shown = {arm: pictures[arm][5 if frozen and arm == "left" else frame] for arm in pictures}
+            left, right = ("right", "left") if swap else ("left", "right")
+            if rows:
+                for start in (3, 13):
+                    matrix = rot6d_to_matrix(chunk[:, start : start + 6])
+                    chunk[:, start : start + 6] = matrix[:, :2].reshape(-1, 6)
+            writer.write(
+                picture=np.concatenate([shown[left], shown[right]], axis=1),
+                action=chunk,
+                instruction=SENTENCE,
+                tokens=np.zeros(27),
+                meta={"episode": "e", "frame": frame},
+            )
+    return folder
+
+
+def test_an_episode_that_fits_together(tmp_path: Path) -> None:
+    assert names(recorded(tmp_path)) == {}
+
+
+def test_left_and_right_swapped(tmp_path: Path) -> None:
+    assert names(recorded(tmp_path, swap=True)) == {"left and right swapped": 1}
+    assert not check_shards(tmp_path).ok
+
+
+def test_a_resting_camera_that_watches_is_not_swapped(tmp_path: Path) -> None:
+    assert names(recorded(tmp_path, watching=True)) == {}
+
+
+def test_rotations_stored_as_rows(tmp_path: Path) -> None:
+    assert names(recorded(tmp_path, rows=True)) == {"rotation rows": 1}
+
+
+def test_frozen_camera(tmp_path: Path) -> None:
+    report = check_shards(recorded(tmp_path, frozen=True))
+    (finding,) = (finding for finding in report.findings if finding.name == "frozen camera")
+    assert finding.count >= 10
+    assert all("left, " in worst.detail for worst in finding.worst)
+    assert finding.worst[0].score == max(worst.score for worst in finding.worst)
+    still = names(recorded(tmp_path / "still", frozen=True, still=True))
+    assert "frozen camera" not in still, "a still arm sees a still picture"
+
+
+def test_time_gap(tmp_path: Path) -> None:
+    report = check_shards(recorded(tmp_path, skip=(20, 21, 22, 23, 24)))
+    assert [(finding.name, finding.count) for finding in report.findings] == [("time gap", 1)]
+    assert "0.200 s after the sample before, usual 0.033 s" in report.findings[0].examples[0]
+
+
+def test_chunks_that_contradict_each_other(tmp_path: Path) -> None:
+    """Frame numbers that say half the rate: each chunk is where the next sample is not."""
+    recorded(tmp_path / "a", count=20)
+    with ShardWriter(tmp_path / "b") as writer:
+        for number, sample in enumerate(read_shards(tmp_path / "a")):
+            writer.write(
+                picture=sample.jpeg,
+                action=sample.action,
+                instruction=SENTENCE,
+                tokens=sample.tokens,
+                meta={"episode": "e", "frame": 3 * number if number < 19 else 0},
+            )
+    found = names(tmp_path / "b")
+    assert found["chunks disagree"] > 5
+    assert found["time order"] == 1
+
+
+class _Codes:
+    """A tokenizer whose first token is ten times the last width in metres."""
+
+    num_embeddings = 1024
+
+    def encode(self, actions):  # type: ignore[no-untyped-def]
+        tokens = torch.zeros(len(actions), 27, dtype=torch.long)
+        tokens[:, 0] = (actions[:, -1, 0] * 1000).round().long()
+        return tokens
+
+    def decode(self, tokens):  # type: ignore[no-untyped-def]
+        actions = torch.zeros(len(tokens), 24, 20)
+        actions[..., 3] = actions[..., 7] = actions[..., 13] = actions[..., 17] = 1
+        actions[..., 0] = tokens[:, :1] / 1000
+        return actions
+
+
+def test_tokens_that_do_not_decode_to_their_action(tmp_path: Path) -> None:
+    chunk = np.zeros((24, 20), np.float32)
+    chunk[:, [3, 7, 13, 17]] = 1
+    chunk[:, 0] = 0.05
+    with ShardWriter(tmp_path) as writer:
+        for number, token in enumerate((50, 51, 90)):
+            writer.write(
+                picture=picture(number),
+                action=chunk,
+                instruction=SENTENCE,
+                tokens=np.array([token] + [0] * 26),
+            )
+    plain = LinearNormalizer(*(np.full(20, value, np.float32) for value in (1, 0, -1, 1)))
+    report = check_shards(tmp_path, tokenizer=_Codes(), normalizer=plain)
+    (finding,) = report.findings
+    assert (finding.name, finding.count) == ("tokens differ", 1)
+    assert "sample 2: off by 0.040 m" in finding.examples[0]
+    with pytest.raises(ConfigError, match="normalizer"):
+        check_shards(tmp_path, tokenizer=_Codes())
+
+
+def test_page_shows_the_worst_samples(tmp_path: Path) -> None:
+    from rdt2.data.pages.check import write_check_page
+
+    chunk = action()
+    chunk[:, 9] = 0.0967
+    report = check_shards(write(tmp_path, chunk, instruction="pick <b>up</b>"))
+    path = write_check_page(tmp_path / "pages" / "check.html", report, title="Check of x")
+    page = path.read_text()
+    assert page.count('<img src="data:image/jpeg;base64,/9j/') == 1
+    assert "0.0967 m, range" in page
+    assert "pick &lt;b&gt;up&lt;/b&gt;" in page
+    assert "gripper opening (mm)" in page
+    assert "http" not in page, "a page loads nothing from elsewhere"
+    assert (
+        "Nothing was found"
+        in write_check_page(
+            tmp_path / "empty.html", check_shards(record(tmp_path / "good")), title="x"
+        ).read_text()
+    )

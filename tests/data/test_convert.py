@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,28 @@ def test_same_bytes_whatever_the_workers(fastumi, tmp_path) -> None:
         convert(source, tmp_path / name, kind="hdf5", options=options, workers=workers, samples_per_shard=30)
     assert len(list((tmp_path / "a/set").glob("*.tar"))) == 3
     assert contents(tmp_path / "a/set") == contents(tmp_path / "b/set")
+
+
+def test_ray_gives_the_same_bytes(fastumi, tmp_path, monkeypatch) -> None:
+    ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # The tasks find this package, and the tests' modules, where this process does.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    source = fastumi([Motion(28 + n, number=n) for n in range(3)])
+    options = SourceOptions(**{**vars(OPTIONS), "arms": "left-right", "rotation": "xyzw"})
+    settings = {"kind": "hdf5", "options": options, "samples_per_shard": 1}
+    convert(source, tmp_path / "a/set", **settings)
+    convert(source, tmp_path / "b/set", engine="ray", workers=2, **settings)
+    assert contents(tmp_path / "a/set") == contents(tmp_path / "b/set")
+    assert not ray.is_initialized(), "the cluster that was started is stopped"
+    (source / "episode_1.hdf5").write_bytes(b"no HDF5 file")
+    with pytest.raises(RDT2Error, match=r"episode_1\.hdf5"):
+        convert(source, tmp_path / "c/set", engine="ray", workers=2, **settings)
+
+
+def test_an_engine_that_is_none(umi_zarr, motions, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="expected 'processes' or 'ray'"):
+        convert(umi_zarr(motions), tmp_path / "out", kind="umi-zarr", options=OPTIONS, engine="slurm")
 
 
 def test_interrupted_and_gone_on_with(umi_zarr, motions, tmp_path, monkeypatch) -> None:

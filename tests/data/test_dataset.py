@@ -165,3 +165,20 @@ def test_normalizer_is_fitted_to_the_limits(folder: Path) -> None:
     assert normalized[0, 0] == pytest.approx(-1, abs=1e-4)
     assert normalized[-1, 0] == pytest.approx(1, abs=1e-4)
     np.testing.assert_array_equal(normalized[:, 3:9], action(39)[:, 3:9])
+
+
+def test_corruption_by_sample_and_epoch(folder: Path) -> None:
+    from rdt2.data.augmentation import ImageCorruption
+
+    corrupt = ImageCorruption(seed=1)
+    plain = TrainingData(folder, split="all", batch_size=4, prefetch=0)
+    data = TrainingData(folder, split="all", batch_size=4, corruption=corrupt, workers=3)
+    for step in (0, 12):
+        batch, stored = data.batch(step), plain.batch(step)
+        np.testing.assert_array_equal(batch.indices, stored.indices)
+        for row, number in enumerate(batch.indices):
+            expected = corrupt(stored.pictures[row], sample=int(number), epoch=step // 10)
+            np.testing.assert_array_equal(batch.pictures[row], expected)
+    np.testing.assert_array_equal(next(iter(data)).pictures, data.batch(0).pictures)
+    # Evaluation sees pictures as they are.
+    np.testing.assert_array_equal(next(data.once()).pictures, next(plain.once()).pictures)

@@ -1,23 +1,22 @@
-"""`rdt2 data`: record, convert, check, describe, tokenize and look at training data."""
+"""`rdt2 data`: record, check, describe, tokenize and look at training data; converting is in convert.py."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterator
 
     from jaxtyping import Float
     from numpy import ndarray
     from rich.table import Table
 
-    from rdt2.data import Episode, ShardIndex
+    from rdt2.data import ShardIndex
 
 
 @dataclass(kw_only=True)
@@ -75,149 +74,6 @@ class DataRecord:
 
 
 @dataclass(kw_only=True)
-class DataConvert:
-    """Make training shards from recordings of other projects.
-
-    Recordings rarely say which hand is robot 0, how a rotation is stored or how fast they were taken. What is
-    not said is guessed, and the command stops and shows the guesses with the flags that confirm or correct
-    them; wrong ones give data that look right and teach the wrong motion. Afterwards: rdt2 data check OUT.
-
-    umi-zarr: dataset.zarr.zip of UMI. lerobot: a LeRobotDataset v3.0 or v2.1 whose state are end-effector
-    poses. hdf5: a folder of FastUMI or ALOHA-style files, an episode a file. shards: shards made otherwise.
-
-    An interrupted conversion goes on; the shards are the same bytes whatever --workers.
-
-    For example:
-      rdt2 data convert dataset.zarr.zip data/cups --from umi-zarr --instruction "Pick up the cup."
-      rdt2 data convert recordings data/fold --from hdf5 --fps 30 --arms left-right --rotation xyzw --workers 4
-      rdt2 data convert my_dataset data/set --from lerobot --pose-key observation.eef --rotation rotvec
-    """
-
-    source: Positional[Path]
-    """The recordings: a file or a folder."""
-    out: Positional[Path]
-    """Folder for shards, instructions.json, normalizer and dataset.yaml."""
-    kind: Annotated[Literal["umi-zarr", "lerobot", "hdf5", "shards"], arg(name="from")]
-    """Layout of the recordings."""
-    arms: Literal["right-left", "left-right", "right", "left"] | None = None
-    """Which arm robot 0 is, then robot 1; one name for one-armed data. UMI: right-left; FastUMI: left-right."""
-    rotation: Literal["columns", "rows", "xyzw", "wxyz", "rotvec"] | None = None
-    """Storage of rotations: first two columns or rows of the matrix, quaternion order, rotation vector (rad)."""
-    fps: float | None = None
-    """Frames a second of the recording, where it has no timestamps."""
-    gripper_unit: Literal["m", "mm", "range"] | None = None
-    """Unit of the gripper numbers; range: linear between the two numbers of --gripper-range."""
-    gripper_range: tuple[float, float] | None = None
-    """The recorded number when closed and when open."""
-    gripper_open: float = 0.088
-    """With --gripper-unit range: width of the open gripper (m)."""
-    cameras: tuple[str, str] | None = None
-    """Names of the right and the left wrist camera."""
-    color: Literal["rgb", "bgr"] | None = None
-    """Channel order of stored pictures."""
-    crop: int | None = None
-    """Side (pixels) of the centred square that is resized to 384; none takes the largest square."""
-    missing_arm: Literal["refuse", "still"] = "refuse"
-    """One-armed data: still adds an arm that does not move, with a grey picture."""
-    pose_key: str | None = None
-    """Where the poses are: a dataset in the HDF5 files, or a LeRobot feature."""
-    instruction: str | None = None
-    """Sentence for recordings without one."""
-    accept_guesses: bool = False
-    """Go on with all guesses as they are."""
-    tail: Literal["drop", "pad"] = "drop"
-    """Frames with less than 0.8 s of motion left: leave them out, or hold the last pose."""
-    stride: int = 1
-    """Keep every n-th sample of 30 a second."""
-    samples_per_shard: int = 5000
-    """A shard gets whole episodes until they have about so many samples."""
-    workers: int = 1
-    """Processes that convert at the same time."""
-    skip_damaged: bool = False
-    """Leave damaged episodes out and list them, instead of stopping at the first."""
-    json: Path | None = None
-    """Write the counts to this file."""
-
-    def run(self) -> None:
-        from dataclasses import fields
-
-        from rdt2.cli.output import console, note, progress, save_json
-        from rdt2.data.convert import convert
-        from rdt2.data.sources import SourceOptions
-
-        options = SourceOptions(
-            **{option.name: getattr(self, option.name) for option in fields(SourceOptions)}
-        )
-        with progress("shards", None) as advance:
-            finished = 0
-
-            def on_group(done: int, total: int) -> None:
-                nonlocal finished
-                advance(done - finished, f"of {total}")
-                finished = done
-
-            report = convert(
-                self.source,
-                self.out,
-                kind=self.kind,
-                options=options,
-                accept_guesses=self.accept_guesses,
-                tail=self.tail,
-                stride=self.stride,
-                samples_per_shard=self.samples_per_shard,
-                workers=self.workers,
-                on_error="skip" if self.skip_damaged else "raise",
-                progress=on_group,
-            )
-        console().print(
-            f"{report.samples} samples of {report.episodes} episodes in {report.shards} shards, {self.out} "
-            f"({report.seconds:.0f} s)",
-            highlight=False,
-        )
-        if report.too_short:
-            note(
-                f"{len(report.too_short)} episodes are shorter than 0.8 s and left out (--tail pad keeps them)"
-            )
-        for line in report.skipped:
-            note(f"left out: {line}")
-        note(f"now look at them: rdt2 data check {self.out}")
-        save_json(self.json, report.as_dict())
-
-
-@dataclass(kw_only=True)
-class DataToLerobot:
-    """Write shards as a LeRobotDataset v3.0: absolute poses in the frame of each episode's start, and videos.
-
-    For example:
-      rdt2 data to-lerobot data/pick lerobot/pick
-    """
-
-    source: Positional[Path]
-    """Folder of shards, with every frame of an episode or every few."""
-    out: Positional[Path]
-    """New folder for the dataset."""
-    json: Path | None = None
-    """Write the counts to this file."""
-
-    def run(self) -> None:
-        from rdt2.cli.output import console, progress, save_json
-        from rdt2.data.lerobot_writer import write_lerobot
-        from rdt2.data.sources import open_source
-
-        source = open_source(self.source, "shards")
-        with progress("episodes", len(source)) as advance:
-
-            def told() -> Iterator[Episode]:
-                for episode in source:
-                    yield episode
-                    advance()
-
-            count = write_lerobot(told(), self.out)
-        console().print(f"{count} episodes written to {self.out}", highlight=False)
-        save_json(self.json, {"episodes": count, "out": str(self.out)})
-
-
-@dataclass(kw_only=True)
 class DataAugmentSheet:
     """Draw what training sees: a few pictures as recorded (left column) and as corrupted in several epochs.
 
@@ -267,28 +123,48 @@ class DataCheck:
 
     For example:
       rdt2 data check data/pick
-      rdt2 data check recordings --normalizer normalizer.pt --json check.json
+      rdt2 data check data/pick --html check.html
+      rdt2 data check recordings --normalizer normalizer.pt --tokenizer runs/tokenizer
     """
 
     folder: Positional[Path]
     """Folder of shards."""
     normalizer: str | None = None
     """Normalizer file or folder whose gripper range the data must keep to; none checks 0 to 0.088 m."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer whose tokens the data should have; needs --normalizer."""
     fast: bool = False
     """Do not decode the pictures."""
+    html: Path | None = None
+    """Write a page with distributions and the worst samples of each finding."""
     json: Path | None = None
     """Write the findings to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, existing, save_json, working
+        from rdt2.cli.output import console, existing, note, save_json, working
         from rdt2.data import check_shards
         from rdt2.normalizer import LinearNormalizer
 
         existing(self.folder, "folder of shards")
         normalizer = None if self.normalizer is None else LinearNormalizer.from_pretrained(self.normalizer)
+        tokenizer: Any = None
+        if self.tokenizer is not None:
+            from rdt2.tokenizer import ActionTokenizer
+
+            tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
         with working(f"checking {self.folder}"):
-            report = check_shards(self.folder, normalizer=normalizer, decode=not self.fast)
+            report = check_shards(
+                self.folder,
+                normalizer=normalizer,
+                tokenizer=tokenizer,
+                num_embeddings=1024 if tokenizer is None else tokenizer.num_embeddings,
+                decode=not self.fast,
+            )
         console().print(report.table(), markup=False, highlight=False, soft_wrap=True)
+        if self.html is not None:
+            from rdt2.data.pages.check import write_check_page
+
+            note(f"page: {write_check_page(self.html, report, title=f'Check of {self.folder}')}")
         save_json(self.json, report.as_dict())
         if not report.ok:
             sys.exit(1)

@@ -33,13 +33,14 @@ _EXTRAS = {
     "av": "sim",
     "matplotlib": "sim",
     "tensorboard": "train",
-    **dict.fromkeys(("cv2", "h5py", "numcodecs", "pyarrow", "zarr"), "data"),
+    **dict.fromkeys(("cv2", "h5py", "jinja2", "numcodecs", "pyarrow", "zarr"), "data"),
+    **dict.fromkeys(("mcap", "mcap_ros2"), "mcap"),
 }
 
 
 def commands() -> dict[str, Any]:
     """All commands: a dataclass for each, nested by group. A group's `""` is its one-line description."""
-    from rdt2.cli import data, demo, evaluate, export, predict, tokenizer, train
+    from rdt2.cli import convert, data, demo, evaluate, export, predict, tokenizer, train
 
     return {
         "demo": demo.Demo,
@@ -50,10 +51,11 @@ def commands() -> dict[str, Any]:
             "cell": evaluate.EvaluateCell,
         },
         "data": {
-            "": "Record, convert, check, describe and tokenize training data.",
+            "": "Record, convert, check, describe, view and tokenize training data.",
             "record": data.DataRecord,
-            "convert": data.DataConvert,
-            "to-lerobot": data.DataToLerobot,
+            "convert": convert.DataConvert,
+            "to-lerobot": convert.DataToLerobot,
+            "view": convert.DataView,
             "check": data.DataCheck,
             "stats": data.DataStats,
             "tokenize": data.DataTokenize,

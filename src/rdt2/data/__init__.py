@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from rdt2.data.batch import Batch
 from rdt2.data.check import CheckReport, Finding, check_shards
-from rdt2.data.dataset import Batch, ShardIndex, TrainingData, split_by_episode
+from rdt2.data.dataset import ShardIndex, TrainingData, split_by_episode
 from rdt2.data.episode import Episode, cut_chunks
+from rdt2.data.mixture import StreamSource, open_sources
 from rdt2.data.shards import (
     ReadReport,
     Sample,
@@ -18,6 +20,7 @@ from rdt2.data.shards import (
     write_dataset_yaml,
 )
 from rdt2.data.stats import action_limits, fit_normalizer
+from rdt2.data.stream import StreamingData
 
 __all__ = [
     "Batch",
@@ -28,6 +31,8 @@ __all__ = [
     "Sample",
     "ShardIndex",
     "ShardWriter",
+    "StreamSource",
+    "StreamingData",
     "TrainingData",
     "action_limits",
     "check_shards",
@@ -36,6 +41,7 @@ __all__ = [
     "encode_jpeg",
     "find_shards",
     "fit_normalizer",
+    "open_sources",
     "read_instructions",
     "read_shards",
     "split_by_episode",

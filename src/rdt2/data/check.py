@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from rdt2.action import ARMS, MODEL_WIDTH_MAX, arm_slice
+from rdt2.data.continuity import EpisodeTrack, recorded_time
 from rdt2.data.shards import (
     INSTRUCTION_KEY,
+    Member,
     find_shards,
     lookup_instruction,
     parse_action,
@@ -23,7 +25,7 @@ from rdt2.data.shards import (
     scan_shard,
 )
 from rdt2.data.shards import decode_jpeg as _decode_jpeg
-from rdt2.errors import ShardError
+from rdt2.errors import ConfigError, RDT2Error, ShardError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,29 +36,48 @@ Severity = Literal["error", "warning"]
 _MAX_STEP_M = 0.10
 """A hand at 3 m/s moves 10 cm in 1/30 s: faster is a tracking jump."""
 _MAX_STEP_RAD = 0.7
+_TOKEN_ERROR_M, _TOKEN_ERROR_RAD = 0.01, 0.1
+"""How much worse than the tokenizer's own tokens a sample's may decode."""
+_TOKEN_BATCH = 128
 _WORDING = re.compile(r"^[A-Z][^.]*[a-zA-Z0-9]\.$")
 _EXAMPLES = 3
 
 
+@dataclass(frozen=True)
+class Worst:
+    """A sample that shows a finding. jpeg: its picture, empty where it cannot be shown."""
+
+    where: str
+    detail: str
+    score: float
+    jpeg: bytes = field(default=b"", repr=False)
+
+
 @dataclass
 class Finding:
-    """One kind of thing that is wrong, how often, and where first."""
+    """One kind of thing that is wrong, how often, where first and where worst."""
 
     name: str
     severity: Severity
     text: str
     count: int = 0
     examples: list[str] = field(default_factory=list)
+    worst: list[Worst] = field(default_factory=list, repr=False)
 
 
 @dataclass
 class CheckReport:
-    """The outcome of check_shards."""
+    """The outcome of check_shards.
+
+    values: for plots, one number a sample: "{step, turn, width} {right, left}" (m, rad, m).
+    """
 
     counts: dict[str, int]
     findings: list[Finding]
     width_range: tuple[float, float]
     position_range: tuple[float, float]
+    sentences: dict[str, int] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -65,7 +86,27 @@ class CheckReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"ok": self.ok, **asdict(self)}
+        return {
+            "ok": self.ok,
+            "counts": self.counts,
+            "findings": [
+                {
+                    "name": finding.name,
+                    "severity": finding.severity,
+                    "text": finding.text,
+                    "count": finding.count,
+                    "examples": finding.examples,
+                    "worst": [
+                        {"where": worst.where, "detail": worst.detail, "score": worst.score}
+                        for worst in finding.worst
+                    ],
+                }
+                for finding in self.findings
+            ],
+            "width_range": self.width_range,
+            "position_range": self.position_range,
+            "sentences": self.sentences,
+        }
 
     def table(self) -> str:
         """The report as text."""
@@ -91,13 +132,32 @@ _TEXTS: dict[str, tuple[Severity, str]] = {
         "error",
         "the 6D rotation is not two orthonormal columns (quaternion or rotation vector stored?)",
     ),
+    "rotation rows": (
+        "error",
+        "consecutive chunks fit together only when rotations are read as ROWS: stored transposed",
+    ),
+    "left and right swapped": (
+        "error",
+        "the pictures change with the OTHER arm's motion: cameras or arms are the wrong way round",
+    ),
     "jump": (
         "warning",
         f"more than {_MAX_STEP_M} m or {_MAX_STEP_RAD} rad within 1/30 s (tracking lost, wrong rate?)",
     ),
+    "chunks disagree": (
+        "warning",
+        "a chunk contradicts the one before (wrong rate, or not relative to its own frame)",
+    ),
+    "time order": ("error", "a sample lies before or at the same time as the one before it in its episode"),
+    "time gap": ("warning", "frames are missing between two samples of an episode"),
+    "frozen camera": ("warning", "equal pictures while the arm moves"),
     "width": ("warning", "gripper width outside the normalizer's range, so training clips or extrapolates"),
     "token range": ("error", "an action token outside the codebook"),
-    "tokens missing": ("warning", "no action tokens (run tokenize_shards before VQ training)"),
+    "tokens differ": (
+        "error",
+        "the tokens do not decode to the action (of another tokenizer or normalizer?)",
+    ),
+    "tokens missing": ("warning", "no action tokens (run 'rdt2 data tokenize' before VQ training)"),
     "instruction missing": ("error", "no sentence for the sample's key"),
     "instruction wording": ("warning", "not of the form 'Verb + object.' with a capital and a full stop"),
     "duplicate": ("warning", "the same picture and action as an earlier sample"),
@@ -110,6 +170,7 @@ def check_shards(
     source: str | Path | Iterable[str | Path],
     *,
     normalizer: LinearNormalizer | None = None,
+    tokenizer: Any = None,
     num_embeddings: int = 1024,
     decode: bool = True,
     instructions: Mapping[str, str] | Literal["file"] = "file",
@@ -117,33 +178,61 @@ def check_shards(
     """Read every sample and report what is wrong; damaged samples are findings, not exceptions.
 
     normalizer: whose width range the data must keep to; without one, 0..0.088 m.
+    tokenizer: an ActionTokenizer whose tokens the data should have; needs the normalizer they were made with.
     decode: also decode every picture (2 ms each).
 
     Raises:
-        ShardError: there are no shards at all.
+        ShardError: there are no shards at all. ConfigError: a tokenizer without a normalizer.
     """
-    found: dict[str, Finding] = {}
-    counts = {"shards": 0, "samples": 0, "damaged": 0, "instructions": 0, "episodes": 0}
-    seen: set[bytes] = set()
-    episodes: set[str] = set()
-    sentences: dict[str, bool] = {}
-    widths, positions = [np.inf, -np.inf], [np.inf, -np.inf]
-    low, high = _width_limits(normalizer)
+    if tokenizer is not None and normalizer is None:
+        raise ConfigError("tokens are of normalised actions: give the normalizer they were made with, too.")
+    check = _Check(normalizer, tokenizer, num_embeddings, decode)
+    for path in find_shards(source):
+        check.shard(path, instructions)
+    return check.finish()
 
-    def note(name: str, where: str, detail: str = "") -> None:
+
+class _Check:
+    """A check under way."""
+
+    def __init__(
+        self, normalizer: LinearNormalizer | None, tokenizer: Any, num_embeddings: int, decode: bool
+    ) -> None:
+        self._normalizer, self._tokenizer = normalizer, tokenizer
+        self._num_embeddings, self._decode = num_embeddings, decode
+        self._low, self._high = _width_limits(normalizer)
+        self._found: dict[str, Finding] = {}
+        self._counts = {"shards": 0, "samples": 0, "damaged": 0, "instructions": 0, "episodes": 0}
+        self._seen: set[bytes] = set()
+        self._tracks: dict[str, EpisodeTrack] = {}
+        self._sentences: dict[str, int] = {}
+        self._widths, self._positions = [np.inf, -np.inf], [np.inf, -np.inf]
+        self._values: dict[str, list[float]] = {
+            f"{name} {arm}": [] for name in ("step", "turn", "width") for arm in ARMS
+        }
+        self._tokens: list[tuple[str, np.ndarray, np.ndarray, bytes]] = []
+
+    def _note(
+        self, name: str, where: str, detail: str = "", *, score: float = 0.0, jpeg: bytes = b""
+    ) -> None:
         severity, text = _TEXTS[name]
-        finding = found.setdefault(name, Finding(name, severity, text))
+        finding = self._found.setdefault(name, Finding(name, severity, text))
         finding.count += 1
         if len(finding.examples) < _EXAMPLES:
             finding.examples.append(f"{where}: {detail}" if detail else where)
+        if len(finding.worst) < _EXAMPLES or score > finding.worst[-1].score:
+            finding.worst.append(Worst(where, detail, float(score), jpeg))
+            finding.worst.sort(key=lambda worst: -worst.score)
+            del finding.worst[_EXAMPLES:]
 
-    for path in find_shards(source):
-        counts["shards"] += 1
+    def shard(self, path: Path, instructions: Mapping[str, str] | Literal["file"]) -> None:
+        """Check the samples of one tar."""
+        self._counts["shards"] += 1
         keys: set[str] = set()
         try:
             table = (read_instructions(path) or {}) if isinstance(instructions, str) else instructions
         except ShardError as error:
-            note("damaged sample", path.name, str(error))
+            self._note("damaged sample", path.name, str(error))
             table = {}
         samples = scan_shard(path)
         with open(path, "rb") as stream:
@@ -153,73 +242,167 @@ def check_shards(
                 except StopIteration:
                     break
                 except ShardError as error:
-                    note("damaged shard", path.name, str(error))
+                    self._note("damaged shard", path.name, str(error))
                     break
                 where = f"{path.name}, sample {key}"
-                counts["samples"] += 1
+                self._counts["samples"] += 1
                 if key in keys:
-                    note("duplicate key", where)
+                    self._note("duplicate key", where)
                 keys.add(key)
-                data = {}
-                for name, member in members.items():
-                    stream.seek(member.offset)
-                    data[name] = stream.read(member.size)
-                try:
-                    action = parse_action(data["action.npy"], where=where)
-                    meta = parse_meta(data["meta.json"], where=where)
-                    tokens = (
-                        parse_tokens(data["action_token.npy"], where=where)
-                        if "action_token.npy" in data
-                        else None
-                    )
-                    picture = _decode_jpeg(data["image.jpg"], where=where) if decode else None
-                except ShardError as error:
-                    counts["damaged"] += 1
-                    note("damaged sample", where, str(error))
-                    continue
-                episodes.add(str(meta.get("episode", "")))
-                digest = hashlib.blake2b(data["image.jpg"] + data["action.npy"], digest_size=16).digest()
-                if digest in seen:
-                    note("duplicate", where)
-                seen.add(digest)
-                if picture is not None:
-                    for side, half in (("left", picture[::8, :376:8]), ("right", picture[::8, 392::8])):
-                        if half.max() < 8:
-                            note("black picture", where, side)
-                try:
-                    sentence = lookup_instruction(meta, table, where=where)
-                    if sentence not in sentences:
-                        sentences[sentence] = bool(_WORDING.match(sentence))
-                    if not sentences[sentence]:
-                        note("instruction wording", where, sentence)
-                except ShardError:
-                    note("instruction missing", where, repr(meta.get(INSTRUCTION_KEY)))
-                if tokens is None:
-                    note("tokens missing", where)
-                elif tokens.min() < 0 or tokens.max() >= num_embeddings:
-                    position = int(np.argmax((tokens < 0) | (tokens >= num_embeddings)))
-                    note(
-                        "token range",
-                        where,
-                        f"token {position} is {tokens[position]}, legal 0..{num_embeddings - 1}",
-                    )
-                if not np.isfinite(action).all():
-                    note("not finite", where)
-                    continue
-                for number, arm in enumerate(ARMS):
-                    _check_arm(action[:, arm_slice(arm)], arm, where, low[number], high[number], note)
-                    part = action[:, arm_slice(arm)]
-                    widths = [
-                        min(widths[0], float(part[:, 9].min())),
-                        max(widths[1], float(part[:, 9].max())),
-                    ]
-                    positions = [
-                        min(positions[0], float(part[:, :3].min())),
-                        max(positions[1], float(part[:, :3].max())),
-                    ]
-    counts["instructions"], counts["episodes"] = len(sentences), len(episodes)
-    order = sorted(found.values(), key=lambda finding: (finding.severity, -finding.count))
-    return CheckReport(counts, order, (widths[0], widths[1]), (positions[0], positions[1]))
+                self._sample(where, _read(stream, members), table)
+
+    def _sample(self, where: str, data: Mapping[str, bytes], table: Mapping[str, str]) -> None:
+        jpeg = data["image.jpg"]
+        try:
+            action = parse_action(data["action.npy"], where=where)
+            meta = parse_meta(data["meta.json"], where=where)
+            time = recorded_time(meta)
+            packed = data.get("action_token.npy")
+            tokens = None if packed is None else parse_tokens(packed, where=where)
+            picture = _decode_jpeg(jpeg, where=where) if self._decode else None
+        except ShardError as error:
+            self._counts["damaged"] += 1
+            self._note("damaged sample", where, str(error))
+            return
+        digest = hashlib.blake2b(jpeg + data["action.npy"], digest_size=16).digest()
+        if digest in self._seen:
+            self._note("duplicate", where, jpeg=jpeg)
+        self._seen.add(digest)
+        if picture is not None:
+            for side, half in (("left", picture[::8, :376:8]), ("right", picture[::8, 392::8])):
+                if half.max() < 8:
+                    self._note("black picture", where, side, jpeg=jpeg)
+        self._sentence(where, meta, table)
+        name = str(meta.get("episode", ""))
+        track = self._tracks.setdefault(name, EpisodeTrack(named=name != ""))
+        if not np.isfinite(action).all():
+            self._note("not finite", where, jpeg=jpeg)
+            return
+        self._check_tokens(where, action, tokens, jpeg)
+        for row, arm in enumerate(ARMS):
+            self._arm(where, action[:, arm_slice(arm)], row, jpeg)
+        for remark in track.add(action, time, picture):
+            self._note(remark.finding, where, remark.detail, score=remark.score, jpeg=jpeg)
+
+    def _sentence(self, where: str, meta: Mapping[str, Any], table: Mapping[str, str]) -> None:
+        try:
+            sentence = lookup_instruction(meta, table, where=where)
+        except ShardError:
+            self._note("instruction missing", where, repr(meta.get(INSTRUCTION_KEY)))
+            return
+        self._sentences[sentence] = self._sentences.get(sentence, 0) + 1
+        if not _WORDING.match(sentence):
+            self._note("instruction wording", where, sentence)
+
+    def _arm(self, where: str, part: Float[np.ndarray, "24 10"], row: int, jpeg: bytes) -> None:
+        arm, low, high = ARMS[row], self._low[row], self._high[row]
+        first, second, width = part[:, 3:6], part[:, 6:9], part[:, 9]
+        norms = np.abs(np.stack([(first**2).sum(-1), (second**2).sum(-1)]) - 1).max()
+        slant = np.abs((first * second).sum(-1)).max()
+        if norms > 1e-2 or slant > 1e-2:
+            self._note("rotation", where, f"{arm} arm", score=max(norms, slant), jpeg=jpeg)
+        step = np.linalg.norm(np.diff(part[:, :3], axis=0, prepend=np.zeros((1, 3), part.dtype)), axis=-1)
+        identity = np.array([[1, 0, 0, 0, 1, 0]], part.dtype)
+        # Between near rotations the angle is the columns' distance up to the third order.
+        turn = np.linalg.norm(np.diff(part[:, 3:9], axis=0, prepend=identity), axis=-1) / np.sqrt(2)
+        if step.max() > _MAX_STEP_M or turn.max() > _MAX_STEP_RAD:
+            detail = f"{arm} arm, step {int(step.argmax()) + 1}: {step.max():.3f} m, {turn.max():.2f} rad"
+            self._note("jump", where, detail, score=step.max() + 0.1 * turn.max(), jpeg=jpeg)
+        if width.min() < low or width.max() > high:
+            detail = f"{arm} {width.min():.4f} .. {width.max():.4f} m, range {low:.4f} .. {high:.4f}"
+            self._note("width", where, detail, score=max(low - width.min(), width.max() - high), jpeg=jpeg)
+        for name, value in (("step", step.max()), ("turn", turn.max()), ("width", width[0])):
+            self._values[f"{name} {arm}"].append(float(value))
+        self._widths = [min(self._widths[0], float(width.min())), max(self._widths[1], float(width.max()))]
+        self._positions = [
+            min(self._positions[0], float(part[:, :3].min())),
+            max(self._positions[1], float(part[:, :3].max())),
+        ]
+
+    def _check_tokens(self, where: str, action: np.ndarray, tokens: np.ndarray | None, jpeg: bytes) -> None:
+        if tokens is None:
+            self._note("tokens missing", where)
+            return
+        if tokens.min() < 0 or tokens.max() >= self._num_embeddings:
+            position = int(np.argmax((tokens < 0) | (tokens >= self._num_embeddings)))
+            detail = f"token {position} is {tokens[position]}, legal 0..{self._num_embeddings - 1}"
+            self._note("token range", where, detail, jpeg=jpeg)
+        elif self._tokenizer is not None:
+            self._tokens.append((where, action, tokens, jpeg))
+            if len(self._tokens) >= _TOKEN_BATCH:
+                self._decode_tokens()
+
+    def _decode_tokens(self) -> None:
+        """Compare what the tokens decode to with what the tokenizer's own tokens decode to."""
+        import torch
+
+        if not self._tokens:
+            return
+        assert self._normalizer is not None
+        actions = np.stack([action for _, action, _, _ in self._tokens])
+        tokens = torch.from_numpy(np.stack([row for _, _, row, _ in self._tokens]).astype(np.int64))
+        normalized = self._normalizer.normalize(torch.from_numpy(actions))
+        with torch.no_grad():
+            own = self._tokenizer.decode(self._tokenizer.encode(normalized))
+            given = self._tokenizer.decode(tokens)
+        metres, radians = _chunk_errors(self._normalizer.denormalize(given).numpy(), actions)
+        own_metres, own_radians = _chunk_errors(self._normalizer.denormalize(own).numpy(), actions)
+        wrong = (metres > own_metres + _TOKEN_ERROR_M) | (radians > own_radians + _TOKEN_ERROR_RAD)
+        for row in np.flatnonzero(wrong):
+            where, _, _, jpeg = self._tokens[row]
+            detail = (
+                f"off by {metres[row]:.3f} m, {radians[row]:.2f} rad (fresh tokens {own_metres[row]:.3f} m)"
+            )
+            self._note("tokens differ", where, detail, score=metres[row] + 0.1 * radians[row], jpeg=jpeg)
+        self._tokens.clear()
+
+    def finish(self) -> CheckReport:
+        """What only the whole says, and the report."""
+        self._decode_tokens()
+        self._rows()
+        self._swapped()
+        self._counts["instructions"], self._counts["episodes"] = len(self._sentences), len(self._tracks)
+        return CheckReport(
+            counts=self._counts,
+            findings=sorted(self._found.values(), key=lambda finding: (finding.severity, -finding.count)),
+            width_range=(self._widths[0], self._widths[1]),
+            position_range=(self._positions[0], self._positions[1]),
+            sentences=self._sentences,
+            values=self._values,
+        )
+
+    def _rows(self) -> None:
+        pairs = sum(track.pairs for track in self._tracks.values())
+        rows = sum(track.rows for track in self._tracks.values())
+        if rows > 0.5 * pairs:
+            # This says what the disagreement comes from, so it is not said twice.
+            self._found.pop("chunks disagree", None)
+            self._note("rotation rows", "all shards", f"{rows} of {pairs} pairs that can tell")
+
+    def _swapped(self) -> None:
+        told = {name: track.swapped() for name, track in self._tracks.items()}
+        judged = {name: value for name, value in told.items() if value is not None}
+        crossed = {name: value for name, value in judged.items() if value > 0}
+        if len(crossed) <= 0.5 * len(judged):
+            return  # a few episodes may look so by chance; swapped cables swap all
+        # The pictures seem frozen because they follow the other arm.
+        self._found.pop("frozen camera", None)
+        for name, value in sorted(crossed.items(), key=lambda item: -item[1]):
+            where = f"episode {name}" if name else "all samples"
+            self._note(
+                "left and right swapped",
+                where,
+                f"rank correlation better by {value:.2f} ({len(crossed)} of {len(judged)} episodes that can tell)",
+                score=value,
+            )
+
+
+def _read(stream: Any, members: Mapping[str, Member]) -> dict[str, bytes]:
+    data = {}
+    for name, member in members.items():
+        stream.seek(member.offset)
+        data[name] = stream.read(member.size)
+    return data
 
 
 def _width_limits(normalizer: LinearNormalizer | None) -> tuple[list[float], list[float]]:
@@ -231,22 +414,19 @@ def _width_limits(normalizer: LinearNormalizer | None) -> tuple[list[float], lis
     return [float(low[c]) - 1e-4 for c in columns], [float(high[c]) + 1e-4 for c in columns]
 
 
-def _check_arm(
-    part: Float[np.ndarray, "24 10"], arm: str, where: str, low: float, high: float, note: Any
-) -> None:
-    first, second, width = part[:, 3:6], part[:, 6:9], part[:, 9]
-    norms = np.abs(np.stack([(first**2).sum(-1), (second**2).sum(-1)]) - 1).max()
-    if norms > 1e-2 or np.abs((first * second).sum(-1)).max() > 1e-2:
-        note("rotation", where, f"{arm} arm")
-    step = np.linalg.norm(np.diff(part[:, :3], axis=0, prepend=np.zeros((1, 3), part.dtype)), axis=-1)
-    identity = np.array([[1, 0, 0, 0, 1, 0]], part.dtype)
-    # Between near rotations the angle is the columns' distance up to the third order.
-    turn = np.linalg.norm(np.diff(part[:, 3:9], axis=0, prepend=identity), axis=-1) / np.sqrt(2)
-    if step.max() > _MAX_STEP_M or turn.max() > _MAX_STEP_RAD:
-        note(
-            "jump",
-            where,
-            f"{arm} arm, step {int(step.argmax()) + 1}: {step.max():.3f} m, {turn.max():.2f} rad",
-        )
-    if width.min() < low or width.max() > high:
-        note("width", where, f"{arm} {width.min():.4f} .. {width.max():.4f} m, range {low:.4f} .. {high:.4f}")
+def _chunk_errors(
+    found: Float[np.ndarray, "n 24 20"], expected: Float[np.ndarray, "n 24 20"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Mean distance (m) and mean angle (rad) between chunks, of the arm that is worse."""
+    from rdt2.pose import geodesic_angle, rot6d_to_matrix
+
+    metres, radians = [], []
+    for arm in ARMS:
+        one, other = found[..., arm_slice(arm)], expected[..., arm_slice(arm)]
+        metres.append(np.linalg.norm(one[..., :3] - other[..., :3], axis=-1).mean(axis=-1))
+        try:
+            angle = geodesic_angle(rot6d_to_matrix(one[..., 3:9]), rot6d_to_matrix(other[..., 3:9]))
+        except RDT2Error:  # an action without rotations, which is a finding of its own
+            angle = np.zeros(one.shape[:-1])
+        radians.append(angle.mean(axis=-1))
+    return np.max(metres, axis=0), np.max(radians, axis=0)

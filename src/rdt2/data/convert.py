@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rdt2.data.episode import Episode, cut_chunks
+from rdt2.data.episode import Episode, cut_chunks, decoded_picture
 from rdt2.data.resample import sample_frames
 from rdt2.data.shards import INSTRUCTION_FILES, ShardWriter, encode_jpeg, write_atomic, write_dataset_yaml
 from rdt2.data.sources import Source, SourceKind, SourceOptions, open_source
@@ -84,6 +85,7 @@ def convert(
     stride: int = 1,
     samples_per_shard: int = 5000,
     workers: int = 1,
+    engine: Literal["processes", "ray"] = "processes",
     on_error: Literal["raise", "skip"] = "raise",
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
@@ -95,6 +97,8 @@ def convert(
 
     accept_guesses: go on although the recording leaves things open that the options do not say.
     tail: frames with less than 0.8 s of motion left: "drop" them, or "pad" with the last pose.
+    engine: what the workers are: processes here, or tasks of a Ray cluster (RAY_ADDRESS names one, else a
+        local one of ``workers`` CPUs is started); its machines must share the file system.
     on_error: "skip" leaves damaged episodes out, whole, and lists them in the report.
     progress: called with (groups done, groups).
 
@@ -104,6 +108,8 @@ def convert(
     """
     if tail not in ("drop", "pad") or on_error not in ("raise", "skip"):
         raise ConfigError(f"tail {tail!r}, on_error {on_error!r}: expected drop or pad, raise or skip.")
+    if engine not in ("processes", "ray"):
+        raise ConfigError(f"engine is {engine!r}, expected 'processes' or 'ray'.")
     if min(stride, samples_per_shard, workers) < 1:
         raise ConfigError("stride, samples_per_shard and workers must be at least 1.")
     began, folder = time.monotonic(), Path(out)
@@ -112,7 +118,8 @@ def convert(
     opened = open_source(source, kind, options)
     if opened.guesses and not accept_guesses:
         raise ConfigError(explain_guesses(opened))
-    plan = _Plan(str(source), kind, options or SourceOptions(), tail, stride, samples_per_shard, on_error)
+    path = str(Path(source).absolute())  # a worker elsewhere has another working directory
+    plan = _Plan(path, kind, options or SourceOptions(), tail, stride, samples_per_shard, on_error)
     signature = plan.signature(opened)
     finished = _earlier(folder, signature)
     if finished is not None:
@@ -125,8 +132,8 @@ def convert(
     done = len(groups) - len(open_groups)
     if progress is not None:
         progress(done, len(groups))
-    jobs = [(plan, str(folder), number, groups[number]) for number in open_groups]
-    for _ in _run(jobs, workers):
+    jobs = [(plan, str(folder.absolute()), number, groups[number]) for number in open_groups]
+    for _ in (_run if engine == "processes" else _run_on_ray)(jobs, workers):
         done += 1
         if progress is not None:
             progress(done, len(groups))
@@ -149,14 +156,7 @@ def episode_samples(
     """(frame, chunk (24, 20) float32, JPEG bytes of left | right) for the samples of an episode, at 30 Hz."""
     frames = sample_frames(episode.timestamps)[::stride].tolist()
     for frame, chunk in cut_chunks(episode.poses, episode.widths, episode.timestamps, frames, tail=tail):
-        halves = []
-        for arm in ("left", "right"):
-            picture = episode.videos[arm][frame]
-            if isinstance(picture, bytes):
-                import simplejpeg
-
-                picture = simplejpeg.decode_jpeg(picture, colorspace="RGB")
-            halves.append(picture)
+        halves = [decoded_picture(episode.videos[arm][frame]) for arm in ("left", "right")]
         yield frame, chunk, encode_jpeg(np.concatenate(halves, axis=1))
 
 
@@ -245,6 +245,37 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_on_ray(jobs: list[_Job], workers: int) -> Iterator[int]:
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("ray is not installed. Install the extra: pip install 'rdt2[ray]'.") from None
+
+    started = not ray.is_initialized()
+    if started:
+        # A named cluster has its own CPUs; a local one gets as many as there are workers.
+        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(log_to_driver=False, **local)
+    task = ray.remote(max_retries=2)(_convert_group)
+    waiting, running = list(reversed(jobs)), []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(task.remote(waiting.pop()))
+            ready, running = ray.wait(running)
+            for number in ready:
+                yield ray.get(number)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise RecordingError(
+            f"a task of the Ray cluster was lost ({type(error).__name__}). Start again: finished shards are kept."
+        ) from None
+    finally:
+        if started:
+            ray.shutdown()
 
 
 # ------------------------------------------------------------------------------------------- begin and finish

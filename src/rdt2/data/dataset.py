@@ -14,7 +14,7 @@ import mmap
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from rdt2.action import HORIZON
 from rdt2.data import shards as _shards
+from rdt2.data.batch import Batch, Corruption, fill_picture
 from rdt2.errors import ConfigError, ShardError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class ShardIndex:
             pair = (path.parent, str(key))
             if pair not in known:
                 if path.parent not in tables:
-                    tables[path.parent] = _shards._instruction_table(path, instructions)
+                    tables[path.parent] = _shards.instruction_table(path, instructions)
                 meta = {_shards.INSTRUCTION_KEY: str(key)} if key else {}
                 known[pair] = _shards.lookup_instruction(
                     meta, tables[path.parent] or {}, where=self.where(number)
@@ -156,7 +157,7 @@ class ShardIndex:
         for number, path in enumerate(self.paths):
             with open(path, "rb") as stream:
                 for key, members in _shards.scan_shard(path):
-                    empty = _shards.Member("", 0, 0)
+                    empty = _shards.Member("", 0, 0, 0)
                     found = [members.get(name, empty) for name in _shards.MEMBERS]
                     stream.seek(found[3].offset)
                     meta = _shards.parse_meta(stream.read(found[3].size), where=f"{path.name}, sample {key}")
@@ -217,23 +218,6 @@ def split_by_episode(index: ShardIndex, *, held_out: float = 0.05) -> tuple[np.n
     return everything[~chosen], everything[chosen]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one training step sees.
-
-    pictures: uint8 (b, 384, 768, 3) or None when not asked for; actions: float32 (b, 24, 20)
-    metres; tokens: int64 (b, 27) or None; indices: int64 (b,) numbers in the ShardIndex; state: where the
-    data stands after this batch.
-    """
-
-    pictures: UInt8[np.ndarray, "b 384 768 3"] | None
-    actions: Float[np.ndarray, "b 24 20"]
-    tokens: Int[np.ndarray, "b 27"] | None
-    instructions: list[str]
-    indices: Int[np.ndarray, " b"]
-    state: dict[str, int]
-
-
 class TrainingData:
     """Batches of a folder of shards, made by a background thread.
 
@@ -255,6 +239,8 @@ class TrainingData:
         shuffle: bool = True,
         pictures: bool = True,
         prefetch: int = 4,
+        workers: int = 1,
+        corruption: Corruption | None = None,
         instructions: Mapping[str, str] | Literal["file", "ignore"] = "file",
     ) -> None:
         """
@@ -262,6 +248,9 @@ class TrainingData:
         batch_size: samples of one rank.
         pictures: False leaves pictures undecoded (the tokenizer needs actions only).
         prefetch: batches made ahead; 0 makes them in the calling thread.
+        workers: threads that decode and corrupt the pictures of a batch; what comes out does not depend on it.
+        corruption: what training pictures go through, by sample and epoch; ``once`` and ``load`` without an
+            epoch give them as stored.
 
         Raises:
             ConfigError: contradictory settings.
@@ -272,12 +261,16 @@ class TrainingData:
         )
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank is {rank} of {world_size} ranks.")
+        if workers < 1:
+            raise ConfigError(f"workers is {workers}, expected 1 or more.")
         if split not in ("train", "held_out", "all"):
             raise ConfigError(f"split is {split!r}, expected 'train', 'held_out' or 'all'.")
         train, other = split_by_episode(self.index, held_out=held_out)
         self.numbers = {"train": train, "held_out": other, "all": np.arange(len(self.index))}[split]
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.shuffle, self.pictures, self.prefetch = shuffle, pictures, prefetch
+        self.corruption = corruption
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rdt2-decode") if workers > 1 else None
         self.batches_per_epoch = len(self.numbers) // (batch_size * world_size)
         self._state = {"epoch": 0, "position": 0}
         self._order: tuple[int, np.ndarray] = (-1, self.numbers)
@@ -313,7 +306,8 @@ class TrainingData:
         """This rank's batch of a step (from 0), a function of seed, rank and step. Raises ShardError."""
         self._require_a_batch()
         epoch, position = divmod(step, self.batches_per_epoch)
-        return self.load(self.numbers_of(step), state={"epoch": epoch, "position": position + 1})
+        state = {"epoch": epoch, "position": position + 1}
+        return self.load(self.numbers_of(step), state=state, epoch=epoch)
 
     def numbers_of(self, step: int) -> np.ndarray:
         """The sample numbers of this rank's batch of training step ``step``."""
@@ -327,14 +321,33 @@ class TrainingData:
         start = (position * self.world_size + self.rank) * self.batch_size
         return order[start : start + self.batch_size]
 
-    def load(self, indices: Sequence[int] | np.ndarray, *, state: Mapping[str, int] | None = None) -> Batch:
-        """Decode the samples of these numbers into a batch. Raises ShardError."""
+    def load(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        *,
+        state: Mapping[str, int] | None = None,
+        epoch: int | None = None,
+    ) -> Batch:
+        """Decode the samples of these numbers into a batch, corrupted as in ``epoch``. Raises ShardError."""
         index = self.index
         pictures = None
         if self.pictures:
             pictures = np.empty((len(indices), *_shards.PICTURE_SHAPE, 3), dtype=np.uint8)
-            for row, number in enumerate(indices):
-                index.picture(int(number), out=pictures[row])
+            corruption = None if epoch is None else self.corruption
+
+            def fill(out: np.ndarray, number: int) -> None:
+                fill_picture(
+                    out,
+                    index.jpeg(number),
+                    where=index.where(number),
+                    corruption=corruption,
+                    sample=number,
+                    epoch=epoch or 0,
+                )
+
+            numbers = [int(number) for number in indices]
+            for _ in (map if self._pool is None else self._pool.map)(fill, pictures, numbers):
+                pass  # a damaged picture is raised here
         tokens = [index.tokens(int(number)) for number in indices] if index.has_tokens else None
         return Batch(
             pictures=pictures,
@@ -366,7 +379,7 @@ class TrainingData:
             while position < self.batches_per_epoch:
                 numbers = self._part(order, position)
                 position += 1
-                yield self.load(numbers, state={"epoch": epoch, "position": position})
+                yield self.load(numbers, state={"epoch": epoch, "position": position}, epoch=epoch)
             epoch, position = epoch + 1, 0
 
     def once(self) -> Iterator[Batch]:

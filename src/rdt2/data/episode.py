@@ -98,7 +98,7 @@ class Episode:
         """
         count = 0
         for frame, chunk in self.chunks(tail=tail, stride=stride):
-            left, right = (_decoded(self.videos[arm][frame]) for arm in ("left", "right"))
+            left, right = (decoded_picture(self.videos[arm][frame]) for arm in ("left", "right"))
             writer.write(
                 picture=np.concatenate([left, right], axis=1),
                 action=chunk,
@@ -140,7 +140,8 @@ def _at(times: np.ndarray, poses: np.ndarray, query: np.ndarray) -> np.ndarray:
     return pose.interpolate(times, poses, query)
 
 
-def _decoded(picture: bytes | np.ndarray) -> np.ndarray:
+def decoded_picture(picture: bytes | np.ndarray) -> np.ndarray:
+    """A picture of an episode as uint8 RGB (384, 384, 3), decoded if it is compressed."""
     if isinstance(picture, np.ndarray):
         return picture
     import simplejpeg

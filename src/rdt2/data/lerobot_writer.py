@@ -23,7 +23,7 @@ import numpy as np
 
 from rdt2 import pose
 from rdt2.action import ARMS, FPS
-from rdt2.data.episode import Episode
+from rdt2.data.episode import Episode, decoded_picture
 from rdt2.data.resample import resample
 from rdt2.data.sources.lerobot import STATE_NAMES
 from rdt2.errors import RecordingError
@@ -173,7 +173,7 @@ class _Writer:
             row[f"videos/{key}/from_timestamp"] = video.count / FPS
             row[f"videos/{key}/to_timestamp"] = (video.count + count) / FPS
             for frame in range(count):
-                picture = _decoded(episode.videos[arm][frame])
+                picture = decoded_picture(episode.videos[arm][frame])
                 video.write(picture)
                 if frame % _STATS_EVERY == 0:
                     self.stats.setdefault(key, _Moments()).add(picture[::4, ::4].reshape(-1, 3))
@@ -334,11 +334,3 @@ def _task_table(tasks: dict[str, int]) -> Any:
     }
     table = pa.table({"task_index": pa.array(list(tasks.values()), pa.int64()), "task": list(tasks)})
     return table.replace_schema_metadata({"pandas": json.dumps(note)})
-
-
-def _decoded(picture: bytes | np.ndarray) -> np.ndarray:
-    if isinstance(picture, np.ndarray):
-        return picture
-    import simplejpeg
-
-    return simplejpeg.decode_jpeg(picture, colorspace="RGB")

@@ -15,13 +15,13 @@ from rdt2.data.sources.base import Pictures, Source
 from rdt2.data.sources.options import Guess, SourceOptions
 from rdt2.errors import ConfigError
 
-SourceKind = Literal["umi-zarr", "lerobot", "hdf5", "shards"]
+SourceKind = Literal["umi-zarr", "lerobot", "hdf5", "mcap", "shards"]
 
 __all__ = ["Guess", "Pictures", "Source", "SourceKind", "SourceOptions", "open_source"]
 
 
 def open_source(path: str | Path, kind: SourceKind, options: SourceOptions | None = None) -> Source:
-    """Open recordings of one of the four layouts.
+    """Open recordings of one of these layouts.
 
     Raises:
         ConfigError: an unknown kind, or options that are missing or contradict the recording.
@@ -39,6 +39,10 @@ def open_source(path: str | Path, kind: SourceKind, options: SourceOptions | Non
         from rdt2.data.sources.hdf5 import Hdf5
 
         return Hdf5(path, options)
+    if kind == "mcap":
+        from rdt2.data.sources.mcap import Mcap
+
+        return Mcap(path, options)
     if kind == "shards":
         from rdt2.data.sources.shards import Shards
 

@@ -29,29 +29,31 @@ class SourceOptions:
     """How to read a recording. None where the source should guess; a guess is shown, never silent."""
 
     arms: ArmOrder | None = None
-    """Which arm robot 0 is, then robot 1; a single name for one-armed data."""
+    """Which arm robot 0 is, then robot 1; one name for one-armed data. UMI: right-left; FastUMI: left-right."""
     rotation: Rotation | None = None
-    """How rotations are stored: 6D columns or rows, a quaternion's order, or a rotation vector (rad)."""
+    """Storage of rotations: first two columns or rows of the matrix, quaternion order, rotation vector (rad)."""
     fps: float | None = None
     """Frames a second of the recording, where it has no timestamps."""
     gripper_unit: GripperUnit | None = None
-    """m, mm, or range: numbers that run linearly between gripper_range."""
+    """Unit of the gripper numbers; range: linear between the two numbers of --gripper-range."""
     gripper_range: tuple[float, float] | None = None
-    """With gripper_unit range: the recorded number when closed and when open."""
+    """The recorded number when closed and when open."""
     gripper_open: float = MODEL_WIDTH_MAX
-    """With gripper_unit range: the width when open (m)."""
+    """With --gripper-unit range: width of the open gripper (m)."""
     cameras: tuple[str, str] | None = None
     """Names of the right and the left wrist camera; of one arm alone, its name twice."""
     color: Literal["rgb", "bgr"] | None = None
     """Channel order of stored pictures."""
     crop: int | None = None
-    """Side of the centred square kept of a picture (pixels); none takes the largest."""
+    """Side (pixels) of the centred square that is resized to 384; none takes the largest square."""
     missing_arm: Literal["refuse", "still"] = "refuse"
     """One-armed data: still adds an arm that does not move, with a grey picture."""
     pose_key: str | None = None
-    """Where the poses are: a dataset of the HDF5 file, or a LeRobot feature."""
+    """Where the poses are: a dataset in the HDF5 files, a LeRobot feature, or topics like /{arm}/pose."""
+    gripper_key: str | None = None
+    """MCAP: where the gripper openings are, topics like /{arm}/gripper."""
     instruction: str | None = None
-    """Sentence for recordings that have none."""
+    """Sentence for recordings without one."""
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 1 <= self.fps <= 1000:

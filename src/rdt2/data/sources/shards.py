@@ -18,6 +18,14 @@ import numpy as np
 
 from rdt2 import pose
 from rdt2.action import ARMS, FPS, HORIZON, arm_slice
+from rdt2.data.continuity import (
+    STEP_TIMES,
+    TOLERANCE_M,
+    TOLERANCE_RAD,
+    chunk_paths,
+    disagreement,
+    recorded_time,
+)
 from rdt2.data.dataset import ShardIndex
 from rdt2.data.episode import Episode
 from rdt2.data.shards import decode_jpeg
@@ -28,10 +36,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from rdt2.data.sources.options import SourceOptions
-
-_TOLERANCE_M, _TOLERANCE_RAD = 2e-3, 1e-2
-"""How far two chunks may differ about the same instant and still be of one recording."""
-_TIMES = np.arange(HORIZON + 1) / FPS
 
 
 class Shards(Source):
@@ -89,14 +93,10 @@ class Shards(Source):
 
     def _paths(self, number: int) -> Float[np.ndarray, "2 25 4 4"]:
         """Poses of both arms at a sample and at its 24 steps, in the sample's own frames."""
-        action = self._index.action(number).astype(np.float64)
-        path = np.tile(np.eye(4), (len(ARMS), HORIZON + 1, 1, 1))
-        for row, arm in enumerate(ARMS):
-            try:
-                path[row, 1:] = pose.pose9_to_matrix(action[:, arm_slice(arm)][:, :9])
-            except RDT2Error as error:
-                raise ShardError(f"{self._index.where(number)}, {arm} arm: {error}") from None
-        return path
+        try:
+            return chunk_paths(self._index.action(number))
+        except RDT2Error as error:
+            raise ShardError(f"{self._index.where(number)}: {error}") from None
 
     def _half(self, number: int, side: int) -> np.ndarray:
         picture = decode_jpeg(self._index.jpeg(int(number)), where=self._index.where(int(number)))
@@ -135,8 +135,8 @@ class Shards(Source):
             )
             path, path_before = self._paths(after), path
             if belongs:
-                error = _disagreement(path_before, path, step)
-                belongs = error[0] <= _TOLERANCE_M and error[1] <= _TOLERANCE_RAD
+                error = disagreement(path_before, path, step)
+                belongs = error[0] <= TOLERANCE_M and error[1] <= TOLERANCE_RAD
                 if not belongs and named:
                     raise ShardError(
                         f"{where}: its chunk contradicts the sample before it in episode {name!r} by "
@@ -151,15 +151,9 @@ class Shards(Source):
 
 
 def _recorded_times(metas: list[dict[str, Any]]) -> np.ndarray | None:
-    """Seconds of each sample in its episode, from ``timestamp`` or ``frame`` of its meta."""
-    try:
-        if all("timestamp" in meta for meta in metas):
-            return np.array([float(meta["timestamp"]) for meta in metas])
-        if all("frame" in meta for meta in metas):
-            return np.array([int(meta["frame"]) for meta in metas]) / FPS
-    except (TypeError, ValueError) as error:
-        raise ShardError(f"meta.json: timestamp or frame is no number ({error}).") from None
-    return None
+    """Seconds of each sample in its episode; None where one of them does not say."""
+    times = [recorded_time(meta) for meta in metas]
+    return None if any(time is None for time in times) else np.array(times, dtype=np.float64)
 
 
 def _chunk_at(
@@ -175,30 +169,9 @@ def _chunk_at(
             poses[arm], widths[arm] = pose.pose9_to_matrix(part[step - 1, :9]), float(part[step - 1, 9])
         else:
             path = np.concatenate([np.eye(4)[None], pose.pose9_to_matrix(part[:, :9])])
-            poses[arm] = pose.interpolate(_TIMES, path, np.array([reach]))[0]
-            widths[arm] = float(np.interp(reach, _TIMES[1:], part[:, 9]))
+            poses[arm] = pose.interpolate(STEP_TIMES, path, np.array([reach]))[0]
+            widths[arm] = float(np.interp(reach, STEP_TIMES[1:], part[:, 9]))
     return poses, widths
-
-
-def _disagreement(
-    first: Float[np.ndarray, "2 25 4 4"], second: Float[np.ndarray, "2 25 4 4"], step: float
-) -> tuple[float, float]:
-    """Largest distance (m) and angle (rad) between two samples' paths about the instants both tell of."""
-    rows = round(step * FPS)
-    if rows and abs(step * FPS - rows) < 0.05:  # an even rate: close enough to judge by, and ten times faster
-        ahead = first[:, rows:]
-        found = second[:, : HORIZON + 1 - rows]
-    else:
-        shared = np.arange(HORIZON + 1) / FPS
-        shared = np.concatenate([[0.0], shared[(shared > 0) & (shared + step <= HORIZON / FPS + 1e-6)]])
-        ahead = np.stack([pose.interpolate(_TIMES, path, shared + step) for path in first])
-        found = np.stack([pose.interpolate(_TIMES, path, shared) for path in second])
-    here, turned = ahead[:, :1], ahead[:, :1, :3, :3].swapaxes(-1, -2)
-    offset = (turned @ (ahead[..., :3, 3:] - here[..., :3, 3:]))[..., 0]
-    distance = np.linalg.norm(offset - found[..., :3, 3], axis=-1).max()
-    # The chord of a rotation: twice the sine of half its angle, over all columns.
-    chord = np.linalg.norm(turned @ ahead[..., :3, :3] - found[..., :3, :3], axis=(-2, -1)) / np.sqrt(8)
-    return float(distance), float(2 * np.arcsin(np.clip(chord, 0, 1)).max())
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -1,0 +1,219 @@
+"""`rdt2 data convert`, `to-lerobot` and `view`: recordings of any source to shards, back, and on a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from rdt2.data.sources import SourceKind, SourceOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rdt2.data import Episode
+
+TASKS = ("pick", "place", "press", "all")
+
+
+@dataclass(kw_only=True)
+class DataConvert:
+    """Make training shards from recordings of other projects.
+
+    Recordings rarely say which hand is robot 0, how a rotation is stored or how fast they were taken. What is
+    not said is guessed, and the command stops and shows the guesses with the flags that confirm or correct
+    them; wrong ones give data that look right and teach the wrong motion. Afterwards: rdt2 data check OUT.
+
+    umi-zarr: dataset.zarr.zip of UMI. lerobot: a LeRobotDataset v3.0 or v2.1 whose state are end-effector
+    poses. hdf5: a folder of FastUMI or ALOHA-style files, an episode a file. mcap: ROS 2 recordings, an episode a
+    file. shards: shards made otherwise. sim: no recording: SOURCE is a task, as in 'rdt2 data record'.
+
+    An interrupted conversion goes on; the shards are the same bytes whatever --workers.
+
+    For example:
+      rdt2 data convert dataset.zarr.zip data/cups --from umi-zarr --instruction "Pick up the cup."
+      rdt2 data convert recordings data/fold --from hdf5 --fps 30 --arms left-right --rotation xyzw --workers 4
+      rdt2 data convert bags data/tidy --from mcap --pose-key "/{arm}/tcp_pose" --gripper-key "/{arm}/opening"
+      rdt2 data convert my_dataset data/set --from lerobot --pose-key observation.eef --rotation rotvec
+    """
+
+    source: Positional[Path]
+    """The recordings: a file or a folder; with --from sim: pick, place, press or all."""
+    out: Positional[Path]
+    """Folder for shards, instructions.json, normalizer and dataset.yaml."""
+    kind: Annotated[Literal["umi-zarr", "lerobot", "hdf5", "mcap", "shards", "sim"], arg(name="from")]
+    """Layout of the recordings."""
+    options: SourceOptions = field(default_factory=SourceOptions)
+    accept_guesses: bool = False
+    """Go on with all guesses as they are."""
+    tail: Literal["drop", "pad"] = "drop"
+    """Frames with less than 0.8 s of motion left: leave them out, or hold the last pose."""
+    stride: int = 1
+    """Keep every n-th sample of 30 a second."""
+    samples_per_shard: int = 5000
+    """A shard gets whole episodes until they have about so many samples."""
+    episodes: int = 100
+    """With --from sim: successful episodes to record."""
+    workers: int = 1
+    """Processes that convert at the same time."""
+    engine: Literal["processes", "ray"] = "processes"
+    """What the workers are: processes here, or tasks of the Ray cluster that RAY_ADDRESS names."""
+    skip_damaged: bool = False
+    """Leave damaged episodes out and list them, instead of stopping at the first."""
+    json: Path | None = None
+    """Write the counts to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, note, progress, save_json
+        from rdt2.data.convert import convert
+
+        if self.kind == "sim":
+            self._record()
+            return
+        with progress("shards", None) as advance:
+            finished = 0
+
+            def on_group(done: int, total: int) -> None:
+                nonlocal finished
+                advance(done - finished, f"of {total}")
+                finished = done
+
+            report = convert(
+                self.source,
+                self.out,
+                kind=self.kind,
+                options=self.options,
+                accept_guesses=self.accept_guesses,
+                tail=self.tail,
+                stride=self.stride,
+                samples_per_shard=self.samples_per_shard,
+                workers=self.workers,
+                engine=self.engine,
+                on_error="skip" if self.skip_damaged else "raise",
+                progress=on_group,
+            )
+        console().print(
+            f"{report.samples} samples of {report.episodes} episodes in {report.shards} shards, {self.out} "
+            f"({report.seconds:.0f} s)",
+            highlight=False,
+        )
+        if report.too_short:
+            note(
+                f"{len(report.too_short)} episodes are shorter than 0.8 s and left out (--tail pad keeps them)"
+            )
+        for line in report.skipped:
+            note(f"left out: {line}")
+        note(f"now look at them: rdt2 data check {self.out}")
+        save_json(self.json, report.as_dict())
+
+    def _record(self) -> None:
+        """The scripted demonstrator of the simulated cell, which knows its arms, rate and units."""
+        from rdt2.cli.data import DataRecord
+        from rdt2.errors import ConfigError
+
+        task = str(self.source)
+        if task not in TASKS:
+            raise ConfigError(f"--from sim: SOURCE is {task!r}, expected one of {', '.join(TASKS)}.")
+        if self.options != SourceOptions() or self.tail != "drop" or self.engine != "processes":
+            raise ConfigError("--from sim takes --episodes, --stride, --workers and --json only.")
+        DataRecord(
+            out=self.out,
+            task=task,  # type: ignore[arg-type]
+            episodes=self.episodes,
+            stride=self.stride,
+            workers=self.workers,
+            json=self.json,
+        ).run()
+
+
+@dataclass(kw_only=True)
+class DataToLerobot:
+    """Write shards as a LeRobotDataset v3.0: absolute poses in the frame of each episode's start, and videos.
+
+    For example:
+      rdt2 data to-lerobot data/pick lerobot/pick
+    """
+
+    source: Positional[Path]
+    """Folder of shards, with every frame of an episode or every few."""
+    out: Positional[Path]
+    """New folder for the dataset."""
+    json: Path | None = None
+    """Write the counts to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, progress, save_json
+        from rdt2.data.lerobot_writer import write_lerobot
+        from rdt2.data.sources import open_source
+
+        source = open_source(self.source, "shards")
+        with progress("episodes", len(source)) as advance:
+
+            def told() -> Iterator[Episode]:
+                for episode in source:
+                    yield episode
+                    advance()
+
+            count = write_lerobot(told(), self.out)
+        console().print(f"{count} episodes written to {self.out}", highlight=False)
+        save_json(self.json, {"episodes": count, "out": str(self.out)})
+
+
+@dataclass(kw_only=True)
+class DataView:
+    """Look at episodes: a page of one file with both cameras, both paths in 3-D, widths and the chunk at the
+    cursor; or the same in rerun.
+
+    For example:
+      rdt2 data view data/pick --out pick.html
+      rdt2 data view dataset.zarr.zip --from umi-zarr --arms right-left --rerun cups.rrd
+    """
+
+    source: Positional[Path]
+    """Folder of shards, or recordings of another layout."""
+    kind: Annotated[SourceKind, arg(name="from")] = "shards"
+    """Layout of the recordings."""
+    options: SourceOptions = field(default_factory=SourceOptions)
+    out: Path = Path("episodes.html")
+    """Page to write."""
+    rerun: str | None = None
+    """Instead of the page: an .rrd file to write, or 'viewer' to start one."""
+    first: int = 0
+    """Number of the first episode shown."""
+    episodes: int = 3
+    """How many episodes are shown."""
+    every: int = 3
+    """The page shows every n-th picture; paths are whole."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, note, progress
+        from rdt2.data.sources import open_source
+        from rdt2.errors import ConfigError
+
+        source = open_source(self.source, self.kind, self.options)
+        for guess in source.guesses:
+            note(f"guessed: {guess.flag} ({guess.reason})")
+        numbers = range(len(source))[self.first : self.first + self.episodes]
+        if self.first < 0 or not numbers:
+            raise ConfigError(
+                f"--first {self.first} --episodes {self.episodes}: there are {len(source)} episodes, from 0."
+            )
+        with progress("episodes", len(numbers)) as advance:
+
+            def shown() -> Iterator[Episode]:
+                for number in numbers:
+                    yield source[number]
+                    advance()
+
+            if self.rerun is None:
+                from rdt2.data.pages.view import write_view_page
+
+                where = str(write_view_page(self.out, shown(), title=str(self.source), every=self.every))
+            else:
+                from rdt2.data.pages.rerun import write_rerun
+
+                write_rerun(shown(), None if self.rerun == "viewer" else self.rerun)
+                where = self.rerun
+        console().print(f"{len(numbers)} of {len(source)} episodes: {where}", highlight=False)

@@ -1,0 +1,152 @@
+"""What a stream reads: data sets with weights, from folders, URLs, or the published dataset yaml.
+
+A single data set::
+
+    name: pick
+    type: single
+    shards_dir: .
+    kwargs: {instruction_path: instructions.json, normalizer_path: normalizer.safetensors}
+
+A mixture of such files; paths are relative to the yaml they stand in::
+
+    name: all
+    type: blend
+    train:
+        pick: {config_path: pick/dataset.yaml, weight: 3}
+        fold: {config_path: fold/dataset.yaml, weight: 1}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdt2.data.shards.reading import parse_instructions, read_instructions
+from rdt2.data.shards.remote import expand_locations, instructions_beside, is_url
+from rdt2.errors import ConfigError, ShardError
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """One data set of a mixture.
+
+    shards: paths or URLs of its tars. instructions: key -> sentence; None leaves sentences out.
+    weight: share of the samples, relative to the other sources' weights.
+    """
+
+    name: str
+    shards: tuple[str, ...]
+    instructions: Mapping[str, str] | None = field(repr=False)
+    weight: float = 1.0
+    normalizer: str | None = None
+    """Where the data set's own normalizer is, as its yaml says."""
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise ConfigError(f"data set {self.name!r} has no shards.")
+        if not 0 < self.weight < float("inf"):
+            raise ConfigError(f"data set {self.name!r}: weight is {self.weight}, expected above 0.")
+
+
+def open_sources(
+    location: str | Path | Iterable[str | Path],
+    *,
+    instructions: Mapping[str, str] | None = None,
+) -> list[StreamSource]:
+    """The sources of a folder, tars, URLs, or a yaml file.
+
+    instructions: used instead of the table beside the shards; not with a yaml.
+
+    Raises:
+        ConfigError: a yaml that is neither form. ShardError: no shards, or no instructions beside them.
+    """
+    if isinstance(location, (str, Path)) and Path(location).suffix in (".yaml", ".yml"):
+        return _read_yaml(Path(location))
+    shards = expand_locations(location)
+    # Tars of several folders have several tables, so each folder is a source of as many shares as it has tars.
+    folders: dict[str, list[str]] = {}
+    for shard in shards:
+        folders.setdefault(shard.rpartition("/")[0], []).append(shard)
+    return [
+        StreamSource(
+            name=folder.rpartition("/")[2] or ".",
+            shards=tuple(members),
+            instructions=instructions_beside(members[0]) if instructions is None else instructions,
+            weight=float(len(members)),
+        )
+        for folder, members in folders.items()
+    ]
+
+
+def _read_yaml(path: Path) -> list[StreamSource]:
+    config = _load(path)
+    if "train" not in config:
+        return [_single(path, config, name=str(config.get("name", path.stem)), weight=1.0)]
+    entries = config["train"]
+    if not isinstance(entries, dict) or not entries:
+        raise ConfigError(f"{path}: train is no table {{name: {{config_path, weight}}}}.")
+    sources = []
+    for name, entry in entries.items():
+        if (
+            not isinstance(entry, dict)
+            or "config_path" not in entry
+            or set(entry) - {"config_path", "weight"}
+        ):
+            raise ConfigError(f"{path}: train.{name} is {entry!r}, expected {{config_path, weight}}.")
+        weight = entry.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise ConfigError(f"{path}: train.{name}.weight is {weight!r}, expected a number above 0.")
+        other = path.parent / entry["config_path"]
+        sources.append(_single(other, _load(other), name=str(name), weight=float(weight)))
+    return sources
+
+
+def _single(path: Path, config: Mapping[str, Any], *, name: str, weight: float) -> StreamSource:
+    if config.get("type", "single") != "single" or not isinstance(config.get("shards_dir"), str):
+        raise ConfigError(f"{path}: expected 'type: single' with a shards_dir.")
+    kwargs = config.get("kwargs") or {}
+    if not isinstance(kwargs, dict):
+        raise ConfigError(f"{path}: kwargs is {kwargs!r}, expected {{instruction_path, normalizer_path}}.")
+    shards = expand_locations(_beside(path, config["shards_dir"]))
+    if "instruction_path" in kwargs:
+        told = _beside(path, kwargs["instruction_path"])
+        table = instructions_beside(told) if is_url(told) else _table(Path(told))
+    else:
+        table = instructions_beside(shards[0])
+    normalizer = kwargs.get("normalizer_path")
+    return StreamSource(
+        name=name,
+        shards=tuple(shards),
+        instructions=table,
+        weight=weight,
+        normalizer=None if normalizer is None else _beside(path, normalizer),
+    )
+
+
+def _table(path: Path) -> Mapping[str, str]:
+    if path.is_file():
+        return parse_instructions(path.read_bytes(), where=str(path))
+    # The published yaml names a file that may be called instruction.json or instructions.json.
+    table = read_instructions(path.parent) if path.parent.is_dir() else None
+    if table is None:
+        raise ShardError(f"{path}: no such instruction table. Correct instruction_path in the yaml.")
+    return table
+
+
+def _beside(path: Path, told: str) -> str:
+    """A path of a yaml file: relative to that file."""
+    return told if is_url(told) else str(path.parent / told)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as yaml ({error}).") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: expected a table with shards_dir, or with train.")
+    return config

@@ -1,0 +1,332 @@
+"""ROS 2 recordings (rosbag2) in MCAP files, one file an episode.
+
+Topics are told apart by their message types, and the arms by ``right`` and ``left`` in their names::
+
+    geometry_msgs/PoseStamped                             pose of each gripper, metres
+    std_msgs/Float32, Float64, or sensor_msgs/JointState  its opening (of a JointState, the first position)
+    sensor_msgs/CompressedImage (JPEG, PNG), Image        its wrist camera
+    std_msgs/String                                       optional: the instruction
+
+The pictures of one camera give the frames. The other camera's nearest picture is taken; poses and openings lie
+between two messages, linear and slerp. Times are those of the headers, else of the recorder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdt2.action import ARMS
+from rdt2.data.sources.base import Source, guess_cameras
+from rdt2.data.sources.options import MAX_SIDE, SourceOptions, guess_gripper
+from rdt2.errors import ConfigError, RecordingError
+
+if TYPE_CHECKING:
+    from rdt2.data.episode import Episode
+
+_POSES = ("geometry_msgs/msg/PoseStamped",)
+_GRIPPERS = ("std_msgs/msg/Float32", "std_msgs/msg/Float64", "sensor_msgs/msg/JointState")
+_IMAGES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
+_TEXTS = ("std_msgs/msg/String",)
+_MAX_GAP_S = 0.2
+"""Poses further apart than this are not interpolated between."""
+
+
+@dataclass
+class _Topic:
+    """Messages of one topic, in order."""
+
+    times: list[float] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+
+class Mcap(Source):
+    """See the module. ``path`` is one .mcap file or a folder of them. Needs mcap and mcap-ros2-support."""
+
+    kind = "mcap"
+
+    def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
+        """
+        Raises:
+            RecordingError: a truncated file, or one without poses, openings or pictures.
+            ConfigError: options that are missing or contradict the files.
+        """
+        super().__init__(path, options)
+        self._paths = [self.path] if self.path.is_file() else sorted(self.path.rglob("*.mcap"))
+        if not self._paths:
+            raise RecordingError(f"{self.path}: holds no .mcap file.")
+        root = self.path.parent if self.path.is_file() else self.path
+        self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self._paths]
+        types = _topic_types(self._paths[0])
+        where = str(self._paths[0])
+        pose_topics = _of_arms(
+            types, _POSES, self.options.pose_key, where=where, what="pose", flag="--pose-key"
+        )
+        named = tuple(pose_topics)
+        robots = self._robots(len(named), "-".join(named), "by the names of the pose topics")
+        grippers = _of_arms(
+            types, _GRIPPERS, self.options.gripper_key, where=where, what="gripper", flag="--gripper-key"
+        )
+        missing = [arm for arm in named if arm not in grippers]
+        if missing:
+            raise ConfigError(
+                f"{where}: no gripper topic of the {missing[0]} arm. Name it: --gripper-key '/{{arm}}/...'"
+            )
+        cameras = self._cameras(types, named, where)
+        # robots says which recorded arm each of ours is, by its place in the names.
+        self._topics = {
+            arm: (pose_topics[named[robot]], grippers[named[robot]], cameras[named[robot]])
+            for arm, robot in robots.items()
+        }
+        self._text = next((topic for topic, kind in sorted(types.items()) if kind in _TEXTS), None)
+        read = _read(self._paths[0], [topics[1] for topics in self._topics.values()])
+        openings = np.concatenate([np.array(topic.values, dtype=np.float64) for topic in read.values()])
+        unit = self._choose("gripper_unit", lambda: guess_gripper(openings, where=where))
+        self.options = replace(self.options, gripper_unit=unit, rotation="xyzw")  # type: ignore[arg-type]
+        camera = next(iter(self._topics.values()))[2]
+        self.lengths = [_count(path, camera) for path in self._paths]
+
+    def episode(self, number: int) -> Episode:
+        """One episode at the rate of its camera. Raises RDT2Error that names file and topic."""
+        path = self._paths[number]
+        wanted = [topic for topics in self._topics.values() for topic in topics]
+        topics = _read(path, [*wanted, *([self._text] if self._text else [])])
+        for name in wanted:
+            if not topics[name].times:
+                raise RecordingError(f"{path}: no message of {name}. Leave that file out.")
+            if (np.diff(topics[name].times) <= 0).any():
+                raise RecordingError(f"{path}: times of {name} do not increase. Record it again.")
+        frames = self._frames(path, topics)
+        position, rotation, gripper, pictures = {}, {}, {}, {}
+        for arm, (pose, opening, camera) in self._topics.items():
+            position[arm], rotation[arm] = _interpolated(topics[pose], frames, where=f"{path}, {pose}")
+            gripper[arm] = np.interp(frames, topics[opening].times, np.array(topics[opening].values))
+            shots = topics[camera]
+            nearest = _nearest(shots.times, frames, where=f"{path}, {camera}")
+            pictures[arm] = _Pictures([shots.values[row] for row in nearest], f"{path}, {camera}")
+        return self._episode(
+            number,
+            position=position,
+            rotation=rotation,
+            gripper=gripper,
+            frames=pictures,
+            timestamps=frames,
+            instruction=topics[self._text].values[0] if self._text and topics[self._text].values else None,
+        )
+
+    def _cameras(self, types: dict[str, str], arms: Sequence[str], where: str) -> dict[str, str]:
+        images = [topic for topic, kind in types.items() if kind in _IMAGES]
+        if len(arms) == 1 and self.options.cameras is None and len(images) == 1:
+            return {arms[0]: images[0]}
+        chosen = self._choose("cameras", lambda: guess_cameras(sorted(images), where=where))
+        unknown = [topic for topic in chosen if topic not in images]
+        if unknown:
+            raise ConfigError(
+                f"{where}: {unknown[0]} is no picture topic; there are {', '.join(images) or 'none'}."
+            )
+        return dict(zip(ARMS, chosen, strict=True))
+
+    def _frames(self, path: Path, topics: dict[str, _Topic]) -> np.ndarray:
+        """Times of the frames: of the first camera, while the other topics have messages on both sides."""
+        cameras = [topics[camera] for _, _, camera in self._topics.values()]
+        times = np.array(cameras[0].times)
+        # Cameras are never in step: the nearest picture may be half a frame away.
+        slack = float(np.median(np.diff(times))) / 2 if len(times) > 1 else 0.0
+        begin, end = (
+            [camera.times[0] - slack for camera in cameras],
+            [camera.times[-1] + slack for camera in cameras],
+        )
+        for pose, opening, _ in self._topics.values():
+            begin += [topics[pose].times[0], topics[opening].times[0]]
+            end += [topics[pose].times[-1], topics[opening].times[-1]]
+        times = times[(times >= max(begin)) & (times <= min(end))]
+        if len(times) == 0:
+            raise RecordingError(f"{path}: its topics have no time in common. Leave that file out.")
+        return times
+
+
+def _of_arms(
+    types: dict[str, str], kinds: Sequence[str], key: str | None, *, where: str, what: str, flag: str
+) -> dict[str, str]:
+    """arm -> topic: ``key`` with the arm's name in it, or the one topic of these types with that name.
+
+    Raises:
+        ConfigError: no such topic, or several.
+    """
+    found = {}
+    for arm, other in zip(ARMS, reversed(ARMS), strict=True):
+        if key is not None:
+            matches = [topic for topic in {key.replace("{arm}", arm)} if types.get(topic) in kinds]
+        else:
+            matches = [
+                topic
+                for topic, kind in types.items()
+                if kind in kinds and arm in topic.lower() and other not in topic.lower()
+            ]
+        if len(matches) > 1:
+            raise ConfigError(
+                f"{where}: {', '.join(sorted(matches))} may all be the {arm} {what}. Name one: {flag} '/{{arm}}/...'"
+            )
+        if matches:
+            found[arm] = matches[0]
+    if not found:
+        there = ", ".join(sorted(topic for topic, kind in types.items() if kind in kinds)) or "none"
+        raise ConfigError(
+            f"{where}: no {what} topic of an arm found (of types {', '.join(kinds)} there are: {there}). "
+            f"Name them with {{arm}} for right and left: {flag} '/{{arm}}/...'"
+        )
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- messages
+
+
+@contextmanager
+def _reader(path: Path) -> Iterator[Any]:
+    from mcap.exceptions import McapError
+    from mcap.reader import make_reader
+    from mcap_ros2.decoder import DecoderFactory
+
+    try:
+        with open(path, "rb") as stream:
+            yield make_reader(stream, decoder_factories=[DecoderFactory()])
+    except (McapError, EOFError, OSError) as error:
+        raise RecordingError(
+            f"{path}: no whole MCAP file ({error or type(error).__name__}). Copy it again, or 'mcap recover' it."
+        ) from None
+
+
+def _topic_types(path: Path) -> dict[str, str]:
+    with _reader(path) as reader:
+        summary = reader.get_summary()
+        if summary is None:
+            raise RecordingError(f"{path}: has no summary: the recording was cut off. 'mcap recover' it.")
+        return {
+            channel.topic: summary.schemas[channel.schema_id].name
+            for channel in summary.channels.values()
+            if channel.schema_id in summary.schemas
+        }
+
+
+def _count(path: Path, topic: str) -> int:
+    with _reader(path) as reader:
+        summary = reader.get_summary()
+        if summary is None or summary.statistics is None:
+            raise RecordingError(f"{path}: has no summary: the recording was cut off. 'mcap recover' it.")
+        counts = summary.statistics.channel_message_counts
+        return sum(counts.get(number, 0) for number, each in summary.channels.items() if each.topic == topic)
+
+
+def _read(path: Path, names: Sequence[str]) -> dict[str, _Topic]:
+    """The messages of some topics, pictures still compressed."""
+    topics = {name: _Topic() for name in names}
+    with _reader(path) as reader:
+        for schema, channel, message, decoded in reader.iter_decoded_messages(topics=list(names)):
+            topic = topics[channel.topic]
+            topic.times.append(_seconds(decoded, message))
+            topic.values.append(_value(schema.name, decoded, where=f"{path}, {channel.topic}"))
+    return topics
+
+
+def _seconds(decoded: Any, message: Any) -> float:
+    stamp = getattr(getattr(decoded, "header", None), "stamp", None)
+    if stamp is not None and (stamp.sec or stamp.nanosec):
+        return stamp.sec + 1e-9 * stamp.nanosec
+    seconds, nanoseconds = divmod(message.log_time, 10**9)
+    return seconds + 1e-9 * nanoseconds  # rounded the same way as a stamp
+
+
+def _value(kind: str, decoded: Any, *, where: str) -> Any:
+    if kind in _POSES:
+        place, turn = decoded.pose.position, decoded.pose.orientation
+        return [place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w]
+    if kind == "sensor_msgs/msg/JointState":
+        if not len(decoded.position):
+            raise RecordingError(f"{where}: a JointState without positions.")
+        return float(decoded.position[0])
+    if kind == "sensor_msgs/msg/CompressedImage":
+        return bytes(decoded.data)
+    if kind == "sensor_msgs/msg/Image":
+        return _packed(decoded, where=where)
+    return decoded.data
+
+
+def _packed(image: Any, *, where: str) -> bytes:
+    """A raw picture as PNG: an episode of raw ones does not fit in memory."""
+    import cv2
+
+    if image.encoding not in ("rgb8", "bgr8") or not 0 < max(image.height, image.width) <= MAX_SIDE:
+        raise RecordingError(
+            f"{where}: a picture is {image.encoding} {image.height} x {image.width}, expected rgb8 or bgr8."
+        )
+    rows = np.frombuffer(image.data, np.uint8)
+    if rows.size != image.height * image.step or image.step < 3 * image.width:
+        raise RecordingError(f"{where}: a picture has {rows.size} bytes, its header promises another number.")
+    picture = rows.reshape(image.height, image.step)[:, : 3 * image.width].reshape(
+        image.height, image.width, 3
+    )
+    picture = picture if image.encoding == "bgr8" else picture[..., ::-1]  # imencode takes BGR
+    return cv2.imencode(".png", np.ascontiguousarray(picture), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+class _Pictures:
+    """Decodes the picture of a frame, RGB."""
+
+    def __init__(self, packed: Sequence[bytes], where: str) -> None:
+        self._packed, self._where = packed, where
+
+    def __call__(self, frame: int) -> np.ndarray:
+        import cv2
+
+        picture = cv2.imdecode(np.frombuffer(self._packed[frame], np.uint8), cv2.IMREAD_COLOR)
+        if picture is None:
+            raise RecordingError(f"{self._where}: the picture of frame {frame} cannot be decoded.")
+        return picture[..., ::-1]
+
+
+# ------------------------------------------------------------------------------------------------------- time
+
+
+def _interpolated(topic: _Topic, frames: np.ndarray, *, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (n, 3) and quaternions x y z w (n, 4) at the frames."""
+    from scipy.spatial.transform import Rotation, Slerp
+
+    times, values = np.array(topic.times), np.array(topic.values, dtype=np.float64)
+    if not np.isfinite(values).all() or (np.abs(np.linalg.norm(values[:, 3:], axis=1) - 1) > 1e-2).any():
+        bad = ~np.isfinite(values).all(1) | (np.abs(np.linalg.norm(values[:, 3:], axis=1) - 1) > 1e-2)
+        raise RecordingError(
+            f"{where}: message {int(bad.argmax())} holds NaN or a quaternion that is none. Cut the recording there."
+        )
+    inside = (times[1:] > frames[0]) & (times[:-1] < frames[-1])
+    gaps = np.diff(times) * inside
+    if len(gaps) and gaps.max() > _MAX_GAP_S:
+        raise RecordingError(
+            f"{where}: no message for {gaps.max():.2f} s at {times[int(gaps.argmax())] - times[0]:.2f} s. "
+            f"Cut the recording there."
+        )
+    position = np.stack([np.interp(frames, times, values[:, axis]) for axis in range(3)], axis=1)
+    if len(times) == 1:
+        return position, np.repeat(values[:, 3:], len(frames), axis=0)
+    return position, Slerp(times, Rotation.from_quat(values[:, 3:]))(frames).as_quat()
+
+
+def _nearest(times: Sequence[float], frames: np.ndarray, *, where: str) -> np.ndarray:
+    """For each frame the number of the nearest picture, at most three quarters of a frame away."""
+    stamps = np.array(times)
+    after = np.clip(np.searchsorted(stamps, frames), 1, max(1, len(stamps) - 1))
+    before = after - 1
+    after = np.minimum(after, len(stamps) - 1)
+    nearest = np.where(np.abs(stamps[after] - frames) < np.abs(stamps[before] - frames), after, before)
+    period = float(np.median(np.diff(frames))) if len(frames) > 1 else np.inf
+    away = np.abs(stamps[nearest] - frames)
+    if away.max() > 0.75 * period:
+        frame = int(away.argmax())
+        raise RecordingError(
+            f"{where}: no picture within {0.75 * period:.3f} s of frame {frame}. Cut the recording there."
+        )
+    return nearest

@@ -1,0 +1,184 @@
+"""ROS 2 recordings: topics told apart, everything brought to the camera's time, damage named."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from motion import SIDE, Motion, same
+from PIL import Image
+
+from rdt2.action import ARMS
+from rdt2.data.sources import SourceOptions, open_source
+from rdt2.errors import ConfigError, RecordingError
+
+pytest.importorskip("mcap_ros2", reason="the extra 'mcap' is not installed")
+
+_TIME = "builtin_interfaces/Time stamp\nstring frame_id\n"
+_SEP = "=" * 80 + "\nMSG: "
+_HEADER = f"{_SEP}std_msgs/Header\n{_TIME}{_SEP}builtin_interfaces/Time\nint32 sec\nuint32 nanosec\n"
+_POSE = (
+    f"std_msgs/Header header\ngeometry_msgs/Pose pose\n{_HEADER}{_SEP}geometry_msgs/Pose\n"
+    f"geometry_msgs/Point position\ngeometry_msgs/Quaternion orientation\n"
+    f"{_SEP}geometry_msgs/Point\nfloat64 x\nfloat64 y\nfloat64 z\n"
+    f"{_SEP}geometry_msgs/Quaternion\nfloat64 x\nfloat64 y\nfloat64 z\nfloat64 w\n"
+)
+_JPEG = f"std_msgs/Header header\nstring format\nuint8[] data\n{_HEADER}"
+_IMAGE = (
+    "std_msgs/Header header\nuint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\n"
+    f"uint8[] data\n{_HEADER}"
+)
+
+
+def png(picture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a recording: cameras at 30 Hz, poses and grippers at 120 Hz, begun earlier and ended later."""
+
+    def write(
+        motion: Motion,
+        name: str = "episode_0",
+        *,
+        arms=ARMS,
+        raw=False,
+        gap=False,
+        prefix="",
+        text="Fold it.",
+    ) -> Path:
+        from mcap_ros2.writer import Writer
+
+        folder = tmp_path / "bags"
+        folder.mkdir(exist_ok=True)
+        fine = Motion(4 * len(motion.times) + 8, fps=120, number=motion.number)
+        messages = []
+        for number, arm in enumerate(arms):
+            quaternion = fine.quaternion(arm)
+            for row, time in enumerate(fine.times):
+                if gap and 0.3 < time < 0.6:
+                    continue
+                pose = {
+                    "position": dict(zip("xyz", map(float, fine.position[arm][row]), strict=True)),
+                    "orientation": dict(zip("xyzw", map(float, quaternion[row]), strict=True)),
+                }
+                messages.append(
+                    (time, f"{prefix}/{arm}/tcp_pose", "geometry_msgs/msg/PoseStamped", _POSE, {"pose": pose})
+                )
+                opening = {"data": float(fine.width[arm][row])}
+                messages.append(
+                    (time, f"{prefix}/{arm}/opening", "std_msgs/msg/Float64", "float64 data\n", opening)
+                )
+            for row, time in enumerate(motion.times):
+                picture = motion.picture[arm][row]
+                late = time + 0.004 * number  # the cameras are not in step
+                if raw:
+                    kind, schema = "sensor_msgs/msg/Image", _IMAGE
+                    values = {
+                        **{"height": SIDE, "width": SIDE, "encoding": "bgr8", "is_bigendian": 0},
+                        **{"step": 3 * SIDE, "data": picture[..., ::-1].tobytes()},
+                    }
+                else:
+                    kind, schema = "sensor_msgs/msg/CompressedImage", _JPEG
+                    values = {"format": "png", "data": png(picture)}
+                messages.append((late, f"{prefix}/camera_{arm}/image", kind, schema, values))
+        if text:
+            messages.append((0.0, "/instruction", "std_msgs/msg/String", "string data\n", {"data": text}))
+        with open(folder / f"{name}.mcap", "wb") as stream:
+            writer, schemas = Writer(stream), {}
+            for time, topic, kind, schema, values in sorted(messages, key=lambda message: message[:2]):
+                schemas.setdefault(
+                    kind, writer.register_msgdef(kind, schema) if kind not in schemas else None
+                )
+                nanoseconds = round(1e9 * (1000 + time))
+                if "header" in schema:
+                    stamp = {"sec": nanoseconds // 10**9, "nanosec": nanoseconds % 10**9}
+                    values = {"header": {"stamp": stamp, "frame_id": "base"}, **values}
+                writer.write_message(
+                    topic, schemas[kind], values, log_time=nanoseconds, publish_time=nanoseconds
+                )
+            writer.finish()
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_bag_is_the_motion(bag: Callable[..., Path], raw: bool) -> None:
+    motions = [Motion(30), Motion(26, number=1)]
+    for number, motion in enumerate(motions):
+        folder = bag(motion, f"episode_{number}", raw=raw)
+    source = open_source(folder, "mcap")
+    assert source.names == ["episode_0", "episode_1"]
+    assert source.lengths == [30, 26]
+    assert {guess.option: guess.value for guess in source.guesses} == {
+        "arms": "right-left",
+        "cameras": "/camera_right/image /camera_left/image",
+        "gripper_unit": "m",
+    }
+    for motion, episode in zip(motions, source, strict=True):
+        same(_from_zero(episode, motion), motion)
+        assert episode.instruction == "Fold it."
+        for arm in ARMS:
+            picture = episode.videos[arm][7]
+            expected = motion.picture[arm][7, 0, 0].astype(float)
+            assert np.abs(picture.reshape(-1, 3).mean(0) - expected).max() < 1
+
+
+def _from_zero(episode, motion):  # type: ignore[no-untyped-def]
+    """The episode with times from 0, as the motion has them."""
+    from dataclasses import replace
+
+    return replace(episode, timestamps=episode.timestamps - episode.timestamps[0] + motion.times[0])
+
+
+def test_arms_named_the_other_way_round_and_topics_by_name(bag: Callable[..., Path]) -> None:
+    motion = Motion(28)
+    folder = bag(motion, prefix="/robot")
+    options = SourceOptions(
+        arms="left-right",
+        pose_key="/robot/{arm}/tcp_pose",
+        gripper_key="/robot/{arm}/opening",
+        cameras=("/robot/camera_right/image", "/robot/camera_left/image"),
+        gripper_unit="m",
+    )
+    source = open_source(folder, "mcap", options)
+    assert source.guesses == []
+    np.testing.assert_allclose(source[0].poses["left"][3, :3, 3], motion.position["right"][3], atol=1e-6)
+    assert source[0].videos["left"][9].mean(axis=(0, 1)).argmax() == ARMS.index("right")
+
+
+def test_one_arm(bag: Callable[..., Path]) -> None:
+    folder = bag(Motion(27), arms=("left",))
+    with pytest.raises(ConfigError, match="holds one arm"):
+        open_source(folder, "mcap")
+    episode = open_source(folder, "mcap", SourceOptions(missing_arm="still"))[0]
+    assert episode.meta["still_arms"] == ["right"]
+
+
+def test_what_is_wrong_is_named(bag: Callable[..., Path], tmp_path: Path) -> None:
+    folder = bag(Motion(30), gap=True, text="")
+    source = open_source(folder, "mcap")
+    with pytest.raises(RecordingError, match=r"right/tcp_pose: no message for 0\.3\d s at 0\.3"):
+        source[0]
+    folder = bag(Motion(30), text="")
+    with pytest.raises(RecordingError, match="no instruction"):
+        open_source(folder, "mcap")[0]
+    with pytest.raises(ConfigError, match=r"no pose topic of an arm.*right/tcp_pose"):
+        open_source(folder, "mcap", SourceOptions(pose_key="/{arm}/eef"))
+    path = folder / "episode_0.mcap"
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(RecordingError, match=r"episode_0\.mcap"):
+        open_source(folder, "mcap")
+    path.write_bytes(b"not mcap" * 10)
+    with pytest.raises(RecordingError, match="no whole MCAP file"):
+        open_source(folder, "mcap")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(RecordingError, match=r"holds no \.mcap"):
+        open_source(tmp_path / "none", "mcap")
