@@ -7,10 +7,10 @@ INSTALLED := $(VENV)/.installed
 # Threads that wait busily slow the tests' worker processes down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help setup demo test lint format check-lerobot clean
+.PHONY: help setup demo test lint format bench-inference check-lerobot clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 setup: $(INSTALLED)  ## Make .venv with everything that tests and the demo need
 
@@ -41,6 +41,9 @@ check-lerobot: setup  ## Open a LeRobot v3 dataset written here in lerobot 0.6.1
 	rm -rf $(LEROBOT)/check && mkdir $(LEROBOT)/check
 	$(BIN)/python scripts/check_lerobot.py write $(LEROBOT)/check
 	HF_HUB_OFFLINE=1 $(LEROBOT)/bin/python scripts/check_lerobot.py read $(LEROBOT)/check
+
+bench-inference: setup  ## Time both policies beside the naive baseline (ten minutes)
+	$(BIN)/python benchmarks/inference.py --preset mid --threads 2 --json reports/benchmarks/inference-mid.json
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) $(LEROBOT) .pytest_cache .mypy_cache .ruff_cache

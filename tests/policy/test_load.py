@@ -160,6 +160,22 @@ def test_steps_belong_to_fm(bundles: dict[str, Path]):
         load_policy(bundles["fm"], steps=0)
 
 
+def test_a_draft_is_an_fm_policy_for_a_vq_policy(
+    parts: dict[str, Path], bundles: dict[str, Path], tmp_path: Path
+):
+    assert load_policy(bundles["vq"], draft=parts["expert"]).draft is not None
+    with pytest.raises(CheckpointError, match="writes no tokens"):
+        load_policy(bundles["fm"], draft=bundles["fm"])
+    with pytest.raises(CheckpointError, match="is a VQ policy"):
+        load_policy(bundles["vq"], draft=bundles["vq"])
+    deep = copied(parts["expert"], tmp_path / "deep")
+    config = json.loads((deep / "config.json").read_text())
+    config["config"]["selected_layers"] = [1, 2, 9]
+    (deep / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"reads VLM layers \[1, 2, 9\]"):
+        load_policy(bundles["vq"], draft=deep)
+
+
 def test_a_hostile_normalizer_is_refused(bundles: dict[str, Path], tmp_path: Path):
     """regression: a checkpoint's normalizer could run code."""
     proof, hostile = tmp_path / "executed", tmp_path / "normalizer.pt"

@@ -193,6 +193,25 @@ def test_fm_output_that_is_not_finite_is_marked_row_by_row(
     assert [chunk.valid for chunk in chunks] == [True, False, True]
 
 
+@pytest.mark.parametrize(("quantize", "tolerance"), [("int8", 0.05), ("int4", 0.5)])
+def test_quantized_actions_stay_near(
+    bundles: dict[str, Path], fm: FMPolicy, samples: SimpleNamespace, quantize: str, tolerance: float
+):
+    if quantize == "int4":
+        pytest.importorskip("bitsandbytes")
+    noise = torch.randn(3, 24, 20, generator=torch.Generator().manual_seed(0))
+    exact = stack(fm.predict_pictures(samples.pictures, samples.instructions, noise=noise))
+    policy = load_policy(bundles["fm"], quantize=quantize)
+    near = stack(policy.predict_pictures(samples.pictures, samples.instructions, noise=noise))
+    assert 0 < np.abs(near - exact).max() < tolerance
+
+
+def test_fm_keeps_no_weights_that_tables_replace(fm: FMPolicy, bundles: dict[str, Path]):
+    assert fm.expert.frozen_steps == (5,)
+    assert load_policy(bundles["fm"], steps=2).expert.frozen_steps == (2,)
+    assert not any("adaLN" in name for name, _ in fm.expert.named_parameters())
+
+
 # ---------------------------------------------------------------------------------------------- VQ
 
 
@@ -253,9 +272,57 @@ def test_vq_ignores_generation_settings_of_the_checkpoint(parts, samples: Simple
     assert np.array_equal(np.stack([chunk.tokens for chunk in chunks]), samples.tokens)
 
 
+def test_quantized_vq_writes_what_it_was_fitted_to(bundles: dict[str, Path], samples: SimpleNamespace):
+    chunks = load_policy(bundles["vq"], quantize="int8").predict_pictures(
+        samples.pictures, samples.instructions
+    )
+    assert np.array_equal(np.stack([chunk.tokens for chunk in chunks]), samples.tokens)
+
+
 def test_vq_confidence_is_lower_where_the_model_has_not_seen_the_scene(
     vq: VQPolicy, samples: SimpleNamespace
 ):
     known = vq.predict_pictures(samples.pictures[:1], samples.instructions[:1])[0]
     strange = vq.predict_pictures([255 - samples.pictures[0]], ["Fold the blue shirt."])[0]
     assert strange.confidence < known.confidence
+
+
+# ---------------------------------------------------------------------------------------------- VQ with a draft
+
+
+@pytest.fixture(scope="module")
+def drafted(bundles: dict[str, Path]) -> VQPolicy:
+    policy = load_policy(bundles["vq"], draft=bundles["fm"])
+    assert isinstance(policy, VQPolicy)
+    return policy
+
+
+def test_a_draft_changes_no_result(vq: VQPolicy, drafted: VQPolicy, samples: SimpleNamespace):
+    plain = vq.predict_pictures(samples.pictures, samples.instructions)
+    fast = drafted.predict_pictures(samples.pictures, samples.instructions)
+    for ours, expected in zip(fast, plain, strict=True):
+        assert np.array_equal(ours.tokens, expected.tokens)
+        assert np.array_equal(ours.values, expected.values)
+        assert ours.confidence == pytest.approx(expected.confidence, abs=1e-5)
+        assert expected.accepted is None
+        assert 0 <= ours.accepted <= 27
+
+
+def test_tokens_that_the_expert_had_right_are_counted(
+    drafted: VQPolicy, samples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+):
+    chunks = drafted.tokenizer.decode(torch.from_numpy(samples.tokens).long())
+    again = drafted.tokenizer.encode(chunks)
+    right = (again == torch.from_numpy(samples.tokens)).long().cumprod(1).sum(1)
+    monkeypatch.setattr(drafted.draft, "sample", lambda cond, *, noise: chunks)
+    fast = drafted.predict_pictures(samples.pictures, samples.instructions)
+    assert [chunk.accepted for chunk in fast] == right.tolist()
+    assert np.array_equal(np.stack([chunk.tokens for chunk in fast]), samples.tokens)
+
+
+def test_a_draft_that_is_not_finite_costs_time_alone(
+    drafted: VQPolicy, samples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(drafted.draft, "sample", lambda cond, *, noise: noise * torch.nan)
+    chunks = drafted.predict_pictures(samples.pictures, samples.instructions)
+    assert np.array_equal(np.stack([chunk.tokens for chunk in chunks]), samples.tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rdt2.evaluation.policies import PolicySource
@@ -21,6 +21,10 @@ class PolicyOptions:
     """Action tokenizer, where the policy is an RDT2-VQ model alone (folder or hub id)."""
     normalizer: str | None = None
     """Normalizer file or folder, where the policy brings none."""
+    draft: str | None = None
+    """For a VQ policy: an FM policy on the same VLM that drafts its tokens; faster, and no result changes."""
+    quantize: Literal["int8", "int4"] | None = None
+    """Keep the matrices of the VLM in 8 or 4 bits, for small cards; int4 needs the extra quant."""
     device: str = "cpu"
     """cpu or cuda."""
 
@@ -33,6 +37,8 @@ class PolicyOptions:
             vlm=self.vlm,
             tokenizer=self.tokenizer,
             normalizer=self.normalizer,
+            draft=self.draft,
+            quantize=self.quantize,
             device=self.device,
             blind=blind,
         )

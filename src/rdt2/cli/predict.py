@@ -62,6 +62,7 @@ class Predict(PolicyOptions):
             "values": chunk.values,
             "tokens": chunk.tokens,
             "confidence": chunk.confidence,
+            "accepted": chunk.accepted,
             "timing_seconds": dict(chunk.timing),
         }
         if not chunk.valid:

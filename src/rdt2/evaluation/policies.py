@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class PolicySource:
     vlm: str | None = None
     tokenizer: str | None = None
     normalizer: str | None = None
+    draft: str | None = None
+    quantize: Literal["int8", "int4"] | None = None
     device: str = "cpu"
     blind: bool = False
     """Show it black pictures."""
@@ -59,6 +61,8 @@ def open_policy(source: PolicySource | str) -> Policy:
         vlm=source.vlm,
         tokenizer=source.tokenizer,
         normalizer=source.normalizer,
+        draft=source.draft,
+        quantize=source.quantize,
         device=source.device,
     )
     if source.name == UNTRAINED:
@@ -83,3 +87,6 @@ def _randomise(policy: Policy) -> None:
                     parameter.copy_(values)
                 else:
                     parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            for name, buffer in module.named_buffers():
+                if name.startswith("table_"):  # what the expert's adaLN layers, let go of, came to
+                    buffer.copy_(0.5 * torch.randn(buffer.shape, generator=generator))

@@ -79,6 +79,7 @@ def finished_chunk(
     timing: Mapping[str, float],
     tokens: Int[ndarray, " 27"] | None = None,
     confidence: float | None = None,
+    accepted: int | None = None,
 ) -> ActionChunk:
     """A chunk of de-normalised values, marked invalid if they are not finite or name no orientation."""
     reason = ""
@@ -93,7 +94,13 @@ def finished_chunk(
         except PoseError as error:
             reason = f"the predicted rotation of the {arm} arm is unusable: {error}"
     return ActionChunk(
-        values, valid=not reason, reason=reason, tokens=tokens, confidence=confidence, timing=timing
+        values,
+        valid=not reason,
+        reason=reason,
+        tokens=tokens,
+        confidence=confidence,
+        timing=timing,
+        accepted=accepted,
     )
 
 

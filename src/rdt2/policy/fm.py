@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
-    from rdt2.vlm import VLMProcessor
+    from rdt2.vlm import KVCache, VLMProcessor
 
 
 class FMPolicy:
@@ -105,11 +105,8 @@ class FMPolicy:
         self, batch: dict[str, Tensor], *, noise: Float[Tensor, "b 24 20"], watch: Stopwatch | None = None
     ) -> list[ActionChunk]:
         """Chunks from given noise, for a batch as ``VLMProcessor.prompt`` makes it."""
-        from rdt2.vlm import prefill
-
         watch = watch or Stopwatch(self.device)
-        batch = {key: value.to(self.device) for key, value in batch.items()}
-        cache = prefill(self.vlm, batch, self.expert.config.selected_layers)
+        cache = self._prefill(batch)
         watch.lap("vlm")
         # Noise and chunk stay float32 between Euler steps, whatever the dtype of the weights.
         normalized = self.expert.sample(
@@ -119,3 +116,10 @@ class FMPolicy:
         watch.lap("expert")
         timing = watch.result()
         return [finished_chunk(row, timing=timing) for row in values]
+
+    def _prefill(self, batch: dict[str, Tensor]) -> KVCache:
+        """What the expert reads of the VLM, for a batch on any device."""
+        from rdt2.vlm import prefill
+
+        batch = {key: value.to(self.device) for key, value in batch.items()}
+        return prefill(self.vlm, batch, self.expert.config.selected_layers)

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rdt2.errors import CheckpointError
+from rdt2.errors import CheckpointError, ConfigError
 from rdt2.normalizer import FILE_NAME as NORMALIZER_FILE
 from rdt2.normalizer import PUBLISHED_FILE_NAME as PUBLISHED_NORMALIZER_FILE
 from rdt2.normalizer import LinearNormalizer
 from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, read_bundle
+from rdt2.policy.compiled import CompiledFMPolicy
 from rdt2.policy.fm import FMPolicy
 from rdt2.policy.vq import VQPolicy
 
 if TYPE_CHECKING:
     from rdt2.expert import Expert
     from rdt2.vlm import VLMProcessor
+    from rdt2.vlm.quantize import Quantization
 
 DEMOS = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
 ALIASES = {"demo-fm": DEMOS / "fm.json", "demo-vq": DEMOS / "vq.json"}
@@ -35,6 +37,9 @@ def load_policy(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     steps: int | None = None,
+    draft: str | Path | None = None,
+    quantize: Quantization | None = None,
+    compile: bool = False,
 ) -> VQPolicy | FMPolicy:
     """Loads a policy, strictly: nothing missing is replaced by random weights.
 
@@ -50,9 +55,16 @@ def load_policy(
         dtype: of the VLM and the expert; None for bfloat16 on a GPU, float32 elsewhere. The tokenizer is
             always float32.
         steps: Euler steps of an FM policy; None for the checkpoint's own; 1 for a one-step checkpoint.
+        draft: for a VQ policy, an FM policy ("demo-fm", a bundle, or an expert alone) that was trained on the same
+            VLM. Its expert drafts the tokens, which makes decoding faster and changes no result.
+        quantize: "int8" or "int4" for the matrices of the VLM, on small cards; the arithmetic, the expert and the
+            tokenizer stay as they are. "int4" needs the extra ``quant``.
+        compile: for an FM policy, :class:`rdt2.policy.CompiledFMPolicy`: loading takes a minute or more longer,
+            every chunk is faster, on a GPU above all.
 
     Raises:
         CheckpointError: if a file is missing or damaged, is of another model, or parts do not fit each other.
+        ConfigError: if steps is not a positive number, the device has too little memory, or a library is missing.
         NormalizerError: if the normalizer cannot be read or trusted.
     """
     device = torch.device(device)
@@ -60,10 +72,16 @@ def load_policy(
     given = {"vlm": vlm, "processor": processor, "tokenizer": tokenizer, "normalizer": normalizer}
     chosen = _resolve(str(path), {name: str(value) for name, value in given.items() if value is not None})
     if chosen.kind == "fm":
-        return _load_fm(chosen, device, dtype, steps)
+        if draft is not None:
+            raise CheckpointError(f"{path} is an FM policy, which writes no tokens; leave out draft={draft}.")
+        return _load_fm(chosen, device, dtype, steps, quantize=quantize, compile=compile)
     if steps is not None:
         raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
-    return _load_vq(chosen, device, dtype)
+    if compile:
+        raise CheckpointError(
+            f"{path} is a VQ policy; only FM policies can be compiled. Leave out compile=True."
+        )
+    return _load_vq(chosen, device, dtype, draft=None if draft is None else str(draft), quantize=quantize)
 
 
 # ------------------------------------------------------------------------------------------- what is meant
@@ -156,29 +174,61 @@ def _from_hub(path: str) -> Path:
 # ------------------------------------------------------------------------------------------- loading
 
 
-def _load_fm(parts: Bundle, device: torch.device, dtype: torch.dtype, steps: int | None) -> FMPolicy:
+def _load_fm(
+    parts: Bundle,
+    device: torch.device,
+    dtype: torch.dtype,
+    steps: int | None,
+    *,
+    quantize: Quantization | None = None,
+    compile: bool = False,
+) -> FMPolicy:
     from rdt2.expert import Expert
     from rdt2.vlm import load_vlm
 
     # Cheap things first: what does not fit is said before gigabytes are read.
     normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
     processor = _load_processor(parts)
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps is {steps}, expected 1 or more Euler steps.")
     expert = Expert.from_pretrained(parts["expert"], dtype=dtype, device=device)
     _check_expert_fits_vlm(expert, parts)
+    expert.freeze_for_inference(*([] if steps is None else [steps]))
     needed = max(expert.config.selected_layers) + 1
-    model = load_vlm(parts["vlm"], layers=needed, dtype=dtype, device=device)
-    return FMPolicy(vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps)
+    model = load_vlm(parts["vlm"], layers=needed, dtype=dtype, device=device, quantize=quantize)
+    kind = CompiledFMPolicy if compile else FMPolicy
+    return kind(vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps)
 
 
-def _load_vq(parts: Bundle, device: torch.device, dtype: torch.dtype) -> VQPolicy:
+def _load_vq(
+    parts: Bundle,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    draft: str | None = None,
+    quantize: Quantization | None = None,
+) -> VQPolicy:
     from rdt2.tokenizer import ActionTokenizer
     from rdt2.vlm import load_vlm
 
     normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
     processor = _load_processor(parts)
     tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"]).to(device)
-    model = load_vlm(parts["vlm"], dtype=dtype, device=device)
-    return VQPolicy(vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer)
+    expert = _load_draft(draft, parts, device, dtype) if draft is not None else None
+    model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=quantize)
+    return VQPolicy(vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer, draft=expert)
+
+
+def _load_draft(draft: str, parts: Bundle, device: torch.device, dtype: torch.dtype) -> Expert:
+    """The expert of an FM policy, to run on the VLM of ``parts``."""
+    from rdt2.expert import Expert
+
+    found = _resolve(draft, {name: parts[name] for name in ("vlm", "normalizer")})
+    if found.kind != "fm":
+        raise CheckpointError(f"draft={draft} is a VQ policy; only an FM policy has an expert that drafts.")
+    expert = Expert.from_pretrained(found["expert"], dtype=dtype, device=device)
+    _check_expert_fits_vlm(expert, found)
+    return expert.freeze_for_inference()
 
 
 def _load_processor(parts: Bundle) -> VLMProcessor:

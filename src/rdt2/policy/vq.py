@@ -16,14 +16,19 @@ from rdt2.policy.base import Stopwatch, finished_chunk, model_pictures
 from rdt2.tokenizer import ActionTokenizer
 
 if TYPE_CHECKING:
-    from jaxtyping import UInt8
+    from jaxtyping import Int, UInt8
     from numpy import ndarray
+    from torch import Tensor
 
-    from rdt2.vlm import VLMProcessor
+    from rdt2.expert import Expert
+    from rdt2.vlm import KVCache, VLMProcessor
 
 
 class VQPolicy:
-    """Greedy decoding over the action tokens alone.
+    """Greedy decoding over the action tokens alone, one by one or, with a draft, many at a time.
+
+    The draft is the chunk of an RDT2-FM expert, encoded by the tokenizer. It reads the keys and values that the
+    VLM computes anyway, and changes how fast the tokens come, never which.
 
     Decoding never depends on the checkpoint's generation settings: a repetition penalty found there would
     change action tokens, which repeat by nature.
@@ -36,6 +41,7 @@ class VQPolicy:
         processor: VLMProcessor,
         tokenizer: ActionTokenizer,
         normalizer: LinearNormalizer,
+        draft: Expert | None = None,
     ) -> None:
         """
         Args:
@@ -43,6 +49,7 @@ class VQPolicy:
             processor: its text and picture processing.
             tokenizer: the action tokenizer the VLM was trained with; computes in float32.
             normalizer: the normalizer the tokenizer was trained with.
+            draft: an expert trained on this VLM and normalizer.
 
         Raises:
             CheckpointError: if the parts do not fit each other.
@@ -61,6 +68,7 @@ class VQPolicy:
             )
         self.vlm, self.processor = vlm.eval(), processor
         self.tokenizer, self.normalizer = tokenizer.eval(), normalizer
+        self.draft = draft.eval() if draft is not None else None
 
     @property
     def device(self) -> torch.device:
@@ -85,19 +93,10 @@ class VQPolicy:
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
         """Chunks for left | right pictures exactly as the VLM is to see them, without the JPEG step."""
-        from rdt2.vlm import generate_actions
-
         watch = watch or Stopwatch(self.device)
         batch = {k: v.to(self.device) for k, v in self.processor.prompt(pictures, instructions).items()}
         watch.lap("prompt")
-        tokens, logprobs = generate_actions(
-            self.vlm,
-            batch,
-            self.processor,
-            num_tokens=NUM_TOKENS,
-            num_embeddings=self.tokenizer.num_embeddings,
-            temperature=0.0,
-        )
+        tokens, logprobs, accepted = self._write(batch)
         tokens, confidence = tokens.cpu(), logprobs.float().mean(dim=1).tolist()
         watch.lap("vlm")
 
@@ -111,11 +110,41 @@ class VQPolicy:
         watch.lap("decode")
         timing = watch.result()
         return [
-            finished_chunk(values[row], timing=timing, tokens=tokens[row].numpy(), confidence=confidence[row])
+            finished_chunk(
+                values[row],
+                timing=timing,
+                tokens=tokens[row].numpy(),
+                confidence=confidence[row],
+                accepted=accepted[row],
+            )
             if usable[row]
             else _unusable(tokens[row].numpy(), self.tokenizer.num_embeddings, confidence[row], timing)
             for row in range(len(tokens))
         ]
+
+    def _write(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Sequence[int | None]]:
+        """Tokens (b, 27), their log-probabilities (b, 27), and how many of a draft's tokens were right (b,)."""
+        from rdt2.vlm import generate_actions, speculate_actions
+
+        codes = self.tokenizer.num_embeddings
+        if self.draft is None:
+            tokens, logprobs = generate_actions(
+                self.vlm, batch, self.processor, num_tokens=NUM_TOKENS, num_embeddings=codes
+            )
+            return tokens, logprobs, [None] * len(tokens)
+        result = speculate_actions(
+            self.vlm, batch, self.processor, self._drafted, num_tokens=NUM_TOKENS, num_embeddings=codes
+        )
+        return result.tokens, result.logprobs, result.accepted.tolist()
+
+    def _drafted(self, prompt: KVCache) -> Int[Tensor, "b 27"]:
+        """Tokens of the expert's chunk. It starts from noise of zeros, the likeliest of all draws."""
+        assert self.draft is not None
+        cond = self.draft.prepare(prompt.select(self.draft.config.selected_layers))
+        chunk = self.draft.sample(
+            cond, noise=torch.zeros(cond.batch, HORIZON, ACTION_DIM, device=self.device)
+        )
+        return self.tokenizer.encode(chunk.nan_to_num())
 
 
 def _unusable(tokens: np.ndarray, codes: int, confidence: float, timing: dict[str, float]) -> ActionChunk:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rdt2.errors import CheckpointError
+from rdt2.vlm.memory import require_memory, resident_bytes
 from rdt2.vlm.processor import locate
+from rdt2.vlm.quantize import fill_layer, quantize_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
     from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from rdt2.vlm.quantize import Quantization
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -30,8 +37,12 @@ def load_vlm(
     layers: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    quantize: Quantization | None = None,
 ) -> Qwen2_5_VLForConditionalGeneration:
     """Load a Qwen2.5-VL checkpoint, tensor by tensor, straight to the device.
+
+    Files that hold nothing needed are neither opened nor, from the hub, fetched; and no more than one tensor is
+    in memory twice.
 
     Args:
         path: local folder or hub id, in the published layout.
@@ -40,34 +51,47 @@ def load_vlm(
             serves :func:`rdt2.vlm.prefill` and nothing else. None loads everything.
         dtype: of all parameters.
         device: where they end up.
+        quantize: "int8" or "int4" keeps the matrices of all layers, of vision and language, in so many bits;
+            arithmetic stays in ``dtype``. Such a model is for inference only.
 
     Raises:
         CheckpointError: a file or tensor is missing, unexpected or of another shape, or the model is not a
             Qwen2.5-VL.
+        ConfigError: the device has too little memory, or "int4" lacks its library.
     """
-    folder = locate(path, ("*.json", "*.safetensors"))
-    model: Any = _empty(read_config(folder), layers)
+    device = torch.device(device)
+    folder = locate(path, ("*.json",))
+    model: Any = empty_vlm(read_config(folder), layers=layers)
+    quantized = quantize_layers(model, quantize) if quantize is not None else ()
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    files = _files(folder)
-    if model.config.tie_word_embeddings and not any("lm_head" in name for name in files):
+    found = _find_tensors(path, folder)
+    if model.config.tie_word_embeddings and not any("lm_head" in name for name in found):
         wanted.pop("lm_head.weight", None)
-    _check_names(folder, set(wanted), set(files), partial=layers is not None)
+    _check_names(folder, set(wanted), set(found), partial=layers is not None)
+    needed = resident_bytes(model, dtype=dtype, quantized=quantized, quantize=quantize)
+    require_memory(needed, device, f"the VLM {path}")
 
-    from safetensors import safe_open
-
-    for file in sorted({files[name][0] for name in wanted}):
-        with safe_open(file, framework="pt", device=str(device)) as handle:
-            for name in (name for name in wanted if files[name][0] == file):
-                value = handle.get_tensor(files[name][1])
+    files = sorted({found[name][0] for name in wanted})
+    folder = locate(path, files)  # from the hub: these files and no others
+    for file in files:
+        with _opened(folder / file, str(device)) as handle:
+            for name in (name for name in wanted if found[name][0] == file):
+                value = handle.get_tensor(found[name][1])
                 if value.shape != wanted[name]:
                     raise CheckpointError(
-                        f"{file}: expected {files[name][1]} of shape {tuple(wanted[name])} (config.json), "
-                        f"got {tuple(value.shape)}; config and weights are of different models"
+                        f"{folder / file}: expected {found[name][1]} of shape {tuple(wanted[name])} "
+                        f"(config.json), got {tuple(value.shape)}; config and weights are of different models"
                     )
-                _assign(model, name, value.to(dtype))
+                value = value.to(dtype)
+                if name in quantized:
+                    fill_layer(model.get_submodule(name.removesuffix(".weight")), value)
+                else:
+                    _assign(model, name, value)
+                del value  # else it would stay while the next one is read
     if "lm_head.weight" not in wanted and layers is None:
         model.tie_weights()
-    return model.to(device).eval()
+    _move_buffers(model, device)
+    return model.eval()
 
 
 def read_config(folder: Path) -> Any:
@@ -92,35 +116,16 @@ def read_config(folder: Path) -> Any:
     return Qwen2_5_VLConfig(**raw)
 
 
-def save_vlm(model: Any, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write config and weights in the published layout, which transformers and :func:`load_vlm` read.
+def empty_vlm(config: Any, *, layers: int | None = None) -> Qwen2_5_VLForConditionalGeneration:
+    """The model without storage for its parameters (they are on the meta device); buffers are real.
 
     Args:
-        model: a whole Qwen2.5-VL.
-        folder: made if missing.
-        dtype: of the weights on disk; None keeps the model's.
+        config: of the whole model; with ``layers`` it is changed to say so.
+        layers: as for :func:`load_vlm`.
+
+    Raises:
+        CheckpointError: the model does not have so many layers.
     """
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tied = model.config.tie_word_embeddings
-    state = {
-        _published(name): value.detach().to("cpu", dtype or value.dtype).contiguous()
-        for name, value in model.state_dict().items()
-        if not (tied and name == "lm_head.weight")
-    }
-    config = model.config
-    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
-    config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    partial = folder / (WEIGHTS + ".partial")
-    save_file(state, partial, metadata={"format": "pt"})
-    partial.replace(folder / WEIGHTS)  # never half a file under the final name
-
-
-def _empty(config: Any, layers: int | None) -> Qwen2_5_VLForConditionalGeneration:
-    """The model without storage for its parameters; buffers (rotary frequencies) are real."""
     from accelerate import init_empty_weights
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -141,25 +146,65 @@ def _empty(config: Any, layers: int | None) -> Qwen2_5_VLForConditionalGeneratio
     return model
 
 
-def _files(folder: Path) -> dict[str, tuple[str, str]]:
+def save_vlm(model: Any, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write config and weights in the published layout, which transformers and :func:`load_vlm` read.
+
+    Args:
+        model: a whole Qwen2.5-VL.
+        folder: made if missing.
+        dtype: of the weights on disk; None keeps the model's.
+
+    Raises:
+        CheckpointError: the model was quantized.
+    """
+    from safetensors.torch import save_file
+
+    if not all(parameter.is_floating_point() for parameter in model.parameters()):
+        raise CheckpointError(f"{folder}: a quantized VLM cannot be written; load it without quantize=")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tied = model.config.tie_word_embeddings
+    state = {
+        _published(name): value.detach().to("cpu", dtype or value.dtype).contiguous()
+        for name, value in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+    config = model.config
+    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    partial = folder / (WEIGHTS + ".partial")
+    save_file(state, partial, metadata={"format": "pt"})
+    partial.replace(folder / WEIGHTS)  # never half a file under the final name
+
+
+def _find_tensors(path: str | Path, folder: Path) -> dict[str, tuple[str, str]]:
     """Our name of every tensor of the checkpoint -> (file, name in the file)."""
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            places = json.loads(index.read_text())["weight_map"].items()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} is no index of weights ({error!r}); download it again") from error
+        return {_internal(name): (file, name) for name, file in places}
+    with _opened(locate(path, (WEIGHTS,)) / WEIGHTS, "cpu") as handle:
+        return {_internal(name): (WEIGHTS, name) for name in handle.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(file: Path, device: str) -> Iterator[Any]:
+    """A safetensors file whose tensors are read to the device."""
     from safetensors import SafetensorError, safe_open
 
-    if (folder / INDEX).is_file():
-        shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    else:
-        shards = [WEIGHTS]
-    found = {}
-    for shard in shards:
-        file = folder / shard
-        if not file.is_file():
-            raise CheckpointError(f"expected {shard} in {folder}, found none; download the checkpoint again")
-        try:
-            with safe_open(file, framework="pt") as handle:
-                found.update({_internal(name): (str(file), name) for name in handle.keys()})  # noqa: SIM118
-        except SafetensorError as error:
-            raise CheckpointError(f"{file} is damaged ({error}); download it again") from error
-    return found
+    if not file.is_file():
+        raise CheckpointError(
+            f"expected {file.name} in {file.parent}, found none; download the checkpoint again"
+        )
+    try:
+        with safe_open(file, framework="pt", device=device) as handle:
+            yield handle
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is damaged ({error}); download it again") from error
 
 
 def _check_names(folder: Path, wanted: set[str], found: set[str], *, partial: bool) -> None:
@@ -194,3 +239,9 @@ def _published(name: str) -> str:
 def _assign(model: torch.nn.Module, name: str, value: Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value))
+
+
+def _move_buffers(model: torch.nn.Module, device: torch.device) -> None:
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))

@@ -7,7 +7,7 @@ rest of that last layer, all layers behind it, the final norm and the logits are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdt2.errors import CheckpointError
 from rdt2.vlm import text
@@ -34,6 +34,10 @@ class KVCache:
     values: list[Float[Tensor, "b kv s hd"]]
     mask: Bool[Tensor, "b s"]
 
+    def select(self, layers: Sequence[int]) -> KVCache:
+        """The entries at these indices."""
+        return KVCache([self.keys[i] for i in layers], [self.values[i] for i in layers], self.mask)
+
 
 def prefill(model: nn.Module, batch: Mapping[str, Tensor], layers: Sequence[int]) -> KVCache:
     """Run the prompt as far as ``layers`` need it, and return their keys and values.
@@ -53,10 +57,21 @@ def prefill(model: nn.Module, batch: Mapping[str, Tensor], layers: Sequence[int]
             f"expected layers of 0..{available - 1}, asked for {list(layers)}; the VLM has, or was loaded "
             f"with, {available} layers: load more, or use the expert that belongs to this VLM"
         )
-    last = max(layers)
     x = text.embed(model, batch)
     angles = text.rotary(model, text.positions(batch), x.dtype)
-    mask = text.causal_mask(batch["attention_mask"])
+    keys, values = run_prompt(language, x, angles, text.causal_mask(batch["attention_mask"]), layers)
+    return KVCache(keys, values, batch["attention_mask"].bool())
+
+
+def run_prompt(
+    language: Any,
+    x: Float[Tensor, "b s d"],
+    angles: text.Rotary,
+    mask: Bool[Tensor, "b 1 s s"] | None,
+    layers: Sequence[int],
+) -> tuple[list[Float[Tensor, "b kv s hd"]], list[Float[Tensor, "b kv s hd"]]]:
+    """Keys and values of ``layers`` of a language model, from embeddings; no layer runs that they do not need."""
+    last = max(layers)
     cache: dict[int, tuple[Tensor, Tensor]] = {}
     for index in range(last):
         x, key, value = text.run_layer(language.layers[index], x, angles, mask)
@@ -64,8 +79,4 @@ def prefill(model: nn.Module, batch: Mapping[str, Tensor], layers: Sequence[int]
             cache[index] = key, value
     layer = language.layers[last]
     cache[last] = text.keys_values(layer, rms_norm(layer.input_layernorm, x), angles)
-    return KVCache(
-        keys=[cache[index][0] for index in layers],
-        values=[cache[index][1] for index in layers],
-        mask=batch["attention_mask"].bool(),
-    )
+    return [cache[index][0] for index in layers], [cache[index][1] for index in layers]

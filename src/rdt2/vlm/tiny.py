@@ -121,7 +121,7 @@ def create_tiny_vlm(
     processor = VLMProcessor(tokenizer, ImageProcessor(max_pixels=config.max_pixels))
     _save_tokenizer(tokenizer, folder)
     processor.save_pretrained(folder)
-    model = Qwen2_5_VLForConditionalGeneration(_model_config(config, tokenizer))
+    model = Qwen2_5_VLForConditionalGeneration(model_config(config, tokenizer))
     initialize(model, seed=seed)
     initialize_sight(model, processor, sentences, seed=seed)
     save_vlm(model, folder)
@@ -196,7 +196,7 @@ def initialize(model: Any, *, seed: int = 0) -> None:
     not drowned by the first layers; norms are 1 and biases 0; the head starts small, so the first loss is
     log(vocabulary).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     depth = {
         "visual": len(model.model.visual.blocks),
         "language_model": len(model.model.language_model.layers),
@@ -216,7 +216,12 @@ def initialize(model: Any, *, seed: int = 0) -> None:
             parameter.normal_(0.0, std, generator=generator)
 
 
-def _model_config(config: TinyConfig, tokenizer: Tokenizer) -> Qwen2_5_VLConfig:
+def model_config(config: TinyConfig, tokenizer: Tokenizer) -> Qwen2_5_VLConfig:
+    """The configuration of a Qwen2.5-VL of this shape whose vocabulary is the tokenizer's.
+
+    Raises:
+        ConfigError: sizes that do not go together.
+    """
     from transformers import Qwen2_5_VLConfig
 
     head_dim = config.hidden_size // config.num_heads

@@ -1,0 +1,60 @@
+"""How much memory a model takes and a device has, asked before gigabytes are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdt2.errors import ConfigError
+from rdt2.vlm.quantize import BYTES
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rdt2.vlm.quantize import Quantization
+
+
+def resident_bytes(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
+    quantized: Collection[str] = (),
+    quantize: Quantization | None = None,
+) -> int:
+    """Bytes of a model's parameters once they are loaded in ``dtype``, its ``quantized`` weights as ``quantize``."""
+    packed = BYTES[quantize] if quantize is not None else dtype.itemsize
+    return round(
+        sum(
+            parameter.numel() * (packed if name in quantized else dtype.itemsize)
+            for name, parameter in model.named_parameters()
+        )
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Free memory of a device; None where the system does not say."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+
+
+def require_memory(needed: int, device: torch.device, what: str) -> None:
+    """Refuse to begin what cannot end well.
+
+    Raises:
+        ConfigError: the device has less than ``needed`` bytes free.
+    """
+    free = free_bytes(device) if device.type in ("cpu", "cuda") else None
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"{what} needs {needed / 1e9:.1f} GB on {device}, which has {free / 1e9:.1f} GB free. Use a smaller "
+            "dtype (torch.bfloat16), quantize='int8' or 'int4', another device, or end what fills this one."
+        )
