@@ -259,7 +259,8 @@ def _run_on_ray(jobs: list[_Job], workers: int) -> Iterator[int]:
         local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
         ray.init(log_to_driver=False, **local)
     task = ray.remote(max_retries=2)(_convert_group)
-    waiting, running = list(reversed(jobs)), []
+    waiting = list(reversed(jobs))
+    running: list[Any] = []
     try:
         while waiting or running:
             while waiting and len(running) < workers:
