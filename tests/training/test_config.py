@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from rdt2.errors import ConfigError
-from rdt2.training.config import ExpertTraining, TokenizerTraining, VQTraining, load_config, to_mapping
+from rdt2.training.cli import CONFIGS
+from rdt2.training.config import DistillTraining, ExpertTraining, VQTraining, load_config, to_mapping
 
 
 def test_defaults_are_the_published_recipe():
@@ -16,6 +17,11 @@ def test_defaults_are_the_published_recipe():
         1.0,
     )
     assert (expert.learning_rate, expert.schedule, expert.steps) == (1e-4, "constant", 50_000)
+    assert (DistillTraining().learning_rate, DistillTraining().batch_size, DistillTraining().steps) == (
+        1e-4,
+        96,
+        20_000,
+    )
     assert (vq.betas, vq.weight_decay, vq.epsilon) == ((0.9, 0.999), 0.01, 1e-8)
 
 
@@ -27,9 +33,22 @@ def test_yaml_then_overrides(tmp_path):
     assert to_mapping(config)["betas"] == [0.8, 0.95]
 
 
-@pytest.mark.parametrize("preset", ["tokenizer_tiny", "vq_tiny", "expert_tiny"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "tokenizer_tiny",
+        "vq_tiny",
+        "vq_full",
+        "vq_lora",
+        "vq_qlora",
+        "expert_tiny",
+        "expert",
+        "distill",
+        "distill_tiny",
+    ],
+)
 def test_shipped_presets_load(preset, request):
-    stage = {"tokenizer": TokenizerTraining, "vq": VQTraining, "expert": ExpertTraining}[preset.split("_")[0]]
+    stage = CONFIGS[preset.split("_")[0]]
     load_config(stage, request.config.rootpath / "configs" / "training" / f"{preset}.yaml")
 
 

@@ -79,6 +79,82 @@ def test_an_interrupted_run_resumes_as_if_nothing_had_happened(tmp_path, interru
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def test_the_average_of_the_weights_is_evaluated_and_saved(tmp_path):
+    class Watched(ToyStage):
+        def __init__(self):
+            super().__init__()
+            self.weights = []
+            self.module.register_forward_pre_hook(
+                lambda module, _: self.weights.append(module.linear.weight.detach().clone())
+            )
+
+    stage, plain = Watched(), Watched()
+    result = fit(stage, config(ema=0.8, evaluate_every=0), tmp_path / "average")
+    fit(plain, config(evaluate_every=0), tmp_path / "plain")
+    last = torch.load(tmp_path / "plain" / "model" / "weights.pt")["linear.weight"]
+    assert all(torch.equal(a, b) for a, b in zip(stage.weights, plain.weights, strict=True))
+
+    mean, *after = [*stage.weights, last]
+    for update, weight in enumerate(after, start=1):
+        mean = torch.lerp(mean, weight, 1 - min(0.8, (1 + update) / (10 + update)))
+    saved = torch.load(result.model / "weights.pt")["linear.weight"]
+    torch.testing.assert_close(saved, mean)
+    assert not torch.allclose(saved, last, rtol=1e-3)
+    assert result.metrics["eval/loss"] == pytest.approx(float(mean.square().sum()))
+
+
+def test_the_average_resumes_too(tmp_path):
+    settings = config(ema=0.8)
+    whole = fit(ToyStage(), settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(ToyStage(interrupt_at=10), settings, tmp_path / "cut")
+    resumed = fit(ToyStage(), settings, tmp_path / "cut", resume=True)
+    weights = [torch.load(run.model / "weights.pt") for run in (whole, resumed)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    with pytest.raises(ConfigError, match="expected a decay between 0 and 1"):
+        fit(ToyStage(), config(ema=1.5), tmp_path / "wrong")
+
+
+def test_gradients_of_several_batches_are_added(tmp_path):
+    fit(ToyStage(), config(accumulate=3, clip_norm=1e9, weight_decay=0.0, steps=1, warmup_steps=0), tmp_path)
+    row = rows(tmp_path)[0]
+    stage, losses = ToyStage(), []
+    module = stage.module
+    for part in range(3):
+        generator = step_generator(0, part, 0)
+        torch.manual_seed(generator.initial_seed())
+        loss, _ = module(stage.batch(part), generator)
+        (loss / 3).backward()
+        losses.append(float(loss.detach()))
+    assert row["loss"] == pytest.approx(sum(losses) / 3)
+    norm = torch.cat([p.grad.flatten() for p in module.parameters()]).norm()
+    assert row["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+
+
+def test_tensorboard_gets_the_figures(tmp_path):
+    pytest.importorskip("tensorboard")
+    fit(ToyStage(), config(steps=2, trackers=("tensorboard",)), tmp_path)
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_trackers_that_cannot_be_had_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="no tracker 'tensorbord'; known are"):
+        fit(ToyStage(), config(trackers=("tensorbord",)), tmp_path / "a")
+    monkeypatch.setattr(loop.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'rdt2\[wandb\]'"):
+        fit(ToyStage(), config(trackers=("wandb",)), tmp_path / "b")
+
+
+def test_settings_newer_than_a_run_do_not_stop_its_resume(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(ToyStage(interrupt_at=6), config(), tmp_path)
+    path = tmp_path / "config.json"
+    found = json.loads(path.read_text())
+    del found["config"]["ema"]
+    path.write_text(json.dumps(found))
+    fit(ToyStage(), config(), tmp_path, resume=True)
+
+
 def test_old_checkpoints_are_removed(tmp_path):
     fit(ToyStage(), config(save_every=2, keep_checkpoints=2), tmp_path)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000008", "step-00000010"]
@@ -144,7 +220,7 @@ def test_ranks_draw_different_noise():
 
 def test_an_exploding_loss_is_told_from_a_bad_start(tmp_path):
     recent = loop.deque([1.0] * 100, maxlen=100)
-    loop._check_loss(50.0, recent, 3, None, tmp_path)
-    loop._check_loss(1e6, loop.deque([1.0] * 5, maxlen=100), 3, None, tmp_path)
+    loop._check_loss(50.0, recent, 3, None, tmp_path / "batch.pt")
+    loop._check_loss(1e6, loop.deque([1.0] * 5, maxlen=100), 3, None, tmp_path / "batch.pt")
     with pytest.raises(TrainingError):
-        loop._check_loss(1e6, recent, 3, None, tmp_path)
+        loop._check_loss(1e6, recent, 3, None, tmp_path / "batch.pt")

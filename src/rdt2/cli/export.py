@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import Positional
+
 
 @dataclass(kw_only=True)
 class ExportBundle:
@@ -49,3 +51,34 @@ class ExportBundle:
         for path in bundles:
             console().print(f"{path}", highlight=False, soft_wrap=True)
         console().print(f"{size / 1e6:.1f} MB in {self.out}", highlight=False)
+
+
+@dataclass(kw_only=True)
+class ExportMerge:
+    """Add trained adapters to the model they were trained beside: a whole RDT2-VQ in the published layout.
+
+    For example:
+      rdt2 export merge runs/lora/model runs/lora/merged
+      rdt2 export bundle --vlm runs/lora/merged --tokenizer runs/rvq/model --out my-policy
+    """
+
+    adapter: Positional[Path]
+    """Folder of the adapters: the model folder of a run with adapter=lora."""
+    out: Positional[Path]
+    """New folder."""
+    base: str | None = None
+    """Folder or hub id of the vision-language model; none takes the one that the adapters name."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
+    """In which the weights are merged and written."""
+
+    def run(self) -> None:
+        import torch
+
+        from rdt2.cli.output import console, existing, working
+        from rdt2.training.adapters import merge_adapters
+
+        existing(self.adapter, "folder of adapters")
+        with working("merging"):
+            out = merge_adapters(self.adapter, self.out, base=self.base, dtype=getattr(torch, self.dtype))
+        size = sum(file.stat().st_size for file in out.iterdir())
+        console().print(f"{size / 1e6:.1f} MB in {out}", highlight=False, soft_wrap=True)

@@ -35,6 +35,8 @@ _EXTRAS = {
     "tensorboard": "train",
     **dict.fromkeys(("cv2", "h5py", "jinja2", "numcodecs", "pyarrow", "zarr"), "data"),
     **dict.fromkeys(("mcap", "mcap_ros2"), "mcap"),
+    "peft": "train",
+    "bitsandbytes": "qlora",
 }
 
 
@@ -66,15 +68,17 @@ def commands() -> dict[str, Any]:
             "inspect": tokenizer.TokenizerInspect,
         },
         "train": {
-            "": "Train the three models, one stage a command.",
+            "": "Train the models, one stage a command.",
             "tokenizer": train.TrainTokenizer,
             "pointing": train.TrainPointing,
             "vq": train.TrainVQ,
             "expert": train.TrainExpert,
+            "distill": train.TrainDistill,
         },
         "export": {
             "": "Make trained models ready to use and to hand on.",
             "bundle": export.ExportBundle,
+            "merge": export.ExportMerge,
         },
     }
 

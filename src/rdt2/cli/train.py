@@ -24,7 +24,7 @@ class _Train:
     json: Path | None = None
     """Write the final figures to this file."""
 
-    def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert"]) -> None:
+    def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert", "distill"]) -> None:
         from rdt2.cli.output import existing, plain, save_json
         from rdt2.training.cli import run_training
 
@@ -87,3 +87,17 @@ class TrainExpert(_Train):
 
     def run(self) -> None:
         self._run("expert")
+
+
+@dataclass(kw_only=True)
+class TrainDistill(_Train):
+    """Train a one-step expert (UltraFast): it jumps to where its teacher walks in five steps.
+
+    The result is used as any expert; it says itself that it takes one step.
+
+    For example:
+      rdt2 train distill --config configs/training/distill_tiny.yaml --data data/tokens --out runs/fast
+    """
+
+    def run(self) -> None:
+        self._run("distill")

@@ -23,6 +23,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from rdt2.errors import ActionError, CheckpointError
 from rdt2.expert import checkpoint, conditioning, flow, initialisation, tables
@@ -221,6 +222,7 @@ class Expert(nn.Module):
         self.state_adaptor = _adaptor(config.state_adaptor, config.state_dim, config.hidden_size)
         self.tables: dict[int, tuple[Any, Tensor]] = {}  # filled by tabulate
         self.frozen_steps: tuple[int, ...] = ()
+        self.checkpointing = False  # True keeps only the input of every block for the backward pass
         for block in self.model.stack:
             for module in block.unused():  # they never get a gradient; distributed training must know
                 module.requires_grad_(False)
@@ -321,7 +323,10 @@ class Expert(nn.Module):
         )
         h = h + core.x_pos_emb
         for block, modulation, keys, values in zip(core.stack, blocks, cond.keys, cond.values, strict=True):
-            h = block(h, modulation, keys, values, cond.mask)
+            if self.checkpointing and torch.is_grad_enabled():
+                h = recomputed(block, h, modulation, keys, values, cond.mask, use_reentrant=False)
+            else:
+                h = block(h, modulation, keys, values, cond.mask)
         return core.final_layer(h[:, : config.horizon], final).to(x.dtype)
 
     def velocity(

@@ -130,6 +130,10 @@ def _override(found: Bundle, given: dict[str, str]) -> Bundle:
 def _kind_of(folder: Path, path: str) -> Kind:
     """Which model a ``config.json`` in the published layout describes."""
     file = folder / "config.json"
+    if (folder / "adapter_config.json").is_file() and not file.is_file():
+        raise CheckpointError(
+            f"{path} holds adapters, not a whole model. Merge them first: rdt2 export merge {path} OUT"
+        )
     if not file.is_file():
         raise CheckpointError(
             f"{path} holds neither {bundle.FILE_NAME} nor config.json, so it is no checkpoint. Point at a "

@@ -8,6 +8,7 @@ from typing import Literal
 
 from rdt2.errors import ConfigError
 from rdt2.training.config import (
+    DistillTraining,
     ExpertTraining,
     PointingTraining,
     RunConfig,
@@ -17,12 +18,13 @@ from rdt2.training.config import (
 )
 from rdt2.training.loop import Stage, TrainingResult, fit, processes
 
-StageName = Literal["tokenizer", "pointing", "vq", "expert"]
+StageName = Literal["tokenizer", "pointing", "vq", "expert", "distill"]
 CONFIGS: dict[str, type[RunConfig]] = {
     "tokenizer": TokenizerTraining,
     "pointing": PointingTraining,
     "vq": VQTraining,
     "expert": ExpertTraining,
+    "distill": DistillTraining,
 }
 
 
@@ -70,6 +72,10 @@ def _build_stage(config: RunConfig, data: Path, out: Path) -> Stage:
         from rdt2.training.vq import VQStage
 
         return VQStage(config, data, out, **place)
+    if isinstance(config, DistillTraining):
+        from rdt2.training.distill import DistillStage
+
+        return DistillStage(config, data, **place)
     assert isinstance(config, ExpertTraining)
     from rdt2.training.expert import ExpertStage
 

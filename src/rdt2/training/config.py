@@ -48,6 +48,8 @@ class RunConfig:
     """Gradients are scaled down to this global norm."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Compute precision; master weights are always float32."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, which is evaluated and saved; 0 for none."""
     seed: int = 0
     """Seed of initialisation, data order and noise: same seed, same losses."""
     save_every: int = 1000
@@ -102,6 +104,20 @@ class VQTraining(RunConfig):
     schedule: Literal["cosine", "constant"] = "cosine"
     start_from: str = "robotics-diffusion-transformer/RDT2-VQ"
     """VLM folder or hub id to start from; 'tiny' builds a small model from scratch."""
+    processor: str | None = None
+    """Folder or hub id of the text and picture processing; none looks beside the VLM."""
+    adapter: Literal["none", "lora", "qlora"] = "none"
+    """What is trained: all weights (none), adapters in the language model (lora), beside 4-bit weights (qlora)."""
+    lora_rank: int = 8
+    """Rank of the adapters."""
+    lora_alpha: int = 8
+    """The adapters' output is scaled by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.1
+    """Dropout on the adapters' input."""
+    gradient_checkpointing: bool = False
+    """Keep only the input of every layer and compute the rest again in the backward pass: less memory."""
+    augment: bool = False
+    """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
     tokenizer: str | None = None
     """Action tokenizer that encodes the chunks; none uses the tokens in the shards."""
     normalizer: str | None = None
@@ -119,8 +135,28 @@ class ExpertTraining(RunConfig):
     """Expert folder or hub id; 'scratch' or 'tiny' start from random weights."""
     normalizer: str | None = None
     """Normalizer file or folder; none uses the one beside the shards."""
+    processor: str | None = None
+    """Folder or hub id of the text and picture processing; none looks beside the VLM."""
     draws: int = 1
     """Noise and time draws that share one prefill of the VLM."""
+    gradient_checkpointing: bool = False
+    """Keep only the input of every block and compute the rest again in the backward pass: less memory."""
+    augment: bool = False
+    """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
+    kv_cache: str | None = None
+    """Folder to keep the frozen VLM's keys and values in: small data sets only, and not with augment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillTraining(ExpertTraining):
+    """UltraFast: a student of the expert learns to jump in one step to where its teacher walks in several."""
+
+    steps: int = 20_000
+    batch_size: int = 96
+    start_from: str = "robotics-diffusion-transformer/RDT2-FM"
+    """The teacher, an expert folder or hub id; the student begins as its copy."""
+    teacher_steps: int | None = None
+    """Euler steps of the teacher; none takes its own number (5 as published)."""
 
 
 def load_config(

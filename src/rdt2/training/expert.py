@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from rdt2.data import TrainingData
+from rdt2.data.augmentation import ImageCorruption
 from rdt2.data.dataset import Batch
-from rdt2.expert import Expert, ExpertConfig, flow_matching_loss, sample_timesteps
+from rdt2.errors import ConfigError
+from rdt2.expert import Conditioning, Expert, ExpertConfig, flow_matching_loss, sample_timesteps
 from rdt2.metrics import action_errors
+from rdt2.training.batches import corrupted
 from rdt2.training.config import ExpertTraining
-from rdt2.training.loop import Stage, mean_metrics, step_generator
+from rdt2.training.kv_cache import DiskCache
+from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, step_generator
 from rdt2.training.normalizer import find_normalizer
-from rdt2.vlm import VLMProcessor, load_vlm, prefill
+from rdt2.vlm import KVCache, VLMProcessor, load_vlm, prefill
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 EVALUATION_BATCH = 32
 
@@ -30,15 +38,37 @@ class ExpertStage(Stage):
         )
         self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
         self.normalizer = find_normalizer(config.normalizer, data)
-        self.processor = VLMProcessor.from_pretrained(config.vlm)
+        self.processor = VLMProcessor.from_pretrained(config.processor or config.vlm)
+        self.corruption = ImageCorruption(seed=config.seed) if config.augment else None
+        if config.augment and config.kv_cache is not None:
+            raise ConfigError(
+                f"kv_cache={config.kv_cache} does not go with augment=true: no picture would come twice. "
+                "Set one of the two off."
+            )
         torch.manual_seed(config.seed)
-        expert = _build(config)
-        vlm = load_vlm(config.vlm, layers=max(expert.config.selected_layers) + 1, dtype=torch.float32)
-        self.module = ExpertModule(expert, vlm.eval().requires_grad_(False), config.draws)
+        self.module = self.build()
+
+    def build(self) -> ExpertModule:
+        """The expert that trains, beside the frozen VLM."""
+        config = self.config
+        if config.start_from in ("scratch", "tiny"):
+            shape = ExpertConfig() if config.start_from == "scratch" else ExpertConfig.tiny()
+            expert = Expert.from_config(shape)
+        else:
+            expert = Expert.from_pretrained(config.start_from)
+        return ExpertModule(expert, self.frozen_vlm(expert), config)
+
+    def frozen_vlm(self, expert: Expert) -> FrozenVLM:
+        """As many layers of the VLM as the expert reads, in the compute precision."""
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        layers = expert.config.selected_layers
+        vlm = load_vlm(self.config.vlm, layers=max(layers) + 1, dtype=dtype)
+        return FrozenVLM(vlm, layers, cache=self.config.kv_cache)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """A prompt (see VLMProcessor.prompt) and the normalised chunks (b, 24, 20) it is to be answered with."""
-        return self._prepare(self.source.batch(step))
+        batch = self.source.batch(step)
+        return self._prepare(corrupted(batch, self.corruption) if self.corruption else batch)
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.pictures is not None
@@ -46,7 +76,7 @@ class ExpertStage(Stage):
         return {**prompt, "actions": self.normalizer.normalize(torch.from_numpy(batch.actions))}
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """Flow-matching loss with fixed noise, and the action errors of sampled chunks."""
+        """The loss with fixed noise, and the action errors of sampled chunks."""
         assert isinstance(module, ExpertModule)
         rows: list[dict[str, Any]] = []
         count = max(1, min(self.config.evaluate_samples, len(self.held_out)) // EVALUATION_BATCH)
@@ -59,8 +89,13 @@ class ExpertStage(Stage):
             loss, _ = module(prepared, generator)
             cond = module.condition(prepared)
             noise = torch.randn(prepared["actions"].shape, generator=generator).to(device)
-            chunks = self.normalizer.denormalize(module.expert.sample(cond, noise=noise).float().cpu())
-            rows.append({"loss": loss, **action_errors(chunks.numpy(), batch.actions).as_dict()})
+            row = {"loss": loss}
+            for name, sampled in module.samples(cond, noise).items():
+                chunks = self.normalizer.denormalize(sampled.float().cpu()).numpy()
+                row |= {name + key: v for key, v in action_errors(chunks, batch.actions).as_dict().items()}
+                if i == 0 and not name:
+                    self.examples = chunks[:EXAMPLES], batch.actions[:EXAMPLES]
+            rows.append(row)
         return mean_metrics(rows)
 
     def save(self, module: nn.Module, folder: Path) -> None:
@@ -69,36 +104,69 @@ class ExpertStage(Stage):
         self.normalizer.save_pretrained(folder)
 
 
-class ExpertModule(nn.Module):
-    """The expert with its loss. The frozen VLM is no submodule: it is neither trained, wrapped nor saved."""
+class Frozen:
+    """A model that training uses and does not change: hidden from the module, so neither wrapped nor saved."""
 
-    def __init__(self, expert: Expert, vlm: nn.Module, draws: int):
-        super().__init__()
-        self.expert = expert
-        self.draws = draws
-        self._frozen = (vlm,)
+    def __init__(self, model: nn.Module):
+        self._model = model.eval().requires_grad_(False)
+
+    def on(self, device: torch.device) -> Any:
+        """The model, moved to the device when it is not there yet."""
+        if next(self._model.parameters()).device != device:
+            self._model.to(device)
+        return self._model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
+        return self
+
+
+class FrozenVLM(Frozen):
+    """The VLM, whose keys and values may be kept on disk."""
+
+    def __init__(self, vlm: nn.Module, layers: Sequence[int], *, cache: str | None):
+        super().__init__(vlm)
+        self._layers = layers
+        self._cache = None if cache is None else DiskCache(cache, vlm, layers)
 
     @torch.no_grad()
-    def condition(self, batch: dict[str, Tensor]) -> Any:
-        """Prefill the frozen VLM over the layers the expert reads."""
-        (vlm,) = self._frozen
-        vlm.to(batch["actions"].device)
-        return self.expert.prepare(prefill(vlm, batch, self.expert.config.selected_layers))
+    def prefill(self, batch: dict[str, Tensor]) -> KVCache:
+        """Keys and values of the layers that the expert reads, on the batch's device."""
+        vlm = self.on(batch["input_ids"].device)
+        return prefill(vlm, batch, self._layers) if self._cache is None else self._cache.prefill(vlm, batch)
+
+
+class ExpertModule(nn.Module):
+    """The expert with its loss on what the frozen VLM says."""
+
+    def __init__(self, expert: Expert, vlm: FrozenVLM, config: ExpertTraining):
+        super().__init__()
+        self.expert = expert
+        self.expert.checkpointing = config.gradient_checkpointing
+        self.draws = config.draws
+        self._vlm = vlm
+
+    def condition(self, batch: dict[str, Tensor]) -> Conditioning:
+        """What the expert attends to: no gradient goes there."""
+        return self.expert.prepare(self._vlm.prefill(batch))
+
+    def noise(
+        self, actions: Float[Tensor, "b 24 20"], generator: torch.Generator | None
+    ) -> Float[Tensor, "kb 24 20"]:
+        """As many draws for each observation as the configuration says."""
+        shape = (self.draws * len(actions), *actions.shape[1:])
+        return torch.randn(shape, generator=generator).to(actions.device)
 
     def forward(
         self, batch: dict[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Any]]:
         actions = batch["actions"]
         cond = self.condition(batch)
-        rows = self.draws * len(actions)
-        noise = torch.randn((rows, *actions.shape[1:]), generator=generator).to(actions.device)
-        t = sample_timesteps(rows, generator=generator).to(actions.device)
+        noise = self.noise(actions, generator)
+        t = sample_timesteps(len(noise), generator=generator).to(actions.device)
         return flow_matching_loss(self.expert, cond, actions, noise=noise, t=t), {}
 
-
-def _build(config: ExpertTraining) -> Expert:
-    if config.start_from == "scratch":
-        return Expert.from_config(ExpertConfig())
-    if config.start_from == "tiny":
-        return Expert.from_config(ExpertConfig.tiny())
-    return Expert.from_pretrained(config.start_from)
+    def samples(
+        self, cond: Conditioning, noise: Float[Tensor, "b 24 20"]
+    ) -> dict[str, Float[Tensor, "b 24 20"]]:
+        """Normalised chunks to evaluate, by the prefix of their figures' names."""
+        return {"": self.expert.sample(cond, noise=noise)}

@@ -6,6 +6,7 @@ A run lives in one folder::
     out/metrics.jsonl          one line a logged step or evaluation
     out/checkpoints/step-N/    everything needed to go on as if nothing had happened
     out/model/                 the trained model in its published layout, written at the end
+    out/plots/step-N.png       predicted against recorded chunks of each evaluation
     out/loss.png               the loss curve
 
 Randomness is a pure function of (seed, step, rank) and data order of (seed, position), so resuming
@@ -15,6 +16,7 @@ needs no recorded generator state: step N draws the same numbers whether or not 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import math
 import os
@@ -25,19 +27,26 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rdt2.errors import CheckpointError, ConfigError, TrainingError
+from rdt2.training import engines
+from rdt2.training.average import WeightAverage
 from rdt2.training.config import RunConfig, to_mapping
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
 
+EXAMPLES = 4  # held-out samples that an evaluation draws
+DEFAULT_TRACKER = "tensorboard"
+TRACKERS = {DEFAULT_TRACKER: "train", "wandb": "wandb", "trackio": "trackio"}  # and the extra each comes with
 EXPLOSION_FACTOR = 100.0  # a loss this many times the recent median is not training any more
 
 
@@ -45,13 +54,16 @@ class Stage(ABC):
     """What is particular to training one model.
 
     Attributes:
-        name: "tokenizer", "vq", "expert", ...
+        name: "tokenizer", "vq", "expert", "distill".
         module: maps (batch, generator) to (scalar loss, dict of scalar metrics); holds exactly the
             modules that are trained.
+        examples: predicted and recorded chunks, both (n, 24, 20) metres, that the last evaluation leaves to
+            be drawn.
     """
 
     name: str
     module: nn.Module
+    examples: tuple[np.ndarray, np.ndarray] | None = None
 
     @abstractmethod
     def batch(self, step: int) -> Any:
@@ -80,6 +92,8 @@ def processes() -> PartialState:
     """Which process this is, and of how many: one alone, or what torchrun or accelerate started."""
     from accelerate import PartialState
 
+    if engines.deepspeed_asked_for() and not torch.cuda.is_available():
+        return PartialState(backend="gloo")
     return PartialState(cpu=not torch.cuda.is_available())
 
 
@@ -109,20 +123,30 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
         resume: go on from the newest whole checkpoint in ``out`` (from the start when there is none).
 
     Raises:
-        ConfigError: ``out`` holds a run already and ``resume`` is off.
+        ConfigError: ``out`` holds a run already and ``resume`` is off, processes were started with different
+            settings, or a setting does not go with the engine or with what is installed.
         CheckpointError: the checkpoint to resume from belongs to another model or configuration.
         TrainingError: the loss is not finite or exploded (the batch is saved), or the disk is full.
     """
     from accelerate import Accelerator
-    from accelerate.utils import send_to_device
+    from accelerate.utils import GradientAccumulationPlugin, send_to_device
 
     out = Path(out)
     if not torch.cuda.is_available():
         _keep_freed_memory()
+    engines.check_possible()
+    processes()
     accelerator = Accelerator(
-        mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=not torch.cuda.is_available()
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        cpu=not torch.cuda.is_available() and not engines.deepspeed_asked_for(),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=config.accumulate, sync_with_dataloader=False
+        ),
     )
     torch.manual_seed(config.seed)
+    engine = engines.Engine(accelerator, stage.module, config)
+    engines.check_agreement(accelerator, _identity(stage.name, config))
+    _check_settings(config, engine)
     _claim_folder(out, stage, config, resume, accelerator)
 
     optimizer = torch.optim.AdamW(
@@ -130,9 +154,22 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
         lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True,
     )  # fmt: skip
     module, optimizer = accelerator.prepare(stage.module, optimizer)
+    engine.after_prepare(module)
+    average = WeightAverage(module, config.ema) if config.ema else None
+    if average is not None:
+        accelerator.register_for_checkpointing(average)
+    accelerator.register_save_state_pre_hook(_without_frozen)
     start = _restore(accelerator, out, config) if resume else 0
 
     log = _Log(out, stage.name, config, start, accelerator)
+
+    def evaluate(step: int) -> dict[str, float]:
+        with average.in_place() if average else nullcontext(), engine.whole(module) as whole:
+            figures = _evaluate(stage, whole, accelerator)
+        log.write(step, figures)
+        log.draw_examples(step, stage.examples)
+        return figures
+
     recent: deque[float] = deque(maxlen=100)
     began = time.perf_counter()
     module.train()
@@ -148,33 +185,61 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
                 generator = step_generator(config.seed, position, accelerator.process_index)
                 # Dropout draws from the global generator: seed it too, so that a resumed run agrees.
                 torch.manual_seed(generator.initial_seed())
-                loss, metrics = module(batch, generator)
-                accelerator.backward(loss / config.accumulate)
+                with accelerator.accumulate(module):  # gradients are exchanged at the last part only
+                    loss, metrics = module(batch, generator)
+                    accelerator.backward(loss)
                 loss_sum += float(loss.detach()) / config.accumulate
-            _check_loss(loss_sum, recent, step, batch, out)
-            norm = accelerator.clip_grad_norm_(module.parameters(), config.clip_norm)
+            loss_mean = engines.mean_over_processes(accelerator, loss_sum)
+            _check_loss(loss_mean, recent, step, batch, out / f"failed-batch-step-{step}{engine.suffix}.pt")
+            grad_norm = engines.number(accelerator.clip_grad_norm_(module.parameters(), config.clip_norm))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            recent.append(loss_sum)
+            if average is not None:
+                average.update()
+            recent.append(loss_mean)
 
             done = step + 1
-            progress(done, loss_sum, rate)
+            progress(done, loss_mean, rate)
             if done % config.log_every == 0 or done == config.steps:
-                log.write(done, {"loss": loss_sum, "lr": rate, "grad_norm": float(norm), **_scalars(metrics)})
+                log.write(done, {"loss": loss_mean, "lr": rate, "grad_norm": grad_norm, **_scalars(metrics)})
             if config.evaluate_every and done % config.evaluate_every == 0 and done < config.steps:
-                log.write(done, _evaluate(stage, module, accelerator))
+                evaluate(done)
             if done % config.save_every == 0 and done < config.steps:
                 _save_checkpoint(accelerator, out, done, config)
 
-    final = _evaluate(stage, module, accelerator)
-    log.write(config.steps, final)
+    final = evaluate(config.steps)
     model_folder = out / "model"
-    if accelerator.is_main_process:
-        _write_atomically(model_folder, lambda folder: stage.save(accelerator.unwrap_model(module), folder))
-        log.draw_loss()
+    with average.in_place() if average else nullcontext(), engine.whole(module) as whole:
+        if accelerator.is_main_process:
+            _write_atomically(model_folder, lambda folder: stage.save(whole, folder))
+            log.draw_loss()
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return TrainingResult(model_folder, config.steps, final, time.perf_counter() - began)
+
+
+def _check_settings(config: RunConfig, engine: engines.Engine) -> None:
+    """What types alone do not say, before a folder is claimed. Raises ConfigError."""
+    if config.ema and not 0 < config.ema < 1:
+        raise ConfigError(
+            f"ema is {config.ema}, expected a decay between 0 and 1 such as 0.999, or 0 for none."
+        )
+    if config.ema and not engine.plain:
+        raise ConfigError(
+            f"ema={config.ema} does not go with FSDP or DeepSpeed, which hold parts of the weights. "
+            "Set ema=0, or launch with configs/accelerate/ddp.yaml."
+        )
+    for name in config.trackers:
+        if name not in TRACKERS:
+            raise ConfigError(
+                f"no tracker '{name}'; known are {', '.join(TRACKERS)}, or trackers=[] for none."
+            )
+        # accelerate leaves out what is not installed with a warning: enough for what nobody asked for.
+        if name != DEFAULT_TRACKER and importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"trackers names {name}, which is not installed: pip install 'rdt2[{TRACKERS[name]}]', "
+                "or set trackers=[]."
+            )
 
 
 def _keep_freed_memory() -> None:
@@ -194,10 +259,23 @@ def _keep_freed_memory() -> None:
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices only: norms, biases and tokens keep their scale."""
     trained = [p for p in module.parameters() if p.requires_grad]
-    return [
+    groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
+
+
+def _without_frozen(modules: list[nn.Module], states: list[dict[str, Tensor]], folder: str) -> None:
+    """Leave frozen parameters out of a checkpoint: they are loaded from where the run began.
+
+    Beside a few megabytes of adapters the frozen VLM would be gigabytes.
+    """
+    for module, state in zip(modules, states, strict=False):  # sharded engines write their states themselves
+        kept = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        kept.update(name for name, _ in module.named_buffers())
+        for name in set(state) - kept:  # a quantised weight has several entries, all of which go
+            del state[name]
 
 
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
@@ -210,17 +288,16 @@ def _evaluate(stage: Stage, module: nn.Module, accelerator: Accelerator) -> dict
         return {}
     module.eval()
     with torch.no_grad():
-        figures = stage.evaluate(accelerator.unwrap_model(module), accelerator.device)
+        figures = stage.evaluate(module, accelerator.device)
     module.train()
     return {f"eval/{key}": value for key, value in figures.items()}
 
 
-def _check_loss(loss: float, recent: deque[float], step: int, batch: Any, out: Path) -> None:
-    """Stop a run that has left the rails, keeping the batch that did it."""
+def _check_loss(loss: float, recent: deque[float], step: int, batch: Any, path: Path) -> None:
+    """Stop a run that has left the rails, keeping the batch that did it (each process its own)."""
     exploded = len(recent) == recent.maxlen and loss > EXPLOSION_FACTOR * max(statistics.median(recent), 1e-3)
     if math.isfinite(loss) and not exploded:
         return
-    path = out / f"failed-batch-step-{step}.pt"
     torch.save(batch, path)
     raise TrainingError(
         f"step {step}: the loss is {loss:.4g}, expected a finite value near {statistics.median(recent or [0]):.4g}. "
@@ -275,7 +352,8 @@ def _claim_folder(out: Path, stage: Stage, config: RunConfig, resume: bool, acce
             )
         if found["stage"] != wanted["stage"]:
             raise CheckpointError(f"{out}: holds a run of '{found['stage']}', expected '{wanted['stage']}'.")
-        changed = sorted(k for k in wanted["config"] if found["config"].get(k) != wanted["config"][k])
+        settings = {**to_mapping(type(config)()), **found["config"]}  # settings that are newer than the run
+        changed = sorted(k for k in wanted["config"] if settings[k] != wanted["config"][k])
         if changed:
             raise CheckpointError(
                 f"{out}: was started with other settings of {', '.join(changed)}. "
@@ -337,7 +415,8 @@ def _restore(accelerator: Accelerator, out: Path, config: RunConfig) -> int:
     found = _checkpoints(out)
     if not found:
         return 0
-    accelerator.load_state(str(found[-1]))
+    # Frozen weights are not in it. DeepSpeed keeps them, and has another word for strict.
+    accelerator.load_state(str(found[-1]), **({} if engines.deepspeed_asked_for() else {"strict": False}))
     step = int(json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))["step"])
     if step > config.steps:
         raise CheckpointError(f"{found[-1]}: has done {step} steps, the run asks for {config.steps}.")
@@ -377,6 +456,18 @@ class _Log:
     def progress(self) -> _ProgressLine:
         return _ProgressLine(self._name, self._config, self._start, enabled=self._main)
 
+    def draw_examples(self, step: int, examples: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """Predicted against recorded chunks, in plots/ and where TensorBoard is used there."""
+        if not self._main or examples is None:
+            return
+        from rdt2.training.plots import chunks_figure, save_figure
+
+        figure = chunks_figure(*examples, title=f"{self._name}, step {step}")
+        save_figure(figure, self._path.parent / "plots" / f"step-{step:08d}.png")
+        for tracker in self._accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.tracker.add_figure("chunks", figure, global_step=step)
+
     def draw_loss(self) -> None:
         """The loss curve as a picture, smoothed over 20 logged points, with the evaluations."""
         import matplotlib
@@ -397,7 +488,7 @@ class _Log:
         if held_out:
             axes.plot(*zip(*held_out, strict=True), "o-", color="tab:orange", label="held out")
         axes.set(xlabel="step", ylabel="loss", title=f"{self._name}", yscale="log")
-        axes.legend()
+        axes.legend(loc="upper right")  # looking for the best place can take a second, and then warns
         figure.savefig(self._path.with_name("loss.png"), dpi=120)
         plt.close(figure)
 

@@ -142,7 +142,7 @@ class PointingModule(nn.Module):
         super().__init__()
         self.vlm = vlm
         vlm.lm_head.requires_grad_(False)
-        width = vlm.config.text_config.hidden_size
+        width = vlm.lm_head.in_features
         self.naming = nn.Linear(width, len(HUES))
         self.finding = nn.Linear(width, 4)
         self.telling = nn.Linear(width, 4)

@@ -9,19 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from rdt2.data import TrainingData
+from rdt2.data.augmentation import ImageCorruption
 from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.tokenizer import ActionTokenizer
+from rdt2.training.adapters import add_adapters, quantise, save_adapters
+from rdt2.training.batches import corrupted
 from rdt2.training.config import VQTraining
-from rdt2.training.loop import Stage, mean_metrics, processes
+from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, processes
 from rdt2.training.normalizer import find_normalizer
 from rdt2.vlm import VLMProcessor, create_tiny_vlm, generate_actions, load_vlm, save_vlm, training_loss
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import Qwen2_5_VLForConditionalGeneration
 
 EVALUATION_BATCH = 32
+NUM_EMBEDDINGS = 1024
+# What each of the 27 tokens says: 3 latent steps of 6 position, 2 rotation and 1 gripper codebooks.
+LEVELS = [
+    f"{part}{level}"
+    for part, n in (("pos", 6), ("rot", 2), ("grip", 1))
+    for _ in range(3)
+    for level in range(n)
+]
 
 
 class VQStage(Stage):
@@ -48,12 +60,17 @@ class VQStage(Stage):
                     create_tiny_vlm(
                         out / "start", sentences=sorted(set(self.source.index.sentences)), seed=config.seed
                     )
-        self.processor = VLMProcessor.from_pretrained(start)
-        self.module = VQModule(load_vlm(start, dtype=torch.float32))
+        self.processor = VLMProcessor.from_pretrained(config.processor or start)
+        self.corruption = ImageCorruption(seed=config.seed) if config.augment else None
+        torch.manual_seed(config.seed)
+        self.module = VQModule(
+            _build(config, start), self.processor, checkpointing=config.gradient_checkpointing
+        )
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompt, answer and labels, right padded (see VLMProcessor.training)."""
-        return self._prepare(self.source.batch(step))
+        batch = self.source.batch(step)
+        return self._prepare(corrupted(batch, self.corruption) if self.corruption else batch)
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.pictures is not None
@@ -65,7 +82,7 @@ class VQStage(Stage):
         return self.tokenizer.encode(self.normalizer.normalize(torch.from_numpy(batch.actions)))
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """Loss and token accuracy on held-out samples; action errors of greedy chunks when a tokenizer is named."""
+        """Figures on held-out samples; action errors of greedy chunks where a tokenizer is named."""
         assert isinstance(module, VQModule)
         rows: list[dict[str, Any]] = []
         count = max(1, min(self.config.evaluate_samples, len(self.held_out)) // EVALUATION_BATCH)
@@ -84,27 +101,59 @@ class VQStage(Stage):
                 )  # fmt: skip
                 chunks = self.normalizer.denormalize(self.tokenizer.decode(tokens.cpu()))
                 row |= action_errors(chunks.numpy(), batch.actions).as_dict()
+                if i == 0:
+                    self.examples = chunks.numpy()[:EXAMPLES], batch.actions[:EXAMPLES]
             rows.append(row)
         return mean_metrics(rows)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, VQModule)
-        save_vlm(module.vlm, folder)
+        if self.config.adapter == "none":
+            save_vlm(module.vlm, folder)
+        else:
+            save_adapters(module.vlm, folder)
         self.processor.save_pretrained(folder)
 
 
 class VQModule(nn.Module):
-    """The VLM with its loss: logits only where an answer is learnt."""
+    """The VLM, with or without adapters, and its loss: logits only where an answer is learnt."""
 
-    vlm: Qwen2_5_VLForConditionalGeneration
+    vlm: Any
 
-    def __init__(self, vlm: Qwen2_5_VLForConditionalGeneration):
+    def __init__(
+        self,
+        vlm: Qwen2_5_VLForConditionalGeneration | PeftModel,
+        processor: VLMProcessor,
+        *,
+        checkpointing: bool = False,
+    ):
         super().__init__()
-        self.vlm = vlm
+        self.vlm, self.checkpointing = vlm, checkpointing
+        self._first, self._stop = processor.vocab_size - NUM_EMBEDDINGS, processor.vocab_size
+        self._end = processor.quad_end_id
 
     def forward(
         self, batch: dict[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Any]]:
-        loss, stats = training_loss(self.vlm, batch)
+        """Loss and token accuracies, over all 27 tokens and by codebook; ``valid`` is the share of rows whose
+        likeliest tokens are all action tokens and then ``<|quad_end|>``."""
+        loss, stats = training_loss(self.vlm, batch, checkpointing=self.checkpointing and self.training)
         # Two closing tokens follow the action tokens: they are always right soon, and say nothing.
-        return loss, {"accuracy": stats.accuracy[:-2].mean(), "accuracy/first": stats.accuracy[0]}
+        accuracy, written = stats.accuracy[:-2], stats.predicted[:, :-2]
+        legal = ((written >= self._first) & (written < self._stop)).all(-1)
+        closed = stats.predicted[:, -2] == self._end
+        metrics = {"accuracy": accuracy.mean(), "valid": (legal & closed).float().mean()}
+        for level in dict.fromkeys(LEVELS):
+            metrics[f"accuracy/{level}"] = accuracy[[name == level for name in LEVELS]].mean()
+        return loss, metrics
+
+
+def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration | PeftModel:
+    """The VLM to train; beside adapters its frozen weights are kept in the compute precision."""
+    if config.adapter == "none":
+        return load_vlm(start, dtype=torch.float32)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    base = load_vlm(start, dtype=dtype)
+    if config.adapter == "qlora":
+        quantise(base, device=processes().device, compute=dtype)
+    return add_adapters(base, config, base=start)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,6 +30,14 @@ def rotate(
     """Rotary embedding: turn each pair (i, i + hd/2) of ``x`` by its angle."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat((-second, first), -1) * sin
+
+
+def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """``function(*arguments)`` whose inner activations are not kept but computed again in the backward pass.
+
+    Dropout draws the same numbers both times.
+    """
+    return checkpoint(function, *arguments, use_reentrant=False)
 
 
 class _RMSNorm(torch.autograd.Function):

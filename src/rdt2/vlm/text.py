@@ -36,15 +36,21 @@ def base_model(model: nn.Module) -> Any:
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
-def embed(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "b s d"]:
+def embed(
+    model: nn.Module, batch: Mapping[str, Tensor], *, checkpointing: bool = False
+) -> Float[Tensor, "b s d"]:
     """Token embeddings with the pictures' tokens in place.
+
+    With ``checkpointing`` the vision tower's activations are computed again in the backward pass.
 
     Raises:
         ObservationError: the number of image tokens in the text is not the pictures'.
     """
     inner, ids = base_model(model).model, batch["input_ids"]
     x = inner.language_model.embed_tokens(ids)
-    pictures = encode_pictures(inner.visual, batch["pixel_values"], batch["image_grid_thw"])
+    pictures = encode_pictures(
+        inner.visual, batch["pixel_values"], batch["image_grid_thw"], checkpointing=checkpointing
+    )
     is_picture = ids == inner.config.image_token_id
     if int(is_picture.sum()) != len(pictures):
         raise ObservationError(

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from rdt2.errors import ObservationError
-from rdt2.vlm.ops import rms_norm, rotate
+from rdt2.vlm.ops import recomputed, rms_norm, rotate
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -70,7 +70,11 @@ def layout(
 
 
 def encode_pictures(
-    visual: nn.Module, pixel_values: Float[Tensor, "patches 1176"], grid_thw: Int[Tensor, "b 3"]
+    visual: nn.Module,
+    pixel_values: Float[Tensor, "patches 1176"],
+    grid_thw: Int[Tensor, "b 3"],
+    *,
+    checkpointing: bool = False,
 ) -> Float[Tensor, "tokens d"]:
     """Image tokens of all pictures, one after the other, as the language model reads them.
 
@@ -78,6 +82,7 @@ def encode_pictures(
         visual: transformers' loaded Qwen2.5-VL vision tower.
         pixel_values: patches of all pictures in order.
         grid_thw: (1, rows, columns) of each picture, in patches.
+        checkpointing: keep only the input of every block for the backward pass, which computes the rest again.
 
     Raises:
         ObservationError: pixel values and grids do not belong together, or a grid is a video's.
@@ -90,17 +95,19 @@ def encode_pictures(
             f"{len(pixel_values)}; make both with the same processor"
         )
     if len(set(grids)) == 1:
-        return _same_size(visual, pixel_values, grids[0]).flatten(0, 1)
+        return _same_size(visual, pixel_values, grids[0], checkpointing).flatten(0, 1)
     pictures = pixel_values.split(lengths)
     tokens: dict[int, Tensor] = {}
     for grid in dict.fromkeys(grids):
         members = [i for i, each in enumerate(grids) if each == grid]
-        encoded = _same_size(visual, torch.cat([pictures[i] for i in members]), grid)
+        encoded = _same_size(visual, torch.cat([pictures[i] for i in members]), grid, checkpointing)
         tokens.update(zip(members, encoded, strict=True))
     return torch.cat([tokens[i] for i in range(len(grids))])
 
 
-def _same_size(visual: Any, pixel_values: Tensor, grid: tuple[int, ...]) -> Float[Tensor, "b tokens d"]:
+def _same_size(
+    visual: Any, pixel_values: Tensor, grid: tuple[int, ...], checkpointing: bool
+) -> Float[Tensor, "b tokens d"]:
     config, merge = visual.config, visual.spatial_merge_size
     heads = config.num_heads
     _, rows, columns = grid
@@ -121,9 +128,16 @@ def _same_size(visual: Any, pixel_values: Tensor, grid: tuple[int, ...]) -> Floa
     whole = ((1, rows * columns),)
     for index, block in enumerate(visual.blocks):
         windows = whole if index in config.fullatt_block_indexes else where.windows
-        x = x + _attention(block.attn, rms_norm(block.norm1, x), windows, where)
-        x = x + block.mlp(rms_norm(block.norm2, x))
+        if checkpointing and torch.is_grad_enabled():
+            x = recomputed(_run_block, block, x, windows, where)
+        else:
+            x = _run_block(block, x, windows, where)
     return visual.merger(x).view(len(x), -1, config.out_hidden_size)[:, where.inverse]
+
+
+def _run_block(block: Any, x: Tensor, windows: tuple[tuple[int, int], ...], where: Layout) -> Tensor:
+    x = x + _attention(block.attn, rms_norm(block.norm1, x), windows, where)
+    return x + block.mlp(rms_norm(block.norm2, x))
 
 
 def _attention(

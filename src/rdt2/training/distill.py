@@ -1,0 +1,72 @@
+"""Training UltraFast: a student of the expert reaches in one step what its frozen teacher reaches in several."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rdt2.errors import ConfigError
+from rdt2.expert import Conditioning, Expert, distillation_loss
+from rdt2.training.config import DistillTraining
+from rdt2.training.expert import ExpertModule, ExpertStage, Frozen, FrozenVLM
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class DistillStage(ExpertStage):
+    """As for the expert; what is saved says ``steps: 1``, so that a policy takes one step unasked."""
+
+    name = "distill"
+
+    def build(self) -> DistillModule:
+        """A student that begins as its teacher, the teacher, and the frozen VLM of both."""
+        config = self.config
+        assert isinstance(config, DistillTraining)
+        if config.start_from in ("scratch", "tiny"):
+            raise ConfigError(
+                f"start_from is '{config.start_from}', expected the folder or hub id of a trained expert: a "
+                "student needs a teacher. Train one with 'rdt2 train expert'."
+            )
+        teacher = Expert.from_pretrained(config.start_from)
+        steps = teacher.config.steps if config.teacher_steps is None else config.teacher_steps
+        if steps < 2:
+            raise ConfigError(
+                f"{config.start_from}: the teacher takes {steps} step, expected more than the student's one. "
+                "Name the expert it was distilled from, or set teacher_steps."
+            )
+        student = copy.deepcopy(teacher).train()
+        student.config = dataclasses.replace(teacher.config, steps=1)
+        return DistillModule(student, Frozen(teacher), steps, self.frozen_vlm(teacher), config)
+
+
+class DistillModule(ExpertModule):
+    """The student with its loss: from the same noise, its one step against the teacher's several."""
+
+    def __init__(
+        self, student: Expert, teacher: Frozen, teacher_steps: int, vlm: FrozenVLM, config: DistillTraining
+    ):
+        super().__init__(student, vlm, config)
+        self._teacher, self.teacher_steps = teacher, teacher_steps
+
+    def forward(
+        self, batch: dict[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        noise = self.noise(batch["actions"], generator)
+        cond = self.condition(batch)
+        teacher = self._teacher.on(noise.device)
+        return distillation_loss(self.expert, teacher, cond, noise=noise, steps=self.teacher_steps), {}
+
+    def samples(
+        self, cond: Conditioning, noise: Float[Tensor, "b 24 20"]
+    ) -> dict[str, Float[Tensor, "b 24 20"]]:
+        """The student's chunks, and the teacher's from the same noise to compare them with."""
+        teacher = self._teacher.on(noise.device)
+        return {
+            "": self.expert.sample(cond, noise=noise),
+            "teacher/": teacher.sample(cond, noise=noise, steps=self.teacher_steps),
+        }

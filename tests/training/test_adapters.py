@@ -1,0 +1,165 @@
+"""Adapters: they alone train, resume exactly, and merge into a model that answers the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from rdt2.cli.main import main
+from rdt2.errors import CheckpointError
+from rdt2.policy import load_policy
+from rdt2.training.adapters import merge_adapters
+from rdt2.training.config import VQTraining, load_config
+from rdt2.training.loop import fit
+from rdt2.training.vq import VQStage
+from rdt2.vlm import load_vlm, training_loss
+
+LAYERS, PROJECTIONS = 3, 7
+
+
+def config(tiny_vlm, **changes) -> VQTraining:
+    settings = dict(
+        start_from=str(tiny_vlm), adapter="lora", steps=4, batch_size=2, learning_rate=0.05, warmup_steps=1,
+        precision="fp32", save_every=2, evaluate_samples=4, log_every=1, trackers=(),
+    )  # fmt: skip
+    return VQTraining(**{**settings, **changes})
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(samples, tiny_vlm, tmp_path_factory):
+    """Four steps with adapters: the stage, its settings and its folder."""
+    out, settings = tmp_path_factory.mktemp("lora"), config(tiny_vlm)
+    stage = VQStage(settings, samples, out)
+    fit(stage, settings, out)
+    return stage, settings, out
+
+
+def test_only_adapters_of_the_language_model_train(run, tiny_vlm):
+    stage, _, _ = run
+    trained = {n: p for n, p in stage.module.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * LAYERS * PROJECTIONS
+    assert all("language_model.layers" in name and "lora_" in name for name in trained)
+    assert all(p.grad is None for p in stage.module.parameters() if not p.requires_grad)
+    assert sum(bool(p.abs().sum() > 0) for n, p in trained.items() if "lora_B" in n) == LAYERS * PROJECTIONS
+
+    frozen = {
+        n.replace("base_layer.", ""): p for n, p in stage.module.vlm.get_base_model().named_parameters()
+    }
+    for name, parameter in load_vlm(tiny_vlm).named_parameters():
+        assert torch.equal(parameter, frozen[name]), name
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradients_equal_the_plain_forward_with_adapters(run, checkpointing):
+    stage, _, _ = run
+    model, batch = stage.module.vlm.eval(), stage.batch(0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    theirs = model(**batch).loss
+    expected = torch.autograd.grad(theirs, trained)
+    ran = []
+    hook = (
+        model.get_base_model()
+        .model.language_model.layers[0]
+        .mlp.register_forward_pre_hook(lambda *_: ran.append(1))
+    )
+    ours, _ = training_loss(model, batch, checkpointing=checkpointing)
+    gradients = torch.autograd.grad(ours, trained)
+    hook.remove()
+    assert len(ran) == (2 if checkpointing else 1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for ours_, theirs_ in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours_, theirs_, rtol=1e-3, atol=1e-6)
+
+
+def test_checkpointing_of_all_weights_changes_no_gradient(samples, tiny_vlm, tmp_path):
+    stage = VQStage(config(tiny_vlm, adapter="none"), samples, tmp_path)
+    gradients = []
+    for checkpointing in (False, True):
+        stage.module.checkpointing = checkpointing
+        stage.module.zero_grad()
+        stage.module.train()(stage.batch(0), None)[0].backward()
+        gradients.append([p.grad for p in stage.module.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
+
+
+def test_an_interrupted_run_resumes_exactly_from_adapters_alone(run, samples, tiny_vlm, tmp_path):
+    _, settings, whole = run
+
+    class Interrupted(VQStage):
+        def batch(self, step):
+            if step == 3:
+                raise KeyboardInterrupt
+            return super().batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Interrupted(settings, samples, tmp_path), settings, tmp_path)
+    (saved,) = (tmp_path / "checkpoints").glob("step-*/pytorch_model.bin")
+    weights = torch.load(saved)
+    assert len(weights) == 2 * LAYERS * PROJECTIONS
+    fit(VQStage(settings, samples, tmp_path), settings, tmp_path, resume=True)
+    assert metrics(tmp_path) == metrics(whole)
+
+
+def test_the_merged_model_answers_as_the_adapters_do(run, tiny_vlm, tmp_path):
+    stage, _, out = run
+    merged = tmp_path / "merged"
+    main(["export", "merge", str(out / "model"), str(merged), "--dtype", "float32"])
+    batch = stage.batch(7)
+    losses = [
+        training_loss(model, batch)[1].loss
+        for model in (stage.module.vlm.eval(), load_vlm(merged), load_vlm(tiny_vlm))
+    ]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
+    assert (losses[2] - losses[0]).abs().max() > 1e-2
+    assert (merged / "tokenizer.json").is_file()
+
+
+def test_adapters_are_read_by_peft_alone(run, tiny_vlm):
+    from peft import PeftModel
+
+    stage, _, out = run
+    model = PeftModel.from_pretrained(load_vlm(tiny_vlm), str(out / "model"))
+    batch = stage.batch(1)
+    loss, expected = (training_loss(m, batch)[0] for m in (model, stage.module.vlm.eval()))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_wrong_adapters_are_named(run, samples, tiny_vlm, tmp_path):
+    _, _, out = run
+    with pytest.raises(CheckpointError, match=r"expected adapter_config\.json"):
+        merge_adapters(tiny_vlm, tmp_path / "merged")
+    with pytest.raises(CheckpointError, match="not empty"):
+        merge_adapters(out / "model", tiny_vlm)
+    with pytest.raises(CheckpointError, match="rdt2 export merge"):
+        load_policy(out / "model")
+
+    from rdt2.vlm import TinyConfig, create_tiny_vlm
+
+    other = TinyConfig(hidden_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_depth=1)
+    create_tiny_vlm(tmp_path / "other", sentences=["Pick."], config=other)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        merge_adapters(out / "model", tmp_path / "merged", base=tmp_path / "other")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_corrupted_pictures_are_for_training_only(samples, tiny_vlm, tmp_path):
+    pytest.importorskip("cv2")
+    plain, augmented = (VQStage(config(tiny_vlm, augment=flag), samples, tmp_path) for flag in (False, True))
+    pixels = [stage.batch(0)["pixel_values"] for stage in (plain, augmented, augmented)]
+    assert not torch.equal(pixels[0], pixels[1])
+    assert torch.equal(pixels[1], pixels[2])
+    held_out = plain.held_out.load(plain.held_out.numbers[:2])
+    assert torch.equal(*(s._prepare(held_out)["pixel_values"] for s in (plain, augmented)))
+
+
+def test_the_lora_preset_is_the_published_recipe(request):
+    preset = load_config(VQTraining, request.config.rootpath / "configs" / "training" / "vq_lora.yaml")
+    assert (preset.lora_rank, preset.lora_alpha, preset.lora_dropout) == (8, 8, 0.1)
+    assert (preset.learning_rate, preset.batch_size * preset.accumulate) == (1e-4, 96)
