@@ -179,7 +179,8 @@ class PointingModule(nn.Module):
         telling = _distance(self.telling(x[behind]), told[behind])
         obeying = _distance(self.obeying(x[:, -1]), batch["targets"])
         loss = 5 * naming + 4 * finding + 4 * telling + 2 * obeying  # each about 1 when nothing is known yet
-        return loss, {"naming": naming, "finding": finding, "telling": telling, "obeying": obeying}
+        parts = {"naming": naming, "finding": finding, "telling": telling, "obeying": obeying}
+        return loss, {name: part.detach() for name, part in parts.items()}
 
 
 def _even(x: Tensor) -> Tensor:
