@@ -40,7 +40,7 @@ def test_every_command_explains_itself_with_an_example(words, capsys):
     text = capsys.readouterr().out
     assert f"rdt2 {words}" in text
     assert "For example:" in text
-    if not words.startswith(("export", "data augment-sheet")):  # they print no figures
+    if not words.startswith(("export", "data augment-sheet", "data view")):  # they print no figures
         assert "--json" in text
 
 

@@ -196,8 +196,8 @@ def test_several_draws_share_one_conditioning(expert: Expert) -> None:
 def test_untrained_expert_predicts_no_motion() -> None:
     expert = Expert.from_config(ExpertConfig.tiny(), seed=0)
     kv = SimpleNamespace(
-        keys=[torch.randn(2, 2, 5, 64) for _ in range(4)],
-        values=[torch.randn(2, 2, 5, 64) for _ in range(4)],
+        keys=[torch.randn(2, 2, 5, 64) for _ in range(expert.config.depth)],
+        values=[torch.randn(2, 2, 5, 64) for _ in range(expert.config.depth)],
         mask=None,
     )
     x = torch.randn(2, 24, 20)

@@ -58,7 +58,7 @@ def _fingerprint(vlm: nn.Module, layers: tuple[int, ...]) -> str:
     digest = hashlib.sha256(repr(layers).encode())
     for name, parameter in vlm.named_parameters():
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:24]
 
 
@@ -70,7 +70,7 @@ def _names(batch: Mapping[str, Tensor]) -> list[str]:
         ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
         digest = hashlib.sha256()
         for tensor in (ids, batch["image_grid_thw"][row], picture):
-            digest.update(tensor.cpu().contiguous().numpy())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
         names.append(digest.hexdigest()[:32])
     return names
 

@@ -54,7 +54,7 @@ WRITE = 0.1  # spread of the output weights of these heads: their results are ab
 
 
 def initialize_sight(model: Any, processor: VLMProcessor, sentences: Iterable[str], *, seed: int = 0) -> None:
-    """Write the four structures into an untrained Qwen2.5-VL with at least two layers, in place.
+    """Write the four structures into an untrained Qwen2.5-VL, in place; each needs its layer to be there.
 
     Args:
         model: as ``rdt2.vlm.tiny.initialize`` leaves it.
@@ -73,7 +73,8 @@ def initialize_sight(model: Any, processor: VLMProcessor, sentences: Iterable[st
         _mark(model, processor, words)
         filters = _colours(model, processor, names)
         _places(model, len(processor.before_picture), rows, columns, generator)
-        _looking(model, columns, words, filters, generator)
+        if len(model.model.language_model.layers) > 1:
+            _looking(model, columns, words, filters, generator)
         _reading(model, generator)
 
 
