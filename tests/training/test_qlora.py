@@ -51,5 +51,5 @@ def loss_of(model, batch) -> float:
 def test_a_missing_library_is_named(tiny_vlm, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rdt2\[qlora\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'rdt2\[train,quant\]'"):
         quantise(load_vlm(tiny_vlm), device="cpu", compute=torch.float32)

@@ -36,7 +36,7 @@ _EXTRAS = {
     **dict.fromkeys(("cv2", "h5py", "jinja2", "numcodecs", "pyarrow", "zarr"), "data"),
     **dict.fromkeys(("mcap", "mcap_ros2"), "mcap"),
     "peft": "train",
-    "bitsandbytes": "qlora",
+    "bitsandbytes": "quant",
 }
 
 

@@ -63,7 +63,7 @@ def quantise(vlm: Any, *, device: torch.device | str, compute: torch.dtype) -> N
     except ImportError as error:
         raise ConfigError(
             f"adapter=qlora needs bitsandbytes, which could not be imported ({error}). "
-            "Install it with pip install 'rdt2[qlora]', or set adapter=lora."
+            "Install it with pip install 'rdt2[train,quant]', or set adapter=lora."
         ) from error
     for name, module in list(vlm.named_modules()):
         if not re.fullmatch(TARGETS, name):

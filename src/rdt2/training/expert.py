@@ -15,7 +15,6 @@ from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
 from rdt2.expert import Conditioning, Expert, ExpertConfig, flow_matching_loss, sample_timesteps
 from rdt2.metrics import action_errors
-from rdt2.training.batches import corrupted
 from rdt2.training.config import ExpertTraining
 from rdt2.training.kv_cache import DiskCache
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, step_generator
@@ -34,12 +33,12 @@ class ExpertStage(Stage):
     def __init__(self, config: ExpertTraining, data: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
         self.source = TrainingData(
-            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size
-        )
+            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
+            corruption=ImageCorruption(seed=config.seed) if config.augment else None,
+        )  # fmt: skip
         self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
         self.normalizer = find_normalizer(config.normalizer, data)
         self.processor = VLMProcessor.from_pretrained(config.processor or config.vlm)
-        self.corruption = ImageCorruption(seed=config.seed) if config.augment else None
         if config.augment and config.kv_cache is not None:
             raise ConfigError(
                 f"kv_cache={config.kv_cache} does not go with augment=true: no picture would come twice. "
@@ -67,8 +66,7 @@ class ExpertStage(Stage):
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """A prompt (see VLMProcessor.prompt) and the normalised chunks (b, 24, 20) it is to be answered with."""
-        batch = self.source.batch(step)
-        return self._prepare(corrupted(batch, self.corruption) if self.corruption else batch)
+        return self._prepare(self.source.batch(step))
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.pictures is not None

@@ -211,7 +211,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
     model_folder = out / "model"
     with average.in_place() if average else nullcontext(), engine.whole(module) as whole:
         if accelerator.is_main_process:
-            _write_atomically(model_folder, lambda folder: stage.save(whole, folder))
+            write_atomically(model_folder, lambda folder: stage.save(whole, folder))
             log.draw_loss()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -365,7 +365,7 @@ def _claim_folder(out: Path, stage: Stage, config: RunConfig, resume: bool, acce
     accelerator.wait_for_everyone()
 
 
-def _write_atomically(folder: Path, write: Any) -> None:
+def write_atomically(folder: Path, write: Any) -> None:
     """Let ``write`` fill a temporary folder and rename it: a folder of this name is always whole."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -26,8 +26,9 @@ from rdt2.errors import ConfigError
 from rdt2.observation import IMAGE_SIZE
 from rdt2.training.config import PointingTraining
 from rdt2.training.drawings import HUES, draw
-from rdt2.training.loop import Stage, mean_metrics, processes
-from rdt2.vlm import VLMProcessor, create_tiny_vlm, load_vlm, save_vlm, text
+from rdt2.training.loop import Stage, mean_metrics
+from rdt2.training.start import tiny_start
+from rdt2.vlm import VLMProcessor, load_vlm, save_vlm, text
 from rdt2.vlm.ops import rms_norm
 
 if TYPE_CHECKING:
@@ -53,10 +54,7 @@ class PointingStage(Stage):
                 f"{data}: expected instructions that name a hand and a colour ({', '.join(HUES)}), got none; "
                 "this stage is for data of the simulated cell. Start 'rdt2 train vq' from a pretrained VLM instead."
             )
-        start = out / "start"
-        with processes().main_process_first():
-            if not start.exists():
-                create_tiny_vlm(start, sentences=sentences, seed=config.seed)
+        start = tiny_start(out / "start", sentences, seed=config.seed)
         self.processor = VLMProcessor.from_pretrained(start)
         _, grid = self.processor.images([np.zeros((IMAGE_SIZE, 2 * IMAGE_SIZE, 3), np.uint8)])
         _, rows, columns = grid[0].tolist()

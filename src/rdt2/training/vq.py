@@ -15,11 +15,11 @@ from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.tokenizer import ActionTokenizer
 from rdt2.training.adapters import add_adapters, quantise, save_adapters
-from rdt2.training.batches import corrupted
 from rdt2.training.config import VQTraining
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, processes
 from rdt2.training.normalizer import find_normalizer
-from rdt2.vlm import VLMProcessor, create_tiny_vlm, generate_actions, load_vlm, save_vlm, training_loss
+from rdt2.training.start import tiny_start
+from rdt2.vlm import VLMProcessor, generate_actions, load_vlm, save_vlm, training_loss
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -42,8 +42,9 @@ class VQStage(Stage):
     def __init__(self, config: VQTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
         self.source = TrainingData(
-            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size
-        )
+            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
+            corruption=ImageCorruption(seed=config.seed) if config.augment else None,
+        )  # fmt: skip
         self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
         self.normalizer = find_normalizer(config.normalizer, data)
         self.tokenizer = ActionTokenizer.from_pretrained(config.tokenizer) if config.tokenizer else None
@@ -54,14 +55,8 @@ class VQStage(Stage):
             )
         start = config.start_from
         if start == "tiny":
-            start = str(out / "start")
-            with processes().main_process_first():
-                if not (out / "start").exists():
-                    create_tiny_vlm(
-                        out / "start", sentences=sorted(set(self.source.index.sentences)), seed=config.seed
-                    )
+            start = str(tiny_start(out / "start", self.source.index.sentences, seed=config.seed))
         self.processor = VLMProcessor.from_pretrained(config.processor or start)
-        self.corruption = ImageCorruption(seed=config.seed) if config.augment else None
         torch.manual_seed(config.seed)
         self.module = VQModule(
             _build(config, start), self.processor, checkpointing=config.gradient_checkpointing
@@ -69,8 +64,7 @@ class VQStage(Stage):
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompt, answer and labels, right padded (see VLMProcessor.training)."""
-        batch = self.source.batch(step)
-        return self._prepare(corrupted(batch, self.corruption) if self.corruption else batch)
+        return self._prepare(self.source.batch(step))
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.pictures is not None

@@ -91,6 +91,20 @@ class Source(ABC):
         self.guesses.append(Guess(option, shown, reason))
         return value
 
+    def _arms_of_columns(self, columns: int, left_first: str) -> int:
+        """How many arms a vector of ``columns`` numbers holds, and settle which robot each is (see _robots).
+
+        ``left_first`` says why two arms are guessed to stand left before right.
+        """
+        arms = 2 if columns >= 14 else 1
+        if self.options.arms is not None:
+            arms = len(self.options.arms.split("-"))
+        guess = ("left-right", left_first)
+        if arms == 1:
+            guess = ("right", "one arm is recorded and nothing says which")
+        self._robots_of = self._robots(arms, *guess)
+        return arms
+
     def _robots(self, count: int, guess: str, reason: str) -> dict[str, int]:
         """Which robot number each recorded arm is.
 

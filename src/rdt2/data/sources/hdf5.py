@@ -134,13 +134,7 @@ class Hdf5(Source):
             key = found[0]
         self._pose_key = key
         columns = _numbers(file, key, 2).shape[1]
-        arms = 2 if columns >= 14 else 1
-        if self.options.arms is not None:
-            arms = len(self.options.arms.split("-"))
-        guess = ("left-right", "ALOHA writes the left arm first") if arms == 2 else (
-            "right", "one arm is recorded and nothing says which"
-        )  # fmt: skip
-        self._robots_of = self._robots(arms, *guess)
+        arms = self._arms_of_columns(columns, "ALOHA writes the left arm first")
         rotation = self._choose("rotation", lambda: guess_rotation(columns, arms, where=file.filename))
         if columns != arms * (4 + ROTATION_SIZE[rotation]):
             raise ConfigError(

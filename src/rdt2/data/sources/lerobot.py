@@ -100,13 +100,7 @@ class LeRobot(Source):
             )
         if own:
             self.options = replace(self.options, arms="right-left", rotation="columns", gripper_unit="m")
-        arms = 2 if columns >= 14 else 1
-        if self.options.arms is not None:
-            arms = len(self.options.arms.split("-"))
-        guess = ("left-right", "LeRobot's two-armed robots list the left arm first") if arms == 2 else (
-            "right", "one arm is recorded and nothing says which"
-        )  # fmt: skip
-        self._robots_of = self._robots(arms, *guess)
+        arms = self._arms_of_columns(columns, "LeRobot's two-armed robots list the left arm first")
         rotation = self._choose("rotation", lambda: guess_rotation(columns, arms, where=str(self.path)))
         self._size = 4 + ROTATION_SIZE[rotation]
         if columns != arms * self._size:

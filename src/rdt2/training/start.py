@@ -1,0 +1,27 @@
+"""The small VLM that training from scratch begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rdt2.training.loop import processes, write_atomically
+from rdt2.vlm import create_tiny_vlm
+
+
+def tiny_start(folder: Path, sentences: Iterable[str], *, seed: int) -> Path:
+    """``folder`` with an untrained small VLM, made by the main process where there is none.
+
+    Args:
+        folder: where it lies; a folder of this name is always whole.
+        sentences: instructions whose words its tokenizer learns, in any order and number.
+        seed: of its weights.
+
+    Raises:
+        TrainingError: the disk is full.
+    """
+    distinct = sorted(set(sentences))
+    with processes().main_process_first():
+        if not folder.exists():
+            write_atomically(folder, lambda whole: create_tiny_vlm(whole, sentences=distinct, seed=seed))
+    return folder
