@@ -259,6 +259,18 @@ class Cell:
         pose[:3, 3] = self.data.xpos[body]
         return pose
 
+    def seen_from(self, side: str, name: str) -> tuple[float, float, float]:
+        """Where a wrist camera sees an object's middle: x to the right and y down from the middle of the picture,
+        in widths of the picture, and depth along the view in metres. Outside +-0.5, or without depth, it is not
+        in the picture.
+        """
+        camera = self.model.camera(self.names.camera[side])
+        view = self.data.cam_xmat[camera.id].reshape(3, 3)
+        # MuJoCo's cameras look along their -z with y up
+        x, y, z = (self.object_pose(name)[:3, 3] - self.data.cam_xpos[camera.id]) @ view
+        width = 2 * np.tan(np.deg2rad(self.model.cam_fovy[camera.id]) / 2) * max(-z, 1e-3)
+        return float(x / width), float(-y / width), float(-z)
+
     def object_speed(self, name: str) -> float:
         """Metres per second, of an object that can be grasped."""
         address = int(self.model.joint(name).dofadr[0])

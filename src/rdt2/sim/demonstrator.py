@@ -504,6 +504,14 @@ def draw_frame(cell: Cell, state: Float[ndarray, " q"]) -> ndarray:
     return np.concatenate([cell.render("left"), cell.render("right")], axis=1)
 
 
+def _seen(cell: Cell) -> dict[str, dict[str, list[float]]]:
+    """Where each wrist camera sees each object: x, y, depth as in `Cell.seen_from`."""
+    return {
+        item.name: {side: [round(value, 4) for value in cell.seen_from(side, item.name)] for side in ARMS}
+        for item in cell.scene.objects
+    }
+
+
 # ----------------------------------------------------------------------------------------------- data sets
 
 
@@ -661,8 +669,9 @@ def _record_shard(job: _Job) -> _Counts:
                         continue
                     successes[kind] += 1
                     for frame, chunk in demonstration.chunks(demonstration.usable(job.stride)):
+                        picture = draw_frame(cell, demonstration.states[frame])
                         writer.write(
-                            picture=draw_frame(cell, demonstration.states[frame]),
+                            picture=picture,
                             action=chunk,
                             instruction=task.instruction,
                             meta={
@@ -673,6 +682,7 @@ def _record_shard(job: _Job) -> _Counts:
                                 "task": kind,
                                 "hand": task.hand,
                                 "phase": demonstration.phases[frame],
+                                "objects": _seen(cell),
                             },
                             key=episode * 1000 + frame,
                         )

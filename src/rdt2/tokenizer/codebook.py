@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 DECAY = 0.99
+FAR = 3.0  # length of the constant dimension over the spread of the others
 SMOOTHING = 1e-5  # Laplace: keeps a code finite when its running count goes to zero
 
 
@@ -84,18 +85,25 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def align(self, latents: Float[Tensor, "n latent"]) -> None:
-        """Point both projections at the main axes of what is to be quantised, as training from scratch begins.
+        """Set both projections by what is to be quantised, as training from scratch begins.
 
-        The lookup compares directions. Random projections leave the latents' mean in them, beside which all
-        vectors point the same way, and map codes back to something else than what they stand for.
+        The lookup compares directions, so of two latents on one ray from the origin it cannot tell the longer.
+        The first dimensions become the main axes of the latents around their mean; the last becomes a constant,
+        long beside them: seen from so far away, the largest cosine is the smallest distance.
         """
         mean = latents.mean(dim=0)
-        _, _, axes = torch.linalg.svd(latents - mean, full_matrices=False)
-        packed = _broadcast(torch.cat((mean.unsqueeze(0), axes[: len(self.in_proj.weight)])))
-        mean, axes = packed[0], packed[1:]
+        centred = latents - mean
+        _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+        far = FAR * centred.square().sum(dim=-1).mean().sqrt().clamp_min(1e-6)
+        packed = _broadcast(torch.cat((mean[None], far.expand_as(mean)[None], axes[: len(self.in_proj.weight) - 1])))
+        mean, far, axes = packed[0], packed[1, 0], packed[2:]
+        self.in_proj.weight.zero_()
+        self.in_proj.bias.zero_()
         self.in_proj.weight[: len(axes)] = axes
-        self.in_proj.bias.copy_(-self.in_proj.weight @ mean)
-        self.out_proj.weight.copy_(torch.linalg.pinv(self.in_proj.weight))
+        self.in_proj.bias[: len(axes)] = -axes @ mean
+        self.in_proj.bias[-1] = far
+        self.out_proj.weight.zero_()
+        self.out_proj.weight[:, : len(axes)] = axes.T
         self.out_proj.bias.copy_(mean)
 
     @torch.no_grad()

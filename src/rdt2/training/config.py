@@ -86,7 +86,7 @@ class TokenizerTraining(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PointingTraining(RunConfig):
-    """A small VLM from scratch learns to see colours and to find what a word names, on drawn pictures."""
+    """A small VLM from scratch learns to see colours and to find what a word names, on drawn and recorded pictures."""
 
     steps: int = 1500
     batch_size: int = 8
@@ -94,6 +94,8 @@ class PointingTraining(RunConfig):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 50
     precision: Literal["fp32", "bf16"] = "fp32"
+    normalizer: str | None = None
+    """Normalizer file or folder; none uses the one beside the shards."""
 
 
 @dataclass(frozen=True, kw_only=True)

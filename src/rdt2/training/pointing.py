@@ -1,13 +1,16 @@
-"""Pointing: a VLM from scratch learns to see colours and to find what a word names, on drawn pictures.
+"""Pointing: a VLM from scratch learns to see colours, to find what a word names, and what to do about it.
 
 The published VLM comes pretrained, pointing included; a small one from random weights has to learn it somewhere,
-and demonstrations teach it badly: one sample in thousands of tokens says where one object was. Here every picture
-asks several questions, through linear heads that are thrown away afterwards:
+and action tokens teach it badly: a sample says in 27 tokens where one of three objects was. Here every picture,
+half of them drawn and half of them recorded, asks several questions, through linear heads that are thrown away
+afterwards:
 
-- naming: which colours does each image token show;
+- naming: which colours does each image token show (drawings only, where it is known);
 - finding: at a colour's word, behind the second layer, where is it in the left picture and in the right;
-- telling: at every word of an instruction behind its colour, behind the last layer, where was that;
-- obeying: at the end of the instruction, where is its object for its hand.
+- telling: at every word of an instruction behind its colour, before the last layer, where was that;
+- acting: at every token behind a recording's instruction, before the last layer, what chunk follows.
+
+The last layer is left to the writing of action tokens.
 """
 
 from __future__ import annotations
@@ -21,23 +24,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdt2.data import ShardIndex
+from rdt2.action import ACTION_DIM, HORIZON
+from rdt2.data import TrainingData
 from rdt2.errors import ConfigError
+from rdt2.metrics import action_errors
 from rdt2.observation import IMAGE_SIZE
 from rdt2.training.config import PointingTraining
 from rdt2.training.drawings import HUES, draw
-from rdt2.training.loop import Stage, mean_metrics
+from rdt2.training.loop import EXAMPLES, Stage, mean_metrics
+from rdt2.training.normalizer import find_normalizer
 from rdt2.training.start import tiny_start
 from rdt2.vlm import VLMProcessor, load_vlm, save_vlm, text
-from rdt2.vlm.ops import rms_norm
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
     from rdt2.vlm.model import Qwen2_5_VLForConditionalGeneration
 
 SHOWN = 0.03  # share of an image token's pixels from which a colour counts as shown
 FINDING_LAYERS = 2
+DEPTH = 0.4  # metres of depth that count as much as the width of a picture
 COLOUR = re.compile(rf"\b({'|'.join(HUES)})\b")
-HAND = re.compile(r"\b(left|right)\b")
+PLACE = 6  # x, y, depth in the left picture, then in the right
 
 
 class PointingStage(Stage):
@@ -47,14 +56,17 @@ class PointingStage(Stage):
         self, config: PointingTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1
     ):
         self.config, self.rank = config, rank
-        sentences = sorted(set(ShardIndex(data).sentences))
-        self.sentences = [s for s in sentences if COLOUR.search(s.lower()) and HAND.search(s.lower())]
-        if not self.sentences:
-            raise ConfigError(
-                f"{data}: expected instructions that name a hand and a colour ({', '.join(HUES)}), got none; "
-                "this stage is for data of the simulated cell. Start 'rdt2 train vq' from a pretrained VLM instead."
-            )
-        start = tiny_start(out / "start", sentences, seed=config.seed)
+        # The second half of a batch; the first is drawn.
+        self.source = TrainingData(
+            data, batch_size=max(1, config.batch_size // 2), seed=config.seed, rank=rank, world_size=world_size
+        )
+        self.held_out = TrainingData(
+            self.source.index, split="held_out", batch_size=self.source.batch_size, seed=config.seed
+        )
+        self.normalizer = find_normalizer(config.normalizer, data)
+        self.sentences = sorted(set(self.source.index.sentences))
+        self._check(data)
+        start = tiny_start(out / "start", self.sentences, seed=config.seed)
         self.processor = VLMProcessor.from_pretrained(start)
         _, grid = self.processor.images([np.zeros((IMAGE_SIZE, 2 * IMAGE_SIZE, 3), np.uint8)])
         _, rows, columns = grid[0].tolist()
@@ -64,50 +76,73 @@ class PointingStage(Stage):
             for name in HUES
         }
         torch.manual_seed(config.seed)
-        self.module = PointingModule(load_vlm(start, dtype=torch.float32))
+        self.module = PointingModule(
+            load_vlm(start, dtype=torch.float32), ends=len(self.processor.after_instruction)
+        )
+
+    def _check(self, data: Path) -> None:
+        """Refuse recordings that do not say where things are, before anything is made."""
+        told = self.source.index.meta(0).get("objects")
+        if told is None or not all(COLOUR.search(sentence.lower()) for sentence in self.sentences):
+            raise ConfigError(
+                f"{data}: expected recordings of the simulated cell, whose sentences name a colour "
+                f"({', '.join(HUES)}) and whose meta.json says where the objects are; got others. "
+                "Record some with 'rdt2 data record', or start 'rdt2 train vq' from a pretrained VLM instead."
+            )
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompts, and what is asked: see PointingModule.forward."""
-        return self._questions(np.random.default_rng([self.config.seed, self.rank, step]))
+        return self._questions(
+            np.random.default_rng([self.config.seed, self.rank, step]), self.source, self.source.numbers_of(step)
+        )
 
-    def _questions(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        names, drawings, sentences, hands = list(HUES), [], [], []
-        for row in range(self.config.batch_size):
-            colours = [str(name) for name in rng.permutation(names)[: rng.integers(2, 5)]]
+    def _questions(
+        self, rng: np.random.Generator, source: TrainingData, numbers: np.ndarray
+    ) -> dict[str, Tensor]:
+        pictures, sentences, labels, answers = [], [], [], []
+        for row in range(max(1, self.config.batch_size - len(numbers))):
+            colours = [str(name) for name in rng.permutation(list(HUES))[: rng.integers(2, 5)]]
             if row % 2:
                 # an instruction of the data, about a colour of this picture
                 sentence = self.sentences[rng.integers(len(self.sentences))]
-                asked = _found(COLOUR, sentence)
+                asked = _colour(sentence)
                 colours = [asked, *(name for name in colours if name != asked)]
-                hands.append(_found(HAND, sentence))
             else:
                 sentence = " ".join(["Where is", *colours])
-                hands.append("")
+            drawing = draw(rng, colours, size=self.size)
+            pictures.append(drawing.picture)
             sentences.append(sentence)
-            drawings.append(draw(rng, colours, size=self.size))
-        batch = self.processor.prompt([drawing.picture for drawing in drawings], sentences)
-        asked_at, places, last, targets, told, told_at = [], [], [], [], [], []
-        for row, (drawing, hand) in enumerate(zip(drawings, hands, strict=True)):
+            labels.append(self._shown(drawing.labels))
+            answers.append({name: _without_depth(place) for name, place in drawing.places.items()})
+        drawn = len(pictures)
+        recorded = source.load(numbers)
+        assert recorded.pictures is not None
+        pictures.extend(recorded.pictures)
+        sentences.extend(recorded.instructions)
+        answers.extend(_recorded_places(source.index.meta(int(number))) for number in numbers)
+
+        batch = self.processor.prompt(pictures, sentences)
+        asked_at, places, told, told_from = [], [], [], []
+        for row, (sentence, answer) in enumerate(zip(sentences, answers, strict=True)):
             ids = batch["input_ids"][row]
-            for name, place in drawing.places.items():
+            for name, place in answer.items():
                 for position in (ids == self.words[name]).nonzero()[:, 0].tolist():
                     asked_at.append((row, position))
                     places.append(place)
-            if hand:
-                place = drawing.places[_found(COLOUR, sentences[row])]
-                last.append(row)
-                targets.append(place[:2] if hand == "left" else place[2:])
-                told.append(place)
-                told_at.append(int((ids == self.words[_found(COLOUR, sentences[row])]).nonzero()[0]))
+            # What is listed ("Where is red blue") has no one place to tell.
+            is_list = row < drawn and row % 2 == 0
+            told.append(np.full(PLACE, np.nan, np.float32) if is_list else answer[_colour(sentence)])
+            told_from.append(0 if is_list else int((ids == self.words[_colour(sentence)]).nonzero()[0]))
+        actions = torch.full((len(pictures), HORIZON, ACTION_DIM), torch.nan)
+        actions[drawn:] = self.normalizer.normalize(torch.from_numpy(recorded.actions))
         return {
             **batch,
-            "shown": torch.from_numpy(np.stack([self._shown(drawing.labels) for drawing in drawings])),
+            "shown": torch.from_numpy(np.stack(labels)),
             "asked_at": torch.tensor(asked_at),
             "places": torch.from_numpy(np.stack(places)),
-            "last": torch.tensor(last),
-            "targets": torch.from_numpy(np.stack(targets)),
             "told": torch.from_numpy(np.stack(told)),
-            "told_at": torch.tensor(told_at),
+            "told_from": torch.tensor(told_from),
+            "actions": actions,
         }
 
     def _shown(self, labels: np.ndarray) -> np.ndarray:
@@ -119,12 +154,26 @@ class PointingStage(Stage):
         return (np.stack(share, -1) > SHOWN).astype(np.float32)
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """The losses on pictures that training does not draw."""
-        rows = []
-        for i in range(max(1, self.config.evaluate_samples // self.config.batch_size)):
-            batch = self._questions(np.random.default_rng([self.config.seed, i, 2**32 - 1, 1]))
+        """The losses on pictures that training does not see, and the errors of the chunks."""
+        assert isinstance(module, PointingModule)
+        rows: list[dict[str, Any]] = []
+        count = max(1, min(self.config.evaluate_samples, len(self.held_out)) // self.held_out.batch_size)
+        stride = max(1, len(self.held_out) // (count * self.held_out.batch_size))
+        for i in range(count):
+            numbers = self.held_out.numbers[i * self.held_out.batch_size * stride :: stride]
+            batch = self._questions(
+                np.random.default_rng([self.config.seed, i, 2**32 - 1, 1]),
+                self.held_out, numbers[: self.held_out.batch_size],
+            )  # fmt: skip
             loss, metrics = module({k: v.to(device) for k, v in batch.items()}, None)
-            rows.append({"loss": loss, **metrics})
+            recorded = ~batch["actions"][:, 0, 0].isnan()
+            chunks = [
+                self.normalizer.denormalize(part[recorded].cpu()).numpy()
+                for part in (module.chunks, batch["actions"])
+            ]
+            rows.append({"loss": loss, **metrics, **action_errors(*chunks).as_dict()})
+            if i == 0:
+                self.examples = chunks[0][:EXAMPLES], chunks[1][:EXAMPLES]
         return mean_metrics(rows)
 
     def save(self, module: nn.Module, folder: Path) -> None:
@@ -134,50 +183,57 @@ class PointingStage(Stage):
 
 
 class PointingModule(nn.Module):
-    """The VLM without its vocabulary head, and the heads that ask."""
+    """The VLM but for its last layer and vocabulary head, and the heads that ask."""
 
-    def __init__(self, vlm: Qwen2_5_VLForConditionalGeneration):
+    chunks: Tensor
+    """(b, 24, 20) normalised: what the last forward would do, also where there is nothing to compare it with."""
+
+    def __init__(self, vlm: Qwen2_5_VLForConditionalGeneration, *, ends: int):
+        """``ends``: tokens of a prompt behind the instruction."""
         super().__init__()
-        self.vlm = vlm
-        vlm.lm_head.requires_grad_(False)
+        self.vlm, self.ends = vlm, ends
+        language = vlm.model.language_model
+        for unused in (vlm.lm_head, language.layers[-1], language.norm):
+            unused.requires_grad_(False)
         width = vlm.lm_head.in_features
         self.naming = nn.Linear(width, len(HUES))
-        self.finding = nn.Linear(width, 4)
-        self.telling = nn.Linear(width, 4)
-        self.obeying = nn.Linear(width, 2)
+        self.finding = nn.Linear(width, PLACE)
+        self.telling = nn.Linear(width, PLACE)
+        self.acting = nn.Linear(width, HORIZON * ACTION_DIM)
 
     def forward(
         self, batch: dict[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Sum of the four losses, and each: ``naming`` in nats, the others in half pictures.
+        """Sum of the four losses, and each: ``naming`` in nats, places in pictures, actions normalised.
 
-        ``shown`` (b, tokens, colours) are the right names, ``places`` (n, 4) the places asked for at (row,
-        position) ``asked_at`` (n, 2). Rows ``last`` (m,) hold instructions: from position ``told_at`` (m,) on they
-        tell ``told`` (m, 4), and in the end ``targets`` (m, 2). NaN is not asked.
+        The first rows, as many as ``shown`` (n, tokens, colours) has, are drawn: these are their right names.
+        ``places`` (m, 6) are asked for at (row, position) ``asked_at`` (m, 2). From position ``told_from`` (b,)
+        on, rows tell ``told`` (b, 6), and behind the instruction ``actions`` (b, 24, 20). NaN is not asked.
         """
         x = text.embed(self.vlm, batch)
-        is_picture = batch["input_ids"] == self.vlm.config.image_token_id
-        shown = batch["shown"].flatten(0, 1)
-        naming = F.binary_cross_entropy_with_logits(self.naming(_even(x[is_picture])), shown)
+        shown = batch["shown"]
+        is_picture = batch["input_ids"][: len(shown)] == self.vlm.config.image_token_id
+        naming = F.binary_cross_entropy_with_logits(
+            self.naming(_even(x[: len(shown)][is_picture])), shown.flatten(0, 1)
+        )
         angles = text.rotary(self.vlm, text.positions(batch), x.dtype)
         mask = text.causal_mask(batch["attention_mask"])
         language = self.vlm.model.language_model
         for layer in language.layers[:FINDING_LAYERS]:
             x, _, _ = text.run_layer(layer, x, angles, mask)
         row, position = batch["asked_at"].T
-        finding = _distance(self.finding(_even(x[row, position])), batch["places"])
-        rows = batch["last"]
-        x, angles = x[rows], text.Rotary(*(angle[rows] for angle in angles))
-        mask = None if mask is None else mask[rows]
-        for layer in language.layers[FINDING_LAYERS:]:
+        finding = _difference(self.finding(_even(x[row, position])), batch["places"])
+        for layer in language.layers[FINDING_LAYERS:-1]:
             x, _, _ = text.run_layer(layer, x, angles, mask)
-        x = rms_norm(language.norm, x)
-        behind = torch.arange(x.shape[1], device=x.device) >= batch["told_at"][:, None]
+        x = _even(x)
+        behind = torch.arange(x.shape[1], device=x.device) >= batch["told_from"][:, None]
         told = batch["told"][:, None].expand(-1, x.shape[1], -1)
-        telling = _distance(self.telling(x[behind]), told[behind])
-        obeying = _distance(self.obeying(x[:, -1]), batch["targets"])
-        loss = 5 * naming + 4 * finding + 4 * telling + 2 * obeying  # each about 1 when nothing is known yet
-        parts = {"naming": naming, "finding": finding, "telling": telling, "obeying": obeying}
+        telling = _difference(self.telling(x[behind]), told[behind])
+        chunks = self.acting(x[:, -self.ends :]).unflatten(-1, (HORIZON, ACTION_DIM))
+        self.chunks = chunks[:, -1]
+        acting = _difference(chunks, batch["actions"][:, None].expand_as(chunks))
+        loss = 5 * naming + 4 * finding + 4 * telling + 10 * acting  # each about 1 when nothing is known yet
+        parts = {"naming": naming, "finding": finding, "telling": telling, "acting": acting}
         return loss, {name: part.detach() for name, part in parts.items()}
 
 
@@ -185,13 +241,33 @@ def _even(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:])
 
 
-def _distance(answer: Tensor, place: Tensor) -> Tensor:
+def _difference(answer: Tensor, truth: Tensor) -> Tensor:
     """Mean absolute difference over what is not NaN."""
-    asked = ~place.isnan()
-    return (answer - place)[asked].abs().mean()
+    asked = ~truth.isnan()
+    return (answer - truth)[asked].abs().mean()
 
 
-def _found(pattern: re.Pattern[str], sentence: str) -> str:
-    match = pattern.search(sentence.lower())
+def _colour(sentence: str) -> str:
+    match = COLOUR.search(sentence.lower())
     assert match is not None  # only such sentences are kept
     return match[1]
+
+
+def _without_depth(place: Float[ndarray, " 4"]) -> Float[ndarray, " 6"]:
+    """The place of a drawn shape: it has no depth."""
+    return np.insert(place, (2, 4), np.nan).astype(np.float32)
+
+
+def _recorded_places(meta: dict[str, Any]) -> dict[str, Float[ndarray, " 6"]]:
+    """Colour -> place of each coloured object of a recording; NaN where it is not in the picture."""
+    places = {}
+    for name, seen in meta["objects"].items():
+        colour = COLOUR.search(name)
+        if colour is None:
+            continue
+        place = np.array([seen["left"], seen["right"]], np.float32)
+        inside = (np.abs(place[:, :2]) < 0.5).all(-1) & (place[:, 2] > 0)
+        place[~inside] = np.nan
+        place[:, 2] = place[:, 2] / DEPTH - 0.5
+        places[colour[1]] = place.reshape(-1)
+    return places

@@ -58,6 +58,7 @@ class VLMProcessor:
         vocab_size: size of the base vocabulary, without added tokens.
         pad_id, quad_start_id, quad_end_id, end_id, image_id: ids of the control tokens.
         before_picture: ids in front of the picture's tokens, the same in every prompt.
+        after_instruction: ids behind the sentence, up to and including ``<|quad_start|>``.
     """
 
     def __init__(self, tokenizer: Tokenizer, images: ImageProcessor, *, source: Path | None = None) -> None:
@@ -72,7 +73,7 @@ class VLMProcessor:
         self.image_id = self._control("<|image_pad|>")
         self.before_picture = self._ids(BEFORE_PICTURE)
         self._before_instruction = self._ids(BEFORE_INSTRUCTION)
-        self._after_instruction = self._ids(AFTER_INSTRUCTION)
+        self.after_instruction = self._ids(AFTER_INSTRUCTION)
         self._instruction = lru_cache(maxsize=4096)(self._encode_instruction)
 
     @classmethod
@@ -179,7 +180,7 @@ class VLMProcessor:
 
     def _prompt_ids(self, instruction: str, image_tokens: int) -> list[int]:
         picture = [self.image_id] * image_tokens
-        text = [*self._before_instruction, *self._instruction(instruction), *self._after_instruction]
+        text = [*self._before_instruction, *self._instruction(instruction), *self.after_instruction]
         return [*self.before_picture, *picture, *text]
 
     def _encode_instruction(self, instruction: str) -> tuple[int, ...]:
