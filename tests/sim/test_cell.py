@@ -214,3 +214,26 @@ def test_without_opengl_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) 
 def test_importing_the_package_imports_no_mujoco() -> None:
     code = "import sys, rdt2.sim.cell, rdt2.sim.tasks; sys.exit('mujoco' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_seen_from_says_where_the_picture_shows_an_object(cell: Cell) -> None:
+    """What changes in the picture when the object is taken away is where it was."""
+    import mujoco
+
+    name = cell.scene.objects[0].name
+    arm = cell.arms["left"]
+    over = arm.state().pose.copy()
+    over[:3, 3] = cell.object_pose(name)[:3, 3] + (0.03, 0.02, 0.15)
+    arm.schedule(over, 1.0)
+    cell.advance_to(1.5)
+    x, y, depth = cell.seen_from("left", name)
+    before = cell.render("left").astype(int)
+    address = cell.model.joint(name).qposadr[0]
+    cell.data.qpos[address : address + 3] = (3.0, 0.0, 0.5)
+    mujoco.mj_forward(cell.model, cell.data)
+    rows, columns = (np.abs(cell.render("left").astype(int) - before).sum(-1) > 60).nonzero()
+    assert len(rows) > 200
+    assert x == pytest.approx(columns.mean() / 384 - 0.5, abs=0.03)
+    assert y == pytest.approx(rows.mean() / 384 - 0.5, abs=0.03)
+    assert 0.1 < depth < 0.4
+    assert cell.seen_from("left", name)[2] < 0 or abs(cell.seen_from("left", name)[0]) > 0.5

@@ -152,6 +152,9 @@ def test_record_dataset(tmp_path: Path) -> None:
     assert len(samples) == report.samples > 4
     assert {sample.meta["episode"] for sample in samples} == {0, 1}
     assert all(sample.meta["seed"] >= FIRST_SCENE_SEED for sample in samples)
+    assert all(
+        set(seen) == {"left", "right"} for sample in samples for seen in sample.meta["objects"].values()
+    )
     normalizer = LinearNormalizer.from_pretrained(tmp_path / "a")
     found = check_shards(tmp_path / "a", normalizer=normalizer)
     assert [finding.name for finding in found.findings] == ["tokens missing"]

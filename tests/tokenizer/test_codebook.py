@@ -69,6 +69,18 @@ def test_what_is_quantised_is_known_from_the_first_batch_on() -> None:
     assert error.pow(2).mean() < 0.5 * latent.var(dim=(0, 1)).mean()
 
 
+def test_latents_on_one_ray_are_told_apart() -> None:
+    """Regression: the largest cosine alone cannot tell a short motion from a long one in the same direction."""
+    torch.manual_seed(6)
+    quantizer = ResidualQuantizer(
+        n_codebooks=1, latent_dim=12, embedding_dim=4, num_embeddings=64, restart_interval=64
+    ).train()
+    latent = torch.randn(12) * torch.linspace(-1, 1, 200)[:, None, None]
+    quantizer(latent)
+    error = quantizer.decode(quantizer.encode(latent)) - latent
+    assert error.pow(2).mean() < 0.01 * latent.var(dim=(0, 1)).mean()
+
+
 def test_codes_are_sum_over_count_from_the_start() -> None:
     book = codebook()
     book.initialise(torch.randn(20, 3))

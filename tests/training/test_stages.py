@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from rdt2.data import ShardWriter, fit_normalizer, tokenize_shards, write_dataset_yaml
 from rdt2.errors import CheckpointError, ConfigError
@@ -13,8 +15,16 @@ from rdt2.observation import Observation
 from rdt2.policy import load_policy
 from rdt2.policy.export import export_policies
 from rdt2.training.cli import run_training
+from rdt2.training.config import PointingTraining
+from rdt2.training.pointing import PointingStage
 
 SENTENCES = ("Pick up the red cube with the left hand.", "Press the blue button with the right hand.")
+# As the cell's recordings say: x and y in widths of the picture, depth in metres; the button only in one picture.
+OBJECTS = {
+    "red cube": {"left": [0.1, 0.2, 0.3], "right": [-0.4, 0.0, 0.25]},
+    "blue button": {"left": [0.7, 0.2, 0.3], "right": [0.3, -0.1, 0.2]},
+    "bowl": {"left": [0.0, 0.0, 0.3], "right": [0.0, 0.0, 0.3]},
+}
 SHORT = (
     "steps=2",
     "batch_size=4",
@@ -40,7 +50,8 @@ def shards(tmp_path_factory):
                 action[:, first + 9 : first + 10] = 0.044 + 0.04 * steps * rng.uniform(-1, 1)
             writer.write(
                 picture=rng.integers(0, 255, (384, 768, 3), dtype=np.uint8), action=action,
-                instruction=SENTENCES[number % 2], meta={"episode": number // 12},
+                instruction=SENTENCES[number % 2],
+                meta={"episode": number // 12, "objects": OBJECTS},
             )  # fmt: skip
     fit_normalizer(folder).save_pretrained(folder)
     write_dataset_yaml(folder, name="toy")
@@ -100,14 +111,59 @@ def test_shards_without_tokens_need_a_tokenizer(shards, tmp_path):
         )
 
 
-def test_pointing_needs_instructions_that_point(shards, tmp_path):
+def test_pointing_asks_for_what_the_recordings_know(shards, tmp_path):
+    stage = PointingStage(PointingTraining(batch_size=8), shards, tmp_path)
+    batch = stage.batch(0)
+    assert len(batch["shown"]) == 4  # drawn; the other half is recorded
+    assert batch["actions"][:4].isnan().all()
+    assert not batch["actions"][4:].isnan().any()
+    numbers = stage.source.numbers_of(0)
+    for told, number in zip(batch["told"][4:], numbers, strict=True):
+        red = "red" in stage.source.index.instruction(int(number))
+        known = [0.1, 0.2, 0.25, -0.4, 0.0, 0.125] if red else [*[np.nan] * 3, 0.3, -0.1, 0.0]
+        assert told.tolist() == pytest.approx(known, abs=1e-6, nan_ok=True)
+    loss, parts = stage.module(batch, None)
+    loss.backward()
+    assert set(parts) == {"naming", "finding", "telling", "acting"}
+    assert all(value > 0 for value in parts.values())
+    last = stage.module.vlm.model.language_model.layers[-1]
+    assert all(weight.grad is None for weight in last.parameters())  # it is left to the writing of tokens
+
+
+def test_pointing_needs_recordings_that_say_where_things_are(shards, tmp_path):
     data = tmp_path / "words"
     data.mkdir()
     (data / "shard-000000.tar").symlink_to(shards / "shard-000000.tar")
     table = json.loads((shards / "instructions.json").read_text())
     (data / "instructions.json").write_text(json.dumps(dict.fromkeys(table, "Pick up the apple.")))
-    with pytest.raises(ConfigError, match="name a hand and a colour"):
+    fit_normalizer(shards).save_pretrained(data)
+    with pytest.raises(ConfigError, match="expected recordings of the simulated cell"):
         run_training("pointing", config=None, overrides=SHORT, data=data, out=tmp_path / "run")
+
+
+def test_frozen_layers_keep_their_weights(runs):
+    start = runs["out"] / "pointing" / "model"
+    run_training(
+        "vq", config=None, data=runs["out"] / "tokens", out=runs["out"] / "frozen",
+        overrides=[*SHORT, f"start_from={start}", "frozen_layers=3"],
+    )  # fmt: skip
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (start, runs["out"] / "frozen" / "model")
+    )
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(
+        name.startswith(("model.layers.3", "model.layers.4", "model.norm", "lm_head")) for name in moved
+    )
+
+
+def test_as_many_frozen_layers_as_there_are_is_refused(runs):
+    start = runs["out"] / "pointing" / "model"
+    with pytest.raises(ConfigError, match="frozen_layers=5, expected 0 to 4"):
+        run_training(
+            "vq", config=None, data=runs["out"] / "tokens", out=runs["out"] / "all-frozen",
+            overrides=[*SHORT, f"start_from={start}", "frozen_layers=5"],
+        )  # fmt: skip
 
 
 def test_a_dataset_smaller_than_a_batch_is_refused(shards, tmp_path):

@@ -95,7 +95,9 @@ class Codebook(nn.Module):
         centred = latents - mean
         _, _, axes = torch.linalg.svd(centred, full_matrices=False)
         far = FAR * centred.square().sum(dim=-1).mean().sqrt().clamp_min(1e-6)
-        packed = _broadcast(torch.cat((mean[None], far.expand_as(mean)[None], axes[: len(self.in_proj.weight) - 1])))
+        packed = _broadcast(
+            torch.cat((mean[None], far.expand_as(mean)[None], axes[: len(self.in_proj.weight) - 1]))
+        )
         mean, far, axes = packed[0], packed[1, 0], packed[2:]
         self.in_proj.weight.zero_()
         self.in_proj.bias.zero_()

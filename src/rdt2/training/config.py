@@ -110,6 +110,9 @@ class VQTraining(RunConfig):
     """Folder or hub id of the text and picture processing; none looks beside the VLM."""
     adapter: Literal["none", "lora", "qlora"] = "none"
     """What is trained: all weights (none), adapters in the language model (lora), beside 4-bit weights (qlora)."""
+    frozen_layers: int = 0
+    """Train only behind so many language layers: those, the embeddings and the vision tower keep their weights.
+    0 trains everything."""
     lora_rank: int = 8
     """Rank of the adapters."""
     lora_alpha: int = 8

@@ -58,7 +58,11 @@ class PointingStage(Stage):
         self.config, self.rank = config, rank
         # The second half of a batch; the first is drawn.
         self.source = TrainingData(
-            data, batch_size=max(1, config.batch_size // 2), seed=config.seed, rank=rank, world_size=world_size
+            data,
+            batch_size=max(1, config.batch_size // 2),
+            seed=config.seed,
+            rank=rank,
+            world_size=world_size,
         )
         self.held_out = TrainingData(
             self.source.index, split="held_out", batch_size=self.source.batch_size, seed=config.seed
@@ -93,7 +97,9 @@ class PointingStage(Stage):
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompts, and what is asked: see PointingModule.forward."""
         return self._questions(
-            np.random.default_rng([self.config.seed, self.rank, step]), self.source, self.source.numbers_of(step)
+            np.random.default_rng([self.config.seed, self.rank, step]),
+            self.source,
+            self.source.numbers_of(step),
         )
 
     def _questions(

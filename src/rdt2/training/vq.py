@@ -145,9 +145,32 @@ class VQModule(nn.Module):
 def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration | PeftModel:
     """The VLM to train; beside adapters its frozen weights are kept in the compute precision."""
     if config.adapter == "none":
-        return load_vlm(start, dtype=torch.float32)
+        model = load_vlm(start, dtype=torch.float32)
+        _freeze(model, config.frozen_layers)
+        return model
+    if config.frozen_layers:
+        raise ConfigError(
+            f"frozen_layers={config.frozen_layers} is for adapter=none: beside adapters all weights keep still."
+        )
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     base = load_vlm(start, dtype=dtype)
     if config.adapter == "qlora":
         quantise(base, device=processes().device, compute=dtype)
     return add_adapters(base, config, base=start)
+
+
+def _freeze(model: Qwen2_5_VLForConditionalGeneration, layers: int) -> None:
+    """Keep the vision tower, the embeddings and the first ``layers`` language layers as they are.
+
+    Raises:
+        ConfigError: the model does not have more layers than that.
+    """
+    language = model.model.language_model
+    if not 0 <= layers < len(language.layers):
+        raise ConfigError(
+            f"frozen_layers={layers}, expected 0 to {len(language.layers) - 1}: the VLM has "
+            f"{len(language.layers)} language layers, and at least the last has to learn."
+        )
+    if layers:
+        for part in (model.model.visual, language.embed_tokens, *language.layers[:layers]):
+            part.requires_grad_(False)
