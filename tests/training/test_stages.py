@@ -114,20 +114,24 @@ def test_shards_without_tokens_need_a_tokenizer(shards, tmp_path):
 def test_pointing_asks_for_what_the_recordings_know(shards, tmp_path):
     stage = PointingStage(PointingTraining(batch_size=8), shards, tmp_path)
     batch = stage.batch(0)
-    assert len(batch["shown"]) == 4  # drawn; the other half is recorded
-    assert batch["actions"][:4].isnan().all()
-    assert not batch["actions"][4:].isnan().any()
-    numbers = stage.source.numbers_of(0)
-    for told, number in zip(batch["told"][4:], numbers, strict=True):
+    assert len(batch["shown"]) == 2  # drawn; the others are recorded
+    assert batch["actions"][:2].isnan().all()
+    assert not batch["actions"][2:].isnan().any()
+    recorded = stage.source.batch(0)
+    assert 0 < recorded.mirrored.sum() < 6
+    rows = zip(batch["told"][2:], recorded.indices, recorded.mirrored, strict=True)
+    for told, number, mirrored in rows:
         red = "red" in stage.source.index.instruction(int(number))
         known = [0.1, 0.2, 0.25, -0.4, 0.0, 0.125] if red else [*[np.nan] * 3, 0.3, -0.1, 0.0]
+        if mirrored:
+            known = [-known[3], *known[4:], -known[0], *known[1:3]]
         assert told.tolist() == pytest.approx(known, abs=1e-6, nan_ok=True)
     loss, parts = stage.module(batch, None)
     loss.backward()
     assert set(parts) == {"naming", "finding", "telling", "acting"}
     assert all(value > 0 for value in parts.values())
-    last = stage.module.vlm.model.language_model.layers[-1]
-    assert all(weight.grad is None for weight in last.parameters())  # it is left to the writing of tokens
+    last = stage.module.vlm.model.language_model.layers[-2:]
+    assert all(weight.grad is None for weight in last.parameters())  # left to the writing of tokens
 
 
 def test_pointing_needs_recordings_that_say_where_things_are(shards, tmp_path):
@@ -153,16 +157,17 @@ def test_frozen_layers_keep_their_weights(runs):
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert all(
-        name.startswith(("model.layers.3", "model.layers.4", "model.norm", "lm_head")) for name in moved
+        name.startswith(("model.layers.3", "model.layers.4", "model.layers.5", "model.norm", "lm_head"))
+        for name in moved
     )
 
 
 def test_as_many_frozen_layers_as_there_are_is_refused(runs):
     start = runs["out"] / "pointing" / "model"
-    with pytest.raises(ConfigError, match="frozen_layers=5, expected 0 to 4"):
+    with pytest.raises(ConfigError, match="frozen_layers=6, expected 0 to 5"):
         run_training(
             "vq", config=None, data=runs["out"] / "tokens", out=runs["out"] / "all-frozen",
-            overrides=[*SHORT, f"start_from={start}", "frozen_layers=5"],
+            overrides=[*SHORT, f"start_from={start}", "frozen_layers=6"],
         )  # fmt: skip
 
 

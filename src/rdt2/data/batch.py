@@ -11,7 +11,7 @@ import numpy as np
 from rdt2.data.shards.sample import decode_jpeg
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
+    from jaxtyping import Bool, Float, Int, UInt8
 
 Corruption = Callable[..., np.ndarray]
 """``corruption(picture, sample=number, epoch=number)`` gives the picture as training sees it: an
@@ -24,7 +24,8 @@ class Batch:
 
     pictures: uint8 (b, 384, 768, 3) or None when not asked for; actions: float32 (b, 24, 20)
     metres; tokens: int64 (b, 27) or None; indices: int64 (b,) numbers that stand for the samples (of a
-    ShardIndex: their place in it); state: where the data stands after this batch, for ``load_state``.
+    ShardIndex: their place in it); state: where the data stands after this batch, for ``load_state``; mirrored:
+    bool (b,), which samples are seen in a mirror (see rdt2.data.mirror).
     """
 
     pictures: UInt8[np.ndarray, "b 384 768 3"] | None
@@ -33,6 +34,7 @@ class Batch:
     instructions: list[str]
     indices: Int[np.ndarray, " b"]
     state: dict[str, Any]
+    mirrored: Bool[np.ndarray, " b"]
 
 
 def fill_picture(

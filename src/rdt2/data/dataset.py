@@ -23,6 +23,7 @@ import numpy as np
 from rdt2.action import HORIZON
 from rdt2.data import shards as _shards
 from rdt2.data.batch import Batch, Corruption, fill_picture
+from rdt2.data.mirror import mirrored_actions, mirrored_picture, mirrored_sentence
 from rdt2.errors import ConfigError, ShardError
 
 if TYPE_CHECKING:
@@ -241,6 +242,7 @@ class TrainingData:
         prefetch: int = 4,
         workers: int = 1,
         corruption: Corruption | None = None,
+        mirror: bool = False,
         instructions: Mapping[str, str] | Literal["file", "ignore"] = "file",
     ) -> None:
         """
@@ -251,6 +253,8 @@ class TrainingData:
         workers: threads that decode and corrupt the pictures of a batch; what comes out does not depend on it.
         corruption: what training pictures go through, by sample and epoch; ``once`` and ``load`` without an
             epoch give them as stored.
+        mirror: each sample is seen in a mirror in every other epoch, half of them in the first; ``once`` and
+            ``load`` without an epoch give them as stored. Stored tokens are left out: they say the chunk itself.
 
         Raises:
             ConfigError: contradictory settings.
@@ -269,11 +273,12 @@ class TrainingData:
         self.numbers = {"train": train, "held_out": other, "all": np.arange(len(self.index))}[split]
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.shuffle, self.pictures, self.prefetch = shuffle, pictures, prefetch
-        self.corruption = corruption
+        self.corruption, self.mirror = corruption, mirror
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rdt2-decode") if workers > 1 else None
         self.batches_per_epoch = len(self.numbers) // (batch_size * world_size)
         self._state = {"epoch": 0, "position": 0}
         self._order: tuple[int, np.ndarray] = (-1, self.numbers)
+        self._turned = np.random.default_rng([seed, len(self.index)]).random(len(self.index)) < 0.5
 
     def __len__(self) -> int:
         """Samples in the split."""
@@ -330,6 +335,9 @@ class TrainingData:
     ) -> Batch:
         """Decode the samples of these numbers into a batch, corrupted as in ``epoch``. Raises ShardError."""
         index = self.index
+        turned = np.zeros(len(indices), bool)
+        if self.mirror and epoch is not None:
+            turned = self._turned[np.asarray(indices)] ^ bool(epoch % 2)
         pictures = None
         if self.pictures:
             pictures = np.empty((len(indices), *_shards.PICTURE_SHAPE, 3), dtype=np.uint8)
@@ -348,16 +356,25 @@ class TrainingData:
             numbers = [int(number) for number in indices]
             for _ in (map if self._pool is None else self._pool.map)(fill, pictures, numbers):
                 pass  # a damaged picture is raised here
-        tokens = [index.tokens(int(number)) for number in indices] if index.has_tokens else None
+        tokens = None
+        if index.has_tokens and not self.mirror:
+            tokens = [index.tokens(int(number)) for number in indices]
+        actions = np.stack([index.action(int(number)) for number in indices])
+        sentences = [index.instruction(int(number)) or "" for number in indices] if index.sentences else []
+        for row in np.flatnonzero(turned):
+            actions[row] = mirrored_actions(actions[row])
+            if pictures is not None:
+                pictures[row] = mirrored_picture(pictures[row].copy())
+            if sentences:
+                sentences[row] = mirrored_sentence(sentences[row])
         return Batch(
             pictures=pictures,
-            actions=np.stack([index.action(int(number)) for number in indices]),
+            actions=actions,
             tokens=None if tokens is None else np.stack(tokens).astype(np.int64),  # type: ignore[arg-type]
-            instructions=[index.instruction(int(number)) or "" for number in indices]
-            if index.sentences
-            else [],
+            instructions=sentences,
             indices=np.asarray(indices, dtype=np.int64),
             state=dict(state or self._state),
+            mirrored=turned,
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -495,6 +495,7 @@ class _Building:
             instructions=sentences,
             indices=self._indices,
             state=state,
+            mirrored=np.zeros(len(self._indices), bool),
         )
 
 

@@ -62,6 +62,8 @@ class RunConfig:
     """Held-out samples an evaluation looks at."""
     log_every: int = 10
     """Steps between logged losses."""
+    compile: bool = False
+    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where figures go besides metrics.jsonl: tensorboard, wandb, trackio."""
 
@@ -94,6 +96,8 @@ class PointingTraining(RunConfig):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 50
     precision: Literal["fp32", "bf16"] = "fp32"
+    mirror: bool = True
+    """See half of the recordings in a mirror between the arms (rdt2.data.mirror)."""
     normalizer: str | None = None
     """Normalizer file or folder; none uses the one beside the shards."""
 
@@ -123,6 +127,9 @@ class VQTraining(RunConfig):
     """Keep only the input of every layer and compute the rest again in the backward pass: less memory."""
     augment: bool = False
     """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
+    mirror: bool = False
+    """See half of the samples in a mirror between the arms: for rigs that are their own mirror image
+    (rdt2.data.mirror)."""
     tokenizer: str | None = None
     """Action tokenizer that encodes the chunks; none uses the tokens in the shards."""
     normalizer: str | None = None
@@ -148,6 +155,9 @@ class ExpertTraining(RunConfig):
     """Keep only the input of every block and compute the rest again in the backward pass: less memory."""
     augment: bool = False
     """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
+    mirror: bool = False
+    """See half of the samples in a mirror between the arms: for rigs that are their own mirror image
+    (rdt2.data.mirror)."""
     kv_cache: str | None = None
     """Folder to keep the frozen VLM's keys and values in: small data sets only, and not with augment."""
 

@@ -19,7 +19,7 @@ from rdt2.training.config import ExpertTraining
 from rdt2.training.kv_cache import DiskCache
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, step_generator
 from rdt2.training.normalizer import find_normalizer
-from rdt2.vlm import KVCache, VLMProcessor, load_vlm, prefill
+from rdt2.vlm import KVCache, VLMProcessor, compile_layers, load_vlm, prefill
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,7 +34,7 @@ class ExpertStage(Stage):
         self.config = config
         self.source = TrainingData(
             data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
-            corruption=ImageCorruption(seed=config.seed) if config.augment else None,
+            corruption=ImageCorruption(seed=config.seed) if config.augment else None, mirror=config.mirror,
         )  # fmt: skip
         self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
         self.normalizer = find_normalizer(config.normalizer, data)
@@ -44,6 +44,8 @@ class ExpertStage(Stage):
                 f"kv_cache={config.kv_cache} does not go with augment=true: no picture would come twice. "
                 "Set one of the two off."
             )
+        if config.compile:
+            compile_layers()
         torch.manual_seed(config.seed)
         self.module = self.build()
 

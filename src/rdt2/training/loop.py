@@ -27,7 +27,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,7 +173,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
     recent: deque[float] = deque(maxlen=100)
     began = time.perf_counter()
     module.train()
-    with log.progress() as progress, _prefetch(stage, start, config) as batches:
+    with log.progress() as progress, _prefetch(stage, start, config) as batches, _fast_attention():
         for step in range(start, config.steps):
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
@@ -254,6 +254,15 @@ def _keep_freed_memory() -> None:
     m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _fast_attention() -> AbstractContextManager[None]:
+    """Attention as plain matrix products on a CPU, where torch's fused backward is several times slower."""
+    if torch.cuda.is_available():
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,15 +2,15 @@
 
 The published VLM comes pretrained, pointing included; a small one from random weights has to learn it somewhere,
 and action tokens teach it badly: a sample says in 27 tokens where one of three objects was. Here every picture,
-half of them drawn and half of them recorded, asks several questions, through linear heads that are thrown away
+a quarter of them drawn and the others recorded, asks several questions, through linear heads that are thrown away
 afterwards:
 
 - naming: which colours does each image token show (drawings only, where it is known);
 - finding: at a colour's word, behind the second layer, where is it in the left picture and in the right;
-- telling: at every word of an instruction behind its colour, before the last layer, where was that;
-- acting: at every token behind a recording's instruction, before the last layer, what chunk follows.
+- telling: at every word of an instruction behind its colour, before the last two layers, where was that;
+- acting: at every token behind a recording's instruction, there too, what chunk follows.
 
-The last layer is left to the writing of action tokens.
+The last two layers are left to the writing of action tokens.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from rdt2.action import ACTION_DIM, HORIZON
 from rdt2.data import TrainingData
+from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.observation import IMAGE_SIZE
@@ -34,7 +35,7 @@ from rdt2.training.drawings import HUES, draw
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.start import tiny_start
-from rdt2.vlm import VLMProcessor, load_vlm, save_vlm, text
+from rdt2.vlm import VLMProcessor, compile_layers, load_vlm, save_vlm, text
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 SHOWN = 0.03  # share of an image token's pixels from which a colour counts as shown
 FINDING_LAYERS = 2
+WRITING_LAYERS = 2  # the last ones, left to the writing of action tokens
+DRAWN = 4  # one picture in so many is drawn
 DEPTH = 0.4  # metres of depth that count as much as the width of a picture
 COLOUR = re.compile(rf"\b({'|'.join(HUES)})\b")
 PLACE = 6  # x, y, depth in the left picture, then in the right
@@ -56,18 +59,21 @@ class PointingStage(Stage):
         self, config: PointingTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1
     ):
         self.config, self.rank = config, rank
-        # The second half of a batch; the first is drawn.
+        # Behind what is drawn.
         self.source = TrainingData(
             data,
-            batch_size=max(1, config.batch_size // 2),
+            batch_size=max(1, config.batch_size - config.batch_size // DRAWN),
             seed=config.seed,
             rank=rank,
             world_size=world_size,
+            mirror=config.mirror,
         )
         self.held_out = TrainingData(
             self.source.index, split="held_out", batch_size=self.source.batch_size, seed=config.seed
         )
         self.normalizer = find_normalizer(config.normalizer, data)
+        if config.compile:
+            compile_layers()
         self.sentences = sorted(set(self.source.index.sentences))
         self._check(data)
         start = tiny_start(out / "start", self.sentences, seed=config.seed)
@@ -97,16 +103,14 @@ class PointingStage(Stage):
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompts, and what is asked: see PointingModule.forward."""
         return self._questions(
-            np.random.default_rng([self.config.seed, self.rank, step]),
-            self.source,
-            self.source.numbers_of(step),
+            np.random.default_rng([self.config.seed, self.rank, step]), self.source, self.source.batch(step)
         )
 
     def _questions(
-        self, rng: np.random.Generator, source: TrainingData, numbers: np.ndarray
+        self, rng: np.random.Generator, source: TrainingData, recorded: Batch
     ) -> dict[str, Tensor]:
         pictures, sentences, labels, answers = [], [], [], []
-        for row in range(max(1, self.config.batch_size - len(numbers))):
+        for row in range(max(1, self.config.batch_size - len(recorded.indices))):
             colours = [str(name) for name in rng.permutation(list(HUES))[: rng.integers(2, 5)]]
             if row % 2:
                 # an instruction of the data, about a colour of this picture
@@ -121,11 +125,13 @@ class PointingStage(Stage):
             labels.append(self._shown(drawing.labels))
             answers.append({name: _without_depth(place) for name, place in drawing.places.items()})
         drawn = len(pictures)
-        recorded = source.load(numbers)
         assert recorded.pictures is not None
         pictures.extend(recorded.pictures)
         sentences.extend(recorded.instructions)
-        answers.extend(_recorded_places(source.index.meta(int(number))) for number in numbers)
+        answers.extend(
+            _recorded_places(source.index.meta(int(number)), mirrored=bool(turned))
+            for number, turned in zip(recorded.indices, recorded.mirrored, strict=True)
+        )
 
         batch = self.processor.prompt(pictures, sentences)
         asked_at, places, told, told_from = [], [], [], []
@@ -169,7 +175,7 @@ class PointingStage(Stage):
             numbers = self.held_out.numbers[i * self.held_out.batch_size * stride :: stride]
             batch = self._questions(
                 np.random.default_rng([self.config.seed, i, 2**32 - 1, 1]),
-                self.held_out, numbers[: self.held_out.batch_size],
+                self.held_out, self.held_out.load(numbers[: self.held_out.batch_size]),
             )  # fmt: skip
             loss, metrics = module({k: v.to(device) for k, v in batch.items()}, None)
             recorded = ~batch["actions"][:, 0, 0].isnan()
@@ -189,7 +195,7 @@ class PointingStage(Stage):
 
 
 class PointingModule(nn.Module):
-    """The VLM but for its last layer and vocabulary head, and the heads that ask."""
+    """The VLM but for its last two layers and vocabulary head, and the heads that ask."""
 
     chunks: Tensor
     """(b, 24, 20) normalised: what the last forward would do, also where there is nothing to compare it with."""
@@ -199,7 +205,7 @@ class PointingModule(nn.Module):
         super().__init__()
         self.vlm, self.ends = vlm, ends
         language = vlm.model.language_model
-        for unused in (vlm.lm_head, language.layers[-1], language.norm):
+        for unused in (vlm.lm_head, *language.layers[-WRITING_LAYERS:], language.norm):
             unused.requires_grad_(False)
         width = vlm.lm_head.in_features
         self.naming = nn.Linear(width, len(HUES))
@@ -229,14 +235,14 @@ class PointingModule(nn.Module):
             x, _, _ = text.run_layer(layer, x, angles, mask)
         row, position = batch["asked_at"].T
         finding = _difference(self.finding(_even(x[row, position])), batch["places"])
-        for layer in language.layers[FINDING_LAYERS:-1]:
+        for layer in language.layers[FINDING_LAYERS:-WRITING_LAYERS]:
             x, _, _ = text.run_layer(layer, x, angles, mask)
         x = _even(x)
         behind = torch.arange(x.shape[1], device=x.device) >= batch["told_from"][:, None]
         told = batch["told"][:, None].expand(-1, x.shape[1], -1)
         telling = _difference(self.telling(x[behind]), told[behind])
         chunks = self.acting(x[:, -self.ends :]).unflatten(-1, (HORIZON, ACTION_DIM))
-        self.chunks = chunks[:, -1]
+        self.chunks = chunks[:, -1].float()
         acting = _difference(chunks, batch["actions"][:, None].expand_as(chunks))
         loss = 5 * naming + 4 * finding + 4 * telling + 10 * acting  # each about 1 when nothing is known yet
         parts = {"naming": naming, "finding": finding, "telling": telling, "acting": acting}
@@ -264,7 +270,7 @@ def _without_depth(place: Float[ndarray, " 4"]) -> Float[ndarray, " 6"]:
     return np.insert(place, (2, 4), np.nan).astype(np.float32)
 
 
-def _recorded_places(meta: dict[str, Any]) -> dict[str, Float[ndarray, " 6"]]:
+def _recorded_places(meta: dict[str, Any], *, mirrored: bool) -> dict[str, Float[ndarray, " 6"]]:
     """Colour -> place of each coloured object of a recording; NaN where it is not in the picture."""
     places = {}
     for name, seen in meta["objects"].items():
@@ -275,5 +281,7 @@ def _recorded_places(meta: dict[str, Any]) -> dict[str, Float[ndarray, " 6"]]:
         inside = (np.abs(place[:, :2]) < 0.5).all(-1) & (place[:, 2] > 0)
         place[~inside] = np.nan
         place[:, 2] = place[:, 2] / DEPTH - 0.5
+        if mirrored:
+            place = place[::-1] * np.float32([-1, 1, 1])
         places[colour[1]] = place.reshape(-1)
     return places

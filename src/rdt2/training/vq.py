@@ -19,7 +19,7 @@ from rdt2.training.config import VQTraining
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, processes
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.start import tiny_start
-from rdt2.vlm import VLMProcessor, generate_actions, load_vlm, save_vlm, training_loss
+from rdt2.vlm import VLMProcessor, compile_layers, generate_actions, load_vlm, save_vlm, training_loss
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,7 +43,7 @@ class VQStage(Stage):
         self.config = config
         self.source = TrainingData(
             data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
-            corruption=ImageCorruption(seed=config.seed) if config.augment else None,
+            corruption=ImageCorruption(seed=config.seed) if config.augment else None, mirror=config.mirror,
         )  # fmt: skip
         self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
         self.normalizer = find_normalizer(config.normalizer, data)
@@ -53,6 +53,13 @@ class VQStage(Stage):
                 f"{data}: the shards hold no action tokens. Write them with 'rdt2 data tokenize', "
                 "or name a tokenizer with --set tokenizer=FOLDER."
             )
+        if self.tokenizer is None and config.mirror:
+            raise ConfigError(
+                "mirror=true needs the tokenizer: mirrored chunks have other tokens than the shards say. "
+                "Name it with --set tokenizer=FOLDER."
+            )
+        if config.compile:
+            compile_layers()
         start = config.start_from
         if start == "tiny":
             start = str(tiny_start(out / "start", self.source.index.sentences, seed=config.seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rdt2.vlm.compiled import compile_layers
 from rdt2.vlm.decode import generate_actions
 from rdt2.vlm.images import ImageProcessor
 from rdt2.vlm.loss import LossStats, training_loss
@@ -18,6 +19,7 @@ __all__ = [
     "Speculation",
     "TinyConfig",
     "VLMProcessor",
+    "compile_layers",
     "create_tiny_vlm",
     "generate_actions",
     "load_vlm",

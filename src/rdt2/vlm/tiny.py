@@ -77,7 +77,7 @@ class TinyConfig:
 
     # language model
     hidden_size: int = 256
-    num_layers: int = 5
+    num_layers: int = 6
     num_heads: int = 4
     num_kv_heads: int = 2
     intermediate_size: int = 512

@@ -129,13 +129,13 @@ def _same_size(
     for index, block in enumerate(visual.blocks):
         windows = whole if index in config.fullatt_block_indexes else where.windows
         if checkpointing and torch.is_grad_enabled():
-            x = recomputed(_run_block, block, x, windows, where)
+            x = recomputed(run_block, block, x, windows, where)
         else:
-            x = _run_block(block, x, windows, where)
+            x = run_block(block, x, windows, where)
     return visual.merger(x).view(len(x), -1, config.out_hidden_size)[:, where.inverse]
 
 
-def _run_block(block: Any, x: Tensor, windows: tuple[tuple[int, int], ...], where: Layout) -> Tensor:
+def run_block(block: Any, x: Tensor, windows: tuple[tuple[int, int], ...], where: Layout) -> Tensor:
     x = x + _attention(block.attn, rms_norm(block.norm1, x), windows, where)
     return x + block.mlp(rms_norm(block.norm2, x))
 
