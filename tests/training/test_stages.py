@@ -125,6 +125,7 @@ def test_pointing_asks_for_what_the_recordings_know(shards, tmp_path):
         known = [0.1, 0.2, 0.25, -0.4, 0.0, 0.125] if red else [*[np.nan] * 3, 0.3, -0.1, 0.0]
         if mirrored:
             known = [-known[3], *known[4:], -known[0], *known[1:3]]
+        known += known[:3] if red != mirrored else known[3:]  # the red cube is the left hand's
         assert told.tolist() == pytest.approx(known, abs=1e-6, nan_ok=True)
     loss, parts = stage.module(batch, None)
     loss.backward()

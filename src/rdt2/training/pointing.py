@@ -7,7 +7,8 @@ afterwards:
 
 - naming: which colours does each image token show (drawings only, where it is known);
 - finding: at a colour's word, behind the second layer, where is it in the left picture and in the right;
-- telling: at every word of an instruction behind its colour, before the last two layers, where was that;
+- telling: at every word of an instruction behind its colour, before the last two layers, where was that, and
+  where does the hand see it that is named;
 - acting: at every token behind a recording's instruction, there too, what chunk follows.
 
 The last two layers are left to the writing of action tokens.
@@ -24,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdt2.action import ACTION_DIM, HORIZON
+from rdt2.action import ACTION_DIM, HORIZON, POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS
 from rdt2.data import TrainingData
 from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
@@ -46,10 +47,12 @@ if TYPE_CHECKING:
 SHOWN = 0.03  # share of an image token's pixels from which a colour counts as shown
 FINDING_LAYERS = 2
 WRITING_LAYERS = 2  # the last ones, left to the writing of action tokens
+SPREAD_SAMPLES, SMALLEST_SPREAD = 4096, 0.05
 DRAWN = 4  # one picture in so many is drawn
 DEPTH = 0.4  # metres of depth that count as much as the width of a picture
 COLOUR = re.compile(rf"\b({'|'.join(HUES)})\b")
 PLACE = 6  # x, y, depth in the left picture, then in the right
+TOLD = PLACE + 3  # and once more in the picture of the hand that an instruction names
 
 
 class PointingStage(Stage):
@@ -87,7 +90,9 @@ class PointingStage(Stage):
         }
         torch.manual_seed(config.seed)
         self.module = PointingModule(
-            load_vlm(start, dtype=torch.float32), ends=len(self.processor.after_instruction)
+            load_vlm(start, dtype=torch.float32),
+            ends=len(self.processor.after_instruction),
+            spread=self._spread(),
         )
 
     def _check(self, data: Path) -> None:
@@ -99,6 +104,12 @@ class PointingStage(Stage):
                 f"({', '.join(HUES)}) and whose meta.json says where the objects are; got others. "
                 "Record some with 'rdt2 data record', or start 'rdt2 train vq' from a pretrained VLM instead."
             )
+
+    def _spread(self) -> Tensor:
+        """(20,) how much each column of normalised actions varies: a centimetre must not count less than a width."""
+        chosen = np.random.default_rng(self.config.seed).permutation(self.source.numbers)[:SPREAD_SAMPLES]
+        actions = self.normalizer.normalize(torch.from_numpy(self.source.index.all_actions(chosen)))
+        return actions.flatten(0, 1).std(0).clamp_min(SMALLEST_SPREAD)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompts, and what is asked: see PointingModule.forward."""
@@ -143,7 +154,7 @@ class PointingStage(Stage):
                     places.append(place)
             # What is listed ("Where is red blue") has no one place to tell.
             is_list = row < drawn and row % 2 == 0
-            told.append(np.full(PLACE, np.nan, np.float32) if is_list else answer[_colour(sentence)])
+            told.append(np.full(TOLD, np.nan, np.float32) if is_list else _told(answer, sentence))
             told_from.append(0 if is_list else int((ids == self.words[_colour(sentence)]).nonzero()[0]))
         actions = torch.full((len(pictures), HORIZON, ACTION_DIM), torch.nan)
         actions[drawn:] = self.normalizer.normalize(torch.from_numpy(recorded.actions))
@@ -200,9 +211,12 @@ class PointingModule(nn.Module):
     chunks: Tensor
     """(b, 24, 20) normalised: what the last forward would do, also where there is nothing to compare it with."""
 
-    def __init__(self, vlm: Qwen2_5_VLForConditionalGeneration, *, ends: int):
-        """``ends``: tokens of a prompt behind the instruction."""
+    spread: Tensor
+
+    def __init__(self, vlm: Qwen2_5_VLForConditionalGeneration, *, ends: int, spread: Float[Tensor, " 20"]):
+        """``ends``: tokens of a prompt behind the instruction; ``spread``: of normalised actions, by column."""
         super().__init__()
+        self.register_buffer("spread", spread, persistent=False)
         self.vlm, self.ends = vlm, ends
         language = vlm.model.language_model
         for unused in (vlm.lm_head, *language.layers[-WRITING_LAYERS:], language.norm):
@@ -210,7 +224,7 @@ class PointingModule(nn.Module):
         width = vlm.lm_head.in_features
         self.naming = nn.Linear(width, len(HUES))
         self.finding = nn.Linear(width, PLACE)
-        self.telling = nn.Linear(width, PLACE)
+        self.telling = nn.Linear(width, TOLD)
         self.acting = nn.Linear(width, HORIZON * ACTION_DIM)
 
     def forward(
@@ -220,7 +234,7 @@ class PointingModule(nn.Module):
 
         The first rows, as many as ``shown`` (n, tokens, colours) has, are drawn: these are their right names.
         ``places`` (m, 6) are asked for at (row, position) ``asked_at`` (m, 2). From position ``told_from`` (b,)
-        on, rows tell ``told`` (b, 6), and behind the instruction ``actions`` (b, 24, 20). NaN is not asked.
+        on, rows tell ``told`` (b, 9), and behind the instruction ``actions`` (b, 24, 20). NaN is not asked.
         """
         x = text.embed(self.vlm, batch)
         shown = batch["shown"]
@@ -243,8 +257,14 @@ class PointingModule(nn.Module):
         telling = _difference(self.telling(x[behind]), told[behind])
         chunks = self.acting(x[:, -self.ends :]).unflatten(-1, (HORIZON, ACTION_DIM))
         self.chunks = chunks[:, -1].float()
-        acting = _difference(chunks, batch["actions"][:, None].expand_as(chunks))
-        loss = 5 * naming + 4 * finding + 4 * telling + 10 * acting  # each about 1 when nothing is known yet
+        recorded = ~batch["actions"][:, 0, 0].isnan()
+        missed = (chunks[recorded].float() - batch["actions"][recorded][:, None]) / self.spread
+        # Squared: half of all hands stay still, so while it is not known which, the median would be to do nothing,
+        # and nothing would say in which direction to look better.
+        by_column = missed.square().flatten(0, -2).mean(0)
+        parts_of_a_chunk = (POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS)
+        acting = torch.stack([by_column[list(columns)].mean() for columns in parts_of_a_chunk]).mean()
+        loss = 5 * naming + 4 * finding + 4 * telling + 6 * acting
         parts = {"naming": naming, "finding": finding, "telling": telling, "acting": acting}
         return loss, {name: part.detach() for name, part in parts.items()}
 
@@ -265,6 +285,12 @@ def _colour(sentence: str) -> str:
     return match[1]
 
 
+def _told(answer: dict[str, np.ndarray], sentence: str) -> Float[ndarray, " 9"]:
+    """Where an instruction's object is in both pictures, and in that of the hand it names."""
+    place = answer[_colour(sentence)]
+    return np.concatenate([place, place[:3] if re.search(r"\bleft\b", sentence) else place[3:]])
+
+
 def _without_depth(place: Float[ndarray, " 4"]) -> Float[ndarray, " 6"]:
     """The place of a drawn shape: it has no depth."""
     return np.insert(place, (2, 4), np.nan).astype(np.float32)
@@ -282,6 +308,6 @@ def _recorded_places(meta: dict[str, Any], *, mirrored: bool) -> dict[str, Float
         place[~inside] = np.nan
         place[:, 2] = place[:, 2] / DEPTH - 0.5
         if mirrored:
-            place = place[::-1] * np.float32([-1, 1, 1])
+            place = place[::-1] * np.array([-1, 1, 1], np.float32)
         places[colour[1]] = place.reshape(-1)
     return places

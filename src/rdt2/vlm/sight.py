@@ -14,7 +14,7 @@ are weights like all others, and training moves them freely.
    looks at the left picture and one at the right. Queries and keys that start alike instead of at random are
    known to help small transformers (Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers", 2023).
 4. *Reading.* From layer 2 on, words are attended to rather than the many image tokens beside them; in layer 2,
-   half the heads read what the words of colours have found.
+   half the heads read the words of colours, and what those have found, and the words of hands.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 SHAPE = (IMAGE_SIZE, 2 * IMAGE_SIZE, 3)  # of an observation's picture
 
 # Hidden dimensions kept for marks that attention can rely on.
-NEAR, FAR, TEXT, FLOOR, COLOURED = range(5)
+NEAR, FAR, TEXT, FLOOR, TELLING = range(5)
 MARKS = 5
+HANDS = ("left", "right")
 
 BALANCE = 8.0  # score of the two reference tokens over all others
 SWING = 2.5  # by how much the score changes over half a picture
@@ -70,7 +71,8 @@ def initialize_sight(model: Any, processor: VLMProcessor, sentences: Iterable[st
     )
     words = [processor.tokenizer.encode(f" {name}", add_special_tokens=False).ids[0] for name in names]
     with torch.no_grad():
-        _mark(model, processor, words)
+        hands = [processor.tokenizer.encode(f" {name}", add_special_tokens=False).ids[0] for name in HANDS]
+        _mark(model, processor, [*words, *hands])
         filters = _colours(model, processor, names)
         _places(model, len(processor.before_picture), rows, columns, generator)
         if len(model.model.language_model.layers) > 1:
@@ -79,13 +81,13 @@ def initialize_sight(model: Any, processor: VLMProcessor, sentences: Iterable[st
 
 
 def _mark(model: Any, processor: VLMProcessor, words: list[int]) -> None:
-    """Marks on text, on the words of colours, on two reference tokens. Nothing else writes to these dimensions yet."""
+    """Marks on text, on the words of colours and hands, on two reference tokens. Nothing else writes there yet."""
     language, merger = model.model.language_model, model.model.visual.merger.mlp[2]
     embedding = language.embed_tokens.weight
     size = embedding.norm(dim=-1).mean()
     embedding[:, :MARKS] = 0
     embedding[:, TEXT] = size / 4
-    embedding[words, COLOURED] = size / 2
+    embedding[words, TELLING] = size / 2
     for token, mark in ((processor.before_picture[-1], NEAR), (processor.before_picture[0], FAR)):
         embedding[token] *= 0.1
         embedding[token, TEXT], embedding[token, mark] = size / 4, size
@@ -219,7 +221,7 @@ def _looking(
 
 
 def _reading(model: Any, generator: torch.Generator) -> None:
-    """Layers 2 and on: attention prefers text, and with the first keys of layer 2 the words of colours."""
+    """Layers 2 and on: attention prefers text, and with the first keys of layer 2 the words of colours and hands."""
     rotary, width = _Rotary(model), math.sqrt(model.config.text_config.hidden_size)
     last, text, colour = rotary.half - 1, rotary.amplitude(TO_TEXT), rotary.amplitude(TO_COLOUR)
     for index, layer in enumerate(model.model.language_model.layers[2:]):
@@ -228,7 +230,7 @@ def _reading(model: Any, generator: torch.Generator) -> None:
         attention.k_proj.weight[keys] = 0
         attention.k_proj.weight[keys, TEXT] = text * 4 / width
         if index == 0:
-            attention.k_proj.weight[keys[0], COLOURED] = colour * (colour / text) * 2 / width
+            attention.k_proj.weight[keys[0], TELLING] = colour * (colour / text) * 2 / width
             readers = slice(0, rotary.heads // rotary.kv_heads * rotary.size)
             attention.o_proj.weight[MARKS:, readers].normal_(0, WRITE, generator=generator)
         queries = [head * rotary.size + last for head in range(rotary.heads)]
