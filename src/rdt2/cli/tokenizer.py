@@ -69,24 +69,26 @@ class TokenizerInspect:
 def reconstruction(
     tokenizer: ActionTokenizer, normalizer: LinearNormalizer, index: ShardIndex, *, limit: int
 ) -> dict[str, Any]:
-    """Errors of encoding and decoding the chunks of a data set, and the share of codes in use by part."""
+    """Errors of encoding and decoding the chunks of a data set, also by number of codebooks read, and by part
+    the share of codes in use and each codebook's perplexity."""
     import numpy as np
     import torch
 
     from rdt2.evaluation.shards import chosen_samples
     from rdt2.metrics import action_errors
+    from rdt2.tokenizer import code_use
 
     actions = index.all_actions(chosen_samples(index, "all", limit))
-    decoded, tokens = [], []
-    with torch.no_grad():
-        for start in range(0, len(actions), 256):
-            codes = tokenizer.encode(normalizer.normalize(torch.from_numpy(actions[start : start + 256])))
-            tokens.append(codes.numpy())
-            decoded.append(normalizer.denormalize(tokenizer.decode(codes)).numpy())
-    written = np.concatenate(tokens)
-    used = {
-        name: len(np.unique(written[:, part])) / tokenizer.num_embeddings
-        for name, part in tokenizer.part_slices.items()
+    batches = torch.from_numpy(actions).split(256)
+    tokens = [tokenizer.encode(normalizer.normalize(batch)) for batch in batches]
+    by_levels = []
+    for levels in range(1, max(tokenizer.config.n_codebooks.values()) + 1):
+        decoded = [normalizer.denormalize(tokenizer.decode(codes, levels=levels)).numpy() for codes in tokens]
+        by_levels.append(action_errors(np.concatenate(decoded), actions))
+    use, perplexity = code_use(tokenizer, torch.cat(tokens).numpy())
+    return {
+        **by_levels[-1].as_dict(),
+        "position_mm_by_codebooks": [round(errors.position_mm, 3) for errors in by_levels],
+        "codes_in_use": {part: [round(share, 4) for share in shares] for part, shares in use.items()},
+        "perplexity": {part: [round(value, 1) for value in values] for part, values in perplexity.items()},
     }
-    errors = action_errors(np.concatenate(decoded), actions)
-    return {**errors.as_dict(), "codes_in_use": {name: round(share, 4) for name, share in used.items()}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rdt2.tokenizer.config import PART_COLUMNS, CNNConfig, TokenizerConfig
 from rdt2.tokenizer.model import ActionTokenizer, TokenizerOutput, geodesic_distance, reconstruction_loss
-from rdt2.tokenizer.report import ReconstructionReport, evaluate_reconstruction
+from rdt2.tokenizer.report import ReconstructionReport, code_use, evaluate_reconstruction
 
 __all__ = [
     "PART_COLUMNS",
@@ -13,6 +13,7 @@ __all__ = [
     "ReconstructionReport",
     "TokenizerConfig",
     "TokenizerOutput",
+    "code_use",
     "evaluate_reconstruction",
     "geodesic_distance",
     "reconstruction_loss",

@@ -7,8 +7,8 @@ Codes are not trained by gradient. Each is the running mean of the projected lat
 ``ema_w`` holds the running sum, ``ema_cluster_size`` the running count, and ``weight`` their ratio (van den
 Oord et al., "Neural Discrete Representation Learning", appendix A.1). Three things keep that mean healthy:
 
-- the first codes are drawn from the data, sum and count with them, so the first update moves a code by a
-  hundredth and not by its whole length;
+- the first codes are means of clusters of the data, sum and count with them, so the first update moves a code
+  by a hundredth and not by its whole length;
 - codes that nobody chose in a whole window of steps are redrawn from the data, never more of them than there
   are latents to draw;
 - whether codes were drawn, and how far the window has come, is state: it is saved and loaded.
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+CLUSTER_ROUNDS = 10
 DECAY = 0.99
 FAR = 3.0  # length of the constant dimension over the spread of the others
 SMOOTHING = 1e-5  # Laplace: keeps a code finite when its running count goes to zero
@@ -110,14 +111,23 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def initialise(self, vectors: Float[Tensor, "n d"], generator: torch.Generator | None = None) -> None:
-        """Take the first codes from ``vectors`` (each once; again from the start if there are too few).
+        """First codes: the means of clusters of ``vectors``, which begin at vectors drawn from them.
 
-        Repeated codes lose every comparison against their original and are redrawn when the window ends.
+        With fewer vectors than codes each is taken, again from the start. Repeated codes lose every comparison
+        against their original and are redrawn when the window ends.
         """
         order = torch.randperm(len(vectors), generator=generator, device=_device(generator, vectors))
         count = len(self.codebook.weight)
         chosen = order.repeat(-(-count // len(order)))[:count].to(vectors.device)
-        self._place(torch.ones_like(self.ema_cluster_size, dtype=torch.bool), _broadcast(vectors[chosen]))
+        self.codebook.weight.copy_(vectors[chosen])
+        for _ in range(CLUSTER_ROUNDS):
+            ids = self.lookup(vectors)
+            hits = torch.bincount(ids, minlength=count).to(vectors.dtype)
+            sums = torch.zeros_like(self.codebook.weight).index_add_(0, ids, vectors)
+            rows = hits.unsqueeze(-1)
+            self.codebook.weight.copy_(torch.where(rows > 0, sums / rows.clamp_min(1), self.codebook.weight))
+        codes = _broadcast(self.codebook.weight.clone())
+        self._place(torch.ones_like(self.ema_cluster_size, dtype=torch.bool), codes)
         self.entry_hits.zero_()
         self.steps.zero_()
         self.initialised.fill_(True)
@@ -203,8 +213,19 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(ids, dim=-1)
 
     def decode(self, ids: Int[Tensor, "b t c"]) -> Float[Tensor, "b t latent"]:
-        """Sum of the codes named by ``ids``."""
-        return torch.stack([book.embed(ids[..., c]) for c, book in enumerate(self.codebooks)]).sum(dim=0)
+        """Sum of the codes named by ``ids``; fewer of them than codebooks leave out the finest."""
+        books = self.codebooks[: ids.shape[-1]]
+        return torch.stack([book.embed(ids[..., c]) for c, book in enumerate(books)]).sum(dim=0)
+
+    @torch.no_grad()
+    def start(self, latent: Float[Tensor, "b t latent"], generator: torch.Generator | None = None) -> None:
+        """Set projections and codes by what is to be quantised, codebook by codebook."""
+        residual = latent.flatten(0, -2)
+        for codebook in self.codebooks:
+            codebook.align(residual)
+            vectors = codebook.in_proj(residual)
+            codebook.initialise(vectors, generator)
+            residual = residual - codebook.embed(codebook.lookup(vectors))
 
     def forward(
         self, latent: Float[Tensor, "b t latent"], *, generator: torch.Generator | None = None
@@ -214,16 +235,13 @@ class ResidualQuantizer(nn.Module):
         Returns the quantised latent, the indices, the commitment error (mean square between projected latent
         and code, summed over codebooks) and the perplexity of each codebook's use in this batch.
         """
+        if self.training and not self.codebooks[0].initialised:
+            self.start(latent.detach(), generator)
         residual, quantized = latent, torch.zeros_like(latent)
         commitment = latent.new_zeros(())
         ids, projected = [], []
         for codebook in self.codebooks:
-            starting = self.training and not codebook.initialised
-            if starting:
-                codebook.align(residual.detach().flatten(0, -2))
             vectors = codebook.in_proj(residual)
-            if starting:
-                codebook.initialise(vectors.detach().flatten(0, -2), generator)
             ids.append(codebook.lookup(vectors.detach()))
             codes = codebook.codebook.weight[ids[-1]]
             commitment = commitment + F.mse_loss(vectors, codes)

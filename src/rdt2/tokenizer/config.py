@@ -71,7 +71,7 @@ class TokenizerConfig:
     def tiny(cls) -> TokenizerConfig:
         """Small enough to train on a CPU in minutes: the same 27 tokens from 256 codes, about 4 MB."""
         return cls(
-            embedding_dim=8,
+            embedding_dim=16,
             cnn_config=CNNConfig(hidden_size=12, output_size=32),
             num_embeddings=256,
             codebook_restart_interval=16,

@@ -129,10 +129,13 @@ class Encoder(nn.Module):
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv1d(widths[-1], cnn.output_size, 3, padding=1)
 
+    def features(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b c t/8"]:
+        """What the last convolution reads."""
+        h = self.down_3(self.down_2(self.down_1(self.conv_in(x.mT))))
+        return F.silu(self.norm_out(h))
+
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t/8 latent"]:
-        h = self.conv_in(x.mT)
-        h = self.down_3(self.down_2(self.down_1(h)))
-        return self.conv_out(F.silu(self.norm_out(h))).mT
+        return self.conv_out(self.features(x)).mT
 
 
 class Decoder(nn.Module):
@@ -146,8 +149,12 @@ class Decoder(nn.Module):
         self.up_1, self.up_2, self.up_3 = (UpStage(a, b, cnn.dropout) for a, b in pairwise(widths))
         self.conv_out = nn.Conv1d(widths[-1], output_dim, 3, padding=1)
 
+    def features(self, z: Float[Tensor, "b t/8 latent"]) -> Float[Tensor, "b latent t/8"]:
+        """What the first convolution reads."""
+        return F.silu(self.norm_in(z.mT))
+
     def forward(self, z: Float[Tensor, "b t/8 latent"]) -> Float[Tensor, "b t d"]:
-        h = self.conv_in(F.silu(self.norm_in(z.mT)))
+        h = self.conv_in(self.features(z))
         return self.conv_out(self.up_3(self.up_2(self.up_1(h)))).mT
 
 
@@ -245,6 +252,21 @@ class ActionTokenizer(nn.Module):
 
     # -- use
 
+    def start_linear(
+        self, actions: Float[Tensor, "n 24 20"], *, generator: torch.Generator | None = None
+    ) -> None:
+        """Begin training from scratch as a linear transform coder of these chunks (rdt2.tokenizer.start).
+
+        Args:
+            actions: some thousand normalised chunks, such as training will show.
+            generator: where first codes are drawn from; the global one if not given.
+        """
+        from rdt2.tokenizer.start import start_linear
+
+        actions = self._check_actions(actions)
+        for part in PART_COLUMNS:
+            start_linear(self._part(part), _split(actions, part), generator)
+
     @torch.no_grad()
     def encode(self, actions: Float[Tensor, "b 24 20"]) -> Int[Tensor, "b 27"]:
         """Tokens of normalised chunks, int64.
@@ -265,8 +287,12 @@ class ActionTokenizer(nn.Module):
         return torch.cat([x.flatten(1) for x in ids], dim=-1)
 
     @torch.no_grad()
-    def decode(self, tokens: Int[Tensor, "b 27"]) -> Float[Tensor, "b 24 20"]:
+    def decode(self, tokens: Int[Tensor, "b 27"], *, levels: int | None = None) -> Float[Tensor, "b 24 20"]:
         """Normalised chunks of tokens, float32.
+
+        Args:
+            tokens: as :meth:`encode` gives them.
+            levels: read at most so many codebooks of each part, coarse to fine; all if not given.
 
         Raises:
             ActionError: if the shape is not (b, 27), the dtype is not an integer, or a token is no code.
@@ -288,7 +314,7 @@ class ActionTokenizer(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             for part, where in self.part_slices.items():
                 ids = rearrange(tokens[:, where], "b (t c) -> b t c", t=self._steps)
-                decoded[part] = self._part(part).decoder(self._part(part).vq.decode(ids))
+                decoded[part] = self._part(part).decoder(self._part(part).vq.decode(ids[..., :levels]))
         return _join(decoded)
 
     def forward(
@@ -296,15 +322,12 @@ class ActionTokenizer(nn.Module):
         actions: Float[Tensor, "b 24 20"],
         *,
         generator: torch.Generator | None = None,
-        quantize: bool = True,
     ) -> TokenizerOutput:
         """Reconstruct and say how well; in training mode the codebooks learn from the batch as well.
 
         Args:
             actions: normalised chunks.
             generator: where first codes and restarted codes are drawn from; the global one if not given.
-            quantize: False passes the latents on as they are and leaves the codebooks alone (their tokens, by
-                the present codes, are returned all the same): how training from scratch begins.
         """
         actions = self._check_actions(actions)
         loss = actions.new_zeros(())
@@ -312,12 +335,7 @@ class ActionTokenizer(nn.Module):
         with torch.autocast(actions.device.type, enabled=False):
             for part in PART_COLUMNS:
                 model, target = self._part(part), _split(actions, part)
-                latent = model.encoder(target)
-                if quantize:
-                    latent, ids, commitment, perplexity = model.vq(latent, generator=generator)
-                else:
-                    ids = model.vq.encode(latent)
-                    commitment, perplexity = loss.new_zeros(()), loss.new_zeros(ids.shape[-1])
+                latent, ids, commitment, perplexity = model.vq(model.encoder(target), generator=generator)
                 reconstruction[part] = model.decoder(latent)
                 error = reconstruction_loss(part, reconstruction[part], target)
                 loss = loss + error + self.config.commitment_cost * commitment

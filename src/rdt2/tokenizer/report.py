@@ -91,7 +91,7 @@ def evaluate_reconstruction(
     offset = (got[..., :3] - want[..., :3]) * 1000
     distance = np.linalg.norm(offset, axis=-1)
     angle = np.degrees(geodesic_angle(rot6d_to_matrix(got[..., 3:9]), rot6d_to_matrix(want[..., 3:9])))
-    use, perplexity = _code_use(tokenizer, torch.cat(tokens).numpy())
+    use, perplexity = code_use(tokenizer, torch.cat(tokens).numpy())
     return ReconstructionReport(
         chunks=len(recorded),
         position_mm=distance.mean(axis=0),
@@ -104,9 +104,10 @@ def evaluate_reconstruction(
     )
 
 
-def _code_use(
+def code_use(
     tokenizer: ActionTokenizer, tokens: Int[np.ndarray, "n 27"]
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """By part and codebook, coarse to fine: the share of codes that occur, and the perplexity of their use."""
     use: dict[str, list[float]] = {}
     perplexity: dict[str, list[float]] = {}
     for part, where in tokenizer.part_slices.items():

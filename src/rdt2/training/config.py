@@ -77,9 +77,14 @@ class TokenizerTraining(RunConfig):
     weight_decay: float = 0.0
     size: Literal["tiny", "published"] = "published"
     """Architecture when training from scratch."""
-    quantize_after: int = 0
-    """Steps of a plain autoencoder before the codes are drawn: quantised from the start, an encoder that has
-    learnt nothing may never begin to."""
+    num_embeddings: int | None = None
+    """Codes of a codebook when training from scratch; none takes the size's own (tiny 256, published 1024)."""
+    augment: bool = False
+    """Learn from chunks that could have been recorded, not from those that were (rdt2.training.variation): for
+    small data sets."""
+    linear_start: int = 0
+    """From scratch, begin as a linear transform coder of so many training chunks (rdt2.tokenizer.start); 0 for
+    random weights. Only small learning rates (1e-6) leave such a start as good as it is."""
     start_from: str | None = None
     """Tokenizer folder or hub id to continue from; none starts from scratch."""
     normalizer: str | None = None

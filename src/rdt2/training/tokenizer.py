@@ -1,7 +1,11 @@
-"""Training the action tokenizer: chunks in, reconstruction out; the codebooks learn by moving averages."""
+"""Training the action tokenizer: chunks in, reconstruction out; the codebooks learn by moving averages.
+
+From scratch it may begin as a linear transform coder of the data (rdt2.tokenizer.start), which is good already.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from rdt2.tokenizer import ActionTokenizer, TokenizerConfig, evaluate_reconstruc
 from rdt2.training.config import TokenizerTraining
 from rdt2.training.loop import Stage
 from rdt2.training.normalizer import find_normalizer
+from rdt2.training.variation import varied_chunks
 
 
 class TokenizerStage(Stage):
@@ -31,20 +36,44 @@ class TokenizerStage(Stage):
         held_out = TrainingData(self.source.index, split="held_out", batch_size=1, pictures=False)
         self._actions = self.source.index.all_actions()
         self._held_out = self._actions[held_out.numbers[: config.evaluate_samples]]
-        self.module = _TokenizerModule(_build(config), self.normalizer)
+        if config.start_from is not None:
+            tokenizer = ActionTokenizer.from_pretrained(config.start_from)
+        else:
+            tokenizer = self._from_scratch()
+        self.module = _TokenizerModule(tokenizer, self.normalizer)
+
+    def _from_scratch(self) -> ActionTokenizer:
+        """A function of the settings and the data: the same on every process."""
+        config = self.config
+        layout = TokenizerConfig.tiny() if config.size == "tiny" else TokenizerConfig()
+        if config.num_embeddings is not None:
+            layout = replace(layout, num_embeddings=config.num_embeddings)
+        torch.manual_seed(config.seed)
+        tokenizer = ActionTokenizer(layout)
+        if config.linear_start:
+            rng = np.random.default_rng(config.seed)
+            numbers = rng.permutation(self.source.numbers)
+            if config.augment:  # every chunk as often as it takes, each time another one
+                numbers = np.resize(numbers, config.linear_start)
+            chunks = torch.from_numpy(self._chunks(numbers[: config.linear_start], rng))
+            generator = torch.Generator().manual_seed(config.seed)
+            tokenizer.start_linear(self.normalizer.normalize(chunks), generator=generator)
+        return tokenizer
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """Chunks (b, 24, 20) float32, metres, and whether their latents are quantised yet."""
-        return {
-            "actions": torch.from_numpy(self._actions[self.source.numbers_of(step)]),
-            "quantize": torch.tensor(step >= self.config.quantize_after),
-        }
+        """Chunks (b, 24, 20) float32, metres."""
+        rng = np.random.default_rng([self.config.seed, self.source.rank, step])
+        return {"actions": torch.from_numpy(self._chunks(self.source.numbers_of(step), rng))}
+
+    def _chunks(self, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        chunks = self._actions[numbers]
+        return varied_chunks(chunks, rng) if self.config.augment else chunks
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """Loss on the held-out chunks, mean position error (mm), rotation error (degrees), width error (mm)."""
         assert isinstance(module, _TokenizerModule)
         held_out = torch.from_numpy(self._held_out).to(device)
-        loss, _ = module({"actions": held_out, "quantize": torch.tensor(True)}, None)
+        loss, _ = module({"actions": held_out}, None)
         report = evaluate_reconstruction(module.tokenizer, self.normalizer, self._held_out)
         return {"loss": float(loss), **report.summary()}
 
@@ -63,20 +92,13 @@ class _TokenizerModule(nn.Module):
         self, batch: dict[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         actions = self.normalizer.normalize(batch["actions"])
-        output = self.tokenizer(actions, generator=generator, quantize=bool(batch["quantize"]))
+        output = self.tokenizer(actions, generator=generator)
         metrics = {
             f"{part}/{name}": value.mean()
             for part, values in output.parts.items()
             for name, value in values.items()
         }
         return output.loss, metrics
-
-
-def _build(config: TokenizerTraining) -> ActionTokenizer:
-    if config.start_from is not None:
-        return ActionTokenizer.from_pretrained(config.start_from)
-    torch.manual_seed(config.seed)
-    return ActionTokenizer(TokenizerConfig.tiny() if config.size == "tiny" else TokenizerConfig())
 
 
 def encode_in_batches(
