@@ -41,7 +41,7 @@ def varied_chunks(
     rotation = rot6d_to_matrix(_STILL[3:] + size[1] * (matrix_to_rot6d(rotation) - _STILL[3:]))
     frame = _small_rotations(len(arms), generator)[:, None]
     position = (frame @ position[..., None])[..., 0]
-    rotation = frame @ rotation @ frame.mT
+    rotation = frame @ rotation @ np.swapaxes(frame, -1, -2)
     arms = np.concatenate([position, matrix_to_rot6d(rotation), arms[..., 9:]], axis=-1)
     return np.concatenate([arms[:count], arms[count:]], axis=-1).astype(np.float32)
 
