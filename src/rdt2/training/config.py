@@ -62,8 +62,6 @@ class RunConfig:
     """Held-out samples an evaluation looks at."""
     log_every: int = 10
     """Steps between logged losses."""
-    compile: bool = False
-    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where figures go besides metrics.jsonl: tensorboard, wandb, trackio."""
 
@@ -101,6 +99,8 @@ class PointingTraining(RunConfig):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 50
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
     mirror: bool = True
     """See half of the recordings in a mirror between the arms (rdt2.data.mirror)."""
     normalizer: str | None = None
@@ -132,6 +132,8 @@ class VQTraining(RunConfig):
     """Keep only the input of every layer and compute the rest again in the backward pass: less memory."""
     augment: bool = False
     """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
+    compile: bool = False
+    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
     mirror: bool = False
     """See half of the samples in a mirror between the arms: for rigs that are their own mirror image
     (rdt2.data.mirror)."""
@@ -160,6 +162,8 @@ class ExpertTraining(RunConfig):
     """Keep only the input of every block and compute the rest again in the backward pass: less memory."""
     augment: bool = False
     """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
+    compile: bool = False
+    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
     mirror: bool = False
     """See half of the samples in a mirror between the arms: for rigs that are their own mirror image
     (rdt2.data.mirror)."""

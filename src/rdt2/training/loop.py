@@ -173,7 +173,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
     recent: deque[float] = deque(maxlen=100)
     began = time.perf_counter()
     module.train()
-    with log.progress() as progress, _prefetch(stage, start, config) as batches, _fast_attention():
+    with log.progress() as progress, _prefetch(stage, start, config) as batches, _attention(config):
         for step in range(start, config.steps):
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
@@ -256,9 +256,10 @@ def _keep_freed_memory() -> None:
     mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _fast_attention() -> AbstractContextManager[None]:
-    """Attention as plain matrix products on a CPU, where torch's fused backward is several times slower."""
-    if torch.cuda.is_available():
+def _attention(config: RunConfig) -> AbstractContextManager[None]:
+    """Plain matrix products for bf16 on a CPU, where torch's fused backward is slow; else the fused attention, which
+    needs less memory."""
+    if torch.cuda.is_available() or config.precision != "bf16":
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

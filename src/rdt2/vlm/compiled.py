@@ -1,4 +1,4 @@
-"""The layers of all VLMs of this process, compiled: a third off a training step on a CPU.
+"""The layers of all VLMs of this process, compiled.
 
 What a layer does between its matrix products (norms, rotary angles, gates) is bound by memory; compiled, it passes
 over memory once. Layers are compiled one by one and share the code, which takes seconds where a whole model takes
