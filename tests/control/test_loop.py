@@ -124,7 +124,7 @@ def test_motion_of_the_policy_frame_becomes_motion_of_the_tcp_with_the_robots_ow
         step = np.eye(4)
         step[:3, :3] = Rotation.from_rotvec(HORIZON * turning.as_rotvec()).as_matrix()
         step[0, 3] = 0.002 * HORIZON
-        np.testing.assert_allclose(result.cycles[0].poses[side][-1] @ change, policy @ step, atol=1e-5)
+        np.testing.assert_allclose(result.cycles[0].plan.poses[side][-1] @ change, policy @ step, atol=1e-5)
 
 
 def test_pictures_that_arrive_late_are_matched_with_the_pose_of_their_time():
@@ -136,7 +136,7 @@ def test_pictures_that_arrive_late_are_matched_with_the_pose_of_their_time():
     for cycle in result.cycles[2:]:
         # Steady motion: 5 mm a step, measured when the picture was taken.
         later = cycle.time + HORIZON / 30
-        assert cycle.poses["left"][-1][0, 3] - cycle.tcp["left"][0, 3] == pytest.approx(
+        assert cycle.plan.poses["left"][-1][0, 3] - cycle.tcp["left"][0, 3] == pytest.approx(
             0.005 * HORIZON, abs=1e-6
         )
         assert later > 0
@@ -231,6 +231,42 @@ def test_leaving_the_workspace_is_refused():
     )
     assert "leaves the workspace" in result.holds[0].reason
     assert robot.arms["right"].state().pose[0, 3] < 0.46
+
+
+def test_a_way_that_turns_bad_is_driven_up_to_there_and_looked_at_again():
+    """The end of a chunk is a guess; what is refused must not stop the steps before it, nor be driven."""
+    robot = fake_robot()
+
+    class JumpsLater(ConstantPolicy):
+        def values(self):
+            values = super().values()
+            values[8:, 0] += 0.5  # right arm, x: half a metre from one step to the next
+            return values
+
+    policy = JumpsLater()
+    result = run_episode(robot, policy, SENTENCE, config=config(), max_seconds=3.0)
+    assert not result.holds
+    first = result.cycles[0].plan
+    assert first.steps == 8
+    assert "right arm, waypoint 8 moves" in first.reason
+    assert robot.arms["right"].state().pose[0, 3] < 0.16 * 3.0
+    # Both arms wait at the last good waypoint, so the next picture is taken 8 steps later and not 12.
+    np.testing.assert_allclose(np.diff([c.time for c in result.cycles]), 8 / 30, atol=1e-6)
+
+
+def test_a_way_of_two_steps_is_not_begun():
+    robot = fake_robot()
+
+    class JumpsSoon(ConstantPolicy):
+        def values(self):
+            values = super().values()
+            values[5:, 0] += 0.5
+            return values
+
+    # three steps are past when the chunk comes
+    result = run_episode(robot, JumpsSoon(), SENTENCE, config=config(), max_seconds=3.0)
+    assert "waypoint 5 moves" in result.holds[0].reason
+    assert not robot.arms["right"].scheduled
 
 
 def test_a_chunk_that_comes_after_its_own_end_is_not_driven():

@@ -75,8 +75,9 @@ WIDTHS = {"right": np.full(24, 0.05), "left": np.full(24, 0.05)}
 def test_a_good_plan_passes_unchanged():
     start, poses = plan()
     safe = check_plan(start, poses, WIDTHS, SafetyLimits())
+    assert (safe.steps, safe.reason) == (24, "")
     for side in poses:
-        np.testing.assert_array_equal(safe[side], poses[side])
+        np.testing.assert_array_equal(safe.poses[side], poses[side])
 
 
 def test_waypoints_a_little_below_the_table_are_lifted():
@@ -84,7 +85,8 @@ def test_waypoints_a_little_below_the_table_are_lifted():
     _, poses = plan(left=low)
     limits = SafetyLimits(table_height=0.0, low=(-1, -1, -1))
     safe = check_plan({"right": at(0, -0.2, 0.2), "left": low[0]}, poses, WIDTHS, limits)
-    np.testing.assert_allclose(safe["left"][:, 2, 3], 0.0, atol=1e-12)
+    assert safe.steps == 24
+    np.testing.assert_allclose(safe.poses["left"][:, 2, 3], 0.0, atol=1e-12)
     assert low[0, 2, 3] == -0.01, "the plan that was passed in must stay as it is"
 
 
@@ -105,17 +107,37 @@ def broken(kind):
     return path
 
 
-@pytest.mark.parametrize("kind", ["NaN", "moves", "turns", "below the table", "workspace", "each other"])
-def test_a_bad_plan_is_refused_with_the_reason(kind):
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [("moves", 9), ("turns", 9), ("below the table", 20), ("workspace", 19), ("each other", 20)],
+)
+def test_a_plan_ends_before_the_first_bad_waypoint(kind, steps):
     start, poses = plan(left=broken(kind))
-    with pytest.raises(SafetyError, match=kind):
-        check_plan(start, poses, WIDTHS, SafetyLimits())
+    safe = check_plan(start, poses, WIDTHS, SafetyLimits())
+    assert safe.steps == steps
+    assert kind in safe.reason
+    assert f"waypoint {steps}" in safe.reason
     if kind == "each other":
-        check_plan(start, poses, WIDTHS, SafetyLimits(sphere_radius=0.0))
+        assert check_plan(start, poses, WIDTHS, SafetyLimits(sphere_radius=0.0)).steps == 24
+
+
+def test_the_earliest_of_several_faults_of_both_arms_counts():
+    start, poses = plan(left=broken("workspace"))
+    poses["right"][11:, 0, 3] += 0.12
+    safe = check_plan(start, poses, WIDTHS, SafetyLimits())
+    assert safe.steps == 11
+    assert "right arm, waypoint 11 moves" in safe.reason
+
+
+def test_nothing_of_a_plan_with_nan_is_driven():
+    start, poses = plan(left=broken("NaN"))
+    with pytest.raises(SafetyError, match="NaN"):
+        check_plan(start, poses, WIDTHS, SafetyLimits())
 
 
 def test_the_first_step_counts_from_where_the_arm_is():
     start, poses = plan()
     start["right"] = at(0.2, -0.2, 0.2)
-    with pytest.raises(SafetyError, match="waypoint 0 moves"):
-        check_plan(start, poses, WIDTHS, SafetyLimits())
+    safe = check_plan(start, poses, WIDTHS, SafetyLimits())
+    assert safe.steps == 0
+    assert "waypoint 0 moves" in safe.reason

@@ -49,6 +49,7 @@ def record(index: int, success: bool, hand: str = "left", colour: str = "red") -
         reason="done" if success else "time is up",
         chunks=20,
         held=0,
+        cut=0,
         inference_ms=50.0,
     )
 

@@ -4,11 +4,10 @@ One cycle:
 
 1. read both wrist cameras and both arms; refuse what is stale or not finite;
 2. let the policy predict a chunk while the waypoints of the last chunk are still being driven;
-3. turn the chunk, which is motion of the policy's frame since the observation, into TCP poses of the cell,
-and
-   check them;
-4. schedule the poses and the gripper widths that are not yet past, at the times they are meant for;
-5. observe again when `execute_steps` of the chunk's steps have passed.
+3. turn the chunk, which is motion of the policy's frame since the observation, into TCP poses of the cell, and
+   find out how far they may be driven;
+4. schedule so many of the poses and gripper widths, those not yet past, at the times they are meant for;
+5. observe again when `execute_steps` of the chunk's steps have passed, or where the way ended.
 
 Whatever goes wrong, both arms hold where they are, the reason is kept, and the loop tries again a few times.
 """
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rdt2.action import ARMS, FPS, HORIZON, ActionChunk
-from rdt2.control.safety import SafetyLimits, check_plan
+from rdt2.control.safety import Plan, SafetyLimits, check_plan
 from rdt2.errors import ConfigError, RDT2Error, SafetyError
 from rdt2.observation import Observation
 from rdt2.pose import conjugate, interpolate
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from rdt2.robot import Robot
 
 PERIOD = 1.0 / FPS
+LEAST_STEPS = 3
+"""A plan of fewer steps ahead is not worth a movement: the arms hold instead."""
 EARLY = 2e-3
 """Seconds that a clock may wake the loop too soon: simulated time advances in steps."""
 
@@ -115,8 +116,8 @@ class Cycle:
     """Of the observation, seconds since the episode began."""
     tcp: dict[str, Float[ndarray, "4 4"]]
     """Measured TCP poses at the observation, cell frame, metres."""
-    poses: dict[str, Float[ndarray, "24 4 4"]]
-    """TCP poses the chunk asks for, checked, cell frame, metres."""
+    plan: Plan
+    """TCP poses the chunk asks for, and how many of them may be driven."""
     widths: dict[str, Float[ndarray, " 24"]]
     """Openings the chunk asks for, metres."""
     skipped: int
@@ -240,8 +241,8 @@ class _Episode:
         moment = self._observe()
         chunk = self._predict(moment)
         chunk.require_valid()
-        self._execute(moment, chunk)
-        self._wait_until(moment.time + self.config.execute_steps * PERIOD)
+        driven = self._execute(moment, chunk)
+        self._wait_until(moment.time + min(self.config.execute_steps, driven) * PERIOD)
 
     def _observe(self) -> _Moment:
         """Both pictures, and where both TCPs were when the older of them was taken."""
@@ -276,15 +277,18 @@ class _Episode:
             self._wait_until(asked + self.config.latency)
         return chunk
 
-    def _execute(self, moment: _Moment, chunk: ActionChunk) -> None:
-        """Schedule every step of a chunk that is still ahead, for both arms and both grippers."""
+    def _execute(self, moment: _Moment, chunk: ActionChunk) -> int:
+        """Schedule every step of a chunk that is still ahead and may be driven, for both arms and both grippers.
+
+        Returns how many steps of the chunk, from its first, that reaches. The arms stop at the last.
+        """
         config, robot = self.config, self.robot
         poses, widths = {}, {}
         for side in ARMS:
             motion = conjugate(chunk.relative_poses(side).astype(np.float64), robot.policy_to_tcp[side])
             poses[side] = moment.tcp[side] @ motion
             widths[side] = np.maximum(chunk.widths(side).astype(np.float64), 0.0) * config.gripper_scale
-        poses = check_plan(moment.tcp, poses, widths, config.limits)
+        plan = check_plan(moment.tcp, poses, widths, config.limits)
         times = moment.time + PERIOD * np.arange(1, HORIZON + 1)
         now = self.clock.now()
         skipped = int(np.sum(times - config.robot_action_latency <= now))
@@ -293,12 +297,15 @@ class _Episode:
                 f"the chunk was {now - moment.time:.2f} s old when it came, its last step is past. "
                 "Use a faster machine or model."
             )
+        if plan.steps - skipped < min(LEAST_STEPS, HORIZON - skipped):
+            raise SafetyError(plan.reason)
         for side in ARMS:
-            for pose, width, time in zip(poses[side], widths[side], times, strict=True):
+            for i in range(plan.steps):
                 # What is past is dropped by the device.
-                robot.arms[side].schedule(pose, time - config.robot_action_latency)
-                robot.grippers[side].schedule(float(width), time - config.gripper_latency)
-        self.result.cycles.append(Cycle(moment.time - self.began, moment.tcp, poses, widths, skipped))
+                robot.arms[side].schedule(plan.poses[side][i], times[i] - config.robot_action_latency)
+                robot.grippers[side].schedule(float(widths[side][i]), times[i] - config.gripper_latency)
+        self.result.cycles.append(Cycle(moment.time - self.began, moment.tcp, plan, widths, skipped))
+        return plan.steps
 
     def _wait_until(self, time: float) -> None:
         """Let the robot move until `time`, looking 30 times a second.

@@ -33,7 +33,7 @@ class SafetyLimits:
     max_rotation: float = 0.60
     """Between two waypoints, 1/30 s apart."""
     table_height: float = -0.035
-    """No fingertip goes lower: waypoints are lifted, and refused if that takes more than `max_lift`."""
+    """No fingertip goes lower: waypoints are lifted, and not driven if that takes more than `max_lift`."""
     max_lift: float = 0.04
     sphere_center: tuple[float, float, float] = (0.0, 0.0, -0.12)
     """Middle of the ball around each gripper, in the TCP's frame."""
@@ -104,13 +104,25 @@ def push_apart(
     return first, second
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Waypoints of all arms, 1/30 s apart, and how far they may be driven."""
+
+    poses: dict[str, Float[ndarray, "n 4 4"]]
+    """TCPs in the cell frame, metres, lifted clear of the table where little was missing."""
+    steps: int
+    """So many leading waypoints may be driven: what follows depends on one that must not be."""
+    reason: str
+    """Which waypoint ends the plan, why, and by how much; empty where all may be driven."""
+
+
 def check_plan(
     start: Mapping[str, Float[ndarray, "4 4"]],
     poses: Mapping[str, Float[ndarray, "n 4 4"]],
     widths: Mapping[str, Float[ndarray, " n"]],
     limits: SafetyLimits,
-) -> dict[str, Float[ndarray, "n 4 4"]]:
-    """The waypoints of all arms, lifted clear of the table where little is missing.
+) -> Plan:
+    """Lift waypoints clear of the table where little is missing, and find the first that must not be driven.
 
     Args:
         start: (4, 4) TCP of each arm one period before the first waypoint, cell frame, metres.
@@ -119,9 +131,11 @@ def check_plan(
         limits: what is allowed.
 
     Raises:
-        SafetyError: a waypoint that must not be driven; says which, why, and by how much.
+        SafetyError: a waypoint anywhere is not finite: nothing of such a plan is to be trusted.
     """
-    safe = {}
+    lifted = {}
+    # (waypoint, what is wrong with it), the first of each kind
+    wrong: list[tuple[int, str]] = []
     for side, path in poses.items():
         where = f"{side} arm, waypoint"
         if not (np.isfinite(path).all() and np.isfinite(widths[side]).all()):
@@ -134,32 +148,31 @@ def check_plan(
             ("moves", moved, limits.max_translation, "mm", 1e3),
             ("turns", turned, limits.max_rotation, "degrees", 180 / np.pi),
         ):
-            i = int(np.argmax(steps))
-            if steps[i] > most:
-                raise SafetyError(
-                    f"{where} {i} {what} {scale * steps[i]:.0f} {unit} in one step, "
-                    f"the limit is {scale * most:.0f}."
-                )
-        for i in range(len(path)):
-            lift = table_lift(path[i], float(widths[side][i]), limits.table_height)
-            if lift > limits.max_lift:
-                raise SafetyError(f"{where} {i} is {1e3 * lift:.0f} mm below the table.")
-            path[i, 2, 3] += lift
+            for i in np.flatnonzero(steps > most)[:1].tolist():
+                limit = f"the limit is {scale * most:.0f}"
+                wrong.append((i, f"{where} {i} {what} {scale * steps[i]:.0f} {unit} in one step, {limit}."))
+        lifts = np.array(
+            [
+                table_lift(pose, float(w), limits.table_height)
+                for pose, w in zip(path, widths[side], strict=True)
+            ]
+        )
+        for i in np.flatnonzero(lifts > limits.max_lift)[:1].tolist():
+            wrong.append((i, f"{where} {i} is {1e3 * lifts[i]:.0f} mm below the table."))
+        path[:, 2, 3] += lifts
         outside = (path[:, :3, 3] < limits.low) | (path[:, :3, 3] > limits.high)
-        if outside.any():
-            i = int(np.argmax(outside.any(axis=1)))
+        for i in np.flatnonzero(outside.any(axis=1))[:1].tolist():
             place = ", ".join(f"{v:.2f}" for v in path[i, :3, 3])
-            raise SafetyError(
-                f"{where} {i} at ({place}) m leaves the workspace {limits.low} to {limits.high}."
+            wrong.append(
+                (i, f"{where} {i} at ({place}) m leaves the workspace {limits.low} to {limits.high}.")
             )
-        safe[side] = path
-    if limits.sphere_radius > 0 and {"right", "left"} <= set(safe):
+        lifted[side] = path
+    if limits.sphere_radius > 0 and {"right", "left"} <= set(lifted):
         center = np.asarray(limits.sphere_center)
-        middle = {side: path[:, :3, 3] + path[:, :3, :3] @ center for side, path in safe.items()}
+        middle = {side: path[:, :3, 3] + path[:, :3, :3] @ center for side, path in lifted.items()}
         gap = np.linalg.norm(middle["right"] - middle["left"], axis=1)
-        i = int(np.argmin(gap))
-        if gap[i] < 2 * limits.sphere_radius:
-            raise SafetyError(
-                f"both arms, waypoint {i}: the grippers come within {1e3 * gap[i]:.0f} mm of each other."
-            )
-    return safe
+        for i in np.flatnonzero(gap < 2 * limits.sphere_radius)[:1].tolist():
+            near = f"the grippers come within {1e3 * gap[i]:.0f} mm of each other"
+            wrong.append((i, f"both arms, waypoint {i}: {near}."))
+    whole = min(len(path) for path in lifted.values())
+    return Plan(lifted, *min(wrong, default=(whole, "")))

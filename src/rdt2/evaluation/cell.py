@@ -61,6 +61,8 @@ class EpisodeRecord:
     chunks: int
     held: int
     """Cycles in which the arms held instead of moving: an invalid chunk, a refused waypoint."""
+    cut: int
+    """Chunks of which only the beginning could be driven: a later waypoint was out of bounds."""
     inference_ms: float
     """Median wall-clock time of a prediction."""
 
@@ -303,6 +305,7 @@ def run_trial(
         reason=result.ending,
         chunks=len(result.inference),
         held=len(result.holds),
+        cut=sum(cycle.plan.reason != "" for cycle in result.cycles),
         inference_ms=1000 * float(np.median(result.inference)) if result.inference else float("nan"),
     )
     return record, result

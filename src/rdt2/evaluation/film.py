@@ -64,7 +64,7 @@ class EpisodeFilm:
         chunks = [
             ChunkView(
                 time=cycle.time,
-                positions={arm: cycle.poses[arm][:, :3, 3] for arm in ARMS},
+                positions={arm: cycle.plan.poses[arm][:, :3, 3] for arm in ARMS},
                 widths=cycle.widths,
             )
             for cycle in result.cycles
