@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rdt2.action import POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS
 from rdt2.errors import NormalizerError
 from rdt2.normalizer import LinearNormalizer
 
@@ -25,6 +26,29 @@ def test_fit_maps_limits_to_one_and_leaves_rotations():
     assert np.allclose(normalized[..., moved].max(axis=(0, 1)), 1, atol=1e-6)
     turned = [3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 18]
     assert np.array_equal(normalized[..., turned], actions[..., turned])
+
+
+def test_mean_std_gives_positions_rotations_and_widths_the_same_spread():
+    """By limits, one wide throw leaves all other positions near 0, and a squared error looks at widths alone."""
+    rng = np.random.default_rng(1)
+    actions = rng.normal(0.02, 0.01, (400, 24, 20))
+    actions[0, 0, :3] = 0.9  # a column's limits say little about its spread
+    actions[..., POSITION_DIMS[:3]] *= 2.0  # one hand moves more
+    actions[..., WIDTH_DIMS] = rng.choice([0.0, 0.088], (400, 24, 2))
+    actions[..., ROTATION_DIMS] = 1 + rng.normal(0, 0.003, (400, 24, 12))
+    normalizer = LinearNormalizer.fit(actions, mode="mean_std")
+    normalized = normalizer.normalize(actions).reshape(-1, 20)
+    np.testing.assert_allclose(normalized.mean(0), 0, atol=1e-4)
+    for columns in map(list, (POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS)):
+        assert normalized[:, columns].std() == pytest.approx(1, abs=1e-4)
+        assert len(set(normalizer.scale[columns].tolist())) == 1, (
+            "one scale: directions keep their proportion"
+        )
+    assert np.allclose(normalizer.denormalize(normalizer.normalize(actions)), actions, atol=1e-6)
+    still = LinearNormalizer.fit(np.full((10, 24, 20), 0.03), mode="mean_std")
+    assert np.allclose(still.normalize(np.full(20, 0.03)), 0)
+    with pytest.raises(NormalizerError, match="'limits' or 'mean_std'"):
+        LinearNormalizer.fit(actions, mode="quantiles")  # type: ignore[arg-type]
 
 
 def test_a_column_that_never_changes_is_safe():

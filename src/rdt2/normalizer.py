@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from rdt2.action import ACTION_DIM, ROTATION_DIMS
+from rdt2.action import ACTION_DIM, POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS
 from rdt2.errors import NormalizerError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
+NormalizerMode = Literal["limits", "mean_std"]
 
 FILE_NAME = "normalizer.safetensors"
 PUBLISHED_FILE_NAME = "normalizer.pt"
@@ -94,10 +95,23 @@ class LinearNormalizer:
         return moved
 
     @classmethod
-    def fit(cls, actions: Float[np.ndarray, "*b 20"] | Float[Tensor, "*b 20"]) -> LinearNormalizer:
-        """Fits positions and gripper widths to [-1, 1] by their limits; 6D rotations stay as they are.
+    def fit(
+        cls,
+        actions: Float[np.ndarray, "*b 20"] | Float[Tensor, "*b 20"],
+        *,
+        mode: NormalizerMode = "limits",
+    ) -> LinearNormalizer:
+        """A map fitted to actions.
 
-        A column that never changes (range below 0.1 mm) keeps scale 1 and is moved to 0.
+        Modes:
+            limits: positions and gripper widths to [-1, 1], each column by its limits; 6D rotations stay as they
+                are. This is the published normalizer's.
+            mean_std: every column to mean 0, and positions, rotations and widths each to a standard deviation
+                of 1 over all their columns of both arms. Limits depend on the rarest motion: where one hand
+                often stays still, most positions come out near 0.1 and rotations near 0.02, and squared errors
+                then hardly count them.
+
+        A column (mode mean_std: a kind of column) that never changes (by 0.1 mm) keeps scale 1 and is moved to 0.
 
         Raises:
             NormalizerError: if there is no data, or it is not finite.
@@ -110,11 +124,44 @@ class LinearNormalizer:
         values = values.reshape(-1, ACTION_DIM)
         if not torch.isfinite(values).all():
             raise NormalizerError("actions hold NaN or infinite values; run 'rdt2 data check' on the shards.")
-        low, high = values.amin(dim=0), values.amax(dim=0)
-        constant = high - low < 1e-4
-        scale = torch.where(constant, 1.0, 2 / (high - low).clamp(min=1e-4))
-        offset = torch.where(constant, -low, -1 - scale * low)
-        scale[list(ROTATION_DIMS)], offset[list(ROTATION_DIMS)] = 1.0, 0.0
+        return cls.from_statistics(
+            minimum=values.amin(dim=0),
+            maximum=values.amax(dim=0),
+            mean=values.mean(dim=0),
+            std=values.std(dim=0, correction=0),
+            mode=mode,
+        )
+
+    @classmethod
+    def from_statistics(
+        cls,
+        *,
+        minimum: Float[np.ndarray, " 20"] | Float[Tensor, " 20"],
+        maximum: Float[np.ndarray, " 20"] | Float[Tensor, " 20"],
+        mean: Float[np.ndarray, " 20"] | Float[Tensor, " 20"],
+        std: Float[np.ndarray, " 20"] | Float[Tensor, " 20"],
+        mode: NormalizerMode = "limits",
+    ) -> LinearNormalizer:
+        """As :meth:`fit`, from what is known of each column.
+
+        Raises:
+            NormalizerError: an unknown mode, or values that are not finite.
+        """
+        low, high, middle, spread = (
+            _owned(values).to("cpu", torch.float64) for values in (minimum, maximum, mean, std)
+        )
+        if mode == "limits":
+            constant = high - low < 1e-4
+            scale = torch.where(constant, 1.0, 2 / (high - low).clamp(min=1e-4))
+            offset = torch.where(constant, -low, -1 - scale * low)
+            scale[list(ROTATION_DIMS)], offset[list(ROTATION_DIMS)] = 1.0, 0.0
+        elif mode == "mean_std":
+            for columns in map(list, (POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS)):
+                spread[columns] = spread[columns].square().mean().sqrt()
+            scale = torch.where(spread < 1e-4, 1.0, 1 / spread.clamp(min=1e-4))
+            offset = -middle * scale
+        else:
+            raise NormalizerError(f"mode is {mode!r}, expected 'limits' or 'mean_std'.")
         return cls(scale, offset, low, high)
 
     # ------------------------------------------------------------------------------------------- files
@@ -159,6 +206,11 @@ class LinearNormalizer:
         partial = file.with_name(file.name + ".partial")
         torch.save(_frozen_parameters({"action": _frozen_parameters(field)}), partial)
         return partial.replace(file)
+
+
+def has_normalizer(folder: str | Path) -> bool:
+    """Whether a normalizer's file lies in a local folder."""
+    return any((Path(folder) / name).is_file() for name in (FILE_NAME, PUBLISHED_FILE_NAME))
 
 
 def _owned(values: Any) -> torch.Tensor:

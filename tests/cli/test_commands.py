@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -98,6 +99,23 @@ def test_data_check_and_stats(shards, tmp_path, capsys):
     assert values["training_samples"] + values["held_out_samples"] == 12
     assert values["maximum"][0] == pytest.approx(0.023)
     assert values["sentences"] == {"Pick up the red cube with the left hand.": 12}
+
+
+def test_data_stats_fits_a_normalizer_and_compares_it(shards, tmp_path, capsys):
+    from rdt2.data import fit_normalizer
+    from rdt2.normalizer import LinearNormalizer
+
+    narrow = fit_normalizer(shards)
+    dataclasses.replace(narrow, scale=3 * narrow.scale, offset=3 * narrow.offset).save_pretrained(tmp_path)
+    options = ["--fit", str(tmp_path / "fit"), "--mode", "mean_std", "--compare", str(tmp_path)]
+    main(["data", "stats", str(shards), *options, "--json", str(tmp_path / "s.json")])
+    wanted = fit_normalizer(shards, mode="mean_std")
+    for file in ("normalizer.safetensors", "normalizer.pt"):
+        written = LinearNormalizer.from_pretrained(tmp_path / "fit" / file)
+        np.testing.assert_allclose(written.scale, wanted.scale)
+    assert json.loads((tmp_path / "s.json").read_text())["compared_reach"] == pytest.approx(3.0, abs=1e-3)
+    assert (tmp_path / "fit" / "ranges.png").stat().st_size > 5000
+    assert "models expect about 1" in capsys.readouterr().out
 
 
 def test_data_check_exits_with_1_on_a_damaged_shard(shards, capsys):

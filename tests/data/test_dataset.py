@@ -7,11 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.data.test_shards import SENTENCE, action, encode_jpeg, picture
 
-from rdt2.data import ShardIndex, ShardWriter, TrainingData, action_limits, fit_normalizer, split_by_episode
+from rdt2.data import (
+    ShardIndex,
+    ShardWriter,
+    TrainingData,
+    action_statistics,
+    fit_normalizer,
+    split_by_episode,
+)
 from rdt2.data import dataset as dataset_module
 from rdt2.errors import ConfigError, ShardError
+from rdt2.normalizer import LinearNormalizer
 
 EPISODES, LENGTH = 8, 5
 
@@ -159,12 +168,23 @@ def test_contradictions(folder: Path) -> None:
 
 
 def test_normalizer_is_fitted_to_the_limits(folder: Path) -> None:
-    _, high = action_limits(folder)
-    np.testing.assert_allclose(high[0], action(39)[-1, 0])
+    statistics = action_statistics(folder)
+    np.testing.assert_allclose(statistics.maximum[0], action(39)[-1, 0])
     normalized = fit_normalizer(folder).normalize(action(39))
     assert normalized[0, 0] == pytest.approx(-1, abs=1e-4)
     assert normalized[-1, 0] == pytest.approx(1, abs=1e-4)
     np.testing.assert_array_equal(normalized[:, 3:9], action(39)[:, 3:9])
+
+
+def test_statistics_are_those_of_all_actions_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rdt2.data.stats.BLOCK", 7)
+    rows = ShardIndex(folder).all_actions().reshape(-1, 20).astype(np.float64)
+    statistics = action_statistics(folder)
+    for name in ("mean", "std"):
+        np.testing.assert_allclose(getattr(statistics, name), getattr(rows, name)(axis=0), atol=1e-9)
+    fitted, wanted = fit_normalizer(folder, mode="mean_std"), LinearNormalizer.fit(rows, mode="mean_std")
+    torch.testing.assert_close(fitted.scale, wanted.scale)
+    torch.testing.assert_close(fitted.offset, wanted.offset)
 
 
 def test_corruption_by_sample_and_epoch(folder: Path) -> None:

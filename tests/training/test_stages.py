@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 from rdt2.data import ShardWriter, fit_normalizer, tokenize_shards, write_dataset_yaml
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy import load_policy
 from rdt2.policy.export import export_policies
@@ -69,7 +72,6 @@ def runs(shards, tmp_path_factory):
         ).model
 
     tokenizer = train("tokenizer", shards, "size=tiny")
-    from rdt2.normalizer import LinearNormalizer
     from rdt2.tokenizer import ActionTokenizer
 
     tokenize_shards(
@@ -86,7 +88,16 @@ def runs(shards, tmp_path_factory):
 
 def test_trained_parts_become_policies_that_predict(runs, tmp_path):
     parts = {name: runs[name] for name in ("tokenizer", "vlm", "expert")}
+    own = LinearNormalizer.from_pretrained(runs["expert"])
+    expert = shutil.copytree(runs["expert"], tmp_path / "expert")
+    dataclasses.replace(own, scale=2 * own.scale, offset=2 * own.offset).save_pretrained(expert)
+    parts["expert"] = expert
     bundles = export_policies(tmp_path / "policy", **parts)
+    fm = load_policy(bundles[1])
+    torch.testing.assert_close(fm.normalizer.scale, 2 * own.scale)  # that of the expert, not of the tokenizer
+    vq = load_policy(bundles[0], draft=bundles[1])
+    torch.testing.assert_close(vq.normalizer.scale, own.scale)
+    torch.testing.assert_close(vq.draft_normalizer.scale, 2 * own.scale)
     assert [bundle.name for bundle in bundles] == ["vq.json", "fm.json"]
     picture = np.full((384, 384, 3), 90, np.uint8)
     for bundle in bundles:

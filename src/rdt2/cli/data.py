@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,9 @@ from tyro.conf import Positional
 if TYPE_CHECKING:
     from collections import Counter
 
-    from jaxtyping import Float
-    from numpy import ndarray
     from rich.table import Table
 
-    from rdt2.data import ShardIndex
+    from rdt2.data import ActionStatistics
 
 
 @dataclass(kw_only=True)
@@ -172,32 +171,41 @@ class DataCheck:
 
 @dataclass(kw_only=True)
 class DataStats:
-    """Describe shards: samples, episodes, sentences, and the range of every action dimension.
+    """Describe shards: samples, episodes, sentences, the range of every action; and fit a normalizer to them.
 
     For example:
       rdt2 data stats data/pick --json stats.json
+      rdt2 data stats data/pick --fit runs/normalizer --compare normalizer.pt
+      rdt2 train expert --data data/pick --set normalizer=runs/normalizer ...
     """
 
     folder: Positional[Path]
     """Folder of shards."""
+    fit: Path | None = None
+    """Fit a normalizer and write it to this folder: normalizer.safetensors, the published form
+    normalizer.pt, and ranges.png, which shows the actions in its numbers."""
+    mode: Literal["limits", "mean_std"] = "limits"
+    """How to fit: 'limits' maps positions and widths to -1..1, as the published one; 'mean_std' gives positions,
+    rotations and widths each a standard deviation of 1."""
+    compare: str | None = None
+    """Another normalizer (file, folder or hub id): how far its numbers reach on this data; drawn in ranges.png."""
     json: Path | None = None
     """Write the figures to this file."""
 
     def run(self) -> None:
         from collections import Counter
 
-        from rich.table import Table
-
-        from rdt2.action import ARMS, arm_slice
         from rdt2.cli.output import console, existing, note, save_json
-        from rdt2.data import ShardIndex, read_instructions, split_by_episode
+        from rdt2.data import ShardIndex, action_statistics, read_instructions, split_by_episode
+        from rdt2.normalizer import LinearNormalizer
 
         existing(self.folder, "folder of shards")
+        other = None if self.compare is None else LinearNormalizer.from_pretrained(self.compare)
         told = read_instructions(self.folder) is not None
         index = ShardIndex(self.folder, instructions="file" if told else "ignore")
         if not told:
             note("no instructions.json beside the shards: sentences are left out")
-        low, high = limits(index)
+        statistics = action_statistics(index)
         sentences = Counter(index.sentences)
         train, held_out = split_by_episode(index)
         values = {
@@ -208,8 +216,7 @@ class DataStats:
             "tokens": index.has_tokens,
             "training_samples": len(train),
             "held_out_samples": len(held_out),
-            "minimum": low,
-            "maximum": high,
+            **dataclasses.asdict(statistics),
             "sentences": dict(sentences.most_common()),
         }
         out = console()
@@ -217,21 +224,26 @@ class DataStats:
             f"{values['samples']} samples in {values['shards']} shards, {values['episodes']} episodes, "
             f"tokens: {'yes' if index.has_tokens else 'no'}; training holds out {len(held_out)} samples"
         )
-        table = Table(
-            title="range of the actions (positions relative to the observation)", title_justify="left"
-        )
-        for name in ("arm", "x (mm)", "y (mm)", "z (mm)", "gripper (mm)"):
-            table.add_column(name, justify="left" if name == "arm" else "right")
-        for arm in ARMS:
-            part = arm_slice(arm)
-            spans = [
-                f"{1000 * low[part][k]:.0f} .. {1000 * high[part][k]:.0f}"
-                for k in (0, 1, 2, 9)  # position and width of an arm's ten columns
-            ]
-            table.add_row(arm, *spans)
-        out.print(table)
+        out.print(range_table(statistics))
         if told:
             out.print(sentence_table(sentences))
+        normalizers = {}
+        if self.fit is not None:
+            normalizers[f"fitted ({self.mode})"] = fitted = statistics.normalizer(self.mode)
+            fitted.save_pretrained(self.fit)
+            fitted.save_published(self.fit / "normalizer.pt")
+        if other is not None:
+            normalizers[str(self.compare)] = other
+            ends = (statistics.minimum, statistics.maximum)
+            reach = max(float(abs(other.normalize(end)).max()) for end in ends)
+            values["compared_reach"] = reach
+            out.print(f"in the numbers of {self.compare} the data reach {reach:.2f}; models expect about 1")
+        if self.fit is not None:
+            from rdt2.data.stats import ranges_figure
+
+            figure = ranges_figure(statistics, normalizers, title=f"actions of {self.folder}")
+            figure.savefig(self.fit / "ranges.png", dpi=110)
+            out.print(f"normalizer written to {self.fit}", highlight=False)
         save_json(self.json, values)
 
 
@@ -284,12 +296,17 @@ def sentence_table(sentences: Counter[str]) -> Table:
     return table
 
 
-def limits(index: ShardIndex) -> tuple[Float[ndarray, " 20"], Float[ndarray, " 20"]]:
-    """Smallest and largest value of every action dimension, metres."""
-    import numpy as np
+def range_table(statistics: ActionStatistics) -> Table:
+    """Smallest and largest position and opening of each arm."""
+    from rich.table import Table
 
-    low, high = np.full(20, np.inf), np.full(20, -np.inf)
-    for start in range(0, len(index), 4096):  # a block at a time: large sets do not fit in memory
-        actions = index.all_actions(range(start, min(start + 4096, len(index))))
-        low, high = np.minimum(low, actions.min(axis=(0, 1))), np.maximum(high, actions.max(axis=(0, 1)))
-    return low, high
+    from rdt2.action import ARMS, arm_slice
+
+    table = Table(title="range of the actions (positions relative to the observation)", title_justify="left")
+    for name in ("arm", "x (mm)", "y (mm)", "z (mm)", "gripper (mm)"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for arm in ARMS:
+        low, high = (ends[arm_slice(arm)] for ends in (statistics.minimum, statistics.maximum))
+        # position and width of an arm's ten columns
+        table.add_row(arm, *(f"{1000 * low[k]:.0f} .. {1000 * high[k]:.0f}" for k in (0, 1, 2, 9)))
+    return table

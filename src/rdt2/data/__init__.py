@@ -19,10 +19,11 @@ from rdt2.data.shards import (
     tokenize_shards,
     write_dataset_yaml,
 )
-from rdt2.data.stats import action_limits, fit_normalizer
+from rdt2.data.stats import ActionStatistics, action_statistics, fit_normalizer
 from rdt2.data.stream import StreamingData
 
 __all__ = [
+    "ActionStatistics",
     "Batch",
     "CheckReport",
     "Episode",
@@ -34,7 +35,7 @@ __all__ = [
     "StreamSource",
     "StreamingData",
     "TrainingData",
-    "action_limits",
+    "action_statistics",
     "check_shards",
     "cut_chunks",
     "decode_jpeg",

@@ -1,53 +1,119 @@
-"""The normalizer of a data set: fitted to the limits of its actions."""
+"""What the actions of a data set range over, and the normalizer that follows from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.action import ARMS, arm_slice
 from rdt2.data.dataset import ShardIndex
+from rdt2.errors import ShardError
+from rdt2.normalizer import LinearNormalizer
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from rdt2.normalizer import LinearNormalizer
+    from rdt2.normalizer import NormalizerMode
+
+BLOCK = 4096  # samples in memory at once: large sets do not fit
+COLUMNS = ("x", "y", "z", *(f"rotation {k}" for k in range(1, 7)), "width")
 
 
-def action_limits(
-    source: str | Path | Iterable[str | Path],
-) -> tuple[Float[np.ndarray, " 20"], Float[np.ndarray, " 20"]]:
-    """Smallest and largest value of every action dimension over all steps of all samples, metres.
+@dataclass(frozen=True)
+class ActionStatistics:
+    """Of every action dimension over all steps of all samples; metres, or 6D rotation. All (20,) float64."""
+
+    minimum: Float[np.ndarray, " 20"]
+    maximum: Float[np.ndarray, " 20"]
+    mean: Float[np.ndarray, " 20"]
+    std: Float[np.ndarray, " 20"]
+
+    def normalizer(self, mode: NormalizerMode = "limits") -> LinearNormalizer:
+        """The normalizer fitted to these."""
+        return LinearNormalizer.from_statistics(
+            minimum=self.minimum, maximum=self.maximum, mean=self.mean, std=self.std, mode=mode
+        )
+
+
+def action_statistics(source: ShardIndex | str | Path | Iterable[str | Path]) -> ActionStatistics:
+    """Read all actions once, some thousand samples at a time.
 
     Raises:
         ShardError: a damaged shard, or a value that is not finite.
     """
-    index = ShardIndex(source, instructions="ignore")
-    low = np.full(20, np.inf, dtype=np.float32)
-    high = np.full(20, -np.inf, dtype=np.float32)
-    for number in range(len(index)):
-        action = index.action(number)
-        if not np.isfinite(action).all():
-            from rdt2.errors import ShardError
-
+    index = source if isinstance(source, ShardIndex) else ShardIndex(source, instructions="ignore")
+    low, high = np.full(20, np.inf), np.full(20, -np.inf)
+    total, squares, count = np.zeros(20), np.zeros(20), 0
+    shift: np.ndarray | None = None
+    for start in range(0, len(index), BLOCK):
+        actions = index.all_actions(range(start, min(start + BLOCK, len(index))))
+        if not (finite := np.isfinite(actions).all(axis=(1, 2))).all():
             raise ShardError(
-                f"{index.where(number)}: action.npy holds NaN or infinity. Drop or record that sample again."
+                f"{index.where(start + int(np.argmin(finite)))}: action.npy holds NaN or infinity. "
+                "Drop or record that sample again."
             )
-        low = np.minimum(low, action.min(axis=0))
-        high = np.maximum(high, action.max(axis=0))
-    return low, high
+        rows = actions.reshape(-1, 20).astype(np.float64)
+        low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
+        # Around a value near the mean: the variance of a column that hardly moves stays exact.
+        shift = rows[0] if shift is None else shift
+        total += (rows - shift).sum(axis=0)
+        squares += ((rows - shift) ** 2).sum(axis=0)
+        count += len(rows)
+    if shift is None:
+        raise ShardError("the shards hold no samples; there is nothing to take statistics of.")
+    mean = total / count
+    variance = np.maximum(squares / count - mean**2, 0.0)
+    return ActionStatistics(low, high, mean + shift, np.sqrt(variance))
 
 
-def fit_normalizer(source: str | Path | Iterable[str | Path]) -> LinearNormalizer:
-    """A normalizer that maps the data's limits to -1..1 and leaves rotation as it is.
-
-    Only two rows are kept in memory: limits need no more.
+def fit_normalizer(
+    source: ShardIndex | str | Path | Iterable[str | Path], *, mode: NormalizerMode = "limits"
+) -> LinearNormalizer:
+    """A normalizer fitted to shards; see :meth:`LinearNormalizer.fit` for the modes.
 
     Raises:
         ShardError: a damaged shard, or a value that is not finite.
     """
-    from rdt2.normalizer import LinearNormalizer
+    return action_statistics(source).normalizer(mode)
 
-    return LinearNormalizer.fit(np.stack(action_limits(source)))
+
+def ranges_figure(
+    statistics: ActionStatistics, normalizers: dict[str, LinearNormalizer], *, title: str
+) -> Any:
+    """A matplotlib Figure: where a data set's actions lie in the numbers of normalizers, by arm and column.
+
+    Bars go from the smallest to the largest value, dots mark the mean, thick parts one standard deviation. The
+    models were made for numbers within the dotted lines, -1 and 1.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 5.6), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(1, len(ARMS), sharey=True, squeeze=False)[0]
+    places = np.arange(len(COLUMNS))
+    offsets = np.linspace(-0.18, 0.18, len(normalizers)) if len(normalizers) > 1 else [0.0]
+    for axis, arm in zip(axes, ARMS, strict=True):
+        part = arm_slice(arm)
+        for k, (name, normalizer) in enumerate(normalizers.items()):
+            spread = statistics.std * normalizer.scale.abs().numpy()
+            middle, *ends = (
+                normalizer.normalize(values)[part]
+                for values in (statistics.mean, statistics.minimum, statistics.maximum)
+            )
+            at, colour = places + offsets[k], f"C{k}"
+            axis.hlines(at, *ends, color=colour, linewidth=1, label=name)
+            axis.hlines(at, middle - spread[part], middle + spread[part], color=colour, linewidth=4)
+            axis.plot(middle, at, "o", color=colour, markersize=4)
+        for edge in (-1, 1):
+            axis.axvline(edge, color="grey", linestyle=":", linewidth=1)
+        axis.set_title(f"{arm} arm")
+        axis.set_xlabel("normalised")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(places, COLUMNS)
+    axes[0].invert_yaxis()
+    axes[-1].legend(loc="lower right", fontsize=8)
+    return figure

@@ -9,7 +9,7 @@ import torch
 
 from rdt2.errors import CheckpointError
 from rdt2.expert import Expert
-from rdt2.normalizer import LinearNormalizer
+from rdt2.normalizer import LinearNormalizer, has_normalizer
 from rdt2.policy.bundle import save_bundle
 from rdt2.tokenizer import ActionTokenizer
 
@@ -30,7 +30,8 @@ def export_policies(
         vlm: whole Qwen2.5-VL with its processor files.
         tokenizer: action tokenizer; stays float32.
         normalizer: none takes the one in the tokenizer's folder.
-        expert: flow-matching expert trained on this VLM.
+        expert: flow-matching expert trained on this VLM. A normalizer in its folder is its own and goes with
+            it; without one it shares the tokenizer's.
         dtype: of the VLM's and the expert's weights on disk.
 
     Returns:
@@ -54,13 +55,17 @@ def export_policies(
         LinearNormalizer.from_pretrained(normalizer or tokenizer).save_pretrained(partial)
         if expert is not None:
             Expert.from_pretrained(expert, dtype=dtype).save_pretrained(partial / "expert")
+            own = expert if has_normalizer(expert) else normalizer or tokenizer
+            LinearNormalizer.from_pretrained(own).save_pretrained(partial / "expert")
         if out.exists():
             out.rmdir()
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    parts = {"vlm": out / "vlm", "normalizer": out}
-    bundles = [save_bundle(out / "vq.json", kind="vq", tokenizer=out / "tokenizer", **parts)]
+    vlm, tokenizer, expert_out = out / "vlm", out / "tokenizer", out / "expert"
+    bundles = [save_bundle(out / "vq.json", kind="vq", vlm=vlm, tokenizer=tokenizer, normalizer=out)]
     if expert is not None:
-        bundles.append(save_bundle(out / "fm.json", kind="fm", expert=out / "expert", **parts))
+        bundles.append(
+            save_bundle(out / "fm.json", kind="fm", vlm=vlm, expert=expert_out, normalizer=expert_out)
+        )
     return bundles

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rdt2.errors import CheckpointError, ConfigError
-from rdt2.normalizer import FILE_NAME as NORMALIZER_FILE
-from rdt2.normalizer import PUBLISHED_FILE_NAME as PUBLISHED_NORMALIZER_FILE
-from rdt2.normalizer import LinearNormalizer
+from rdt2.normalizer import LinearNormalizer, has_normalizer
 from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, read_bundle
 from rdt2.policy.compiled import CompiledFMPolicy
@@ -87,7 +85,8 @@ def load_policy(
 # ------------------------------------------------------------------------------------------- what is meant
 
 
-def _resolve(path: str, given: dict[str, str]) -> Bundle:
+def _resolve(path: str, given: dict[str, str], *, fallback: dict[str, str] | None = None) -> Bundle:
+    """The parts of what lies at ``path``, replaced by those ``given``; ``fallback`` has what neither says."""
     if path in ALIASES:
         file = ALIASES[path]
         if not file.is_file():
@@ -105,11 +104,9 @@ def _resolve(path: str, given: dict[str, str]) -> Bundle:
         return _override(read_bundle(folder / bundle.FILE_NAME), given)
     kind = _kind_of(folder, path)
     own = {"expert" if kind == "fm" else "vlm": path}
-    for name in (NORMALIZER_FILE, PUBLISHED_NORMALIZER_FILE):
-        if (folder / name).is_file():
-            own["normalizer"] = str(folder / name)
-            break
-    parts = {**own, **given}
+    if has_normalizer(folder):
+        own["normalizer"] = str(folder)
+    parts = {**(fallback or {}), **own, **given}
     if missing := [name for name in REQUIRED[kind] if name not in parts]:
         model = "an RDT2-FM expert" if kind == "fm" else "an RDT2-VQ model"
         raise CheckpointError(
@@ -218,21 +215,26 @@ def _load_vq(
     normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
     processor = _load_processor(parts)
     tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"]).to(device)
-    expert = _load_draft(draft, parts, device, dtype) if draft is not None else None
+    expert, own = _load_draft(draft, parts, device, dtype) if draft is not None else (None, None)
     model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=quantize)
-    return VQPolicy(vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer, draft=expert)
+    return VQPolicy(
+        vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer,
+        draft=expert, draft_normalizer=own,
+    )  # fmt: skip
 
 
-def _load_draft(draft: str, parts: Bundle, device: torch.device, dtype: torch.dtype) -> Expert:
-    """The expert of an FM policy, to run on the VLM of ``parts``."""
+def _load_draft(
+    draft: str, parts: Bundle, device: torch.device, dtype: torch.dtype
+) -> tuple[Expert, LinearNormalizer]:
+    """The expert of an FM policy, to run on the VLM of ``parts``, and its normalizer."""
     from rdt2.expert import Expert
 
-    found = _resolve(draft, {name: parts[name] for name in ("vlm", "normalizer")})
+    found = _resolve(draft, {"vlm": parts["vlm"]}, fallback={"normalizer": parts["normalizer"]})
     if found.kind != "fm":
         raise CheckpointError(f"draft={draft} is a VQ policy; only an FM policy has an expert that drafts.")
     expert = Expert.from_pretrained(found["expert"], dtype=dtype, device=device)
     _check_expert_fits_vlm(expert, found)
-    return expert.freeze_for_inference()
+    return expert.freeze_for_inference(), LinearNormalizer.from_pretrained(found["normalizer"])
 
 
 def _load_processor(parts: Bundle) -> VLMProcessor:

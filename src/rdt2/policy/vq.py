@@ -42,6 +42,7 @@ class VQPolicy:
         tokenizer: ActionTokenizer,
         normalizer: LinearNormalizer,
         draft: Expert | None = None,
+        draft_normalizer: LinearNormalizer | None = None,
     ) -> None:
         """
         Args:
@@ -49,7 +50,8 @@ class VQPolicy:
             processor: its text and picture processing.
             tokenizer: the action tokenizer the VLM was trained with; computes in float32.
             normalizer: the normalizer the tokenizer was trained with.
-            draft: an expert trained on this VLM and normalizer.
+            draft: an expert trained on this VLM.
+            draft_normalizer: the normalizer the expert was trained with; none: that of the tokenizer.
 
         Raises:
             CheckpointError: if the parts do not fit each other.
@@ -69,6 +71,7 @@ class VQPolicy:
         self.vlm, self.processor = vlm.eval(), processor
         self.tokenizer, self.normalizer = tokenizer.eval(), normalizer
         self.draft = draft.eval() if draft is not None else None
+        self.draft_normalizer = draft_normalizer or normalizer
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +147,8 @@ class VQPolicy:
         chunk = self.draft.sample(
             cond, noise=torch.zeros(cond.batch, HORIZON, ACTION_DIM, device=self.device)
         )
-        return self.tokenizer.encode(chunk.nan_to_num())
+        metres = self.draft_normalizer.denormalize(chunk.float().nan_to_num())
+        return self.tokenizer.encode(self.normalizer.normalize(metres))
 
 
 def _unusable(tokens: np.ndarray, codes: int, confidence: float, timing: dict[str, float]) -> ActionChunk:

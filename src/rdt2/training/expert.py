@@ -37,7 +37,7 @@ class ExpertStage(Stage):
             corruption=ImageCorruption(seed=config.seed) if config.augment else None, mirror=config.mirror,
         )  # fmt: skip
         self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
-        self.normalizer = find_normalizer(config.normalizer, data)
+        self.normalizer = find_normalizer(config.normalizer, data, start=config.start_from)
         self.processor = VLMProcessor.from_pretrained(config.processor or config.vlm)
         if config.augment and config.kv_cache is not None:
             raise ConfigError(
