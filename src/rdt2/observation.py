@@ -39,6 +39,8 @@ class Observation:
     """Proprioception. The released models were trained with zeros and expect zeros."""
     timestamp: float | None = None
     """When the pictures were taken, in seconds of the robot's clock."""
+    compressed: bool = False
+    """The pictures have been through JPEG at the recording: policies then leave out that step of theirs."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "left", _checked_picture(self.left, "left"))

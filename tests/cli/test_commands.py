@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rdt2.cli.main import main
@@ -135,6 +136,48 @@ def test_the_real_recording_has_widths_outside_the_published_range(real, capsys)
     assert "outside the normalizer's range" in text
 
 
+def test_tokenizer_check_says_what_is_out_of_range_and_what_is_lost(shards, tmp_path, capsys):
+    from rdt2.data import ShardIndex, fit_normalizer
+    from rdt2.tokenizer import ActionTokenizer, TokenizerConfig
+
+    folder = tmp_path / "rvq"
+    tokenizer = ActionTokenizer(TokenizerConfig.tiny())
+    normalizer = fit_normalizer(shards)
+    actions = ShardIndex(shards).all_actions()
+    tokenizer.start_linear(normalizer.normalize(torch.from_numpy(actions)), generator=torch.Generator())
+    tokenizer.save_pretrained(folder)
+    normalizer.save_pretrained(folder)
+    plot, file = tmp_path / "worst.png", tmp_path / "check.json"
+    main(
+        [
+            "tokenizer",
+            "check",
+            str(shards),
+            "--tokenizer",
+            str(folder),
+            "--plot",
+            str(plot),
+            "--json",
+            str(file),
+        ]
+    )
+    values = json.loads(file.read_text())
+    assert values["ok"]
+    assert values["chunks"] == 12
+    assert values["summary"]["position_mm"] == pytest.approx(values["position_mm_by_codebooks"][-1])
+    assert values["position_mm_by_codebooks"][0] >= values["position_mm_by_codebooks"][-1]
+    assert plot.stat().st_size > 5000
+
+    lower = normalizer.maximum.clone()
+    lower[0] -= 0.005  # right x
+    dataclasses.replace(normalizer, maximum=lower).save_pretrained(folder)
+    with pytest.raises(SystemExit):
+        main(["tokenizer", "check", str(shards), "--tokenizer", str(folder), "--json", str(file)])
+    (fault,) = [text for text in json.loads(file.read_text())["faults"] if " x runs" in text]
+    assert "to 23.0 mm, the range is 0.0 to 18.0" in fault
+    assert "not good" in capsys.readouterr().out
+
+
 def test_tokenizer_inspect_and_tokenize(shards, tmp_path, capsys):
     from rdt2.data import ShardIndex, fit_normalizer
     from rdt2.tokenizer import ActionTokenizer, TokenizerConfig
@@ -142,22 +185,10 @@ def test_tokenizer_inspect_and_tokenize(shards, tmp_path, capsys):
     folder = tmp_path / "rvq"
     ActionTokenizer(TokenizerConfig.tiny()).save_pretrained(folder)
     fit_normalizer(shards).save_pretrained(shards)
-    main(
-        [
-            "tokenizer",
-            "inspect",
-            "--tokenizer",
-            str(folder),
-            "--data",
-            str(shards),
-            "--json",
-            str(tmp_path / "t.json"),
-        ]
-    )
+    main(["tokenizer", "inspect", "--tokenizer", str(folder), "--json", str(tmp_path / "t.json")])
     values = json.loads((tmp_path / "t.json").read_text())
-    assert (values["tokens"], values["codes"], values["samples"]) == (27, 256, 12)
+    assert (values["tokens"], values["codes"]) == (27, 256)
     assert values["parts"] == {"pos": [0, 18], "rot": [18, 24], "grip": [24, 27]}
-    assert values["position_mm"] > 0
     main(
         [
             "data",

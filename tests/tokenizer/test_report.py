@@ -21,7 +21,7 @@ class Displaced(ActionTokenizer):
         self.seen = actions.clone()
         return (torch.arange(27)[None] + torch.arange(len(actions))[:, None]) % 4
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode(self, tokens: Tensor, *, levels: int) -> Tensor:
         out = self.seen.clone()
         out[..., 0] += 0.003
         out[..., 9] -= 0.002

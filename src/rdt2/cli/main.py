@@ -66,6 +66,7 @@ def commands() -> dict[str, Any]:
         "tokenizer": {
             "": "Look at an action tokenizer.",
             "inspect": tokenizer.TokenizerInspect,
+            "check": tokenizer.TokenizerCheck,
         },
         "train": {
             "": "Train the models, one stage a command.",

@@ -187,6 +187,7 @@ def observe(index: ShardIndex, number: int) -> Observation:
         left=picture[:, :IMAGE_SIZE],
         right=picture[:, IMAGE_SIZE:],
         instruction=index.instruction(number) or "",
+        compressed=True,
     )
 
 

@@ -43,14 +43,17 @@ class Policy(Protocol):
 
 
 def model_pictures(observations: Sequence[Observation]) -> list[UInt8[ndarray, "384 768 3"]]:
-    """Left | right pictures after the JPEG step, which training pictures had: all policies begin with this.
+    """Left | right pictures after one JPEG step, which training pictures had: all policies begin with this.
 
     Raises:
         ObservationError: if there are no observations.
     """
     if not observations:
         raise ObservationError("predict needs at least one observation, got none.")
-    return [jpeg_roundtrip(picture(observation)) for observation in observations]
+    return [
+        picture(observation) if observation.compressed else jpeg_roundtrip(picture(observation))
+        for observation in observations
+    ]
 
 
 def draw_noise(rows: int, seed: int | Sequence[int] | None) -> Float[Tensor, "rows 24 20"]:

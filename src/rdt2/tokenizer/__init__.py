@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from rdt2.tokenizer.config import PART_COLUMNS, CNNConfig, TokenizerConfig
 from rdt2.tokenizer.model import ActionTokenizer, TokenizerOutput, geodesic_distance, reconstruction_loss
-from rdt2.tokenizer.report import ReconstructionReport, code_use, evaluate_reconstruction
+from rdt2.tokenizer.report import (
+    ReconstructionReport,
+    code_use,
+    evaluate_reconstruction,
+    outside_range,
+    worst_chunks,
+)
 
 __all__ = [
     "PART_COLUMNS",
@@ -16,5 +22,7 @@ __all__ = [
     "code_use",
     "evaluate_reconstruction",
     "geodesic_distance",
+    "outside_range",
     "reconstruction_loss",
+    "worst_chunks",
 ]

@@ -5,6 +5,7 @@ From scratch it may begin as a linear transform coder of the data (rdt2.tokenize
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 
 from rdt2.data import TrainingData
 from rdt2.normalizer import LinearNormalizer
-from rdt2.tokenizer import ActionTokenizer, TokenizerConfig, evaluate_reconstruction
+from rdt2.tokenizer import ActionTokenizer, TokenizerConfig, evaluate_reconstruction, worst_chunks
 from rdt2.training.config import TokenizerTraining
-from rdt2.training.loop import Stage
+from rdt2.training.loop import EXAMPLES, Stage
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.variation import varied_chunks
 
@@ -75,12 +76,15 @@ class TokenizerStage(Stage):
         held_out = torch.from_numpy(self._held_out).to(device)
         loss, _ = module({"actions": held_out}, None)
         report = evaluate_reconstruction(module.tokenizer, self.normalizer, self._held_out)
+        self.examples = worst_chunks(module.tokenizer, self.normalizer, self._held_out, report, EXAMPLES)
         return {"loss": float(loss), **report.summary()}
 
     def save(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, _TokenizerModule)
         module.tokenizer.save_pretrained(folder)
         self.normalizer.save_pretrained(folder)
+        report = evaluate_reconstruction(module.tokenizer, self.normalizer, self._held_out)
+        (folder / "reconstruction.json").write_text(json.dumps(report.as_dict(), indent=1) + "\n")
 
 
 class _TokenizerModule(nn.Module):
