@@ -48,29 +48,53 @@ def test_motion_is_steady_through_replanning_and_latency():
             seen.append((time, robot.arms["left"].state().pose[0, 3]))
 
     result = run_episode(
-        robot, ConstantPolicy(), SENTENCE, config=config(), recorder=Watch(), max_seconds=3.0
+        robot, ConstantPolicy(), SENTENCE, config=config(), recorder=Watch(), max_seconds=3.1
     )
     assert result.ending == "time is up"
     assert not result.holds
-    assert result.seconds == pytest.approx(3.0, abs=0.01)
+    assert result.seconds == pytest.approx(3.1, abs=0.01)
     times, x = np.array(seen).T
     np.testing.assert_allclose(np.diff(times), 1 / 30, atol=1e-6)
-    started = times - 100.0 > 0.2
-    np.testing.assert_allclose(x[started], 0.15 * (times[started] - 100.0), atol=1e-6)
-    np.testing.assert_allclose(np.diff([c.time for c in result.cycles]), 12 / 30, atol=1e-6)
+    # The arms stand until the first chunk is there, 0.1 s after the picture.
+    started = times - 100.0 > 0.1
+    np.testing.assert_allclose(x[started], 0.15 * (times[started] - 100.1), atol=1e-6)
+    starts = np.diff([c.time for c in result.cycles])
+    np.testing.assert_allclose(starts, [12 / 30 + 0.1, *[12 / 30] * (len(starts) - 1)], atol=1e-6)
     assert len(result.inference) == len(result.cycles)
 
 
 def test_steps_that_are_past_are_skipped_and_the_others_keep_their_time():
     robot = fake_robot()
-    result = run_episode(robot, ConstantPolicy(), SENTENCE, config=config(latency=0.11), max_seconds=0.3)
-    assert result.cycles[0].skipped == 3  # at 33, 67 and 100 ms
+    result = run_episode(robot, ConstantPolicy(), SENTENCE, config=config(latency=0.11), max_seconds=0.7)
+    first, second = result.cycles
+    assert first.skipped == 0  # the arms stood still: nothing is past
+    assert second.skipped == 3  # at 33, 67 and 100 ms
     arm = robot.arms["right"]
-    future = [(time, pose) for now, time, pose in arm.scheduled if time > now]
+    future = [(time, pose) for now, time, pose in arm.scheduled[HORIZON:] if time > now]
     assert len(future) == HORIZON - 3
     for k, (time, pose) in enumerate(future, start=4):
-        assert time == pytest.approx(100.0 + k / 30)
-        assert pose[0, 3] == pytest.approx(0.005 * k, abs=1e-6)
+        assert time == pytest.approx(100.0 + second.time + k / 30)
+        assert pose[0, 3] == pytest.approx(second.tcp["right"][0, 3] + 0.005 * k, abs=1e-6)
+
+
+def test_arms_that_stand_still_are_not_made_to_catch_up():
+    """Regression: a chunk counted from its picture, so arms at rest jumped over the steps that inference took:
+    at the start, after a hold, and where a plan had ended."""
+    robot = fake_robot()
+    speeds = []
+
+    class Watch:
+        def on_cycle(self, observation, chunk, time): ...
+
+        def on_frame(self, time):
+            speeds.append(robot.arms["left"].state().pose[0, 3])
+
+    policy = ConstantPolicy(invalid={2})
+    settings = config(latency=0.15, execute_steps=24)
+    result = run_episode(robot, policy, SENTENCE, config=settings, recorder=Watch(), max_seconds=4.0)
+    assert len(result.holds) == 1
+    assert [cycle.skipped for cycle in result.cycles] == [0] * len(result.cycles)
+    assert np.diff(speeds).max() == pytest.approx(0.005, abs=1e-4)
 
 
 def test_every_gripper_width_is_scheduled_at_its_own_time_and_scaled_once():
@@ -95,8 +119,9 @@ def test_device_latencies_move_commands_earlier():
     robot = fake_robot()
     settings = config(latency=0.0, robot_action_latency=0.05, gripper_latency=0.02)
     run_episode(robot, ConstantPolicy(), SENTENCE, config=settings, max_seconds=0.3)
-    assert robot.arms["left"].scheduled[9][1] == pytest.approx(100.0 + 10 / 30 - 0.05)
-    assert robot.grippers["left"].scheduled[9][1] == pytest.approx(100.0 + 10 / 30 - 0.02)
+    # An arm that gets its command now moves 50 ms later: that is when the chunk begins.
+    assert robot.arms["left"].scheduled[9][1] == pytest.approx(100.05 + 10 / 30 - 0.05)
+    assert robot.grippers["left"].scheduled[9][1] == pytest.approx(100.05 + 10 / 30 - 0.02)
 
 
 def test_motion_of_the_policy_frame_becomes_motion_of_the_tcp_with_the_robots_own_transform():
@@ -250,8 +275,8 @@ def test_a_way_that_turns_bad_is_driven_up_to_there_and_looked_at_again():
     assert first.steps == 8
     assert "right arm, waypoint 8 moves" in first.reason
     assert robot.arms["right"].state().pose[0, 3] < 0.16 * 3.0
-    # Both arms wait at the last good waypoint, so the next picture is taken 8 steps later and not 12.
-    np.testing.assert_allclose(np.diff([c.time for c in result.cycles]), 8 / 30, atol=1e-6)
+    # Both arms wait at the last good waypoint: the next picture is taken after 8 steps and not 12.
+    np.testing.assert_allclose(np.diff([c.time for c in result.cycles]), 0.1 + 8 / 30, atol=1e-6)
 
 
 def test_a_way_of_two_steps_is_not_begun():
@@ -260,12 +285,11 @@ def test_a_way_of_two_steps_is_not_begun():
     class JumpsSoon(ConstantPolicy):
         def values(self):
             values = super().values()
-            values[5:, 0] += 0.5
+            values[2:, 0] += 0.5
             return values
 
-    # three steps are past when the chunk comes
     result = run_episode(robot, JumpsSoon(), SENTENCE, config=config(), max_seconds=3.0)
-    assert "waypoint 5 moves" in result.holds[0].reason
+    assert "waypoint 2 moves" in result.holds[0].reason
     assert not robot.arms["right"].scheduled
 
 
@@ -336,7 +360,7 @@ def test_without_latency_the_real_time_of_inference_passes_on_a_real_clock():
             return super().predict(observations, seed=seed)
 
     result = run_episode(robot, Slow(), SENTENCE, config=config(latency=None), max_seconds=2.0)
-    assert [c.skipped for c in result.cycles] == [6] * len(result.cycles)
+    assert [c.skipped for c in result.cycles] == [0, *[6] * (len(result.cycles) - 1)]
     assert not result.holds
 
 

@@ -6,7 +6,8 @@ One cycle:
 2. let the policy predict a chunk while the waypoints of the last chunk are still being driven;
 3. turn the chunk, which is motion of the policy's frame since the observation, into TCP poses of the cell, and
    find out how far they may be driven;
-4. schedule so many of the poses and gripper widths, those not yet past, at the times they are meant for;
+4. schedule so many of the poses and gripper widths, those not yet past, at the times they are meant for. Arms that
+   have come to rest meanwhile begin when the chunk is there: none of its steps is past, and none is jumped over;
 5. observe again when `execute_steps` of the chunk's steps have passed, or where the way ended.
 
 Whatever goes wrong, both arms hold where they are, the reason is kept, and the loop tries again a few times.
@@ -204,6 +205,8 @@ class _Episode:
         self.ends = self.began + max_seconds
         self.next_frame = self.began + PERIOD
         self.predictions = 0
+        # When the arms come to rest, if nothing more is scheduled.
+        self.rests = self.began
         self.result = EpisodeResult()
         # One second of measured poses, to know where an arm was when a picture was taken.
         self.past: dict[str, deque[tuple[float, ndarray]]] = {side: deque(maxlen=int(FPS)) for side in ARMS}
@@ -241,8 +244,8 @@ class _Episode:
         moment = self._observe()
         chunk = self._predict(moment)
         chunk.require_valid()
-        driven = self._execute(moment, chunk)
-        self._wait_until(moment.time + min(self.config.execute_steps, driven) * PERIOD)
+        start, driven = self._execute(moment, chunk)
+        self._wait_until(start + min(self.config.execute_steps, driven) * PERIOD)
 
     def _observe(self) -> _Moment:
         """Both pictures, and where both TCPs were when the older of them was taken."""
@@ -277,10 +280,11 @@ class _Episode:
             self._wait_until(asked + self.config.latency)
         return chunk
 
-    def _execute(self, moment: _Moment, chunk: ActionChunk) -> int:
+    def _execute(self, moment: _Moment, chunk: ActionChunk) -> tuple[float, int]:
         """Schedule every step of a chunk that is still ahead and may be driven, for both arms and both grippers.
 
-        Returns how many steps of the chunk, from its first, that reaches. The arms stop at the last.
+        Returns when the chunk starts, on the robot's clock, and how many of its steps, from the first, are driven.
+        The arms stop at the last.
         """
         config, robot = self.config, self.robot
         poses, widths = {}, {}
@@ -289,14 +293,17 @@ class _Episode:
             poses[side] = moment.tcp[side] @ motion
             widths[side] = np.maximum(chunk.widths(side).astype(np.float64), 0.0) * config.gripper_scale
         plan = check_plan(moment.tcp, poses, widths, config.limits)
-        times = moment.time + PERIOD * np.arange(1, HORIZON + 1)
         now = self.clock.now()
-        skipped = int(np.sum(times - config.robot_action_latency <= now))
-        if skipped == HORIZON:
+        if now >= moment.time + HORIZON * PERIOD - config.robot_action_latency:
             raise SafetyError(
                 f"the chunk was {now - moment.time:.2f} s old when it came, its last step is past. "
                 "Use a faster machine or model."
             )
+        # For so long the arms have stood still since the picture: that much later all steps are due.
+        stood = max(0.0, now + config.robot_action_latency - max(self.rests, moment.time))
+        start = moment.time + stood
+        times = start + PERIOD * np.arange(1, HORIZON + 1)
+        skipped = int(np.sum(times - config.robot_action_latency <= now))
         if plan.steps - skipped < min(LEAST_STEPS, HORIZON - skipped):
             raise SafetyError(plan.reason)
         for side in ARMS:
@@ -304,8 +311,9 @@ class _Episode:
                 # What is past is dropped by the device.
                 robot.arms[side].schedule(plan.poses[side][i], times[i] - config.robot_action_latency)
                 robot.grippers[side].schedule(float(widths[side][i]), times[i] - config.gripper_latency)
+        self.rests = times[plan.steps - 1]
         self.result.cycles.append(Cycle(moment.time - self.began, moment.tcp, plan, widths, skipped))
-        return plan.steps
+        return start, plan.steps
 
     def _wait_until(self, time: float) -> None:
         """Let the robot move until `time`, looking 30 times a second.
@@ -342,6 +350,7 @@ class _Episode:
 
     def _hold(self, reason: str) -> None:
         self.robot.hold()
+        self.rests = self.clock.now()
         self.result.holds.append(Hold(self.clock.now() - self.began, reason))
 
 

@@ -153,7 +153,7 @@ class ExpertTraining(RunConfig):
     start_from: str = "robotics-diffusion-transformer/RDT2-FM"
     """Expert folder or hub id; 'scratch' or 'tiny' start from random weights."""
     normalizer: str | None = None
-    """Normalizer file or folder; none uses the one beside the shards."""
+    """Normalizer file or folder; none uses that of the expert to start from, else the one beside the shards."""
     processor: str | None = None
     """Folder or hub id of the text and picture processing; none looks beside the VLM."""
     draws: int = 1
