@@ -7,15 +7,16 @@ afterwards:
 
 - naming: which colours does each image token show (drawings only, where it is known);
 - finding: at a colour's word, behind the second layer, where is it in the left picture and in the right;
-- telling: at every word of an instruction behind its colour, before the last two layers, where was that, and
-  where does the hand see it that is named;
-- acting: at every token behind a recording's instruction, there too, what chunk follows.
+- telling: at a hand's word, behind the third layer, where does this hand see it;
+- aiming: at every token behind the instruction, behind the fourth layer, where was that;
+- acting: there too, for recordings, what chunk follows.
 
-The last two layers are left to the writing of action tokens.
+All errors count in units of how much a figure varies. The other layers are left to the writing of action tokens.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,14 +46,13 @@ if TYPE_CHECKING:
     from rdt2.vlm.model import Qwen2_5_VLForConditionalGeneration
 
 SHOWN = 0.03  # share of an image token's pixels from which a colour counts as shown
-FINDING_LAYERS = 2
-WRITING_LAYERS = 2  # the last ones, left to the writing of action tokens
+FINDING_LAYERS, TELLING_LAYERS, AIMING_LAYERS = 2, 3, 4
 SPREAD_SAMPLES, SMALLEST_SPREAD = 4096, 0.05
 DRAWN = 4  # one picture in so many is drawn
 DEPTH = 0.4  # metres of depth that count as much as the width of a picture
 COLOUR = re.compile(rf"\b({'|'.join(HUES)})\b")
-PLACE = 6  # x, y, depth in the left picture, then in the right
-TOLD = PLACE + 3  # and once more in the picture of the hand that an instruction names
+HAND = re.compile(r"\b(left|right)\b")
+PLACE = 3  # x, y, depth in a picture
 
 
 class PointingStage(Stage):
@@ -86,30 +86,42 @@ class PointingStage(Stage):
         self.size = (rows * self.processor.images.patch_size, columns * self.processor.images.patch_size)
         self.words = {
             name: self.processor.tokenizer.encode(f" {name}", add_special_tokens=False).ids[0]
-            for name in HUES
+            for name in (*HUES, "left", "right")
         }
         torch.manual_seed(config.seed)
         self.module = PointingModule(
             load_vlm(start, dtype=torch.float32),
             ends=len(self.processor.after_instruction),
-            spread=self._spread(),
+            place_spread=self._place_spread(),
+            action_spread=self._action_spread(),
         )
 
     def _check(self, data: Path) -> None:
         """Refuse recordings that do not say where things are, before anything is made."""
         told = self.source.index.meta(0).get("objects")
-        if told is None or not all(COLOUR.search(sentence.lower()) for sentence in self.sentences):
+        words = [sentence.lower() for sentence in self.sentences]
+        if told is None or not all(COLOUR.search(line) and HAND.search(line) for line in words):
             raise ConfigError(
                 f"{data}: expected recordings of the simulated cell, whose sentences name a colour "
-                f"({', '.join(HUES)}) and whose meta.json says where the objects are; got others. "
+                f"({', '.join(HUES)}) and a hand, and whose meta.json says where the objects are; got others. "
                 "Record some with 'rdt2 data record', or start 'rdt2 train vq' from a pretrained VLM instead."
             )
 
-    def _spread(self) -> Tensor:
+    def _some(self) -> np.ndarray:
+        """Samples to measure a spread with, as many as are enough."""
+        return np.random.default_rng(self.config.seed).permutation(self.source.numbers)[:SPREAD_SAMPLES]
+
+    def _place_spread(self) -> Tensor:
+        """(3,) how much x, y and depth vary: objects before a hand hardly move sideways in its picture."""
+        metas = (self.source.index.meta(int(number)) for number in self._some())
+        places = [place for meta in metas for place in _recorded_places(meta, mirrored=False).values()]
+        spread = np.nanstd(np.stack(places).reshape(-1, PLACE), axis=0)
+        return torch.from_numpy(spread).clamp_min(SMALLEST_SPREAD)
+
+    def _action_spread(self) -> Tensor:
         """(20,) how much each column of normalised actions varies: a centimetre must not count less than a width."""
-        chosen = np.random.default_rng(self.config.seed).permutation(self.source.numbers)[:SPREAD_SAMPLES]
-        actions = self.normalizer.normalize(torch.from_numpy(self.source.index.all_actions(chosen)))
-        return actions.flatten(0, 1).std(0).clamp_min(SMALLEST_SPREAD)
+        actions = torch.from_numpy(self.source.index.all_actions(self._some()))
+        return self.normalizer.normalize(actions).flatten(0, 1).std(0).clamp_min(SMALLEST_SPREAD)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompts, and what is asked: see PointingModule.forward."""
@@ -145,17 +157,17 @@ class PointingStage(Stage):
         )
 
         batch = self.processor.prompt(pictures, sentences)
-        asked_at, places, told, told_from = [], [], [], []
+        asked_at, places, hand_at, told = [], [], [], []
         for row, (sentence, answer) in enumerate(zip(sentences, answers, strict=True)):
             ids = batch["input_ids"][row]
             for name, place in answer.items():
                 for position in (ids == self.words[name]).nonzero()[:, 0].tolist():
                     asked_at.append((row, position))
                     places.append(place)
-            # What is listed ("Where is red blue") has no one place to tell.
-            is_list = row < drawn and row % 2 == 0
-            told.append(np.full(TOLD, np.nan, np.float32) if is_list else _told(answer, sentence))
-            told_from.append(0 if is_list else int((ids == self.words[_colour(sentence)]).nonzero()[0]))
+            hand = HAND.search(sentence)
+            # What is listed ("Where is red blue") has no hand to tell of.
+            told.append(_seen_by(hand[1], answer[_colour(sentence)]) if hand else np.full(PLACE, np.nan))
+            hand_at.append(int((ids == self.words[hand[1]]).nonzero()[0]) if hand else 0)
         actions = torch.full((len(pictures), HORIZON, ACTION_DIM), torch.nan)
         actions[drawn:] = self.normalizer.normalize(torch.from_numpy(recorded.actions))
         return {
@@ -163,8 +175,8 @@ class PointingStage(Stage):
             "shown": torch.from_numpy(np.stack(labels)),
             "asked_at": torch.tensor(asked_at),
             "places": torch.from_numpy(np.stack(places)),
-            "told": torch.from_numpy(np.stack(told)),
-            "told_from": torch.tensor(told_from),
+            "hand_at": torch.tensor(hand_at),
+            "told": torch.from_numpy(np.stack(told).astype(np.float32)),
             "actions": actions,
         }
 
@@ -206,35 +218,51 @@ class PointingStage(Stage):
 
 
 class PointingModule(nn.Module):
-    """The VLM but for its last two layers and vocabulary head, and the heads that ask."""
+    """The first four language layers of a VLM with all before them, and the heads that ask."""
 
     chunks: Tensor
     """(b, 24, 20) normalised: what the last forward would do, also where there is nothing to compare it with."""
 
-    spread: Tensor
+    place_spread: Tensor
+    action_spread: Tensor
 
-    def __init__(self, vlm: Qwen2_5_VLForConditionalGeneration, *, ends: int, spread: Float[Tensor, " 20"]):
-        """``ends``: tokens of a prompt behind the instruction; ``spread``: of normalised actions, by column."""
+    def __init__(
+        self,
+        vlm: Qwen2_5_VLForConditionalGeneration,
+        *,
+        ends: int,
+        place_spread: Float[Tensor, " 3"],
+        action_spread: Float[Tensor, " 20"],
+    ):
+        """
+        Args:
+            vlm: of more than four language layers.
+            ends: tokens of a prompt behind the instruction.
+            place_spread: of x, y and depth, as places are given.
+            action_spread: of normalised actions, by column.
+        """
         super().__init__()
-        self.register_buffer("spread", spread, persistent=False)
+        self.register_buffer("place_spread", place_spread, persistent=False)
+        self.register_buffer("action_spread", action_spread, persistent=False)
         self.vlm, self.ends = vlm, ends
         language = vlm.model.language_model
-        for unused in (vlm.lm_head, *language.layers[-WRITING_LAYERS:], language.norm):
+        for unused in (vlm.lm_head, *language.layers[AIMING_LAYERS:], language.norm):
             unused.requires_grad_(False)
         width = vlm.lm_head.in_features
         self.naming = nn.Linear(width, len(HUES))
-        self.finding = nn.Linear(width, PLACE)
-        self.telling = nn.Linear(width, TOLD)
+        self.finding = nn.Linear(width, 2 * PLACE)
+        self.telling = nn.Linear(width, PLACE)
+        self.aiming = nn.Linear(width, PLACE)
         self.acting = nn.Linear(width, HORIZON * ACTION_DIM)
 
     def forward(
         self, batch: dict[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Sum of the four losses, and each: ``naming`` in nats, places in pictures, actions normalised.
+        """Weighted sum of the five losses, and each: ``naming`` in nats, the others in units of the spread.
 
         The first rows, as many as ``shown`` (n, tokens, colours) has, are drawn: these are their right names.
-        ``places`` (m, 6) are asked for at (row, position) ``asked_at`` (m, 2). From position ``told_from`` (b,)
-        on, rows tell ``told`` (b, 9), and behind the instruction ``actions`` (b, 24, 20). NaN is not asked.
+        ``places`` (m, 6) are asked for at (row, position) ``asked_at`` (m, 2), ``told`` (b, 3) at position
+        ``hand_at`` (b,) and again behind the instruction, there with ``actions`` (b, 24, 20). NaN is not asked.
         """
         x = text.embed(self.vlm, batch)
         shown = batch["shown"]
@@ -244,28 +272,35 @@ class PointingModule(nn.Module):
         )
         angles = text.rotary(self.vlm, text.positions(batch), x.dtype)
         mask = text.causal_mask(batch["attention_mask"])
-        language = self.vlm.model.language_model
-        for layer in language.layers[:FINDING_LAYERS]:
-            x, _, _ = text.run_layer(layer, x, angles, mask)
+        layers = iter(self.vlm.model.language_model.layers[:AIMING_LAYERS])
+
+        def run(x: Tensor, count: int) -> Tensor:
+            for layer in itertools.islice(layers, count):
+                x, _, _ = text.run_layer(layer, x, angles, mask)
+            return x
+
+        x = run(x, FINDING_LAYERS)
         row, position = batch["asked_at"].T
-        finding = _difference(self.finding(_even(x[row, position])), batch["places"])
-        for layer in language.layers[FINDING_LAYERS:-WRITING_LAYERS]:
-            x, _, _ = text.run_layer(layer, x, angles, mask)
-        x = _even(x)
-        behind = torch.arange(x.shape[1], device=x.device) >= batch["told_from"][:, None]
-        told = batch["told"][:, None].expand(-1, x.shape[1], -1)
-        telling = _difference(self.telling(x[behind]), told[behind])
-        chunks = self.acting(x[:, -self.ends :]).unflatten(-1, (HORIZON, ACTION_DIM))
+        spread = self.place_spread
+        finding = _difference(self.finding(_even(x[row, position])), batch["places"], spread.repeat(2))
+        x = run(x, TELLING_LAYERS - FINDING_LAYERS)
+        hands = x[torch.arange(len(x), device=x.device), batch["hand_at"]]
+        telling = _difference(self.telling(_even(hands)), batch["told"], spread)
+        x = _even(run(x, AIMING_LAYERS - TELLING_LAYERS)[:, -self.ends :])
+        aiming = _difference(self.aiming(x), batch["told"][:, None].expand(-1, self.ends, -1), spread)
+        chunks = self.acting(x).unflatten(-1, (HORIZON, ACTION_DIM))
         self.chunks = chunks[:, -1].float()
         recorded = ~batch["actions"][:, 0, 0].isnan()
-        missed = (chunks[recorded].float() - batch["actions"][recorded][:, None]) / self.spread
+        missed = (chunks[recorded].float() - batch["actions"][recorded][:, None]) / self.action_spread
         # Squared: half of all hands stay still, so while it is not known which, the median would be to do nothing,
         # and nothing would say in which direction to look better.
         by_column = missed.square().flatten(0, -2).mean(0)
         parts_of_a_chunk = (POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS)
         acting = torch.stack([by_column[list(columns)].mean() for columns in parts_of_a_chunk]).mean()
-        loss = 5 * naming + 4 * finding + 4 * telling + 6 * acting
-        parts = {"naming": naming, "finding": finding, "telling": telling, "acting": acting}
+        loss = 5 * naming + 1.5 * (finding + telling + aiming) + 6 * acting
+        parts = {
+            "naming": naming, "finding": finding, "telling": telling, "aiming": aiming, "acting": acting,
+        }  # fmt: skip
         return loss, {name: part.detach() for name, part in parts.items()}
 
 
@@ -273,10 +308,10 @@ def _even(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:])
 
 
-def _difference(answer: Tensor, truth: Tensor) -> Tensor:
-    """Mean absolute difference over what is not NaN."""
+def _difference(answer: Tensor, truth: Tensor, spread: Tensor) -> Tensor:
+    """Mean absolute difference in units of the spread, over what is not NaN."""
     asked = ~truth.isnan()
-    return (answer - truth)[asked].abs().mean()
+    return ((answer - truth) / spread)[asked].abs().sum() / asked.sum().clamp_min(1)
 
 
 def _colour(sentence: str) -> str:
@@ -285,10 +320,9 @@ def _colour(sentence: str) -> str:
     return match[1]
 
 
-def _told(answer: dict[str, np.ndarray], sentence: str) -> Float[ndarray, " 9"]:
-    """Where an instruction's object is in both pictures, and in that of the hand it names."""
-    place = answer[_colour(sentence)]
-    return np.concatenate([place, place[:3] if re.search(r"\bleft\b", sentence) else place[3:]])
+def _seen_by(hand: str, place: Float[ndarray, " 6"]) -> Float[ndarray, " 3"]:
+    """Where a place is in the picture of one hand."""
+    return place[:PLACE] if hand == "left" else place[PLACE:]
 
 
 def _without_depth(place: Float[ndarray, " 4"]) -> Float[ndarray, " 6"]:

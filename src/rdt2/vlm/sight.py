@@ -2,7 +2,7 @@
 
 The published VLM was pretrained on billions of pictures. From random weights a small one spends its whole
 training on finding out that attention can point at things: while all of a picture is looked at alike, nothing
-says in which direction to look better. Four structures are therefore written into its first weights. They
+says in which direction to look better. Five structures are therefore written into its first weights. They
 are weights like all others, and training moves them freely.
 
 1. *Places.* Rotary positions live in attention scores alone, so a value that says "column 7" has to be made. One
@@ -13,8 +13,12 @@ are weights like all others, and training moves them freely.
 3. *Looking.* In layer 1, the word of a colour attends to the image tokens that show it: of each pair of heads, one
    looks at the left picture and one at the right. Queries and keys that start alike instead of at random are
    known to help small transformers (Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers", 2023).
-4. *Reading.* From layer 2 on, words are attended to rather than the many image tokens beside them; in layer 2,
-   half the heads read the words of colours, and what those have found, and the words of hands.
+4. *Choosing.* In layer 2, the word of a hand reads from the word of a colour what one head of layer 1 found: that
+   which looks at this hand's picture. Half the heads are open to one hand's word, half to the other's, and both write
+   alike, so that what comes out does not depend on the hand any more. To learn this choice, which multiplies a
+   word with a place, takes longer than all the rest.
+5. *Reading.* From layer 2 on, words are attended to rather than the many image tokens beside them; in layer 3, half
+   the heads read the words of hands, which by then know where their hand sees what it is to act on.
 """
 
 from __future__ import annotations
@@ -40,22 +44,26 @@ if TYPE_CHECKING:
 SHAPE = (IMAGE_SIZE, 2 * IMAGE_SIZE, 3)  # of an observation's picture
 
 # Hidden dimensions kept for marks that attention can rely on.
-NEAR, FAR, TEXT, FLOOR, TELLING = range(5)
-MARKS = 5
+NEAR, FAR, TEXT, FLOOR, COLOUR_WORD, HAND_WORD = range(6)
+MARKS = 6
 HANDS = ("left", "right")
+RIGHT_LOOKER, LEFT_LOOKER = 0, 1  # heads of layer 1
 
 BALANCE = 8.0  # score of the two reference tokens over all others
 SWING = 2.5  # by how much the score changes over half a picture
 AWAY_FROM_TEXT = 25.0  # score of image tokens over text, where words look
 TO_TEXT = 6.0  # score of text over image tokens, where they tell each other what they saw
-TO_COLOUR = 8.0  # and of a colour's word over other text
+TO_WORD = (
+    48.0  # and of a marked word over other text; training makes what is beside the mark several times larger
+)
+CLOSED = 3.0  # so many times over, the other hand's word takes a query for colours back
 SIDE = 2.5  # score for the right half of the picture, at its edge
 COLOUR = 48.0  # score of an image token full of the word's colour
 WRITE = 0.1  # spread of the output weights of these heads: their results are about as large as a word
 
 
 def initialize_sight(model: Any, processor: VLMProcessor, sentences: Iterable[str], *, seed: int = 0) -> None:
-    """Write the four structures into an untrained Qwen2.5-VL, in place; each needs its layer to be there.
+    """Write the five structures into an untrained Qwen2.5-VL, in place; each needs its layer to be there.
 
     Args:
         model: as ``rdt2.vlm.tiny.initialize`` leaves it.
@@ -72,22 +80,25 @@ def initialize_sight(model: Any, processor: VLMProcessor, sentences: Iterable[st
     words = [processor.tokenizer.encode(f" {name}", add_special_tokens=False).ids[0] for name in names]
     with torch.no_grad():
         hands = [processor.tokenizer.encode(f" {name}", add_special_tokens=False).ids[0] for name in HANDS]
-        _mark(model, processor, [*words, *hands])
+        _mark(model, processor, words, hands)
         filters = _colours(model, processor, names)
         _places(model, len(processor.before_picture), rows, columns, generator)
         if len(model.model.language_model.layers) > 1:
             _looking(model, columns, words, filters, generator)
         _reading(model, generator)
+        if len(model.model.language_model.layers) > 2:
+            _choosing(model, hands, generator)
 
 
-def _mark(model: Any, processor: VLMProcessor, words: list[int]) -> None:
+def _mark(model: Any, processor: VLMProcessor, words: list[int], hands: list[int]) -> None:
     """Marks on text, on the words of colours and hands, on two reference tokens. Nothing else writes there yet."""
     language, merger = model.model.language_model, model.model.visual.merger.mlp[2]
     embedding = language.embed_tokens.weight
     size = embedding.norm(dim=-1).mean()
     embedding[:, :MARKS] = 0
     embedding[:, TEXT] = size / 4
-    embedding[words, TELLING] = size / 2
+    embedding[words, COLOUR_WORD] = size / 2
+    embedding[hands, HAND_WORD] = size / 2
     for token, mark in ((processor.before_picture[-1], NEAR), (processor.before_picture[0], FAR)):
         embedding[token] *= 0.1
         embedding[token, TEXT], embedding[token, mark] = size / 4, size
@@ -217,20 +228,47 @@ def _looking(
         rotary.pair(
             attention.q_proj.bias[here], rotary.column, side, turn - behind * rotary.frequency[rotary.column]
         )
-        attention.o_proj.weight[MARKS:, here].normal_(0, WRITE, generator=generator)
+    # The first two heads, one for each picture, write where no other does: it can be told apart who found what.
+    shape = attention.o_proj.weight[MARKS:].shape
+    basis, _ = torch.linalg.qr(torch.empty(shape).normal_(generator=generator))
+    own, rest = basis[:, : 2 * size], basis[:, 2 * size :]
+    attention.o_proj.weight[MARKS:, : 2 * size] = own * WRITE * math.sqrt(hidden)
+    others = torch.empty(rest.shape[1], hidden - 2 * size).normal_(0, WRITE, generator=generator)
+    attention.o_proj.weight[MARKS:, 2 * size :] = rest @ others
+
+
+def _choosing(model: Any, hands: list[int], generator: torch.Generator) -> None:
+    """Layer 2: the word of a hand reads what the word of a colour found in this hand's picture."""
+    language = model.model.language_model
+    rotary, attention = _Rotary(model), language.layers[2].self_attn
+    size, width = rotary.size, math.sqrt(model.config.text_config.hidden_size)
+    if rotary.kv_heads < len(hands):
+        return  # one set of values cannot be open to one hand's word and closed to the other's
+    last, text, marked = rotary.half - 1, rotary.amplitude(TO_TEXT), rotary.amplitude(TO_WORD)
+    found = language.layers[1].self_attn.o_proj.weight
+    ask = torch.linalg.pinv(language.embed_tokens.weight[hands]).T
+    group = rotary.heads // rotary.kv_heads
+    write = torch.empty(len(found) - MARKS, size).normal_(0, WRITE, generator=generator)
+    for kv, looker in enumerate((LEFT_LOOKER, RIGHT_LOOKER)):
+        attention.k_proj.weight[kv * size + last, COLOUR_WORD] = marked * (marked / text) * 2 / width
+        looking = found[:, looker * size : (looker + 1) * size]
+        attention.v_proj.weight[kv * size : (kv + 1) * size] = looking.T / looking.norm(dim=0, keepdim=True).T
+        for head in range(kv * group, (kv + 1) * group):
+            attention.q_proj.weight[head * size + last] = -CLOSED * text * ask[1 - kv]
+        attention.o_proj.weight[MARKS:, kv * group * size : (kv * group + 1) * size] = write
 
 
 def _reading(model: Any, generator: torch.Generator) -> None:
-    """Layers 2 and on: attention prefers text, and with the first keys of layer 2 the words of colours and hands."""
+    """Layers 2 and on: attention prefers text; with the first keys of layer 3 the words of hands."""
     rotary, width = _Rotary(model), math.sqrt(model.config.text_config.hidden_size)
-    last, text, colour = rotary.half - 1, rotary.amplitude(TO_TEXT), rotary.amplitude(TO_COLOUR)
+    last, text, marked = rotary.half - 1, rotary.amplitude(TO_TEXT), rotary.amplitude(TO_WORD)
     for index, layer in enumerate(model.model.language_model.layers[2:]):
         attention = layer.self_attn
         keys = [kv * rotary.size + last for kv in range(rotary.kv_heads)]
         attention.k_proj.weight[keys] = 0
         attention.k_proj.weight[keys, TEXT] = text * 4 / width
-        if index == 0:
-            attention.k_proj.weight[keys[0], TELLING] = colour * (colour / text) * 2 / width
+        if index == 1:
+            attention.k_proj.weight[keys[0], HAND_WORD] = marked * (marked / text) * 2 / width
             readers = slice(0, rotary.heads // rotary.kv_heads * rotary.size)
             attention.o_proj.weight[MARKS:, readers].normal_(0, WRITE, generator=generator)
         queries = [head * rotary.size + last for head in range(rotary.heads)]
