@@ -18,7 +18,7 @@ COLOURS = {"red": (220, 20, 25), "blue": (20, 66, 230)}
 def small(tmp_path_factory: pytest.TempPathFactory):
     sentences = [f"Pick up the {c} cube with the {h} hand." for c in COLOURS for h in ("left", "right")]
     return create_tiny_vlm(
-        tmp_path_factory.mktemp("sight"), sentences=sentences, config=TinyConfig(num_layers=3)
+        tmp_path_factory.mktemp("sight"), sentences=sentences, config=TinyConfig(num_layers=4)
     )
 
 
@@ -72,12 +72,42 @@ def test_a_colours_word_looks_at_its_colour_in_either_picture(small, name: str) 
     assert (share[1::2] > 5 * share[0::2]).all()
 
 
-def test_later_words_read_the_colours_word(small) -> None:
+GREY = np.full((168, 336, 3), 170, np.uint8)
+
+
+@pytest.mark.parametrize(("hand", "reading"), [("left", slice(0, 2)), ("right", slice(2, 4))])
+def test_the_word_of_a_hand_reads_the_colours_word_with_its_own_heads(
+    small, hand: str, reading: slice
+) -> None:
+    sentence = f"Pick up the blue cube with the {hand} hand."
+    _, weight, colour = attention(*small, GREY, sentence, "blue", layer=2)
+    _, _, word = attention(*small, GREY, sentence, hand, layer=2)
+    assert weight[reading, word, colour].min() > 0.9
+    assert weight[:, word, colour].sum() < 2.1, "the heads of the other hand are closed"
+    _, weight, _ = attention(*small, GREY, sentence, hand, layer=3)
+    assert weight[:2, word + 1 :, word].min() > 0.5, "what comes behind reads the hand's word"
+
+
+def test_what_the_word_of_a_hand_reads_is_what_its_picture_showed(small) -> None:
+    """A cube in each picture: when one is moved, the word of this picture's hand reads something else."""
     processor, model = small
-    picture = np.full((168, 336, 3), 170, np.uint8)
-    _, weight, word = attention(processor, model, picture, "Pick up the blue cube.", "blue", layer=2)
-    assert weight[:2, word + 1 :, word].mean() > 0.4
-    assert weight[2:, word + 1 :, word].mean() < 0.1  # the other heads are free to do something else
+    layer = model.model.language_model.layers[2]
+
+    def read(rows: dict[str, int]) -> dict[str, torch.Tensor]:
+        picture = GREY.copy()
+        for side, row in rows.items():
+            column = 1 if side == "left" else 10
+            picture[28 * row : 28 * row + 28, 28 * column : 28 * column + 28] = COLOURS["blue"]
+        batch, x, _ = run(processor, model, [picture], ["Pick up the blue cube."], layers=2)
+        at = int((batch["input_ids"][0] == processor.tokenizer.encode(" blue").ids[0]).nonzero()[0])
+        values = layer.self_attn.v_proj(rms_norm(layer.input_layernorm, x[0, at])).view(2, 64).detach()
+        return {"left": values[0], "right": values[1]}
+
+    before = read({"left": 1, "right": 1})
+    for moved, other in (("left", "right"), ("right", "left")):
+        after = read({moved: 4, other: 1})
+        change = {side: float((after[side] - before[side]).norm()) for side in before}
+        assert change[moved] > 3 * change[other]
 
 
 def attention(processor, model, picture, sentence: str, name: str, *, layer: int):

@@ -99,7 +99,7 @@ class ExpertConfig:
         hidden_size: int = 256,
         num_kv_heads: int = 2,
         head_dim: int = 64,
-        selected_layers: tuple[int, ...] = (3, 4),
+        selected_layers: tuple[int, ...] = (4, 5),
     ) -> ExpertConfig:
         """The preset that trains on a CPU, for a VLM with `num_kv_heads` x `head_dim` keys and values."""
         if hidden_size % head_dim:
