@@ -122,7 +122,7 @@ class Cycle:
     widths: dict[str, Float[ndarray, " 24"]]
     """Openings the chunk asks for, metres."""
     skipped: int
-    """Leading steps that were past when inference had finished."""
+    """Leading steps that were past, or less than a period ahead, when inference had finished."""
 
 
 @dataclass
@@ -303,12 +303,12 @@ class _Episode:
         stood = max(0.0, now + config.robot_action_latency - max(self.rests, moment.time))
         start = moment.time + stood
         times = start + PERIOD * np.arange(1, HORIZON + 1)
-        skipped = int(np.sum(times - config.robot_action_latency <= now))
+        # What differs from the plan being driven is made up for within a whole period, not within what is left of one.
+        skipped = int(np.sum(times - config.robot_action_latency < now + PERIOD - EARLY))
         if plan.steps - skipped < min(LEAST_STEPS, HORIZON - skipped):
             raise SafetyError(plan.reason)
         for side in ARMS:
-            for i in range(plan.steps):
-                # What is past is dropped by the device.
+            for i in range(skipped, plan.steps):
                 robot.arms[side].schedule(plan.poses[side][i], times[i] - config.robot_action_latency)
                 robot.grippers[side].schedule(float(widths[side][i]), times[i] - config.gripper_latency)
         self.rests = times[plan.steps - 1]

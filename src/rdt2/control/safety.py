@@ -28,10 +28,11 @@ class SafetyLimits:
     """Corner of the workspace of the TCPs."""
     high: tuple[float, float, float] = (0.45, 0.60, 0.70)
     """The opposite corner."""
-    max_translation: float = 0.08
-    """Between two waypoints, 1/30 s apart."""
-    max_rotation: float = 0.60
-    """Between two waypoints, 1/30 s apart."""
+    max_translation: float = 0.06
+    """Between two waypoints, 1/30 s apart: below what the arms themselves refuse (2 m/s), so that a plan ends there
+    instead of being refused whole."""
+    max_rotation: float = 0.25
+    """The same for turning (8 rad/s)."""
     table_height: float = -0.035
     """No fingertip goes lower: waypoints are lifted, and not driven if that takes more than `max_lift`."""
     max_lift: float = 0.04
