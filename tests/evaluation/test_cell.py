@@ -111,7 +111,7 @@ def test_the_table_names_conditions_and_intervals(capsys):
         "unseen_scene": True,
         "latency": 0.1,
     }
-    settings |= {"unseen_shapes": False, "blind": True, "swap_instruction": False, "execute_steps": 12}
+    settings |= {"unseen_shapes": False, "blind": True, "swap_instruction": False, "execute_steps": 6}
     result = CellEvaluation(
         **settings,
         max_seconds=20,
@@ -144,7 +144,7 @@ def test_a_short_episode_in_the_cell_is_filmed():
         return films[0]
 
     policy = Still()
-    done, result = run_trial(trial, policy, "handheld", config=loop_config(), max_seconds=0.7, watch=watch)
+    done, result = run_trial(trial, policy, "handheld", config=loop_config(12), max_seconds=0.7, watch=watch)
     assert not done.success
     assert not done.followed
     assert done.judged

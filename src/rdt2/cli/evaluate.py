@@ -93,6 +93,8 @@ class EvaluateCell(PolicyOptions):
     """Show the policy black pictures."""
     swap_instruction: bool = False
     """In each scene, ask for another hand or colour than the scene was made for."""
+    execute_steps: int = 6
+    """Steps of each chunk (1 to 24, 30 a second) that are driven before the policy looks again."""
     workers: int = 1
     """Processes that run episodes at the same time, one thread each."""
     json: Path | None = None
@@ -100,7 +102,7 @@ class EvaluateCell(PolicyOptions):
 
     def run(self) -> None:
         from rdt2.cli.output import console, progress, save_json
-        from rdt2.evaluation.cell import evaluate_cell
+        from rdt2.evaluation.cell import evaluate_cell, loop_config
 
         with progress(f"{self.task} on {self.robot}", self.episodes) as advance:
             succeeded = 0
@@ -120,6 +122,7 @@ class EvaluateCell(PolicyOptions):
                 unseen_shapes=self.shapes == "unseen",
                 swap_instruction=self.swap_instruction,
                 workers=self.workers,
+                config=loop_config(self.execute_steps),
                 on_episode=on_episode,
             )
         console().print(result.table())

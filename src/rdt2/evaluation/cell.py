@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rdt2.sim.cell import Cell
 
 LATENCY = 0.1
+EXECUTE_STEPS = 6  # a new look five times a second: where a hand is about to close, 12 steps are driven half blind
 """Seconds of simulated time between an observation and the chunk predicted from it."""
 MAX_SECONDS = 20.0
 """Simulated length of an episode that does not succeed."""
@@ -169,11 +170,11 @@ def rate_cells(rate: Rate) -> tuple[str, str, str]:
     )
 
 
-def loop_config() -> LoopConfig:
-    """How evaluations run the loop."""
+def loop_config(execute_steps: int = EXECUTE_STEPS) -> LoopConfig:
+    """How evaluations run the loop; raises ConfigError for steps that a chunk does not have."""
     from rdt2.control import LoopConfig
 
-    return LoopConfig(latency=LATENCY)
+    return LoopConfig(latency=LATENCY, execute_steps=execute_steps)
 
 
 def evaluate_cell(
