@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from rdt2.sim.cell import Cell
 
 LATENCY = 0.1
-EXECUTE_STEPS = 6  # a new look five times a second: where a hand is about to close, 12 steps are driven half blind
 """Seconds of simulated time between an observation and the chunk predicted from it."""
+EXECUTE_STEPS = 6
+"""Of a chunk, before the next look: where a hand is about to close, 12 steps are driven half blind."""
 MAX_SECONDS = 20.0
 """Simulated length of an episode that does not succeed."""
 STOPPED = "stopped by the operator"
