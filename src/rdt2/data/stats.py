@@ -12,12 +12,11 @@ import numpy as np
 from rdt2.action import ARMS, arm_slice
 from rdt2.data.dataset import ShardIndex
 from rdt2.errors import ShardError
-from rdt2.normalizer import LinearNormalizer
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from rdt2.normalizer import NormalizerMode
+    from rdt2.normalizer import LinearNormalizer, NormalizerMode
 
 BLOCK = 4096  # samples in memory at once: large sets do not fit
 COLUMNS = ("x", "y", "z", *(f"rotation {k}" for k in range(1, 7)), "width")
@@ -34,6 +33,8 @@ class ActionStatistics:
 
     def normalizer(self, mode: NormalizerMode = "limits") -> LinearNormalizer:
         """The normalizer fitted to these."""
+        from rdt2.normalizer import LinearNormalizer
+
         return LinearNormalizer.from_statistics(
             minimum=self.minimum, maximum=self.maximum, mean=self.mean, std=self.std, mode=mode
         )

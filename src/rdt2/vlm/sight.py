@@ -228,13 +228,14 @@ def _looking(
         rotary.pair(
             attention.q_proj.bias[here], rotary.column, side, turn - behind * rotary.frequency[rotary.column]
         )
-    # The first two heads, one for each picture, write where no other does: it can be told apart who found what.
-    shape = attention.o_proj.weight[MARKS:].shape
-    basis, _ = torch.linalg.qr(torch.empty(shape).normal_(generator=generator))
-    own, rest = basis[:, : 2 * size], basis[:, 2 * size :]
-    attention.o_proj.weight[MARKS:, : 2 * size] = own * WRITE * math.sqrt(hidden)
-    others = torch.empty(rest.shape[1], hidden - 2 * size).normal_(0, WRITE, generator=generator)
-    attention.o_proj.weight[MARKS:, 2 * size :] = rest @ others
+    rows = hidden - MARKS
+    if 2 * size < rows:
+        # The first two heads, one for each picture, write where no other does: it can be told apart who found what.
+        basis, _ = torch.linalg.qr(torch.empty(rows, hidden).normal_(generator=generator))
+        own, rest = basis[:, : 2 * size], basis[:, 2 * size :]
+        attention.o_proj.weight[MARKS:, : 2 * size] = own * WRITE * math.sqrt(hidden)
+        others = torch.empty(rest.shape[1], hidden - 2 * size).normal_(0, WRITE, generator=generator)
+        attention.o_proj.weight[MARKS:, 2 * size :] = rest @ others
 
 
 def _choosing(model: Any, hands: list[int], generator: torch.Generator) -> None:
