@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TESTABLE := $(VENV)/.testable
 # Threads that wait busily slow the tests' worker processes down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
@@ -15,13 +16,18 @@ help:  ## Show the targets
 setup: $(INSTALLED)  ## Make .venv with everything that tests and the demo need
 
 $(INSTALLED): pyproject.toml requirements/constraints.txt scripts/setup.sh scripts/system_packages.sh
-	bash scripts/setup.sh "$(PYTHON)" "$(VENV)"
+	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" sim,train,data,remote,mcap,dev
+	@touch $@
+
+# What only some users need, and tests want to see working.
+$(TESTABLE): $(INSTALLED)
+	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" sim,train,data,remote,mcap,dev,ray,view,quant,deepspeed
 	@touch $@
 
 demo: setup  ## Run the committed models on two simulated UR5e arms, write a report
 	$(BIN)/rdt2 demo
 
-test: setup  ## Run all tests
+test: $(TESTABLE)  ## Run all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup  ## Style and types
@@ -35,8 +41,9 @@ format: setup  ## Put the code into the house style
 
 # lerobot needs other versions of torch and huggingface-hub, hence an environment of its own (several GB).
 LEROBOT := .venv-lerobot
+LEROBOT_PYTHON ?= 3.12
 check-lerobot: setup  ## Open a LeRobot v3 dataset written here in lerobot 0.6.1
-	test -x $(LEROBOT)/bin/python || $(BIN)/uv venv --python 3.12 $(LEROBOT)
+	test -x $(LEROBOT)/bin/python || $(BIN)/uv venv --python "$(LEROBOT_PYTHON)" $(LEROBOT)
 	$(BIN)/uv pip install --python $(LEROBOT)/bin/python "lerobot[dataset]==0.6.1"
 	rm -rf $(LEROBOT)/check && mkdir $(LEROBOT)/check
 	$(BIN)/python scripts/check_lerobot.py write $(LEROBOT)/check

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make a virtual environment with the package, its simulation and its development tools.
-# Usage: scripts/setup.sh PYTHON VENV
+# Make a virtual environment with the package and the named extras, or add the extras to one.
+# Usage: scripts/setup.sh PYTHON VENV EXTRAS
 set -euo pipefail
-python=$1 venv=$2
+python=$1 venv=$2 extras=$3
 cd "$(dirname "$0")/.."
 
 "$python" - <<'PY' || { echo "Python 3.10 to 3.13 is needed; choose one with: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -22,6 +22,6 @@ else
   where+=(--torch-backend auto)
 fi
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
-  --constraint requirements/constraints.txt "${where[@]}" --editable ".[sim,train,data,remote,mcap,dev]"
+  --constraint requirements/constraints.txt "${where[@]}" --editable ".[$extras]"
 
 bash scripts/system_packages.sh "$venv/bin/python"

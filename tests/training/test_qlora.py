@@ -28,9 +28,10 @@ def test_training_beside_4_bit_weights_and_merging_into_whole_ones(samples, tiny
     fit(stage, config, tmp_path)
 
     layer = stage.module.vlm.get_base_model().model.language_model.layers[1]
-    packed = layer.mlp.down_proj.base_layer.weight
+    packed = layer.mlp.up_proj.base_layer.weight
     assert packed.dtype == torch.uint8
     assert packed.numel() == 64 * 96 / 2
+    assert layer.mlp.down_proj.base_layer.weight.dtype == torch.float32  # rows of 96: no whole blocks of 64
     trained = [name for name, p in stage.module.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 3 * 7
     assert all("lora_" in name for name in trained)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.vlm.quantize import BLOCK
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,6 +51,8 @@ def add_adapters(vlm: Any, config: VQTraining, *, base: str) -> PeftModel:
 def quantise(vlm: Any, *, device: torch.device | str, compute: torch.dtype) -> None:
     """Keep the projections that adapters sit on in 4 bits (nf4, double quantisation), in place.
 
+    Those whose rows are no whole blocks of 64 weights stay as they are; the published model has none.
+
     Args:
         vlm: a whole Qwen2.5-VL; the rest of it keeps its dtype.
         device: where the projections are quantised and stay.
@@ -66,7 +69,7 @@ def quantise(vlm: Any, *, device: torch.device | str, compute: torch.dtype) -> N
             "Install it with pip install 'rdt2[train,quant]', or set adapter=lora."
         ) from error
     for name, module in list(vlm.named_modules()):
-        if not re.fullmatch(TARGETS, name):
+        if not re.fullmatch(TARGETS, name) or module.in_features % BLOCK:
             continue
         small = Linear4bit(
             module.in_features, module.out_features, bias=module.bias is not None, compute_dtype=compute,

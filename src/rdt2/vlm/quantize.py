@@ -1,7 +1,8 @@
 """Weights in 8 or 4 bits, arithmetic as before: for cards that a VLM in half precision does not fit on.
 
 Quantized are the matrices of all layers, of vision and of language; embedding, head, norms and biases stay. 8 bits
-are whole numbers with a scale for every row; 4 bits are NF4 of bitsandbytes, with a scale for every 64 weights.
+are whole numbers with a scale for every row; 4 bits are NF4 of bitsandbytes, with a scale for every 64 weights, for
+matrices whose rows are so many whole blocks: all but one in each block of the published vision tower.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Quantization = Literal["int8", "int4"]
 BYTES: dict[str, float] = {"int8": 1.0, "int4": 0.5 + 1 / 64}  # of one weight with its share of the scales
+BLOCK = 64
+"""Weights that share a scale in 4 bits. On CPUs bitsandbytes fails where such a block reaches into the next row."""
 LAYERS = re.compile(r"model\.(visual\.blocks|language_model\.layers)\.")
 
 
@@ -58,8 +61,11 @@ def quantize_layers(model: nn.Module, kind: Quantization) -> frozenset[str]:
     make = {"int8": _int8, "int4": _int4}.get(kind)
     if make is None:
         raise ConfigError(f"expected quantize to be one of {list(BYTES)} or None, got {kind!r}")
+    whole = BLOCK if kind == "int4" else 1
     names = [
-        name for name, module in model.named_modules() if LAYERS.match(name) and isinstance(module, nn.Linear)
+        name
+        for name, module in model.named_modules()
+        if LAYERS.match(name) and isinstance(module, nn.Linear) and module.in_features % whole == 0
     ]
     for name in names:
         owner, _, leaf = name.rpartition(".")
@@ -67,7 +73,7 @@ def quantize_layers(model: nn.Module, kind: Quantization) -> frozenset[str]:
     return frozenset(f"{name}.weight" for name in names)
 
 
-def fill_layer(layer: nn.Module, weight: Float[Tensor, "out in"]) -> None:
+def fill_layer(layer: Any, weight: Float[Tensor, "out in"]) -> None:
     """Quantize a weight into a layer of :func:`quantize_layers`, on the device it is on."""
     if isinstance(layer, Int8Linear):
         layer.fill(weight)
