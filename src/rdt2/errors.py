@@ -42,6 +42,10 @@ class TaskError(RDT2Error):
     """A simulated task or scene that does not exist or cannot be built."""
 
 
+class SimulationError(RDT2Error):
+    """A simulation that became unstable: what it shows from then on means nothing."""
+
+
 class SafetyError(RDT2Error):
     """A command that must not reach a robot."""
 

@@ -99,7 +99,7 @@ def broken(kind):
     elif kind == "turns":
         path[9:, :2, :2] = path[9:, :2, :2] @ np.array([[0.0, -1.0], [1.0, 0.0]])
     elif kind == "below the table":
-        path[:, 2, 3] = np.linspace(0.2, -0.12, 24)
+        path[:, 2, 3] = np.linspace(0.2, -0.24, 24)
     elif kind == "workspace":
         path[:, 1, 3] = np.linspace(0.2, 0.7, 24)
     elif kind == "each other":
@@ -109,7 +109,7 @@ def broken(kind):
 
 @pytest.mark.parametrize(
     ("kind", "steps"),
-    [("moves", 9), ("turns", 9), ("below the table", 20), ("workspace", 19), ("each other", 20)],
+    [("moves", 9), ("turns", 9), ("below the table", 18), ("workspace", 19), ("each other", 20)],
 )
 def test_a_plan_ends_before_the_first_bad_waypoint(kind, steps):
     start, poses = plan(left=broken(kind))

@@ -165,6 +165,27 @@ def test_a_short_episode_in_the_cell_is_filmed():
     assert len(films[0].seconds["simulation and pictures"]) == 1
 
 
+class Down(Still):
+    """Asks both hands to go on down through the table."""
+
+    def predict(self, observations, *, seed=None):
+        (chunk,) = super().predict(observations, seed=seed)
+        values = chunk.values.copy()
+        values[:, [2, 12]] = 4e-3 * np.arange(1, 25)[:, None]  # z of the gripper points to its fingertips
+        return [ActionChunk(values, timing=chunk.timing)]
+
+
+def test_the_arms_stop_above_the_table_of_the_scene_and_go_on_looking():
+    trial = draw_trials("pick", 1, seed=0)[0]
+    done, result = run_trial(trial, Down(), "handheld", config=loop_config(), max_seconds=3)
+    assert done.held == 0
+    last = result.cycles[-1]
+    for arm in ("left", "right"):
+        height = last.tcp[arm][2, 3] - trial.scene().table_height
+        # Leaning fingers need a little more, so that the lower of them is clear.
+        assert module.CLEARANCE - 2e-3 < height < module.CLEARANCE + 0.02
+
+
 def test_an_invalid_chunk_moves_nothing_and_the_record_says_why():
     trial = draw_trials("press", 1, seed=0)[0]
     done, result = run_trial(trial, Still(valid=False), "handheld", config=loop_config(), max_seconds=3)

@@ -8,7 +8,7 @@ pytest.importorskip("mujoco")
 
 from rdt2.errors import ConfigError, TaskError
 from rdt2.evaluation.scenes import SCENE_SEEDS_EACH, draw_trials
-from rdt2.sim.demonstrator import FIRST_SCENE_SEED
+from rdt2.sim.recording import FIRST_SCENE_SEED
 
 
 def asked(trials):

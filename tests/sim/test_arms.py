@@ -249,6 +249,21 @@ def test_too_fast_a_waypoint_is_refused(bench):
         controllers["right"].schedule(turned, data.time + 0.05)
 
 
+def test_holding_is_staying_where_the_arm_is_not_where_it_was_sent(bench):
+    """An arm that is held back goes on pushing until it is told to hold."""
+    _, data, controllers = bench
+    controller = controllers["right"]
+    joint = controller._qpos[1]
+    data.qpos[joint] += 0.1  # something has moved the arm away from its commanded path
+    mujoco.mj_forward(bench[0], data)
+    there = controller.state().pose
+    assert np.linalg.norm(controller.trajectory.end[1][:3, 3] - there[:3, 3]) > 0.02
+    controller.hold()
+    np.testing.assert_allclose(controller.trajectory.end[1], there, atol=1e-6)
+    advance(bench, 0.3)
+    np.testing.assert_allclose(controller.state().pose[:3, 3], there[:3, 3], atol=2e-3)
+
+
 def test_a_path_out_of_reach_stops_the_arm_near_the_edge_of_its_reach(bench):
     _, data, controllers = bench
     arm = controllers["right"]

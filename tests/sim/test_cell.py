@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from rdt2.errors import ConfigError, TaskError
+from rdt2.errors import ConfigError, SimulationError, TaskError
 from rdt2.sim import Cell, make_scene
 
 pytest.importorskip("mujoco")
@@ -237,3 +237,15 @@ def test_seen_from_says_where_the_picture_shows_an_object(cell: Cell) -> None:
     assert y == pytest.approx(rows.mean() / 384 - 0.5, abs=0.03)
     assert 0.1 < depth < 0.4
     assert cell.seen_from("left", name)[2] < 0 or abs(cell.seen_from("left", name)[0]) > 0.5
+
+
+def test_physics_that_break_down_end_the_episode_instead_of_beginning_afresh(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Cell("handheld", make_scene("pick", 3)) as cell:
+        cell.advance_to(0.1)
+        cell.data.qvel[:] = np.nan
+        with pytest.raises(SimulationError, match="scene 3"):
+            cell.advance_to(0.2)
+        cell.reset()
+        cell.advance_to(0.1)
+    assert not list(tmp_path.iterdir()), "no log in the user's folder"

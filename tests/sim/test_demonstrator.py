@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,21 +10,9 @@ import pytest
 pytest.importorskip("mujoco")
 
 from rdt2.action import ARMS, ActionChunk
-from rdt2.data import check_shards, read_shards
-from rdt2.errors import ConfigError
-from rdt2.normalizer import LinearNormalizer
 from rdt2.sim.cell import Cell
-from rdt2.sim.demonstrator import (
-    FIRST_SCENE_SEED,
-    Demonstration,
-    Disturbance,
-    demonstrate,
-    draw_frame,
-    draw_manner,
-    open_episode,
-    perturbed_start,
-    record_dataset,
-)
+from rdt2.sim.demonstrator import Disturbance, draw_manner, perturbed_start, wandered_start
+from rdt2.sim.recording import FIRST_SCENE_SEED, Demonstration, demonstrate
 from rdt2.sim.scene import make_scene
 from rdt2.sim.tasks import task_for
 
@@ -98,6 +84,44 @@ def test_corrects_and_leaves_out_what_was_done_to_it(kind: str) -> None:
     assert done.phases[last + 1] == "reach"
 
 
+@pytest.mark.parametrize(
+    ("kind", "disturbance"),
+    [
+        # Closes on nothing beside the object and rises as if it held it.
+        ("pick", Disturbance("miss", "reach", 0.1, 1.5, (0.05, 0.0, 0.0), closes=True, rise=0.12)),
+        # Goes down beside the object, open, into its side.
+        ("pick", Disturbance("miss", "reach", 0.1, 1.5, (0.0, 0.03, -0.01))),
+        ("press", Disturbance("miss", "reach", 0.1, 1.5, (0.04, 0.0, -0.01))),
+        # Lets go of it beside the bowl.
+        ("place", Disturbance("drop", "carry", 0.3, 1.5, (0.0, -0.12, 0.0))),
+    ],
+)
+def test_tries_again_after_a_miss(kind: str, disturbance: Disturbance) -> None:
+    done = run(kind, 1, disturbance)
+    assert done.success
+    last = int(np.flatnonzero(done.disturbed)[-1])
+    assert last > 20
+    assert done.phases[last + 2] == "reach", "it begins again"
+    # As it was when the hand had gone astray, the jaws are closed, which no reaching hand should keep.
+    assert (done.widths[done.task.hand][last] < 0.01) == (disturbance.closes or kind == "press")
+
+
+def test_a_miss_that_holds_the_object_after_all_is_gone_on_with() -> None:
+    done = run("pick", 1, Disturbance("miss", "reach", 0.1, 1.5, (0.004, 0.0, 0.0), closes=True, rise=0.05))
+    last = int(np.flatnonzero(done.disturbed)[-1])
+    assert done.success
+    assert "reach" not in done.phases[last + 2 :]
+
+
+def test_idle_hands_wander_clear_of_objects() -> None:
+    rng = np.random.default_rng(0)
+    for side, outward in (("right", -1), ("left", 1)):
+        scene = make_scene("pick", FIRST_SCENE_SEED)
+        places = np.array([wandered_start(rng, scene.starts[side], side).position for _ in range(50)])
+        assert (outward * places[:, 1]).min() > 0.21
+        assert np.ptp(places, axis=0).min() > 0.1
+
+
 def test_opens_closed_jaws_before_it_goes_down() -> None:
     assert run("pick", 2, closed=True).success
 
@@ -115,64 +139,3 @@ def test_perturbed_starts_are_clear_of_objects() -> None:
             for item in scene.objects:
                 assert np.hypot(x - item.position[0], y - item.position[1]) > item.radius + 0.05
     assert min(heights) < 0.06 < 0.2 < max(heights)
-
-
-def test_picture_is_left_then_right(pick: Demonstration) -> None:
-    with Cell("handheld", pick.scene) as cell:
-        picture = draw_frame(cell, pick.states[0])
-        np.testing.assert_array_equal(picture[:, :384], cell.render("left"))
-        np.testing.assert_array_equal(picture[:, 384:], cell.render("right"))
-
-
-def test_episodes_differ_by_their_generator() -> None:
-    starts = []
-    for seed in (0, 0, 1):
-        with open_episode("pick", FIRST_SCENE_SEED, np.random.default_rng(seed)) as (_, _, manner):
-            starts.append(manner)
-    assert starts[0] == starts[1] != starts[2]
-
-
-def test_record_dataset(tmp_path: Path) -> None:
-    """Same bytes whatever the workers; interrupted recordings go on; other settings are refused."""
-    options = {"seed": 4, "tasks": {"press": 1.0}, "stride": 20, "episodes_per_shard": 1}
-    steps: list[tuple[int, int]] = []
-    report = record_dataset(tmp_path / "a", 2, **options, progress=lambda *step: steps.append(step))  # type: ignore[arg-type]
-    assert steps == [(1, 2), (2, 2)]
-    assert report.successes["press"] == 2
-    names = sorted(path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith("."))
-    assert names == [
-        "dataset.yaml",
-        "instructions.json",
-        "normalizer.safetensors",
-        "recording.json",
-        "shard-000000.tar",
-        "shard-000001.tar",
-    ]
-    samples = list(read_shards(tmp_path / "a"))
-    assert len(samples) == report.samples > 4
-    assert {sample.meta["episode"] for sample in samples} == {0, 1}
-    assert all(sample.meta["seed"] >= FIRST_SCENE_SEED for sample in samples)
-    assert all(
-        set(seen) == {"left", "right"} for sample in samples for seen in sample.meta["objects"].values()
-    )
-    normalizer = LinearNormalizer.from_pretrained(tmp_path / "a")
-    found = check_shards(tmp_path / "a", normalizer=normalizer)
-    assert [finding.name for finding in found.findings] == ["tokens missing"]
-
-    record_dataset(tmp_path / "b", 2, **options, workers=2)  # type: ignore[arg-type]
-    for name in ("shard-000000.tar", "shard-000001.tar", "instructions.json"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-    before = (tmp_path / "a" / "shard-000000.tar").stat().st_mtime_ns
-    (tmp_path / "a" / "shard-000001.tar").unlink()
-    (tmp_path / "a" / "instructions.json").unlink()
-    record_dataset(tmp_path / "a", 2, **options)  # type: ignore[arg-type]
-    assert (tmp_path / "a" / "shard-000000.tar").stat().st_mtime_ns == before
-    assert (tmp_path / "a" / "shard-000001.tar").read_bytes() == (
-        tmp_path / "b" / "shard-000001.tar"
-    ).read_bytes()
-    assert len(json.loads((tmp_path / "a" / "instructions.json").read_text())) >= 1
-    with pytest.raises(ConfigError, match="recorded with"):
-        record_dataset(tmp_path / "a", 2, **(options | {"stride": 3}))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="tasks"):
-        record_dataset(tmp_path / "c", 2, tasks={"juggle": 1.0})

@@ -44,7 +44,7 @@ class DataRecord:
 
     def run(self) -> None:
         from rdt2.cli.output import console, progress, save_json
-        from rdt2.sim.demonstrator import TASK_MIX, record_dataset
+        from rdt2.sim.recording import TASK_MIX, record_dataset
 
         with progress("episodes", self.episodes) as advance:
             finished = 0

@@ -35,7 +35,7 @@ class SafetyLimits:
     """The same for turning (8 rad/s)."""
     table_height: float = -0.035
     """No fingertip goes lower: waypoints are lifted, and not driven if that takes more than `max_lift`."""
-    max_lift: float = 0.04
+    max_lift: float = 0.10
     sphere_center: tuple[float, float, float] = (0.0, 0.0, -0.12)
     """Middle of the ball around each gripper, in the TCP's frame."""
     sphere_radius: float = 0.05

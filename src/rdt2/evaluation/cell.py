@@ -35,6 +35,9 @@ LATENCY = 0.1
 """Seconds of simulated time between an observation and the chunk predicted from it."""
 EXECUTE_STEPS = 6
 """Of a chunk, before the next look: where a hand is about to close, 12 steps are driven half blind."""
+CLEARANCE = 0.013
+"""Lowest place of a TCP above the table, metres: the fingers' pads, which reach 10 mm beyond it, stay clear. A cell's
+table is measured once, as that of a robot is."""
 MAX_SECONDS = 20.0
 """Simulated length of an episode that does not succeed."""
 STOPPED = "stopped by the operator"
@@ -279,6 +282,8 @@ def run_trial(
     scene = trial.scene()
     task = trial.task(scene)
     sentence = trial.instruction or (task.instruction if task else "")
+    floor = dataclasses.replace(config.limits, table_height=scene.table_height + CLEARANCE)
+    config = dataclasses.replace(config, limits=floor)
     with Cell(robot, scene) as cell:
         monitor = Monitor(cell, task) if task is not None else None
         result = run_episode(

@@ -1,6 +1,6 @@
 """Which scenes an evaluation runs: balanced over hands and colours, and none of them ever in training data.
 
-Recordings draw their scenes from seeds at `rdt2.sim.demonstrator.FIRST_SCENE_SEED` (1e9) and above.
+Recordings draw their scenes from seeds at `rdt2.sim.recording.FIRST_SCENE_SEED` (1e9) and above.
 Evaluations draw theirs below: evaluation seed S owns the scene seeds S * 100,000 to S * 100,000 + 99,999.
 """
 
@@ -94,7 +94,7 @@ def draw_trials(
         ConfigError: no episodes, or a seed whose scenes would reach those of training.
         TaskError: an unknown task.
     """
-    from rdt2.sim.demonstrator import FIRST_SCENE_SEED
+    from rdt2.sim.recording import FIRST_SCENE_SEED
     from rdt2.sim.scene import COLOURS, make_scene
 
     seeds = FIRST_SCENE_SEED // SCENE_SEEDS_EACH

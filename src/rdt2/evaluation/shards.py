@@ -183,7 +183,9 @@ def observe(index: ShardIndex, number: int) -> Observation:
     from rdt2.observation import IMAGE_SIZE, Observation
 
     picture = index.picture(number)
+    told: dict[str, Any] = {"state": index.state(number)} if "state" in index.meta(number) else {}
     return Observation(
+        **told,
         left=picture[:, :IMAGE_SIZE],
         right=picture[:, IMAGE_SIZE:],
         instruction=index.instruction(number) or "",

@@ -253,7 +253,11 @@ class ArmController:
         return self.trajectory.schedule(pose, time, now=now)
 
     def hold(self) -> None:
-        """Forget all pending waypoints, clear a fault, and stay where the arm is."""
+        """Forget all pending waypoints, clear a fault, and stay where the arm is.
+
+        Where it is, not where it was sent: an arm that something holds back does not go on pushing.
+        """
+        self._joints = self._previous = self._data.qpos[self._qpos].copy()
         self.trajectory = PoseTrajectory(self.kinematics.forward(self._joints), float(self._data.time))
         self.fault = ""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rdt2.errors import TaskError
+from rdt2.errors import SimulationError, TaskError
 from rdt2.robot.protocols import ARMS, Frame, Robot
 from rdt2.sim import render
 from rdt2.sim.gripper import GripperController, gripper_spec, tcp_rotation
@@ -198,15 +198,25 @@ class Cell:
     def advance_to(self, time: float) -> None:
         """Run the physics until simulated time is `time` (to within half a step). Does nothing if that is
         past.
+
+        Raises:
+            SimulationError: the physics broke down.
         """
         import mujoco
 
         step = self.model.opt.timestep
+        kinds = mujoco.mjtWarning
+        broken = [int(kind) for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)]
         while self.data.time < time - 0.5 * step:
             for side in ARMS:
                 self.arms[side].update()
                 self.grippers[side].update()
             mujoco.mj_step(self.model, self.data)
+            if any(self.data.warning[fault].number for fault in broken):
+                raise SimulationError(
+                    f"the physics of scene {self.scene.seed} broke down (NaN or huge values) and began afresh. "
+                    "This episode is lost; go on with another."
+                )
             if self.data.time * 30.0 >= self._ticks + 1 - 1e-6:
                 self._ticks += 1
                 for listener in self.listeners:

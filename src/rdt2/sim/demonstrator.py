@@ -2,46 +2,37 @@
 
 It is a feedback law, not a replayed path: at every 1/30 s the motion is computed from where the hand and
 the object are now. A policy that sees only two pictures can therefore imitate it, and wherever the hand is
-pushed the next motion is a correction. Recorded episodes hold much of that: a third begin from odd places,
-many are disturbed on the way. Nothing that was done *to* the hand is ever a training target: a frame is
-written only if the 24 steps that follow it are the demonstrator's own.
-
-    record_dataset("data/", episodes=900, seed=0, stride=3, workers=2)
+pushed the next motion is a correction. Recorded episodes hold much of that: a third begin from odd places, many
+are disturbed on the way, and in many the hand first misses: it goes down beside the object, pushes it, closes on
+nothing, drops it beside the bowl. What a policy meets after its own mistakes has then been seen. Nothing that was
+done *to* the hand is ever a training target: a frame is written only if the 24 steps that follow it are the
+demonstrator's own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rdt2.action import ARMS, FPS, HORIZON
-from rdt2.errors import ConfigError, TaskError
+from rdt2.action import ARMS, FPS
 from rdt2.robot.protocols import Robot
 from rdt2.sim.cell import Cell
 from rdt2.sim.gripper import tcp_rotation
-from rdt2.sim.scene import TASK_KINDS, ObjectSpec, Scene, Start, make_scene
-from rdt2.sim.tasks import Monitor, Task, task_for
+from rdt2.sim.scene import ObjectSpec, Scene, Start
+from rdt2.sim.tasks import Task
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
     from numpy.random import Generator
 
-TASK_MIX = {"pick": 0.45, "place": 0.35, "press": 0.20}
-FIRST_SCENE_SEED = 1_000_000_000
-"""Scenes of recordings have seeds from here on, so that smaller seeds are never trained on."""
-EPISODES_PER_SHARD = 40
-_ATTEMPTS = 6
-_STEP = 1.0 / FPS
+STEP = 1.0 / FPS
+"""Seconds between two commands."""
 
 # Heights of the TCP above the table, metres. The rubber pads reach 10 mm beyond the TCP.
 _LOWEST = 0.016
@@ -62,7 +53,8 @@ _GAIN = 5.5
 _ACCELERATION = 3.0
 _JAW_SPEED = 0.22
 """m/s of the opening: 0.088 m in 0.4 s."""
-_LONGEST = 12.0
+_SQUEEZE = 0.012
+"""Fingers so much further apart than asked for hold something, metres."""
 
 
 # ------------------------------------------------------------------------------------------------- one person
@@ -89,19 +81,24 @@ class Manner:
 class Disturbance:
     """Something that happens to the hand once the way left is shorter than ``distance``."""
 
-    kind: Literal["push", "close"]
+    kind: Literal["push", "close", "miss", "drop"]
+    """Pushed by ``shift`` and turned by ``turn`` within ``seconds``; the jaws close for ``seconds``; the hand goes
+    ``shift`` beside its goal, at most ``seconds`` long, as if that were it: there it may close and rise (miss), or
+    lets go (drop)."""
     phase: Literal["reach", "carry"]
     distance: float
     seconds: float
-    shift: tuple[float, float, float]
-    turn: tuple[float, float, float]
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    closes: bool = False
+    rise: float = 0.0
 
 
 def draw_manner(rng: Generator, *, kind: str, open_width: float) -> Manner:
     """Draw the manner of an episode."""
     return Manner(
-        speed=float(np.clip(rng.normal(1.0, 0.12), 0.7, 1.3)),
-        curve=float(np.clip(rng.normal(0.0, 0.10), -0.25, 0.25)),
+        speed=float(np.clip(rng.normal(1.0, 0.06), 0.85, 1.15)),
+        curve=float(np.clip(rng.normal(0.0, 0.05), -0.12, 0.12)),
         tilt=tuple(np.deg2rad(rng.normal(0.0, 1.2, 2)).tolist()),  # type: ignore[arg-type]
         lift=float(rng.uniform(0.17, 0.19)),
         open_width=open_width,
@@ -128,6 +125,36 @@ def _draw_disturbances(rng: Generator, kind: str) -> Iterator[Disturbance]:
             shift=tuple(shift.tolist()),
             turn=tuple(turn.tolist()),
         )
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.45, 0.42, 0.13]))):
+        yield _draw_miss(rng, kind)
+    if kind == "place" and rng.random() < 0.15:
+        beside = _around(rng, rng.uniform(0.10, 0.15))
+        yield Disturbance("drop", "carry", 0.30, 1.5, (*beside, 0.0))
+
+
+def _draw_miss(rng: Generator, kind: str) -> Disturbance:
+    """As far beside the target as a policy errs, at its height, below or above."""
+    closes = kind != "press" and rng.random() < 0.6
+    beside = _around(rng, rng.uniform(0.0, 0.06))
+    above = rng.uniform(-0.02, 0.01) if kind == "press" or rng.random() < 0.6 else rng.uniform(0.01, 0.06)
+    rise = rng.uniform(0.0, 0.18) if closes and rng.random() < 0.6 else 0.0
+    distance = rng.uniform(0.05, 0.25)
+    return Disturbance(
+        "miss", "reach", float(distance), 1.5, (*beside, float(above)), closes=closes, rise=float(rise)
+    )
+
+
+def _around(rng: Generator, distance: float) -> tuple[float, float]:
+    """A shift by so much to any side."""
+    angle = rng.uniform(0, 2 * np.pi)
+    return float(distance * np.cos(angle)), float(distance * np.sin(angle))
+
+
+def wandered_start(rng: Generator, start: Start, side: str) -> Start:
+    """A place for the idle hand where it does not usually wait, clear of the objects."""
+    outward = -1.0 if side == "right" else 1.0
+    x, y, z = rng.uniform((-0.12, 0.22, 0.11), (0.12, 0.42, 0.34))
+    return dataclasses.replace(start, position=(float(x), float(outward * y), float(z)))
 
 
 def perturbed_start(rng: Generator, scene: Scene, side: str) -> Start:
@@ -161,6 +188,9 @@ def perturbed_start(rng: Generator, scene: Scene, side: str) -> Start:
 
 # ---------------------------------------------------------------------------------------- the feedback law
 
+_Motion = tuple[np.ndarray, np.ndarray, float]
+"""Of one step: velocity (3,) m/s, rotation (3, 3) in the cell's frame, speed of the opening m/s."""
+
 
 @dataclass
 class Demonstrator:
@@ -187,10 +217,10 @@ class Demonstrator:
         self.table = self.cell.scene.table_height
         self.pose = {arm: self.robot.arms[arm].state().pose for arm in ARMS}
         self.width = {arm: self.robot.grippers[arm].state().width for arm in ARMS}
-        self._rest = self.pose[_other(self.side)].copy()
-        self._velocity = np.zeros(3)
+        self._rest = self.pose[other_hand(self.side)].copy()
+        self._velocity, self._jaw = np.zeros(3), 0.0
         self._pending = list(self.manner.disturbances)
-        self._active: tuple[Disturbance, int] | None = None
+        self._active: Iterator[_Motion] | None = None
         self._yaw = self._grasp_yaw()
         self._still = 0
         self._top = 0.0
@@ -226,34 +256,38 @@ class Demonstrator:
     def step(self) -> bool:
         """Command the next 1/30 s of both hands. False when the task is done and the hand has been still."""
         arm, now = self.pose[self.side], self.robot.clock.now()
-        self.disturbed = False
         velocity, rotate, jaw = self._intend()
-        if self._active is not None:
-            velocity, rotate, jaw = self._suffer(velocity, rotate, jaw)
+        self._jaw = jaw
+        suffered = next(self._active, None) if self._active is not None else None
+        self.disturbed = suffered is not None
+        if suffered is not None:
+            velocity, rotate, jaw = suffered
+        else:
+            self._active = None
         change = velocity - self._velocity
-        limit = _ACCELERATION * self.manner.speed * _STEP
+        limit = _ACCELERATION * self.manner.speed * STEP
         if not self.disturbed and np.linalg.norm(change) > limit:
             velocity = self._velocity + change * (limit / np.linalg.norm(change))
         self._velocity = velocity
         pose = arm.copy()
-        pose[:3, 3] += velocity * _STEP
+        pose[:3, 3] += velocity * STEP
         pose[2, 3] = max(pose[2, 3], self.table + _LOWEST - 0.003)
         pose[:3, :3] = rotate @ arm[:3, :3]
         self.pose[self.side] = pose
-        self.width[self.side] = float(np.clip(self.width[self.side] + jaw * _STEP, 0.0, 0.088))
+        self.width[self.side] = float(np.clip(self.width[self.side] + jaw * STEP, 0.0, 0.088))
         self._tick += 1
         idle = self._rest.copy()
         idle[:3, 3] += np.array(self.manner.sway) * np.sin(
-            2 * np.pi * np.array([0.31, 0.23, 0.27]) * self._tick * _STEP
+            2 * np.pi * np.array([0.31, 0.23, 0.27]) * self._tick * STEP
         )
-        self.pose[_other(self.side)] = idle
+        self.pose[other_hand(self.side)] = idle
         for side in ARMS:
-            self.robot.arms[side].schedule(self.pose[side], now + _STEP)
-            self.robot.grippers[side].schedule(self.width[side], now + _STEP)
+            self.robot.arms[side].schedule(self.pose[side], now + STEP)
+            self.robot.grippers[side].schedule(self.width[side], now + STEP)
         return self.phase != "done"
 
-    def _intend(self) -> tuple[ndarray, ndarray, float]:
-        """Velocity (3,), rotation of this step (3, 3) and jaw speed that the demonstrator wants now."""
+    def _intend(self) -> _Motion:
+        """What the demonstrator wants now."""
         position = self.pose[self.side][:3, 3]
         rotate, angle = self._turn_towards(self._target_rotation())
         width, wide = self.width[self.side], self.manner.open_width
@@ -266,14 +300,16 @@ class Demonstrator:
             hover = goal[2] + 0.022 if press else self.table + _HOVER
             ready = width < 0.005 if press else width > wide - 0.012
             self._begin_disturbance("reach", float(np.linalg.norm(goal - position)))
-            if self._active is None and ready and angle < np.deg2rad(3) and _arrived(position, goal):
+            near = _arrived(position, goal, 0.003 if press else 0.007)
+            if self._active is None and ready and angle < np.deg2rad(3) and near:
                 self.phase = "press" if press else "close"
                 return stay, rotate, jaw if press else closing
             return self._towards(position, goal, hover, ready=ready), rotate, jaw
         if self.phase == "close":
-            if width <= 0.0:
+            # Fingers that are held apart squeeze: that is to be seen, unlike how far they would have closed.
+            if width <= 0.0 or self._opening() - width > _SQUEEZE:
                 self.phase = "lift"
-            return stay, rotate, closing
+            return self._straight(position, self._reach_goal(), 1.0), rotate, closing
         if self.phase == "press":
             cap = self.cell.object_pose(self.item.name)[:3, 3]
             goal = np.array([cap[0], cap[1], self._pressed_height()])
@@ -316,7 +352,7 @@ class Demonstrator:
             # A pressed button looks as before. Opening the jaws shows that it is done.
             return self._straight(position, goal, 1.0), rotate, opening if width < wide - 0.002 else 0.0
         self._still += 1
-        if self._still >= (1.2 if self.task.kind == "pick" else 0.7) * FPS:
+        if self._still >= (1.0 if self.task.kind == "pick" else 0.7) * FPS:
             self.phase = "done"
         jaw = closing if self.task.kind == "pick" else opening if width < wide - 0.002 else 0.0
         return stay, np.eye(3), jaw
@@ -326,13 +362,18 @@ class Demonstrator:
 
     def _holding(self) -> bool:
         item = self.cell.object_pose(self.item.name)[:3, 3]
-        return bool(np.linalg.norm(item - self.pose[self.side][:3, 3]) < 0.035)
+        near = np.linalg.norm(item - self.pose[self.side][:3, 3]) < 0.035
+        return bool(near and self._opening() > _SQUEEZE)
+
+    def _opening(self) -> float:
+        """Measured."""
+        return self.robot.grippers[self.side].state().width
 
     # -- fields of motion
 
     def _speed(self, distance: float, fastest: float) -> float:
         """m/s: proportional to the way left, with a floor so that the end is reached, never beyond it."""
-        return min(max(_SLOWEST, min(fastest, _GAIN * distance)) * self.manner.speed, distance / _STEP)
+        return min(max(_SLOWEST, min(fastest, _GAIN * distance)) * self.manner.speed, distance / STEP)
 
     def _straight(self, position: ndarray, goal: ndarray, share: float) -> Float[ndarray, " 3"]:
         way = goal - position
@@ -367,39 +408,66 @@ class Demonstrator:
         """The rotation of this step (in the cell's frame) and the angle left, rad."""
         left = Rotation.from_matrix(rotation @ self.pose[self.side][:3, :3].T).as_rotvec()
         angle = float(np.linalg.norm(left))
-        rate = min(max(0.2, min(1.3, 4.0 * angle)) * self.manner.speed, angle / _STEP)
-        return Rotation.from_rotvec(left / max(angle, 1e-9) * rate * _STEP).as_matrix(), angle
+        rate = min(max(0.2, min(1.3, 4.0 * angle)) * self.manner.speed, angle / STEP)
+        return Rotation.from_rotvec(left / max(angle, 1e-9) * rate * STEP).as_matrix(), angle
 
     # -- what happens to the hand
 
     def _begin_disturbance(self, phase: str, distance: float) -> None:
         for number, disturbance in enumerate(self._pending):
             if self._active is None and disturbance.phase == phase and distance < disturbance.distance:
-                self._active = (self._pending.pop(number), 0)
+                suffer = {
+                    "push": self._be_pushed, "close": self._close_early, "miss": self._miss, "drop": self._drop
+                }  # fmt: skip
+                self._active = suffer[disturbance.kind](self._pending.pop(number))
                 return
 
-    def _suffer(self, velocity: ndarray, rotate: ndarray, jaw: float) -> tuple[ndarray, ndarray, float]:
-        """One step of the disturbance that is going on. A push moves by half a sine of velocity."""
-        assert self._active is not None
-        disturbance, tick = self._active
+    def _be_pushed(self, disturbance: Disturbance) -> Iterator[_Motion]:
+        """Moved by half a sine of velocity, the jaws as they were going."""
         steps = max(2, round(disturbance.seconds * FPS))
-        self._active = (disturbance, tick + 1) if tick + 1 < steps else None
-        self.disturbed = True
-        if disturbance.kind == "close":
-            return np.zeros(3), np.eye(3), -_JAW_SPEED
-        weight = np.sin(np.pi * (tick + 0.5) / steps) * np.sin(np.pi / (2 * steps))  # sums to one
-        shift = np.array(disturbance.shift)
-        height = self.pose[self.side][2, 3] - self.table
-        if height < 0.09:
-            # Low among objects a push goes up rather than sideways through them.
-            shift = np.array([0.45 * shift[0], 0.45 * shift[1], abs(shift[2])])
-        elif height + shift[2] < 0.09:
-            shift[2] = 0.09 - height
-        turn = Rotation.from_rotvec(np.array(disturbance.turn) * weight).as_matrix()
-        return shift * weight / _STEP, turn, jaw
+        for tick in range(steps):
+            weight = np.sin(np.pi * (tick + 0.5) / steps) * np.sin(np.pi / (2 * steps))  # sums to one
+            shift = np.array(disturbance.shift)
+            height = self.pose[self.side][2, 3] - self.table
+            if height < 0.09:
+                # Low among objects a push goes up rather than sideways through them.
+                shift = np.array([0.45 * shift[0], 0.45 * shift[1], abs(shift[2])])
+            elif height + shift[2] < 0.09:
+                shift[2] = 0.09 - height
+            turn = Rotation.from_rotvec(np.array(disturbance.turn) * weight).as_matrix()
+            yield shift * weight / STEP, turn, self._jaw
+
+    def _close_early(self, disturbance: Disturbance) -> Iterator[_Motion]:
+        for _ in range(max(2, round(disturbance.seconds * FPS))):
+            yield np.zeros(3), np.eye(3), -_JAW_SPEED
+
+    def _miss(self, disturbance: Disturbance) -> Iterator[_Motion]:
+        yield from self._go_astray(self._reach_goal() + disturbance.shift, disturbance.seconds)
+        while disturbance.closes and self.width[self.side] > 0:
+            yield np.zeros(3), np.eye(3), -_JAW_SPEED
+        yield from self._go_astray(
+            self.pose[self.side][:3, 3] + (0, 0, disturbance.rise), disturbance.seconds
+        )
+        if disturbance.closes and self._holding():
+            self.phase = "lift"
+
+    def _drop(self, disturbance: Disturbance) -> Iterator[_Motion]:
+        bowl = self.cell.object_pose("bowl")[:3, 3] + (0, 0, _RELEASE)
+        yield from self._go_astray(bowl + disturbance.shift, disturbance.seconds)
+        while self.width[self.side] < self.manner.open_width:
+            yield np.zeros(3), np.eye(3), _JAW_SPEED
+
+    def _go_astray(self, goal: ndarray, seconds: float) -> Iterator[_Motion]:
+        """Straight to where the demonstrator would not go."""
+        for _ in range(round(seconds * FPS)):
+            position = self.pose[self.side][:3, 3]
+            if _arrived(position, goal):
+                return
+            yield self._straight(position, goal, 1.0), np.eye(3), 0.0
 
 
-def _other(side: str) -> str:
+def other_hand(side: str) -> str:
+    """The hand that is not this one."""
     return "left" if side == "right" else "right"
 
 
@@ -414,330 +482,3 @@ def _yaw(rotation: ndarray, side: str) -> float:
     reference = tcp_rotation(side)
     angle = np.arctan2(rotation[1, 0], rotation[0, 0]) - np.arctan2(reference[1, 0], reference[0, 0])
     return float((angle + np.pi) % (2 * np.pi) - np.pi)
-
-
-# --------------------------------------------------------------------------------------------- one episode
-
-
-@dataclass
-class Demonstration:
-    """What one episode left behind: everything but the pictures, which are drawn afterwards from ``states``.
-
-    poses: {"right", "left"} -> (n, 4, 4) policy frame in the cell frame, metres. widths: {"right", "left"}
-    -> (n,) commanded openings, metres. disturbed: (n,) bool, whether the motion that follows a frame is not
-    the demonstrator's.
-    """
-
-    scene: Scene
-    task: Task
-    manner: Manner
-    times: Float[ndarray, " n"]
-    poses: dict[str, Float[ndarray, "n 4 4"]]
-    widths: dict[str, Float[ndarray, " n"]]
-    disturbed: ndarray
-    phases: list[str]
-    states: Float[ndarray, "n q"]
-    success: bool
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-    def usable(self, stride: int = 1) -> list[int]:
-        """Frames whose 24 following steps are the demonstrator's own; after the end the hands stay still."""
-        bad = np.convolve(self.disturbed, np.ones(HORIZON))[HORIZON - 1 :]
-        return [frame for frame in range(0, len(self), stride) if not bad[frame]]
-
-    def chunks(self, frames: Sequence[int]) -> Iterator[tuple[int, Float[ndarray, "24 20"]]]:
-        """(frame, chunk (24, 20) float32 in metres) of the given frames."""
-        from rdt2.data.episode import cut_chunks
-
-        yield from cut_chunks(self.poses, self.widths, self.times, frames, tail="pad")
-
-
-def demonstrate(cell: Cell, task: Task, manner: Manner) -> Demonstration:
-    """Do the task from the cell's present state, without drawing anything."""
-    robot = cell.robot()
-    monitor = Monitor(cell, task)
-    demonstrator = Demonstrator(cell, robot, task, manner)
-    before = cell.object_pose(task.target)[2, 3]
-    start = robot.clock.now()
-    times, states, disturbed, phases = [], [], [], []
-    poses: dict[str, list[ndarray]] = {side: [] for side in ARMS}
-    widths: dict[str, list[float]] = {side: [] for side in ARMS}
-    running, tick = True, 0
-    while running and robot.clock.now() - start < _LONGEST:
-        times.append(robot.clock.now())
-        states.append(cell.data.qpos.copy())
-        for side in ARMS:
-            poses[side].append(robot.arms[side].state().pose @ robot.policy_to_tcp[side])
-            widths[side].append(demonstrator.width[side])
-        phases.append(demonstrator.phase)
-        running = demonstrator.step()
-        disturbed.append(demonstrator.disturbed)
-        tick += 1
-        robot.clock.sleep_until(start + tick * _STEP)
-    monitor.close()
-    success = not running and bool(monitor.success)
-    if task.kind == "pick":
-        # The task asks for 3 s in the air. A shorter hold teaches as much.
-        success = not running and cell.object_pose(task.target)[2, 3] - before > 0.10
-    return Demonstration(
-        scene=cell.scene,
-        task=task,
-        manner=manner,
-        times=np.array(times),
-        poses={side: np.array(values) for side, values in poses.items()},
-        widths={side: np.array(values) for side, values in widths.items()},
-        disturbed=np.array(disturbed, dtype=np.float64),
-        phases=phases,
-        states=np.array(states),
-        success=success,
-    )
-
-
-def draw_frame(cell: Cell, state: Float[ndarray, " q"]) -> ndarray:
-    """Picture left | right, uint8 RGB (384, 768, 3), of a recorded state. The cell's own state is lost."""
-    import mujoco
-
-    cell.data.qpos[:] = state
-    mujoco.mj_forward(cell.model, cell.data)
-    return np.concatenate([cell.render("left"), cell.render("right")], axis=1)
-
-
-def _seen(cell: Cell) -> dict[str, dict[str, list[float]]]:
-    """Where each wrist camera sees each object: x, y, depth as in `Cell.seen_from`."""
-    return {
-        item.name: {side: [round(value, 4) for value in cell.seen_from(side, item.name)] for side in ARMS}
-        for item in cell.scene.objects
-    }
-
-
-# ----------------------------------------------------------------------------------------------- data sets
-
-
-@dataclass
-class RecordingReport:
-    """What record_dataset did. attempts and successes are by task; frames are samples written."""
-
-    episodes: int = 0
-    samples: int = 0
-    attempts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASK_KINDS, 0))
-    successes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASK_KINDS, 0))
-    seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
-
-
-def record_dataset(
-    out_dir: str | Path,
-    episodes: int,
-    *,
-    seed: int = 0,
-    tasks: Mapping[str, float] = TASK_MIX,
-    stride: int = 1,
-    workers: int = 1,
-    episodes_per_shard: int = EPISODES_PER_SHARD,
-    perturbed: float = 1 / 3,
-    progress: Callable[[int, int], None] | None = None,
-) -> RecordingReport:
-    """Record so many successful episodes as shards, with instructions, normalizer and ``dataset.yaml``.
-
-    The data are a function of the other arguments, whatever the number of ``workers``. A shard holds
-    ``episodes_per_shard`` episodes and is skipped when it is there already, so an interrupted run is gone
-    on with by the same call. Motion is 30 Hz; every ``stride``-th step becomes a sample. ``progress(done,
-    episodes)`` is called after every shard.
-
-    Raises:
-        ConfigError: numbers that make no sense. RecordingError: the disk is full; earlier shards are whole.
-        TaskError: an episode that fails again and again.
-    """
-    import time
-
-    from rdt2.data.shards import INSTRUCTION_FILES, write_atomic, write_dataset_yaml
-    from rdt2.data.stats import fit_normalizer
-
-    if episodes < 1 or stride < 1 or workers < 1 or episodes_per_shard < 1:
-        raise ConfigError("episodes, stride, workers and episodes_per_shard must be at least 1.")
-    if not tasks or set(tasks) - set(TASK_KINDS) or sum(tasks.values()) <= 0:
-        raise ConfigError(f"tasks is {dict(tasks)}, expected positive weights for some of {TASK_KINDS}.")
-    began, folder = time.monotonic(), Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    _remember_settings(
-        folder,
-        episodes,
-        seed=seed,
-        tasks=dict(tasks),
-        stride=stride,
-        per_shard=episodes_per_shard,
-        perturbed=perturbed,
-    )
-    jobs = [
-        _Job(
-            str(folder),
-            shard,
-            first,
-            min(first + episodes_per_shard, episodes),
-            seed,
-            dict(tasks),
-            stride,
-            perturbed,
-        )
-        for shard, first in enumerate(range(0, episodes, episodes_per_shard))
-    ]
-    missing = [job for job in jobs if not job.path.is_file()]
-    report = RecordingReport(episodes=episodes)
-    done = sum(job.last - job.first for job in jobs) - sum(job.last - job.first for job in missing)
-    for job, (attempts, successes) in _run(missing, workers):
-        done += job.last - job.first
-        for kind in TASK_KINDS:
-            report.attempts[kind] += attempts[kind]
-            report.successes[kind] += successes[kind]
-        if progress is not None:
-            progress(done, episodes)
-    table, report.samples = _instruction_table(folder)
-    write_atomic(folder / INSTRUCTION_FILES[0], json.dumps(table, indent=1, sort_keys=True) + "\n")
-    fit_normalizer(folder).save_pretrained(folder)
-    write_dataset_yaml(folder, name=folder.resolve().name)
-    report.seconds = time.monotonic() - began
-    return report
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One shard: the episodes first .. last - 1."""
-
-    folder: str
-    shard: int
-    first: int
-    last: int
-    seed: int
-    tasks: dict[str, float]
-    stride: int
-    perturbed: float
-
-    @property
-    def path(self) -> Path:
-        return Path(self.folder) / f"shard-{self.shard:06d}.tar"
-
-
-_Counts = tuple[dict[str, int], dict[str, int]]
-
-
-def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, _Counts]]:
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job, _record_shard(job)
-        return
-    import multiprocessing
-
-    # Spawned, not forked: an OpenGL context does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = {pool.submit(_record_shard, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _record_shard(job: _Job) -> _Counts:
-    from rdt2.data.shards import ShardWriter
-
-    attempts, successes = dict.fromkeys(TASK_KINDS, 0), dict.fromkeys(TASK_KINDS, 0)
-    with ShardWriter(
-        job.folder, samples_per_shard=1 << 30, first_shard=job.shard, write_instructions=False
-    ) as writer:
-        for episode in range(job.first, job.last):
-            for attempt in range(_ATTEMPTS):
-                rng = np.random.default_rng([job.seed, episode, attempt])
-                kinds = sorted(job.tasks)
-                weights = np.array([job.tasks[kind] for kind in kinds])
-                # The task of an episode does not change between attempts, so failures do not bend the mix.
-                draw = np.random.default_rng([job.seed, episode]).choice(
-                    len(kinds), p=weights / weights.sum()
-                )
-                kind = kinds[int(draw)]
-                scene_seed = FIRST_SCENE_SEED + int(rng.integers(1 << 40))
-                attempts[kind] += 1
-                with open_episode(kind, scene_seed, rng, perturbed=job.perturbed) as (cell, task, manner):
-                    demonstration = demonstrate(cell, task, manner)
-                    if not demonstration.success:
-                        continue
-                    successes[kind] += 1
-                    for frame, chunk in demonstration.chunks(demonstration.usable(job.stride)):
-                        picture = draw_frame(cell, demonstration.states[frame])
-                        writer.write(
-                            picture=picture,
-                            action=chunk,
-                            instruction=task.instruction,
-                            meta={
-                                "instruction": task.instruction,
-                                "episode": episode,
-                                "frame": frame,
-                                "seed": scene_seed,
-                                "task": kind,
-                                "hand": task.hand,
-                                "phase": demonstration.phases[frame],
-                                "objects": _seen(cell),
-                            },
-                            key=episode * 1000 + frame,
-                        )
-                break
-            else:
-                raise TaskError(
-                    f"episode {episode} ({kind}) failed {_ATTEMPTS} times. "
-                    f"Look at the scene with seed {scene_seed}."
-                )
-    return attempts, successes
-
-
-@contextmanager
-def open_episode(
-    kind: str, scene_seed: int, rng: Generator, *, perturbed: float = 1 / 3
-) -> Iterator[tuple[Cell, Task, Manner]]:
-    """A handheld cell with the hand at its start, the task, and a manner of doing it; closed at the end."""
-    scene = make_scene(kind, scene_seed)
-    task = task_for(scene)
-    open_width = scene.starts[task.hand].width
-    if rng.random() < perturbed:
-        starts = {**scene.starts, task.hand: perturbed_start(rng, scene, task.hand)}
-        scene = dataclasses.replace(scene, starts=starts)
-    manner = draw_manner(rng, kind=kind, open_width=open_width)
-    with Cell("handheld", scene) as cell:
-        yield cell, task, manner
-
-
-def _remember_settings(folder: Path, episodes: int, **settings: Any) -> None:
-    """Refuse to go on with a recording that was begun with other settings: its shards would not fit."""
-    from rdt2.data.shards import write_atomic
-
-    path = folder / "recording.json"
-    settings = json.loads(json.dumps(settings))
-    before = 0
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        before = found.pop("episodes", 0)
-        if {**settings, **found} != settings:
-            raise ConfigError(
-                f"{path}: this folder was recorded with {found}, not {settings}. Choose another folder."
-            )
-    last, rest = divmod(before, settings["per_shard"])
-    if rest and episodes > before:
-        # The last shard was cut short by the number of episodes then. It is recorded again, longer.
-        (folder / f"shard-{last:06d}.tar").unlink(missing_ok=True)
-    write_atomic(path, json.dumps({**settings, "episodes": max(before, episodes)}) + "\n")
-
-
-def _instruction_table(folder: Path) -> tuple[dict[str, str], int]:
-    """Key -> sentence as the samples themselves say, and the number of samples."""
-    from rdt2.data.dataset import ShardIndex
-    from rdt2.data.shards import INSTRUCTION_KEY
-
-    index = ShardIndex(folder, instructions="ignore")
-    _, firsts = np.unique(index.sentence_keys, return_index=True)
-    metas = [index.meta(int(number)) for number in firsts]
-    return {meta[INSTRUCTION_KEY]: meta["instruction"] for meta in metas}, len(index)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes.util
+import logging
 import os
 import sys
 import threading
@@ -74,6 +75,9 @@ def load_mujoco() -> ModuleType:
         import mujoco
     except ModuleNotFoundError as error:
         raise ConfigError("the simulation needs mujoco. Install it with 'pip install rdt2[sim]'.") from error
+    if mujoco.get_mju_user_warning() is None:
+        # Its own way is a MUJOCO_LOG.TXT in whatever folder the user is in. What matters becomes a SimulationError.
+        mujoco.set_mju_user_warning(logging.getLogger(__name__).info)
     return mujoco
 
 

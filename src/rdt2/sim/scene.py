@@ -235,8 +235,8 @@ def _object(rng: Generator, shape: str, colour: str) -> ObjectSpec:
     if shape == "cube":
         half = (float(rng.uniform(0.0185, 0.0225)),) * 3
     elif shape == "cylinder":
-        radius = float(rng.uniform(0.018, 0.022))
-        half = (radius, radius, float(rng.uniform(0.022, 0.030)))
+        radius = float(rng.uniform(0.019, 0.0225))
+        half = (radius, radius, float(rng.uniform(0.018, 0.022)))
     elif shape == "brick":
         half = (
             float(rng.uniform(0.016, 0.020)),
@@ -514,18 +514,15 @@ def _add_object(spec: mujoco.MjSpec, scene: Scene, item: ObjectSpec) -> None:
         "name": item.name, "material": material.name, "mass": OBJECT_MASS, "condim": 4,
         "friction": (0.9, 0.01, 0.001),
     }  # fmt: skip
+    # condim 6: rolling friction lets what is round come to rest
+    rolls = {"condim": 6, "friction": (0.9, 0.01, 0.004)}
     kinds = mujoco.mjtGeom
     if item.shape in ("cube", "brick", "bar"):
         body.add_geom(type=kinds.mjGEOM_BOX, size=half, **look)
     elif item.shape == "cylinder":
-        body.add_geom(type=kinds.mjGEOM_CYLINDER, size=(half[0], half[2], 0), **look)
+        body.add_geom(type=kinds.mjGEOM_CYLINDER, size=(half[0], half[2], 0), **{**look, **rolls})
     elif item.shape == "ball":
-        # condim 6: rolling friction lets a ball come to rest
-        body.add_geom(
-            type=kinds.mjGEOM_SPHERE,
-            size=(half[0], 0, 0),
-            **{**look, "condim": 6, "friction": (0.9, 0.01, 0.004)},
-        )
+        body.add_geom(type=kinds.mjGEOM_SPHERE, size=(half[0], 0, 0), **{**look, **rolls})
     else:
         corners = np.arange(6) * np.pi / 3 + np.pi / 6
         ring = np.stack([half[0] * np.cos(corners), half[0] * np.sin(corners)], axis=1)

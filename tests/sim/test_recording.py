@@ -1,0 +1,80 @@
+"""Recordings are the demonstrator's own motion, the same bytes however they were made, and go on when interrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco")
+
+from rdt2.data import check_shards, read_shards
+from rdt2.errors import ConfigError
+from rdt2.normalizer import LinearNormalizer
+from rdt2.sim.cell import Cell
+from rdt2.sim.recording import FIRST_SCENE_SEED, demonstrate, draw_frame, open_episode, record_dataset
+
+
+def test_picture_is_left_then_right() -> None:
+    with open_episode("press", FIRST_SCENE_SEED, np.random.default_rng(0)) as (cell, task, manner):
+        done = demonstrate(cell, task, manner)
+    with Cell("handheld", done.scene) as cell:
+        picture = draw_frame(cell, done.states[0])
+        np.testing.assert_array_equal(picture[:, :384], cell.render("left"))
+        np.testing.assert_array_equal(picture[:, 384:], cell.render("right"))
+
+
+def test_episodes_differ_by_their_generator() -> None:
+    starts = []
+    for seed in (0, 0, 1):
+        with open_episode("pick", FIRST_SCENE_SEED, np.random.default_rng(seed)) as (_, _, manner):
+            starts.append(manner)
+    assert starts[0] == starts[1] != starts[2]
+
+
+def test_record_dataset(tmp_path: Path) -> None:
+    """Same bytes whatever the workers; interrupted recordings go on; other settings are refused."""
+    options = {"seed": 4, "tasks": {"press": 1.0}, "stride": 20, "episodes_per_shard": 1}
+    steps: list[tuple[int, int]] = []
+    report = record_dataset(tmp_path / "a", 2, **options, progress=lambda *step: steps.append(step))  # type: ignore[arg-type]
+    assert steps == [(1, 2), (2, 2)]
+    assert report.successes["press"] == 2
+    names = sorted(path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith("."))
+    assert names == [
+        "dataset.yaml",
+        "instructions.json",
+        "normalizer.safetensors",
+        "recording.json",
+        "shard-000000.tar",
+        "shard-000001.tar",
+    ]
+    samples = list(read_shards(tmp_path / "a"))
+    assert len(samples) == report.samples > 4
+    assert {sample.meta["episode"] for sample in samples} == {0, 1}
+    assert all(sample.meta["seed"] >= FIRST_SCENE_SEED for sample in samples)
+    assert all(
+        set(seen) == {"left", "right"} for sample in samples for seen in sample.meta["objects"].values()
+    )
+    normalizer = LinearNormalizer.from_pretrained(tmp_path / "a")
+    found = check_shards(tmp_path / "a", normalizer=normalizer)
+    assert [finding.name for finding in found.findings] == ["tokens missing"]
+
+    record_dataset(tmp_path / "b", 2, **options, workers=2)  # type: ignore[arg-type]
+    for name in ("shard-000000.tar", "shard-000001.tar", "instructions.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+    before = (tmp_path / "a" / "shard-000000.tar").stat().st_mtime_ns
+    (tmp_path / "a" / "shard-000001.tar").unlink()
+    (tmp_path / "a" / "instructions.json").unlink()
+    record_dataset(tmp_path / "a", 2, **options)  # type: ignore[arg-type]
+    assert (tmp_path / "a" / "shard-000000.tar").stat().st_mtime_ns == before
+    assert (tmp_path / "a" / "shard-000001.tar").read_bytes() == (
+        tmp_path / "b" / "shard-000001.tar"
+    ).read_bytes()
+    assert len(json.loads((tmp_path / "a" / "instructions.json").read_text())) >= 1
+    with pytest.raises(ConfigError, match="recorded with"):
+        record_dataset(tmp_path / "a", 2, **(options | {"stride": 3}))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="tasks"):
+        record_dataset(tmp_path / "c", 2, tasks={"juggle": 1.0})
