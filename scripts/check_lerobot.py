@@ -20,9 +20,9 @@ def write(folder: Path) -> None:
     """Two episodes of a made-up motion, and beside them what lerobot must find."""
     from scipy.spatial.transform import Rotation
 
-    from rdt2.action import ARMS
+    from rdt2.action import ARMS, state_vector
     from rdt2.data import Episode
-    from rdt2.data.lerobot_writer import state_of, write_lerobot
+    from rdt2.data.lerobot_writer import write_lerobot
 
     states, pictures, episodes = [], [], []
     for number, sentence in enumerate(SENTENCES):
@@ -40,7 +40,7 @@ def write(folder: Path) -> None:
             videos[arm] = [np.full((384, 384, 3), level, np.uint8) for level in levels]
             pictures.append(levels / 255)
         episode = Episode(videos=videos, poses=poses, widths=widths, timestamps=times, instruction=sentence)
-        states.append(state_of(episode))
+        states.append(state_vector(poses, widths))
         episodes.append(episode)
     write_lerobot(episodes, folder / "dataset")
     right, left = (np.concatenate(pictures[index::2]) for index in range(2))

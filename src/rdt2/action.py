@@ -47,6 +47,20 @@ def arm_slice(arm: str) -> slice:
     return slice(start, start + 10)
 
 
+def state_vector(
+    poses: Mapping[str, Float[ndarray, "*b 4 4"]], widths: Mapping[str, Float[ndarray, "*b"]]
+) -> Float[ndarray, "*b 20"]:
+    """Absolute poses (metres) and widths (metres) of both arms in the columns of an action: proprioception.
+
+    Poses are of the policy's frame, in a frame that both arms share and that is the same whenever the vector is made.
+    """
+    parts = []
+    for arm in ARMS:
+        parts += [pose.matrix_to_pose9(np.asarray(poses[arm], np.float64))]
+        parts += [np.asarray(widths[arm], np.float64)[..., None]]
+    return np.concatenate(parts, axis=-1)
+
+
 def deployed_width(width: Float[ndarray, "*b"]) -> Float[ndarray, "*b"]:
     """Model gripper width (m, 0..0.088) to the Zhixing gripper's (m, 0..0.1). Apply exactly once."""
     return np.asarray(width) * (ZHIXING_WIDTH_MAX / MODEL_WIDTH_MAX)

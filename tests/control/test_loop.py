@@ -171,6 +171,25 @@ def test_pictures_that_arrive_late_are_matched_with_the_pose_of_their_time():
     np.testing.assert_allclose(speeds, 0.15, atol=2e-3)
 
 
+def test_policies_are_told_where_the_arms_are():
+    change = np.eye(4)
+    change[:3, 3] = 0.05, -0.02, -0.14
+    robot, seen = fake_robot(change), []
+
+    class Curious(ConstantPolicy):
+        def predict(self, observations, *, seed=None):
+            seen.append((observations[0].state, {s: robot.arms[s].state().pose for s in SIDES}))
+            return super().predict(observations, seed=seed)
+
+    run_episode(robot, Curious(), SENTENCE, config=config(gripper_scale=2.0), max_seconds=0.3)
+    state, poses = seen[0]
+    for first, side in ((0, "right"), (10, "left")):
+        pose = poses[side] @ change
+        np.testing.assert_allclose(state[first : first + 3], pose[:3, 3], atol=1e-6)
+        np.testing.assert_allclose(state[first + 3 : first + 9], pose[:3, :2].T.ravel(), atol=1e-6)
+        assert state[first + 9] == pytest.approx(0.04)  # open 80 mm, which the models know as half of that
+
+
 def test_seeds_are_those_of_the_episode():
     def seeds(seed):
         policy = ConstantPolicy()

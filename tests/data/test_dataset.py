@@ -53,6 +53,12 @@ def test_random_access(folder: Path) -> None:
     np.testing.assert_array_equal(index.all_actions([3, 5])[1], action(5))
 
 
+def test_states_that_samples_do_not_tell_are_asked_for_in_vain(folder: Path) -> None:
+    assert next(iter(TrainingData(folder, batch_size=4))).states is None
+    with pytest.raises(ShardError, match="tells no state"):
+        TrainingData(folder, batch_size=4, states=True)
+
+
 def test_the_index_is_remembered_and_renewed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS, ActionChunk
-from rdt2.data import Episode, ShardWriter, read_shards
+from rdt2.data import Episode, ShardWriter, TrainingData, read_shards
 from rdt2.errors import PoseError, RDT2Error, RecordingError
 from rdt2.pose import geodesic_angle
 
@@ -70,6 +70,21 @@ def test_written_and_read(tmp_path: Path) -> None:
     samples = list(read_shards(tmp_path))
     assert [sample.meta["frame"] for sample in samples] == [0, 2, 4]
     np.testing.assert_array_equal(samples[1].action, dict(recorded.chunks())[2])
+
+
+def test_samples_tell_where_the_arms_are(tmp_path: Path) -> None:
+    recorded = episode(30)
+    with ShardWriter(tmp_path) as writer:
+        recorded.write(writer, stride=2)
+    batch = next(iter(TrainingData(tmp_path, split="all", batch_size=3, shuffle=False, states=True)))
+    assert batch.states is not None
+    for row, frame in enumerate((0, 2, 4)):
+        for arm, first in (("right", 0), ("left", 10)):
+            pose = recorded.poses[arm][frame]
+            np.testing.assert_allclose(batch.states[row, first : first + 3], pose[:3, 3], atol=1e-6)
+            np.testing.assert_allclose(batch.states[row, first + 3 : first + 6], pose[:3, 0], atol=1e-6)
+            np.testing.assert_allclose(batch.states[row, first + 6 : first + 9], pose[:3, 1], atol=1e-6)
+            assert batch.states[row, first + 9] == pytest.approx(recorded.widths[arm][frame], abs=1e-6)
 
 
 def test_left_picture_is_on_the_left(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from rdt2.action import ARMS, ActionChunk, chunk_from_poses
+from rdt2.action import ARMS, ActionChunk, chunk_from_poses, state_vector
 from rdt2.data import ShardWriter, TrainingData
 from rdt2.data.mirror import mirrored_actions, mirrored_picture, mirrored_sentence
 from rdt2.errors import ActionError
@@ -39,6 +39,17 @@ def test_the_mirrored_chunk_is_that_of_mirrored_poses(poses: dict[str, np.ndarra
     seen = {arm: MIRROR @ poses[other[arm]] @ MIRROR for arm in ARMS}
     expected = _chunk(seen, {arm: widths[other[arm]] for arm in ARMS})
     np.testing.assert_allclose(mirrored_actions(_chunk(poses, widths)), expected, atol=1e-6)
+
+
+def test_the_mirrored_state_is_that_of_mirrored_poses(poses: dict[str, np.ndarray]) -> None:
+    first = {arm: path[0] for arm, path in poses.items()}
+    state = state_vector(first, {"right": np.array(0.02), "left": np.array(0.07)})
+
+    expected = state_vector(
+        {"right": MIRROR @ first["left"] @ MIRROR, "left": MIRROR @ first["right"] @ MIRROR},
+        {"right": np.array(0.07), "left": np.array(0.02)},
+    )
+    np.testing.assert_allclose(mirrored_actions(state), expected, atol=1e-9)
 
 
 def test_a_mirror_in_a_mirror_shows_the_thing_itself(poses: dict[str, np.ndarray]) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rdt2.data import ShardWriter, fit_normalizer, tokenize_shards, write_dataset_yaml
-from rdt2.errors import CheckpointError, ConfigError
+from rdt2.errors import CheckpointError, ConfigError, ObservationError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy import load_policy
@@ -54,7 +54,7 @@ def shards(tmp_path_factory):
             writer.write(
                 picture=rng.integers(0, 255, (384, 768, 3), dtype=np.uint8), action=action,
                 instruction=SENTENCES[number % 2],
-                meta={"episode": number // 12, "objects": OBJECTS},
+                meta={"episode": number // 12, "objects": OBJECTS, "state": rng.normal(0, 1, 20).tolist()},
             )  # fmt: skip
     fit_normalizer(folder).save_pretrained(folder)
     write_dataset_yaml(folder, name="toy")
@@ -106,6 +106,33 @@ def test_trained_parts_become_policies_that_predict(runs, tmp_path):
         assert chunk.values.shape == (24, 20)
     with pytest.raises(CheckpointError, match="not empty"):
         export_policies(tmp_path / "policy", **parts)
+
+
+def test_an_expert_that_sees_where_the_arms_are(runs, tmp_path):
+    settings = [
+        *SHORT,
+        "start_from=tiny",
+        f"vlm={runs['vlm']}",
+        "state=true",
+        "learning_rate=0.05",
+        "draws=2",
+    ]
+    data = runs["out"] / "tokens"
+    expert = run_training("expert", config=None, overrides=settings, data=data, out=tmp_path / "expert").model
+    fast = [*SHORT, f"start_from={expert}", f"vlm={runs['vlm']}", "state=true"]
+    student = run_training("distill", config=None, overrides=fast, data=data, out=tmp_path / "fast").model
+    picture = np.full((384, 384, 3), 90, np.uint8)
+    for model in (expert, student):
+        fm = load_policy(str(model), vlm=str(runs["vlm"]), normalizer=str(runs["expert"]))
+        here, there = (
+            fm.predict([Observation(picture, picture, SENTENCES[0], state=np.full(20, s))], seed=0)[0].values
+            for s in (0.1, 1.0)
+        )
+        assert np.abs(here - there).max() > 1e-5
+        with pytest.raises(ObservationError, match="state"):
+            fm.predict([Observation(picture, picture, SENTENCES[0])], seed=0)
+    with pytest.raises(ConfigError, match="state=true"):
+        run_training("expert", config=None, overrides=fast[:-1], data=data, out=tmp_path / "without")
 
 
 def test_a_run_leaves_metrics_and_a_loss_curve(runs):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from rdt2.action import ARMS, FPS, HORIZON, ActionChunk
+from rdt2.action import ARMS, FPS, HORIZON, ActionChunk, state_vector
 from rdt2.control.safety import Plan, SafetyLimits, check_plan
 from rdt2.errors import ConfigError, RDT2Error, SafetyError
 from rdt2.observation import Observation
@@ -70,6 +70,8 @@ class LoopConfig:
             )
         if self.max_failures < 1:
             raise ConfigError(f"max_failures is {self.max_failures}, expected at least 1.")
+        if not self.gripper_scale > 0:
+            raise ConfigError(f"gripper_scale is {self.gripper_scale}, expected more than 0.")
         for name in ("latency", "robot_action_latency", "gripper_latency", "max_age", "gripper_scale"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
@@ -259,11 +261,15 @@ class _Episode:
             stamps, poses = zip(*self.past[side], strict=True)
             _fresh(f"the state of the {side} arm", stamps[-1], now, self.config.max_age)
             tcp[side] = interpolate(np.array(stamps), np.stack(poses), np.array([time]))[0]
+        robot, scale = self.robot, self.config.gripper_scale
+        poses = {side: tcp[side] @ robot.policy_to_tcp[side] for side in ARMS}
+        widths = {side: np.array(robot.grippers[side].state().width / scale) for side in ARMS}
         observation = Observation(
             left=frames["left"].image,
             right=frames["right"].image,
             instruction=self.instruction,
             timestamp=time,
+            state=state_vector(poses, widths).astype(np.float32),
         )
         return _Moment(observation, time, tcp)
 

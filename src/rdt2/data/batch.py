@@ -25,7 +25,8 @@ class Batch:
     pictures: uint8 (b, 384, 768, 3) or None when not asked for; actions: float32 (b, 24, 20)
     metres; tokens: int64 (b, 27) or None; indices: int64 (b,) numbers that stand for the samples (of a
     ShardIndex: their place in it); state: where the data stands after this batch, for ``load_state``; mirrored:
-    bool (b,), which samples are seen in a mirror (see rdt2.data.mirror).
+    bool (b,), which samples are seen in a mirror (see rdt2.data.mirror); states: float32 (b, 20), where the arms were
+    (see rdt2.action.state_vector), or None when not asked for.
     """
 
     pictures: UInt8[np.ndarray, "b 384 768 3"] | None
@@ -35,6 +36,7 @@ class Batch:
     indices: Int[np.ndarray, " b"]
     state: dict[str, Any]
     mirrored: Bool[np.ndarray, " b"]
+    states: Float[np.ndarray, "b 20"] | None = None
 
 
 def fill_picture(

@@ -211,7 +211,12 @@ def _convert_group(job: _Job) -> int:
                     picture=jpeg,
                     action=chunk,
                     instruction=episode.instruction,
-                    meta={**episode.meta, "frame": frame, "timestamp": round(seconds, 9)},
+                    meta={
+                        **episode.meta,
+                        "frame": frame,
+                        "timestamp": round(seconds, 9),
+                        "state": episode.state(frame),
+                    },
                     key=f"{index:06d}_{frame:06d}",
                 )
             result["episodes"] += 1
@@ -256,7 +261,9 @@ def _run_on_ray(jobs: list[_Job], workers: int) -> Iterator[int]:
     started = not ray.is_initialized()
     if started:
         # A named cluster has its own CPUs; a local one gets as many as there are workers.
-        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+        local: dict[str, Any] = (
+            {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+        )
         ray.init(log_to_driver=False, **local)
     task = ray.remote(max_retries=2)(_convert_group)
     waiting = list(reversed(jobs))

@@ -98,6 +98,10 @@ class ShardIndex:
         """The meta dictionary of a sample. Raises ShardError."""
         return _shards.parse_meta(self._read(number, 3), where=self.where(number))
 
+    def state(self, number: int) -> Float[np.ndarray, " 20"]:
+        """Where both arms were (see `rdt2.action.state_vector`), float32. Raises ShardError where that is not told."""
+        return _shards.parse_state(self.meta(number), where=self.where(number))
+
     def instruction(self, number: int) -> str | None:
         """The sentence of a sample, None when instructions are ignored."""
         return self.sentences[number] if self.sentences else None
@@ -243,6 +247,7 @@ class TrainingData:
         workers: int = 1,
         corruption: Corruption | None = None,
         mirror: bool = False,
+        states: bool = False,
         instructions: Mapping[str, str] | Literal["file", "ignore"] = "file",
     ) -> None:
         """
@@ -255,10 +260,11 @@ class TrainingData:
             epoch give them as stored.
         mirror: each sample is seen in a mirror in every other epoch, half of them in the first; ``once`` and
             ``load`` without an epoch give them as stored. Stored tokens are left out: they say the chunk itself.
+        states: batches say where the arms were, which converters and recordings put into each sample's meta.
 
         Raises:
             ConfigError: contradictory settings.
-            ShardError: damaged shards.
+            ShardError: damaged shards, or samples that do not tell states that are asked for.
         """
         self.index = (
             source if isinstance(source, ShardIndex) else ShardIndex(source, instructions=instructions)
@@ -273,7 +279,9 @@ class TrainingData:
         self.numbers = {"train": train, "held_out": other, "all": np.arange(len(self.index))}[split]
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.shuffle, self.pictures, self.prefetch = shuffle, pictures, prefetch
-        self.corruption, self.mirror = corruption, mirror
+        self.corruption, self.mirror, self.states = corruption, mirror, states
+        if states and len(self.index):
+            self.index.state(0)  # said before anything is trained
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rdt2-decode") if workers > 1 else None
         self.batches_per_epoch = len(self.numbers) // (batch_size * world_size)
         self._state = {"epoch": 0, "position": 0}
@@ -361,8 +369,11 @@ class TrainingData:
             tokens = [index.tokens(int(number)) for number in indices]
         actions = np.stack([index.action(int(number)) for number in indices])
         sentences = [index.instruction(int(number)) or "" for number in indices] if index.sentences else []
+        states = np.stack([index.state(int(number)) for number in indices]) if self.states else None
         for row in np.flatnonzero(turned):
             actions[row] = mirrored_actions(actions[row])
+            if states is not None:
+                states[row] = mirrored_actions(states[row])
             if pictures is not None:
                 pictures[row] = mirrored_picture(pictures[row].copy())
             if sentences:
@@ -375,6 +386,7 @@ class TrainingData:
             indices=np.asarray(indices, dtype=np.int64),
             state=dict(state or self._state),
             mirrored=turned,
+            states=states,
         )
 
     def __iter__(self) -> Iterator[Batch]:

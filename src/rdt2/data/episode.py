@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rdt2 import pose
-from rdt2.action import ARMS, FPS, HORIZON, chunk_from_poses
+from rdt2.action import ARMS, FPS, HORIZON, chunk_from_poses, state_vector
 from rdt2.errors import ActionError, PoseError, RecordingError
 
 if TYPE_CHECKING:
@@ -90,6 +90,10 @@ class Episode:
             self.poses, self.widths, self.timestamps, range(0, len(self), stride), tail=tail
         )
 
+    def state(self, frame: int) -> list[float]:
+        """Where both arms are at a frame (see `rdt2.action.state_vector`), for a sample's meta."""
+        return stored_state(self.poses, self.widths, frame)
+
     def write(self, writer: ShardWriter, *, tail: Literal["drop", "pad"] = "drop", stride: int = 1) -> int:
         """Write the episode's samples with ``writer``; returns how many.
 
@@ -103,10 +107,18 @@ class Episode:
                 picture=np.concatenate([left, right], axis=1),
                 action=chunk,
                 instruction=self.instruction,
-                meta={"frame": frame, **self.meta},
+                meta={"frame": frame, "state": self.state(frame), **self.meta},
             )
             count += 1
         return count
+
+
+def stored_state(
+    poses: Mapping[str, Float[np.ndarray, "n 4 4"]], widths: Mapping[str, Float[np.ndarray, " n"]], frame: int
+) -> list[float]:
+    """The proprioceptive state (20,) at a frame as a sample's meta has it: to a micrometre."""
+    state = state_vector({arm: poses[arm][frame] for arm in ARMS}, {arm: widths[arm][frame] for arm in ARMS})
+    return [round(value, 6) for value in state.tolist()]
 
 
 def cut_chunks(

@@ -17,20 +17,16 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from rdt2 import pose
-from rdt2.action import ARMS, FPS
+from rdt2.action import ARMS, FPS, state_vector
 from rdt2.data.episode import Episode, decoded_picture
 from rdt2.data.resample import resample
 from rdt2.data.sources.lerobot import STATE_NAMES
 from rdt2.errors import RecordingError
 from rdt2.observation import IMAGE_SIZE
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 CAMERAS = {arm: f"observation.images.{arm}_wrist" for arm in ARMS}
 _CHUNK = "chunk-{chunk_index:03d}/file-{file_index:03d}"
@@ -40,15 +36,6 @@ _FILES_PER_CHUNK = 1000
 _VIDEO_MB = 200
 _STATS_EVERY = 10
 """Every so many frames one is counted into the picture statistics."""
-
-
-def state_of(episode: Episode) -> Float[np.ndarray, "n 20"]:
-    """Absolute poses and widths of an episode in the columns of ``observation.state``, float64."""
-    parts = []
-    for arm in ARMS:
-        parts += [pose.matrix_to_pose9(np.asarray(episode.poses[arm], np.float64))]
-        parts += [np.asarray(episode.widths[arm], np.float64)[:, None]]
-    return np.concatenate(parts, axis=1)
 
 
 def write_lerobot(episodes: Iterable[Episode], out: str | Path, *, video_mb: float = _VIDEO_MB) -> int:
@@ -134,7 +121,7 @@ class _Writer:
             }
         count, number = len(episode), len(self.rows)
         task = self.tasks.setdefault(episode.instruction, len(self.tasks))
-        state = state_of(episode).astype(np.float32)
+        state = state_vector(episode.poses, episode.widths).astype(np.float32)
         columns: dict[str, np.ndarray] = {
             "observation.state": state,
             "action": np.concatenate([state[1:], state[-1:]]),

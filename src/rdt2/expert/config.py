@@ -36,6 +36,7 @@ class ExpertConfig:
     selected_layers: tuple[int, ...] = tuple(range(14))  # block i attends to VLM layer selected_layers[i]
     act_adaptor: str = "mlp3x_silu"
     state_adaptor: str = "mlp3x_silu"
+    reads_state: bool = False  # trained with the arms' own poses and widths; the published models saw zeros
     steps: int = 5  # Euler steps of a sample; `noise_scheduler.num_inference_timesteps` in the file
     extra: Mapping[str, Any] = field(
         default_factory=dict, hash=False
@@ -138,7 +139,7 @@ class ExpertConfig:
             )
         known = {
             "config", "action_dim", "pred_horizon", "state_dim", "act_pos_emb_config",
-            "rdt", "selected_layers", "act_adaptor", "state_adaptor", "noise_scheduler",
+            "rdt", "selected_layers", "act_adaptor", "state_adaptor", "noise_scheduler", "reads_state",
         }  # fmt: skip
         optional = ("num_register_tokens", "norm_eps", "multiple_of", "ffn_dim_multiplier")
         try:
@@ -154,6 +155,7 @@ class ExpertConfig:
                 act_adaptor=inner.get("act_adaptor", "mlp3x_silu"),
                 state_adaptor=inner.get("state_adaptor", "mlp3x_silu"),
                 steps=inner.get("noise_scheduler", {}).get("num_inference_timesteps", 5),
+                reads_state=bool(inner.get("reads_state", False)),
                 extra={key: value for key, value in {**raw, **inner}.items() if key not in known},
                 **{name: rdt[name] for name in optional if name in rdt},
             )
@@ -189,6 +191,7 @@ class ExpertConfig:
                     "use_flash_attn": True,
                 },
                 "noise_scheduler": {"num_inference_timesteps": self.steps},
+                **({"reads_state": True} if self.reads_state else {}),
             },
             "act_pos_emb_config": [["action", self.horizon], ["register", self.num_register_tokens]],
             "state_dim": self.state_dim,

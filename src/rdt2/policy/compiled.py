@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from rdt2.action import ACTION_DIM
 from rdt2.observation import IMAGE_SIZE, Observation
 from rdt2.policy.fm import FMPolicy
 
@@ -49,15 +50,20 @@ class CompiledFMPolicy(FMPolicy):
         self.expert.denoise = torch.compile(self.expert.denoise, **settings)  # type: ignore[method-assign]
         black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         for _ in range(WARM_UP_RUNS):
-            self.predict([Observation(black, black, "Pick up the apple.")], seed=0)
+            self.predict([Observation(black, black, "Pick up the apple.", state=np.ones(ACTION_DIM))], seed=0)
 
     @torch.inference_mode()
     def predict_batch(
-        self, batch: dict[str, Tensor], *, noise: Float[Tensor, "b 24 20"], watch: Stopwatch | None = None
+        self,
+        batch: dict[str, Tensor],
+        *,
+        noise: Float[Tensor, "b 24 20"],
+        state: Float[Tensor, "b 20"] | None = None,
+        watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
         """As :meth:`FMPolicy.predict_batch`."""
         # A copy made in inference mode is of the kind that every later Euler step gets: one graph serves all.
-        return super().predict_batch(batch, noise=noise.clone(), watch=watch)
+        return super().predict_batch(batch, noise=noise.clone(), state=state, watch=watch)
 
     def _prefill(self, batch: dict[str, Tensor]) -> KVCache:
         from rdt2.vlm import KVCache, text

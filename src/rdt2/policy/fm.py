@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from rdt2.action import ACTION_DIM, HORIZON, ActionChunk
-from rdt2.errors import CheckpointError, ConfigError
+from rdt2.errors import CheckpointError, ConfigError, ObservationError
 from rdt2.expert import Expert
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class FMPolicy:
     """Prefills the VLM once, no further than the expert reads, then samples in a few Euler steps.
 
-    The state input of the expert gets zeros, which is all the released models ever saw;
-    ``Observation.state`` is not read.
+    The state input of the expert gets zeros, which is all the released models ever saw, and ``Observation.state`` is
+    not read, unless the expert was trained with it (``expert.config.reads_state``).
     """
 
     def __init__(
@@ -81,9 +82,19 @@ class FMPolicy:
         pictures = model_pictures(observations)
         noise = draw_noise(len(observations), seed)
         watch.lap("jpeg")
+        state = self._state(observations) if self.expert.config.reads_state else None
         return self.predict_pictures(
-            pictures, [o.instruction for o in observations], noise=noise, watch=watch
+            pictures, [o.instruction for o in observations], noise=noise, state=state, watch=watch
         )
+
+    def _state(self, observations: Sequence[Observation]) -> Float[Tensor, "b 20"]:
+        states = torch.from_numpy(np.stack([o.state for o in observations]))
+        if not bool(states.any(dim=1).all()):
+            raise ObservationError(
+                "this expert was trained with the arms' poses and widths: pass Observation(state=...), made with "
+                "rdt2.action.state_vector. A state of zeros is no state."
+            )
+        return states
 
     @torch.inference_mode()
     def predict_pictures(
@@ -92,17 +103,23 @@ class FMPolicy:
         instructions: Sequence[str],
         *,
         noise: Float[Tensor, "b 24 20"],
+        state: Float[Tensor, "b 20"] | None = None,
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
         """Chunks from given noise, for pictures exactly as the VLM is to see them, without the JPEG step."""
         watch = watch or Stopwatch(self.device)
         batch = self.processor.prompt(pictures, instructions)
         watch.lap("prompt")
-        return self.predict_batch(batch, noise=noise, watch=watch)
+        return self.predict_batch(batch, noise=noise, state=state, watch=watch)
 
     @torch.inference_mode()
     def predict_batch(
-        self, batch: dict[str, Tensor], *, noise: Float[Tensor, "b 24 20"], watch: Stopwatch | None = None
+        self,
+        batch: dict[str, Tensor],
+        *,
+        noise: Float[Tensor, "b 24 20"],
+        state: Float[Tensor, "b 20"] | None = None,
+        watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
         """Chunks from given noise, for a batch as ``VLMProcessor.prompt`` makes it."""
         watch = watch or Stopwatch(self.device)
@@ -110,7 +127,10 @@ class FMPolicy:
         watch.lap("vlm")
         # Noise and chunk stay float32 between Euler steps, whatever the dtype of the weights.
         normalized = self.expert.sample(
-            self.expert.prepare(cache), noise=noise.to(self.device, torch.float32), steps=self.steps
+            self.expert.prepare(cache),
+            noise=noise.to(self.device, torch.float32),
+            state=None if state is None else state.to(self.device),
+            steps=self.steps,
         )
         values = self.normalizer.denormalize(normalized.float()).cpu().numpy()
         watch.lap("expert")

@@ -194,7 +194,8 @@ def _load_fm(
         raise ConfigError(f"steps is {steps}, expected 1 or more Euler steps.")
     expert = Expert.from_pretrained(parts["expert"], dtype=dtype, device=device)
     _check_expert_fits_vlm(expert, parts)
-    expert.freeze_for_inference(*([] if steps is None else [steps]))
+    if not expert.config.reads_state:  # else nothing can be tabulated
+        expert.freeze_for_inference(*([] if steps is None else [steps]))
     needed = max(expert.config.selected_layers) + 1
     model = load_vlm(parts["vlm"], layers=needed, dtype=dtype, device=device, quantize=quantize)
     kind = CompiledFMPolicy if compile else FMPolicy
@@ -234,6 +235,8 @@ def _load_draft(
         raise CheckpointError(f"draft={draft} is a VQ policy; only an FM policy has an expert that drafts.")
     expert = Expert.from_pretrained(found["expert"], dtype=dtype, device=device)
     _check_expert_fits_vlm(expert, found)
+    if expert.config.reads_state:
+        raise CheckpointError(f"draft={draft}: its expert reads the arms' state, which drafts do not have.")
     return expert.freeze_for_inference(), LinearNormalizer.from_pretrained(found["normalizer"])
 
 

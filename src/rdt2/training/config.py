@@ -167,6 +167,9 @@ class ExpertTraining(RunConfig):
     mirror: bool = False
     """See half of the samples in a mirror between the arms: for rigs that are their own mirror image
     (rdt2.data.mirror)."""
+    state: bool = False
+    """Let the expert see where the arms are (absolute poses and widths, from each sample's meta). The released models
+    never did; policies of such an expert need Observation(state=...), which the control loop gives."""
     kv_cache: str | None = None
     """Folder to keep the frozen VLM's keys and values in: small data sets only, and not with augment."""
 

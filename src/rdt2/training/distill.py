@@ -12,7 +12,7 @@ from torch import Tensor
 from rdt2.errors import ConfigError
 from rdt2.expert import Conditioning, Expert, distillation_loss
 from rdt2.training.config import DistillTraining
-from rdt2.training.expert import ExpertModule, ExpertStage, Frozen, FrozenVLM
+from rdt2.training.expert import ExpertModule, ExpertStage, Frozen, FrozenVLM, require_same_state
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,6 +33,9 @@ class DistillStage(ExpertStage):
                 "student needs a teacher. Train one with 'rdt2 train expert'."
             )
         teacher = Expert.from_pretrained(config.start_from)
+        require_same_state(teacher, config)
+        if config.state and not teacher.config.reads_state:
+            raise ConfigError(f"{config.start_from} was trained without the arms' state: set state=false.")
         steps = teacher.config.steps if config.teacher_steps is None else config.teacher_steps
         if steps < 2:
             raise ConfigError(
@@ -59,14 +62,18 @@ class DistillModule(ExpertModule):
         noise = self.noise(batch["actions"], generator)
         cond = self.condition(batch)
         teacher = self._teacher.on(noise.device)
-        return distillation_loss(self.expert, teacher, cond, noise=noise, steps=self.teacher_steps), {}
+        state = batch.get("state")
+        state = None if state is None else state.repeat(self.draws, 1)
+        return distillation_loss(
+            self.expert, teacher, cond, noise=noise, state=state, steps=self.teacher_steps
+        ), {}
 
     def samples(
-        self, cond: Conditioning, noise: Float[Tensor, "b 24 20"]
+        self, cond: Conditioning, noise: Float[Tensor, "b 24 20"], state: Float[Tensor, "b 20"] | None
     ) -> dict[str, Float[Tensor, "b 24 20"]]:
         """The student's chunks, and the teacher's from the same noise to compare them with."""
         teacher = self._teacher.on(noise.device)
         return {
-            "": self.expert.sample(cond, noise=noise),
-            "teacher/": teacher.sample(cond, noise=noise, steps=self.teacher_steps),
+            "": self.expert.sample(cond, noise=noise, state=state),
+            "teacher/": teacher.sample(cond, noise=noise, state=state, steps=self.teacher_steps),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,11 @@ class ExpertStage(Stage):
         self.source = TrainingData(
             data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
             corruption=ImageCorruption(seed=config.seed) if config.augment else None, mirror=config.mirror,
+            states=config.state,
         )  # fmt: skip
-        self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
+        self.held_out = TrainingData(
+            self.source.index, split="held_out", batch_size=EVALUATION_BATCH, states=config.state
+        )
         self.normalizer = find_normalizer(config.normalizer, data, start=config.start_from)
         self.processor = VLMProcessor.from_pretrained(config.processor or config.vlm)
         if config.augment and config.kv_cache is not None:
@@ -57,6 +61,8 @@ class ExpertStage(Stage):
             expert = Expert.from_config(shape)
         else:
             expert = Expert.from_pretrained(config.start_from)
+            require_same_state(expert, config)
+        expert.config = dataclasses.replace(expert.config, reads_state=config.state)
         return ExpertModule(expert, self.frozen_vlm(expert), config)
 
     def frozen_vlm(self, expert: Expert) -> FrozenVLM:
@@ -67,13 +73,16 @@ class ExpertStage(Stage):
         return FrozenVLM(vlm, layers, cache=self.config.kv_cache)
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """A prompt (see VLMProcessor.prompt) and the normalised chunks (b, 24, 20) it is to be answered with."""
+        """A prompt (see VLMProcessor.prompt), the normalised chunks (b, 24, 20) it is to be answered with, and where
+        the arms are (b, 20), if that is to be seen.
+        """
         return self._prepare(self.source.batch(step))
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.pictures is not None
         prompt = self.processor.prompt(list(batch.pictures), batch.instructions)
-        return {**prompt, "actions": self.normalizer.normalize(torch.from_numpy(batch.actions))}
+        states = {} if batch.states is None else {"state": torch.from_numpy(batch.states)}
+        return {**prompt, **states, "actions": self.normalizer.normalize(torch.from_numpy(batch.actions))}
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """The loss with fixed noise, and the action errors of sampled chunks."""
@@ -90,7 +99,7 @@ class ExpertStage(Stage):
             cond = module.condition(prepared)
             noise = torch.randn(prepared["actions"].shape, generator=generator).to(device)
             row = {"loss": loss}
-            for name, sampled in module.samples(cond, noise).items():
+            for name, sampled in module.samples(cond, noise, prepared.get("state")).items():
                 chunks = self.normalizer.denormalize(sampled.float().cpu()).numpy()
                 row |= {name + key: v for key, v in action_errors(chunks, batch.actions).as_dict().items()}
                 if i == 0 and not name:
@@ -147,7 +156,7 @@ class ExpertModule(nn.Module):
 
     def condition(self, batch: dict[str, Tensor]) -> Conditioning:
         """What the expert attends to: no gradient goes there."""
-        return self.expert.prepare(self._vlm.prefill(batch))
+        return self.expert.prepare(self._vlm.prefill({k: v for k, v in batch.items() if k != "state"}))
 
     def noise(
         self, actions: Float[Tensor, "b 24 20"], generator: torch.Generator | None
@@ -163,10 +172,18 @@ class ExpertModule(nn.Module):
         cond = self.condition(batch)
         noise = self.noise(actions, generator)
         t = sample_timesteps(len(noise), generator=generator).to(actions.device)
-        return flow_matching_loss(self.expert, cond, actions, noise=noise, t=t), {}
+        return flow_matching_loss(self.expert, cond, actions, noise=noise, t=t, state=batch.get("state")), {}
 
     def samples(
-        self, cond: Conditioning, noise: Float[Tensor, "b 24 20"]
+        self, cond: Conditioning, noise: Float[Tensor, "b 24 20"], state: Float[Tensor, "b 20"] | None
     ) -> dict[str, Float[Tensor, "b 24 20"]]:
         """Normalised chunks to evaluate, by the prefix of their figures' names."""
-        return {"": self.expert.sample(cond, noise=noise)}
+        return {"": self.expert.sample(cond, noise=noise, state=state)}
+
+
+def require_same_state(expert: Expert, config: ExpertTraining) -> None:
+    """Raises ConfigError where an expert that was trained with a state would go on without it."""
+    if expert.config.reads_state and not config.state:
+        raise ConfigError(
+            f"{config.start_from} was trained with the arms' state. Go on with state=true, or start from another."
+        )

@@ -45,6 +45,7 @@ from rdt2.data.shards.sample import (
     parse_action,
     parse_meta,
     parse_npy,
+    parse_state,
     parse_tokens,
 )
 from rdt2.data.shards.tar import Member, TarReader, scan_tar
@@ -74,6 +75,7 @@ __all__ = [
     "parse_meta",
     "parse_npy",
     "parse_sample",
+    "parse_state",
     "parse_tokens",
     "read_instructions",
     "read_shards",

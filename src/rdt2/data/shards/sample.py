@@ -148,6 +148,20 @@ def parse_tokens(data: bytes | memoryview, *, where: str) -> Int[np.ndarray, " 2
     return parse_npy(data, shape=(NUM_TOKENS,), dtype="<i2", where=where, name="action_token.npy")
 
 
+def parse_state(meta: dict[str, Any], *, where: str) -> Float[np.ndarray, " 20"]:
+    """The (20,) float32 proprioceptive state that a meta dictionary tells. Raises ShardError."""
+    try:
+        state = np.array(meta.get("state"), dtype=np.float32)
+    except (TypeError, ValueError):
+        state = np.empty(0, np.float32)
+    if state.shape != (ACTION_DIM,) or not np.isfinite(state).all():
+        raise ShardError(
+            f"{where}: meta.json tells no state: {ACTION_DIM} finite numbers, the poses and widths of both arms. "
+            "Convert or record the data again with this version, or train without state."
+        )
+    return state
+
+
 def parse_meta(data: bytes | memoryview, *, where: str) -> dict[str, Any]:
     """The meta dictionary of a sample. Raises ShardError."""
     try:
