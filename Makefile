@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
+EXTRAS := sim,train,data,remote,mcap,dev
 # Threads that wait busily slow the tests' worker processes down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
@@ -16,12 +17,12 @@ help:  ## Show the targets
 setup: $(INSTALLED)  ## Make .venv with everything that tests and the demo need
 
 $(INSTALLED): pyproject.toml requirements/constraints.txt scripts/setup.sh scripts/system_packages.sh
-	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" sim,train,data,remote,mcap,dev
+	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" $(EXTRAS)
 	@touch $@
 
 # What only some users need, and tests want to see working.
 $(TESTABLE): $(INSTALLED)
-	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" sim,train,data,remote,mcap,dev,ray,view,quant,deepspeed
+	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" $(EXTRAS),ray,view,quant,deepspeed
 	@touch $@
 
 demo: setup  ## Run the committed models on two simulated UR5e arms, write a report

@@ -268,7 +268,7 @@ def run_trial(
         trial: which scene and sentence.
         policy: what predicts.
         robot: which arms.
-        config: of the loop.
+        config: of the loop; the table height of its limits becomes that of the scene.
         max_seconds: simulated.
         watch: makes a recorder for the trial's cell.
 

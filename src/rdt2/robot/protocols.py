@@ -91,7 +91,7 @@ class Arm(Protocol):
         ...
 
     def hold(self) -> None:
-        """Forget all pending waypoints and stay where the commanded path is now."""
+        """Forget all pending waypoints and stay, without pushing on against what holds the arm back."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Recording: runs the demonstrator in the handheld cell and writes what it did as shards in the published layout.
 
-record_dataset("data/", episodes=900, seed=0, stride=3, workers=2)
+For example `record_dataset("data/", episodes=900, seed=0, stride=3, workers=2)`.
 """
 
 from __future__ import annotations
