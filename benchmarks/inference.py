@@ -4,7 +4,10 @@
 
 Presets `tiny`, `mid` and `full` have random weights: nothing measured here depends on them. `demo` is the
 committed models on pictures of the simulated cell, and adds VQ with drafts. `full` is the published 7B shape
-and needs a GPU. Medians; naive and lean take turns, so that other work on the machine slows both.
+and needs a GPU; beside its figures stands the floor: what the card's own speed at matrix products and at copying,
+measured in the same run, would take for the operations and the bytes. `--compile` adds the compiled policies, with
+the one-step expert (UltraFast) among them. Medians; naive and lean take turns, so that other work on the machine
+slows both.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import copy
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +28,10 @@ import numpy as np
 import torch
 
 from naive import NaivePrompt, Stages, naive_fm, naive_vq
+from rdt2.action import NUM_TOKENS
 from rdt2.expert import Expert, ExpertConfig
 from rdt2.normalizer import LinearNormalizer
-from rdt2.policy import FMPolicy, VQPolicy, load_policy
+from rdt2.policy import CompiledFMPolicy, CompiledVQPolicy, FMPolicy, VQPolicy, load_policy
 from rdt2.policy.load import DEMOS
 from rdt2.tokenizer import ActionTokenizer, CNNConfig, TokenizerConfig
 from rdt2.vlm import TinyConfig, VLMProcessor, answer, text
@@ -136,7 +141,7 @@ def random_models(preset: Preset, device: torch.device, dtype: torch.dtype) -> M
     coarse = rng.integers(0, 256, (len(INSTRUCTIONS), 12, 24, 3), dtype=np.uint8)
     return Models(
         expert=expert.eval(),
-        fm=FMPolicy(expert=copy.deepcopy(expert).freeze_for_inference(), **parts),
+        fm=FMPolicy(expert=copy.deepcopy(expert).freeze_for_inference(preset.expert.steps, 1), **parts),
         vq=VQPolicy(tokenizer=ActionTokenizer(preset.tokenizer).to(device), **parts),
         scenes=list(zip(coarse.repeat(32, 1).repeat(32, 2), INSTRUCTIONS, strict=True)),
     )
@@ -172,14 +177,14 @@ def identity_normalizer() -> LinearNormalizer:
 def lean_fm(
     policy: FMPolicy, picture: np.ndarray, instruction: str, noise: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """A normalised chunk and the seconds of each stage."""
+    """A normalised chunk and the seconds of each stage; of a compiled policy, prefill includes vision."""
     stages = Stages(policy.device)
     with patch.object(text, "encode_pictures", stages.timed("vision", text.encode_pictures)):
         (chunk,) = policy.predict_pictures([picture], [instruction], noise=noise)
     seconds = {
         "preprocess": chunk.timing["prompt"],
-        "vision": stages.seconds["vision"],
-        "prefill": chunk.timing["vlm"] - stages.seconds["vision"],
+        **stages.seconds,
+        "prefill": chunk.timing["vlm"] - stages.seconds.get("vision", 0.0),
         "expert": chunk.timing["expert"],
         "total": chunk.timing["total"],
     }
@@ -189,7 +194,10 @@ def lean_fm(
 def lean_vq(
     policy: VQPolicy, picture: np.ndarray, instruction: str
 ) -> tuple[torch.Tensor, dict[str, float], int | None]:
-    """Action tokens (1, 27), the seconds of each stage, and how many tokens of a draft stood."""
+    """Action tokens (1, 27), the seconds of each stage, and how many tokens of a draft stood.
+
+    Of a compiled policy, decode is all that the VLM does.
+    """
     stages = Stages(policy.device)
     read = stages.timed("prefill", answer.Answer.__init__)
     with (
@@ -199,9 +207,8 @@ def lean_vq(
         (chunk,) = policy.predict_pictures([picture], [instruction])
     seconds = {
         "preprocess": chunk.timing["prompt"],
-        "vision": stages.seconds["vision"],
-        "prefill": stages.seconds["prefill"],
-        "decode": chunk.timing["vlm"] - stages.seconds["prefill"] - stages.seconds["vision"],
+        **stages.seconds,
+        "decode": chunk.timing["vlm"] - sum(stages.seconds.values()),
         "codec": chunk.timing["decode"],
         "total": chunk.timing["total"],
     }
@@ -243,14 +250,16 @@ def size(*modules: torch.nn.Module, dtype: torch.dtype | None = None) -> int:
 # ---------------------------------------------------------------------------------------------- comparing
 
 
-def compare_fm(models: Models, repeats: int) -> dict[str, Any]:
-    """The flow-matching policy against the baseline."""
-    policy, prompt, device = models.fm, NaivePrompt(models.fm.processor), models.fm.device
+def compare_fm(models: Models, policy: FMPolicy, repeats: int) -> dict[str, Any]:
+    """A flow-matching policy against the baseline."""
+    prompt, device = NaivePrompt(models.fm.processor), models.fm.device
     noise = torch.randn(1, 24, 20, generator=torch.Generator().manual_seed(0))
     naive_runs, lean_runs, difference = [], [], 0.0
     for number in range(-1, repeats):  # the first is a warm-up
         picture, instruction = models.scenes[number % len(models.scenes)]
-        expected, slow = naive_fm(policy.vlm, prompt, models.expert, picture, instruction, noise.to(device))
+        expected, slow = naive_fm(
+            policy.vlm, prompt, models.expert, picture, instruction, noise.to(device), steps=policy.steps
+        )
         ours, fast = lean_fm(policy, picture, instruction, noise)
         difference = max(difference, float((ours - expected.float().cpu()).abs().max()))
         if number >= 0:
@@ -269,16 +278,19 @@ def compare_fm(models: Models, repeats: int) -> dict[str, Any]:
         },
         "working_bytes": {
             "naive": working_memory(
-                device, lambda: naive_fm(policy.vlm, prompt, models.expert, *scene, noise.to(device))
+                device,
+                lambda: naive_fm(
+                    policy.vlm, prompt, models.expert, *scene, noise.to(device), steps=policy.steps
+                ),
             ),
             "lean": working_memory(device, lambda: lean_fm(policy, *scene, noise)),
         },
     }
 
 
-def compare_vq(models: Models, repeats: int) -> dict[str, Any]:
-    """The policy that writes tokens, against the baseline."""
-    policy, prompt, device = models.vq, NaivePrompt(models.vq.processor), models.vq.device
+def compare_vq(models: Models, policy: VQPolicy, repeats: int) -> dict[str, Any]:
+    """A policy that writes tokens, against the baseline."""
+    prompt, device = NaivePrompt(models.vq.processor), models.vq.device
     naive_runs, lean_runs, equal = [], [], 0
     for number in range(-1, repeats):
         scene = models.scenes[number % len(models.scenes)]
@@ -324,6 +336,81 @@ def compare_drafts(models: Models, repeats: int) -> dict[str, Any]:
     return {**ratio(slow_runs, fast_runs), "equal": equal, "repeats": repeats, "accepted": accepted}
 
 
+def compare_compiled(models: Models, repeats: int) -> dict[str, Any]:
+    """The compiled policies, each against the baseline that takes as many Euler steps."""
+    parts = {"vlm": models.fm.vlm, "processor": models.fm.processor, "normalizer": models.fm.normalizer}
+    results = {}
+    for name, steps in (("fm_compiled", models.fm.steps), ("ultrafast_compiled", 1)):
+        policy, seconds = built(lambda n=steps: CompiledFMPolicy(expert=models.fm.expert, steps=n, **parts))
+        results[name] = {**compare_fm(models, policy, repeats), "compile_s": seconds}
+    parts = {"vlm": models.vq.vlm, "processor": models.vq.processor, "normalizer": models.vq.normalizer}
+    writer, seconds = built(lambda: CompiledVQPolicy(tokenizer=models.vq.tokenizer, **parts))
+    results["vq_compiled"] = {**compare_vq(models, writer, repeats), "compile_s": seconds}
+    return results
+
+
+def built(make: Callable[[], Any]) -> tuple[Any, float]:
+    """What is made, and the seconds it took."""
+    began = time.perf_counter()
+    return make(), time.perf_counter() - began
+
+
+def floors(models: Models) -> dict[str, Any]:
+    """The least milliseconds of each kind of chunk on this GPU: operations over its speed, or bytes over its bandwidth.
+
+    A weight counts two operations a token and is read once a pass; attention and activations are left out.
+    """
+    device, language = models.fm.device, models.fm.vlm.model.language_model
+    speed, bandwidth = matrix_speed(device), copy_bandwidth(device)
+    batch = models.fm.processor.prompt(*([each] for each in models.scenes[0]))
+    patches, tokens = len(batch["pixel_values"]), batch["input_ids"].shape[1]
+    vision = sum(p.numel() for p in models.fm.vlm.model.visual.parameters())
+    layer = sum(p.numel() for p in language.layers[0].parameters())
+    expert = sum(p.numel() for p in models.fm.expert.parameters())
+    depth = max(models.fm.expert.config.selected_layers)
+    itemsize = next(models.fm.vlm.parameters()).itemsize
+
+    def milliseconds(*passes: tuple[int, int, int]) -> float:
+        """Of passes (weights, tokens, times)."""
+        return 1e3 * sum(
+            times * max(2 * weights * count / speed, weights * itemsize / bandwidth)
+            for weights, count, times in passes
+        )
+
+    prompt = [(vision, patches, 1), (depth * layer, tokens, 1)]
+    rows = models.fm.expert.config.num_tokens
+    whole = len(language.layers) * layer
+    return {
+        "matrix_tflops": speed / 1e12,
+        "copy_gb_s": bandwidth / 1e9,
+        "fm_ms": milliseconds(*prompt, (expert, rows, models.fm.steps)),
+        "ultrafast_ms": milliseconds(*prompt, (expert, rows, 1)),
+        "vq_ms": milliseconds((vision, patches, 1), (whole, tokens, 1), (whole, 1, NUM_TOKENS - 1)),
+    }
+
+
+def matrix_speed(device: torch.device, size: int = 8192, repeats: int = 10) -> float:
+    """Operations a second of a bfloat16 matrix product of random numbers."""
+    a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16)
+    return 2 * size**3 / _seconds(lambda: a @ b, repeats)
+
+
+def copy_bandwidth(device: torch.device, size: int = 2**31, repeats: int = 10) -> float:
+    """Bytes a second, read and written, of a copy within the device."""
+    a, b = torch.empty(2, size, device=device, dtype=torch.uint8)
+    return 2 * size / _seconds(lambda: b.copy_(a), repeats)
+
+
+def _seconds(function: Callable[[], object], repeats: int) -> float:
+    function()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / repeats
+
+
 def ratio(naive: list[dict[str, float]], lean: list[dict[str, float]]) -> dict[str, Any]:
     """Medians of both, and of how many times the lean one is faster."""
     slow, fast = medians(naive), medians(lean)
@@ -332,8 +419,8 @@ def ratio(naive: list[dict[str, float]], lean: list[dict[str, float]]) -> dict[s
 
 def table(results: dict[str, Any]) -> str:
     """What is printed: milliseconds of each stage, memory, ratio."""
-    lines = [f"{'':22}" + "".join(f"{stage:>11}" for stage in STAGES) + f"{'weights':>11}{'working':>11}"]
-    for kind in ("fm", "vq", "speculation"):
+    lines = [f"{'':26}" + "".join(f"{stage:>11}" for stage in STAGES) + f"{'weights':>11}{'working':>11}"]
+    for kind in ("fm", "vq", "speculation", "fm_compiled", "ultrafast_compiled", "vq_compiled"):
         for side in ("naive", "lean") if kind in results else ():
             result = results[kind]
             cells = [
@@ -344,7 +431,7 @@ def table(results: dict[str, Any]) -> str:
                 count = result.get(name, {}).get(side)
                 cells.append(f"{count / 1e6:11.1f}" if count is not None else f"{'':11}")
             label = {"naive": "without", "lean": "with"}[side] if kind == "speculation" else side
-            lines.append(f"{kind + ' ' + label:22}" + "".join(cells))
+            lines.append(f"{kind + ' ' + label:26}" + "".join(cells))
         if kind in results:
             lines.append(f"{kind} ratio {results[kind]['ratio']:.2f}")
     return "\n".join([*lines, "stages in ms, memory in MB"])
@@ -359,6 +446,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as load_policy")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument("--compile", action="store_true", help="the compiled policies as well")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -380,12 +468,18 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "repeats": options.repeats,
-        "fm": compare_fm(models, options.repeats),
-        "vq": compare_vq(models, options.repeats),
+        "fm": compare_fm(models, models.fm, options.repeats),
+        "vq": compare_vq(models, models.vq, options.repeats),
     }
     if demo:
         results["speculation"] = compare_drafts(models, options.repeats)
+    if device.type == "cuda":
+        results["floor"] = floors(models)
+    if options.compile:
+        results |= compare_compiled(models, options.repeats)
     print(table(results))
+    for name, value in results.get("floor", {}).items():
+        print(f"floor {name}: {value:.1f}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=2) + "\n")

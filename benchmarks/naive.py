@@ -82,9 +82,16 @@ class NaivePrompt:
 
 @torch.inference_mode()
 def naive_fm(
-    vlm: Any, prompt: NaivePrompt, expert: Expert, picture: np.ndarray, instruction: str, noise: Tensor
+    vlm: Any,
+    prompt: NaivePrompt,
+    expert: Expert,
+    picture: np.ndarray,
+    instruction: str,
+    noise: Tensor,
+    *,
+    steps: int,
 ) -> tuple[Tensor, dict[str, float]]:
-    """A normalised chunk (1, 24, 20) float32 and the seconds of each stage."""
+    """A normalised chunk (1, 24, 20) float32 after so many Euler steps, and the seconds of each stage."""
     stages = Stages(expert.device)
     begin = stages.now()
     batch = stages.timed("preprocess", prompt)(picture, instruction, expert.device)
@@ -92,7 +99,7 @@ def naive_fm(
         output = stages.timed("prefill", vlm)(**batch, use_cache=True)
     layers = output.past_key_values.layers
     kv = [(layers[i].keys, layers[i].values) for i in expert.config.selected_layers]
-    chunk = stages.timed("expert", _naive_sample)(expert, kv, batch["attention_mask"], noise)
+    chunk = stages.timed("expert", _naive_sample)(expert, kv, batch["attention_mask"], noise, steps)
     return chunk, {**stages.seconds, "total": stages.now() - begin}
 
 
@@ -123,9 +130,10 @@ def naive_vq(
     return tokens, {**stages.seconds, "total": stages.now() - begin}
 
 
-def _naive_sample(expert: Expert, kv: list[tuple[Tensor, Tensor]], mask: Tensor, noise: Tensor) -> Tensor:
+def _naive_sample(
+    expert: Expert, kv: list[tuple[Tensor, Tensor]], mask: Tensor, noise: Tensor, steps: int
+) -> Tensor:
     x = noise
-    steps = expert.config.steps
     for step in range(steps):
         t = torch.full((len(x),), step / steps, device=x.device)
         x = x + _naive_velocity(expert, x, t, kv, mask) / steps

@@ -1,4 +1,4 @@
-"""The compiled policy gives the same chunks, and really runs compiled code, once for all instructions."""
+"""Compiled policies give the same results, and really run compiled code, the same for all instructions."""
 
 from __future__ import annotations
 
@@ -10,37 +10,113 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from rdt2.errors import CheckpointError
-from rdt2.policy import CompiledFMPolicy, FMPolicy, load_policy
+from rdt2.errors import ConfigError
+from rdt2.expert import model as expert_model
+from rdt2.policy import CompiledFMPolicy, CompiledVQPolicy, FMPolicy, VQPolicy, compiled, load_policy
+from rdt2.policy.compiled import Recorded, align_vision, padded_prompt
+from rdt2.vlm import text, vision
 
 
 @pytest.fixture
-def counter() -> CompileCounter:
+def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
+    """A backend that counts what it is given. The functions it replaces are put back after the test."""
+    for module, name in ((text, "run_layer"), (vision, "run_block"), (expert_model, "run_block")):
+        monkeypatch.setattr(module, name, getattr(module, name))
     torch._dynamo.reset()
     return CompileCounter()
 
 
-def test_two_frames_are_compiled_and_serve_all_instructions(
+def test_compiled_fm_gives_the_same_chunks(
     bundles: dict[str, Path], fm: FMPolicy, samples: SimpleNamespace, counter: CompileCounter
 ):
+    noise = torch.randn(3, 24, 20, generator=torch.Generator().manual_seed(0))
+    expected = fm.predict_pictures(samples.pictures, samples.instructions, noise=noise)
     own = load_policy(bundles["fm"])
     assert isinstance(own, FMPolicy)
     policy = CompiledFMPolicy(
         vlm=own.vlm, processor=own.processor, expert=own.expert, normalizer=own.normalizer, backend=counter
     )
-    assert counter.frame_count == 2  # the prompt's layers, and a step of the expert
-    noise = torch.randn(1, 24, 20, generator=torch.Generator().manual_seed(0))
-    lengths = set()
-    for picture, instruction in zip(samples.pictures, samples.instructions, strict=True):
-        lengths.add(fm.processor.prompt([picture], [instruction])["input_ids"].shape[1])
-        (ours,) = policy.predict_pictures([picture], [instruction], noise=noise)
-        (expected,) = fm.predict_pictures([picture], [instruction], noise=noise)
-        np.testing.assert_allclose(ours.values, expected.values, atol=1e-4)
-    padded = {length // 32 for length in lengths}
-    assert len(lengths) > len(padded)
-    assert counter.frame_count == 2 + 2 * len(padded)  # these pictures are smaller than the warm-up's
+    assert counter.frame_count >= 3  # a layer of the language model, of the vision tower, and of the expert
+    for row in range(3):  # these pictures are smaller than the warm-up's: the first compiles once more
+        (ours,) = policy.predict_pictures(
+            [samples.pictures[row]], [samples.instructions[row]], noise=noise[row : row + 1]
+        )
+        np.testing.assert_allclose(ours.values, expected[row].values, atol=1e-4)
+        frames = counter.frame_count if row == 0 else frames
+    assert counter.frame_count == frames, "other instructions of about this length find compiled code"
+    together = policy.predict_pictures(samples.pictures, samples.instructions, noise=noise)
+    for ours, theirs in zip(together, expected, strict=True):
+        np.testing.assert_allclose(ours.values, theirs.values, atol=1e-4)
 
 
-def test_compiling_is_for_fm(bundles: dict[str, Path]):
-    with pytest.raises(CheckpointError, match="compile=True"):
-        load_policy(bundles["vq"], compile=True)
+@pytest.mark.parametrize("temperature", [0.0, 20.0])
+def test_compiled_vq_writes_the_same_tokens(
+    bundles: dict[str, Path], samples: SimpleNamespace, counter: CompileCounter, temperature: float
+):
+    own = load_policy(bundles["vq"], temperature=temperature)
+    assert isinstance(own, VQPolicy)
+    expected = own.predict_pictures(samples.pictures, samples.instructions, seed=2)
+    policy = CompiledVQPolicy(
+        vlm=own.vlm, processor=own.processor, tokenizer=own.tokenizer, normalizer=own.normalizer,
+        temperature=temperature, backend=counter,
+    )  # fmt: skip
+    assert counter.frame_count >= 4  # layers over the prompt and of the vision tower; a token's two halves
+    frames = counter.frame_count
+    ours = policy.predict_pictures(samples.pictures, samples.instructions, seed=2)
+    for one, other in zip(ours, expected, strict=True):
+        assert np.array_equal(one.tokens, other.tokens)
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+    policy.predict_pictures(samples.pictures[::-1], samples.instructions[::-1], seed=2)
+    assert counter.frame_count < 3 * frames, "nothing is compiled for each token or layer anew"
+
+
+def test_prompts_are_padded_on_the_right_to_few_lengths(fm: FMPolicy, samples: SimpleNamespace):
+    batch = fm.processor.prompt(samples.pictures, samples.instructions)
+    prompt, grids = padded_prompt(batch, fm.processor.pad_id)
+    assert prompt.input_ids.shape[1] % 32 == 0
+    assert grids == tuple(map(tuple, batch["image_grid_thw"].tolist()))
+    position = text.positions(batch)
+    for row, count in enumerate(batch["attention_mask"].sum(-1).tolist()):
+        assert int(prompt.last[row]) == count - 1
+        assert prompt.attention_mask[row].tolist() == [1] * count + [0] * (len(prompt.input_ids[row]) - count)
+        assert torch.equal(prompt.input_ids[row, :count], batch["input_ids"][row, -count:])
+        assert torch.equal(prompt.position[:, row, :count], position[:, row, -count:])
+
+
+def test_a_padded_vision_tower_gives_the_same(
+    bundles: dict[str, Path], samples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compiled, "BLOCK", 100)
+    policy = load_policy(bundles["vq"])
+    expected = policy.predict_pictures(samples.pictures, samples.instructions)
+    mlp = policy.vlm.model.visual.blocks[0].mlp
+    assert mlp.gate_proj.out_features == 128
+    align_vision(policy.vlm)
+    assert mlp.gate_proj.out_features == mlp.up_proj.out_features == mlp.down_proj.in_features == 200
+    ours = policy.predict_pictures(samples.pictures, samples.instructions)
+    for one, other in zip(ours, expected, strict=True):
+        assert np.array_equal(one.tokens, other.tokens)
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+def test_patches_for_a_gpu_are_those_of_the_processor(bundles: dict[str, Path], samples, counter):
+    own = load_policy(bundles["vq"])
+    policy = CompiledVQPolicy(
+        vlm=own.vlm, processor=own.processor, tokenizer=own.tokenizer, normalizer=own.normalizer,
+        backend=counter,
+    )  # fmt: skip
+    for count in (1, 3):
+        pixel_values, grid = policy._patches(samples.pictures[:count])
+        expected, expected_grid = own.processor.images(samples.pictures[:count])
+        assert torch.equal(pixel_values, expected)
+        assert torch.equal(grid, expected_grid)
+
+
+def test_a_recording_on_a_cpu_is_the_function():
+    double = Recorded(lambda x, times: x * times, torch.device("cpu"))
+    assert double(torch.ones(2), fixed=(3,)).tolist() == [3, 3]
+
+
+def test_compiled_vq_takes_no_draft(bundles: dict[str, Path]):
+    with pytest.raises(ConfigError, match="takes no draft"):
+        load_policy(bundles["vq"], draft=bundles["fm"], compile=True)

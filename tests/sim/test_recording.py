@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip("mujoco")
 
 from rdt2.data import check_shards, read_shards
-from rdt2.errors import ConfigError
+from rdt2.errors import ConfigError, SimulationError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.sim.cell import Cell
 from rdt2.sim.recording import FIRST_SCENE_SEED, demonstrate, draw_frame, open_episode, record_dataset
@@ -51,7 +52,7 @@ def test_record_dataset(tmp_path: Path) -> None:
         "shard-000001.tar",
     ]
     samples = list(read_shards(tmp_path / "a"))
-    assert len(samples) == report.samples > 4
+    assert len(samples) == report.samples >= 4
     assert {sample.meta["episode"] for sample in samples} == {0, 1}
     assert all(sample.meta["seed"] >= FIRST_SCENE_SEED for sample in samples)
     assert all(
@@ -78,3 +79,23 @@ def test_record_dataset(tmp_path: Path) -> None:
         record_dataset(tmp_path / "a", 2, **(options | {"stride": 3}))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tasks"):
         record_dataset(tmp_path / "c", 2, tasks={"juggle": 1.0})
+
+
+def test_a_hand_that_jumps_is_no_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """regression: physics that nearly broke down left actions of a hundred standard deviations in the data."""
+    from rdt2.sim.handheld import HandheldArm
+
+    rng = np.random.default_rng(0)
+    with open_episode("press", FIRST_SCENE_SEED, rng) as (cell, task, manner):
+        honest, calls = HandheldArm.state, [0]
+
+        def state(self):
+            calls[0] += 1
+            now = honest(self)
+            if calls[0] < 40:
+                return now
+            return dataclasses.replace(now, pose=now.pose + np.eye(4, k=3) * 0.2 * (calls[0] % 2))
+
+        monkeypatch.setattr(HandheldArm, "state", state)
+        with pytest.raises(SimulationError, match=r"hand jumped by 0\.\d+ m"):
+            demonstrate(cell, task, manner)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rdt2.errors import ActionError, CheckpointError, ConfigError, ObservationError
-from rdt2.vlm import generate_actions, load_vlm, prefill, text, training_loss
+from rdt2.vlm import generate_actions, load_vlm, prefill, sampling_noise, text, training_loss
 from rdt2.vlm.vision import encode_pictures
 
 TEXTS = ["Pick up the red cube with the left hand.", "Press the blue button."]
@@ -175,21 +175,28 @@ def test_greedy_equals_transformers_without_a_cache(
     torch.testing.assert_close(ours, scores, **CLOSE)
 
 
-def test_samples_repeat_with_their_seed(tiny: SimpleNamespace, prompt: dict[str, torch.Tensor]) -> None:
+def test_noise_makes_samples_of_the_softmax() -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.5])
+    for temperature in (0.5, 2.0):
+        noise = sampling_noise((20_000, 4), temperature, generator=torch.Generator().manual_seed(0))
+        drawn = torch.bincount((logits + noise).argmax(-1), minlength=4) / 20_000
+        torch.testing.assert_close(drawn, (logits / temperature).softmax(-1), atol=0.012, rtol=0)
+    assert not sampling_noise((3, 4), 0.0).any()
+    for temperature in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="temperature"):
+            sampling_noise((3, 4), temperature)
+
+
+def test_sampled_tokens_are_allowed_and_depend_on_their_noise_alone(
+    tiny: SimpleNamespace, prompt: dict[str, torch.Tensor]
+) -> None:
     def draw(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        shape = (len(prompt["input_ids"]), 6, 50)
+        noise = sampling_noise(shape, 1.0, generator=torch.Generator().manual_seed(seed))
         return generate_actions(
-            tiny.model,
-            prompt,
-            tiny.processor,
-            num_tokens=6,
-            num_embeddings=50,
-            temperature=1.0,
-            generator=generator,
+            tiny.model, prompt, tiny.processor, num_tokens=6, num_embeddings=50, noise=noise
         )[0]
 
     assert torch.equal(draw(0), draw(0))
     assert not torch.equal(draw(0), draw(1))
     assert int(draw(0).max()) < 50
-    with pytest.raises(ConfigError, match="temperature"):
-        generate_actions(tiny.model, prompt, tiny.processor, temperature=-1.0)

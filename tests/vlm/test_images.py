@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rdt2.errors import CheckpointError, ObservationError
+from rdt2.errors import CheckpointError, ConfigError, ObservationError
 from rdt2.vlm import ImageProcessor
+from rdt2.vlm.images import DeviceImages
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,38 @@ def test_equals_transformers_slow_processor(height: int, width: int, max_pixels:
     pixel_values, grid = ImageProcessor(max_pixels=max_pixels)([picture])
     assert torch.equal(grid, theirs["image_grid_thw"])
     assert torch.equal(pixel_values, theirs["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "bounds"),
+    [
+        (384, 768, {}),
+        (384, 768, {"max_pixels": 168 * 336}),
+        (392, 756, {}),
+        (480, 640, {}),
+        (30, 41, {}),
+        (101, 333, {"max_pixels": 20000}),
+    ],
+)
+def test_patches_made_on_a_device_are_the_same_bit_for_bit(
+    height: int, width: int, bounds: dict[str, int]
+) -> None:
+    images = ImageProcessor(**bounds)
+    device = DeviceImages(images, torch.device("cpu"))
+    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    picture[: height // 3] = 255  # edges, where a kernel reaches below 0 and above 255
+    picture[height // 3 : height // 2] = 0
+    pixel_values, grid = images([picture])
+    assert torch.equal(device.patches(torch.from_numpy(picture)), pixel_values)
+    assert device.grid(picture) == tuple(grid[0].tolist())
+
+
+def test_a_pillow_that_resizes_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageProcessor, "resize", lambda self, picture: np.zeros((392, 756, 3), np.uint8))
+    with pytest.raises(ConfigError, match="Pillow resizes 384 x 768"):
+        DeviceImages(ImageProcessor(), torch.device("cpu")).patches(
+            torch.zeros(384, 768, 3, dtype=torch.uint8)
+        )
 
 
 def test_sizes() -> None:

@@ -12,11 +12,13 @@ from rdt2.vlm.tiny import initialize
 
 ROWS, COLUMNS = 6, 12
 COLOURS = {"red": (220, 20, 25), "blue": (20, 66, 230)}
+THINGS = {**COLOURS, "bowl": (245, 110, 180)}
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory):
-    sentences = [f"Pick up the {c} cube with the {h} hand." for c in COLOURS for h in ("left", "right")]
+    tasks = ("Pick up the {} cube with the {} hand.", "Put the {} cube in the bowl with the {} hand.")
+    sentences = [task.format(c, h) for task in tasks for c in COLOURS for h in ("left", "right")]
     return create_tiny_vlm(
         tmp_path_factory.mktemp("sight"), sentences=sentences, config=TinyConfig(num_layers=4)
     )
@@ -55,15 +57,15 @@ def test_image_tokens_know_their_place(small) -> None:
     model.load_state_dict(state)
 
 
-@pytest.mark.parametrize("name", COLOURS)
+@pytest.mark.parametrize("name", THINGS)
 def test_a_colours_word_looks_at_its_colour_in_either_picture(small, name: str) -> None:
     """One head of a pair in the left picture, one in the right; everything else on the table is of another colour."""
     processor, model = small
     picture = np.full((168, 336, 3), 170, np.uint8)
-    places = {"red": ((1, 2), (4, 8)), "blue": ((3, 4), (2, 10))}
+    places = {"red": ((1, 2), (4, 8)), "blue": ((3, 4), (2, 10)), "bowl": ((4, 1), (1, 9))}
     for colour, cells in places.items():
         for row, column in cells:
-            picture[28 * row + 4 : 28 * row + 24, 28 * column + 4 : 28 * column + 24] = COLOURS[colour]
+            picture[28 * row + 4 : 28 * row + 24, 28 * column + 4 : 28 * column + 24] = THINGS[colour]
     batch, weight, word = attention(processor, model, picture, f"Pick up the {name} cube.", name, layer=1)
     shown = weight[:, word, : word + 1][:, batch["input_ids"][0, : word + 1] == processor.image_id]
     left, right = (row * COLUMNS + column for row, column in places[name])
@@ -86,6 +88,18 @@ def test_the_word_of_a_hand_reads_the_colours_word_with_its_own_heads(
     assert weight[:, word, colour].sum() < 2.1, "the heads of the other hand are closed"
     _, weight, _ = attention(*small, GREY, sentence, hand, layer=3)
     assert weight[:2, word + 1 :, word].min() > 0.5, "what comes behind reads the hand's word"
+
+
+@pytest.mark.parametrize(("hand", "first"), [("left", 0), ("right", 2)])
+def test_the_word_of_a_hand_reads_where_to_put_it_as_well(small, hand: str, first: int) -> None:
+    """Of the heads that are open to a hand, one reads the colour's word and one the bowl's."""
+    sentence = f"Put the blue cube in the bowl with the {hand} hand."
+    _, weight, word = attention(*small, GREY, sentence, hand, layer=2)
+    _, _, colour = attention(*small, GREY, sentence, "blue", layer=2)
+    _, _, bowl = attention(*small, GREY, sentence, "bowl", layer=2)
+    assert weight[first, word, colour] > 0.9
+    assert weight[first + 1, word, bowl] > 0.9
+    assert weight[:, word, [colour, bowl]].sum() < 2.1, "the heads of the other hand are closed"
 
 
 def test_what_the_word_of_a_hand_reads_is_what_its_picture_showed(small) -> None:

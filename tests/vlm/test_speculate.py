@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rdt2.errors import ActionError, ConfigError
-from rdt2.vlm import KVCache, generate_actions, prefill, speculate_actions
+from rdt2.vlm import KVCache, generate_actions, prefill, sampling_noise, speculate_actions
 
 TEXTS = ["Pick up the red cube with the left hand.", "Press the blue button."]
 LENGTH, CODES = 9, 64
@@ -125,3 +125,19 @@ def test_a_draft_that_is_none_is_refused(tiny: SimpleNamespace, greedy: tuple, d
 def test_more_action_tokens_than_words_are_refused(tiny: SimpleNamespace, greedy: tuple) -> None:
     with pytest.raises(ConfigError, match="action tokens"):
         generate_actions(tiny.model, greedy[0], tiny.processor, num_embeddings=10**6)
+
+
+def test_a_draft_changes_no_sample_either(tiny: SimpleNamespace, greedy: tuple) -> None:
+    """Tokens that are drawn, not the likeliest: the draft is checked against the same draw."""
+    prompt, likeliest, _ = greedy
+    settings = {"num_tokens": LENGTH, "num_embeddings": CODES}
+    noise = sampling_noise((2, LENGTH, CODES), 1.5, generator=torch.Generator().manual_seed(3))
+    tokens, scores = generate_actions(tiny.model, prompt, tiny.processor, **settings, noise=noise)
+    assert not torch.equal(tokens, likeliest)
+    for drafted in (likeliest, tokens, wrong_at(3)(tokens)):
+        result = speculate_actions(
+            tiny.model, prompt, tiny.processor, lambda _, d=drafted: d, **settings, noise=noise
+        )
+        assert torch.equal(result.tokens, tokens)
+        torch.testing.assert_close(result.logprobs, scores, rtol=0, atol=1e-5)
+    assert result.accepted.tolist() == [3, 3]

@@ -23,6 +23,10 @@ class PolicyOptions:
     """Normalizer file or folder, where the policy brings none."""
     draft: str | None = None
     """For a VQ policy: an FM policy on the same VLM that drafts its tokens; faster, and no result changes."""
+    temperature: float | None = None
+    """Of a VQ policy: 0 (none) writes the likeliest tokens; above, they are drawn, which gets small models unstuck."""
+    compile: bool = False
+    """Compile the policy first: takes up to some minutes, then chunks come faster, on a GPU several times."""
     quantize: Literal["int8", "int4"] | None = None
     """Keep the matrices of the VLM in 8 or 4 bits, for small cards; int4 needs the extra quant."""
     device: str = "cpu"
@@ -38,6 +42,8 @@ class PolicyOptions:
             tokenizer=self.tokenizer,
             normalizer=self.normalizer,
             draft=self.draft,
+            temperature=self.temperature,
+            compile=self.compile,
             quantize=self.quantize,
             device=self.device,
             blind=blind,

@@ -40,6 +40,8 @@ class PolicySource:
     tokenizer: str | None = None
     normalizer: str | None = None
     draft: str | None = None
+    temperature: float | None = None
+    compile: bool = False
     quantize: Literal["int8", "int4"] | None = None
     device: str = "cpu"
     blind: bool = False
@@ -62,6 +64,8 @@ def open_policy(source: PolicySource | str) -> Policy:
         tokenizer=source.tokenizer,
         normalizer=source.normalizer,
         draft=source.draft,
+        temperature=source.temperature,
+        compile=source.compile,
         quantize=source.quantize,
         device=source.device,
     )

@@ -145,6 +145,11 @@ class Block(nn.Module):
         return x + gate_f * self.ffn(y)
 
 
+def run_block(block: Block, *inputs: Any) -> Float[Tensor, "n l h"]:
+    """A block's forward; all blocks go through this one function, so that compiling it compiles them all."""
+    return block(*inputs)
+
+
 class OutputMlp(nn.Module):
     """Two layers with SiLU between, from a token to one step of the chunk."""
 
@@ -326,7 +331,7 @@ class Expert(nn.Module):
             if self.checkpointing and torch.is_grad_enabled():
                 h = recomputed(block, h, modulation, keys, values, cond.mask, use_reentrant=False)
             else:
-                h = block(h, modulation, keys, values, cond.mask)
+                h = run_block(block, h, modulation, keys, values, cond.mask)
         return core.final_layer(h[:, : config.horizon], final).to(x.dtype)
 
     def velocity(

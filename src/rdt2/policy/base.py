@@ -64,16 +64,25 @@ def draw_noise(rows: int, seed: int | Sequence[int] | None) -> Float[Tensor, "ro
     Raises:
         ObservationError: if there are not as many seeds as rows.
     """
+    return torch.stack(
+        [torch.randn(HORIZON, ACTION_DIM, generator=generator) for generator in row_generators(rows, seed)]
+    )
+
+
+def row_generators(rows: int, seed: int | Sequence[int] | None) -> list[torch.Generator | None]:
+    """What draws for each row: torch's own generator without a seed, else one that nothing else uses.
+
+    Raises:
+        ObservationError: if there are not as many seeds as rows.
+    """
     if seed is None:
-        return torch.randn(rows, HORIZON, ACTION_DIM)
+        return [None] * rows
     seeds = [seed] * rows if isinstance(seed, int) else list(seed)
     if len(seeds) != rows:
         raise ObservationError(
             f"got {len(seeds)} seeds for {rows} observations; pass one number, or one a row."
         )
-    return torch.stack(
-        [torch.randn(HORIZON, ACTION_DIM, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    )
+    return [torch.Generator().manual_seed(each) for each in seeds]
 
 
 def finished_chunk(

@@ -1,56 +1,209 @@
-"""RDT2-FM compiled: fixed shapes, fused kernels, and on a GPU one CUDA graph a stage instead of a thousand launches.
+"""Policies compiled: fixed shapes, fused layers, and on a GPU one CUDA graph a stage instead of thousands of launches.
 
-All of it is here; the files of the models stay plain. Two functions are compiled: the layers of the language
-model over the prompt, and one step of the expert. What depends on the content of the batch (where the picture's
-tokens are, padding) stays outside. Prompts are padded to multiples of 32 tokens, so that instructions of other
-lengths find compiled code; a batch of another size compiles once more.
+All of it is here; the files of the models stay plain. Layers run through ``torch.compile`` one by one and share their
+code. On a GPU what a stage launches is recorded once for each shape of its inputs and replayed from then on: pictures,
+which go there as they are and become patches; the VLM over the prompt; the Euler steps of the expert, or all tokens of
+an answer. Prompts are padded to multiples of 32 tokens, so that instructions of other lengths find what was recorded.
+The padding is on the right, where causality alone keeps it out and the fastest attention kernels need no mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from rdt2.action import ACTION_DIM
+from rdt2.action import ACTION_DIM, NUM_TOKENS
+from rdt2.errors import ConfigError
+from rdt2.expert import Conditioning
+from rdt2.expert import model as expert_model
 from rdt2.observation import IMAGE_SIZE, Observation
+from rdt2.policy.base import Stopwatch
 from rdt2.policy.fm import FMPolicy
+from rdt2.policy.vq import VQPolicy
+from rdt2.vlm import text
+from rdt2.vlm.compiled import compile_layers, is_compiled
+from rdt2.vlm.images import DeviceImages
+from rdt2.vlm.ops import rms_norm
+from rdt2.vlm.prefill import run_prompt
+from rdt2.vlm.vision import encode_pictures
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int, UInt8
+    from numpy import ndarray
 
     from rdt2.action import ActionChunk
-    from rdt2.policy.base import Stopwatch
-    from rdt2.vlm import KVCache
+    from rdt2.vlm import VLMProcessor
 
 LENGTHS = 32  # prompts are padded to multiples of this
-WARM_UP_RUNS = 3  # compile, record the CUDA graphs, replay them
+BLOCK = 64  # and widths of the vision tower to multiples of this
+WARM_UP_RUNS = 2
+Backend = str | Callable[..., Any]
 
 
-class CompiledFMPolicy(FMPolicy):
+class Recorded:
+    """A function of tensors that a GPU replays as one CUDA graph; on other devices it is called as it is.
+
+    There is one recording for each combination of shapes and of what is ``fixed``. What it returns is overwritten by
+    the next call.
+    """
+
+    def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
+        self._function, self._device = function, device
+        self._recordings: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+
+    def __call__(self, *inputs: Tensor, fixed: tuple[Any, ...] = ()) -> Any:
+        """The function's result for ``inputs``, which may still be on the CPU, and ``fixed``, behind them."""
+        if self._device.type != "cuda":
+            return self._function(*inputs, *fixed)
+        key = (fixed, *((tuple(value.shape), value.dtype) for value in inputs))
+        if key not in self._recordings:
+            self._recordings[key] = self._record(inputs, fixed)
+        graph, held, result = self._recordings[key]
+        for place, value in zip(held, inputs, strict=True):
+            if value.device.type == "cpu":
+                value = value.pin_memory()  # so that the CPU goes on while the GPU copies
+            place.copy_(value, non_blocking=True)
+        graph.replay()
+        return result
+
+    def _record(
+        self, inputs: tuple[Tensor, ...], fixed: tuple[Any, ...]
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+        held = [value.to(self._device, copy=True) for value in inputs]
+        beside = torch.cuda.Stream(self._device)
+        beside.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UP_RUNS):  # compiles, and lets libraries allocate what they keep
+                self._function(*held, *fixed)
+        torch.cuda.current_stream(self._device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self._function(*held, *fixed)
+        return graph, held, result
+
+
+# ---------------------------------------------------------------------------------------------- the prompt
+
+
+class Prompt(NamedTuple):
+    """A batch of prompts padded on the right."""
+
+    input_ids: Int[Tensor, "b s"]
+    attention_mask: Int[Tensor, "b s"]
+    position: Int[Tensor, "3 b s"]
+    pixel_values: Float[Tensor, "patches 1176"]
+
+    @property
+    def last(self) -> Int[Tensor, " b"]:
+        """Where the last token of each row stands."""
+        return self.attention_mask.sum(-1) - 1
+
+
+def padded_prompt(batch: dict[str, Tensor], pad_id: int) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
+    """A batch of ``VLMProcessor.prompt``, its padding on the right and up to a fixed length, and its grids."""
+    more = -batch["input_ids"].shape[1] % LENGTHS
+    filling = {"input_ids": pad_id, "attention_mask": 0, "mm_token_type_ids": 0}
+    padded = {name: F.pad(batch[name], (more, 0), value=fill) for name, fill in filling.items()}
+    length = padded["input_ids"].shape[1]
+    missing = length - padded["attention_mask"].sum(-1, keepdim=True)
+    turned = (torch.arange(length, device=missing.device) + missing) % length
+    padded = {name: values.gather(1, turned) for name, values in padded.items()}
+    grid = batch["image_grid_thw"]
+    position = text.positions({**padded, "image_grid_thw": grid})
+    prompt = Prompt(padded["input_ids"], padded["attention_mask"], position, batch["pixel_values"])
+    return prompt, tuple(tuple(row) for row in grid.tolist())
+
+
+def embed_prompt(vlm: Any, prompt: Prompt, grids: tuple[tuple[int, ...], ...]) -> Float[Tensor, "b s d"]:
+    """As ``text.embed``, without asking the GPU anything."""
+    inner = text.base_model(vlm).model
+    x = inner.language_model.embed_tokens(prompt.input_ids)
+    pictures = encode_pictures(inner.visual, prompt.pixel_values, torch.tensor(grids))
+    is_picture = prompt.input_ids == inner.config.image_token_id
+    return x.masked_scatter(is_picture[..., None], pictures.to(x.dtype))
+
+
+def align_vision(vlm: Any) -> None:
+    """Pad the MLPs of the vision tower with zeros to a width of whole blocks, in place; results stay the same.
+
+    The published 3420 is no multiple of 8, which leaves the GPU's matrix products to kernels three times as slow.
+    Quantised layers stay as they are.
+    """
+    for block in text.base_model(vlm).model.visual.blocks:
+        gate, up, down = block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj
+        more = -gate.out_features % BLOCK
+        if more == 0 or any(type(each) is not torch.nn.Linear for each in (gate, up, down)):
+            continue
+        for linear, padding in ((gate, (0, 0, 0, more)), (up, (0, 0, 0, more)), (down, (0, more))):
+            linear.weight = torch.nn.Parameter(F.pad(linear.weight.detach(), padding), requires_grad=False)
+            if linear is not down and linear.bias is not None:
+                linear.bias = torch.nn.Parameter(F.pad(linear.bias.detach(), (0, more)), requires_grad=False)
+            linear.out_features, linear.in_features = linear.weight.shape
+
+
+class _Compiled:
+    """What both compiled policies do before the VLM."""
+
+    vlm: torch.nn.Module
+    processor: VLMProcessor
+    device: torch.device
+
+    def _compile(self, backend: Backend) -> None:
+        compile_layers(backend)
+        if self.device.type == "cuda":
+            align_vision(self.vlm)
+
+    def _batch(
+        self, pictures: Sequence[UInt8[ndarray, "h w 3"]], instructions: Sequence[str]
+    ) -> dict[str, Tensor]:
+        images = self._patches if self.device.type == "cuda" else None
+        return self.processor.prompt(pictures, instructions, images=images)
+
+    def _patches(self, pictures: Sequence[UInt8[ndarray, "h w 3"]]) -> tuple[Tensor, Tensor]:
+        """As ``ImageProcessor`` makes them, on the GPU."""
+        grid = torch.tensor([self._images.grid(picture) for picture in pictures])
+        parts = [self._cut(torch.from_numpy(picture)) for picture in pictures[:1]]
+        for picture in pictures[1:]:
+            parts[-1] = parts[-1].clone()  # the next call overwrites it
+            parts.append(self._cut(torch.from_numpy(picture)))
+        return torch.cat(parts) if len(parts) > 1 else parts[0], grid
+
+    @cached_property
+    def _images(self) -> DeviceImages:
+        return DeviceImages(self.processor.images, self.device)
+
+    @cached_property
+    def _cut(self) -> Recorded:
+        return Recorded(self._images.patches, self.device)
+
+
+# ---------------------------------------------------------------------------------------------- RDT2-FM
+
+
+class CompiledFMPolicy(_Compiled, FMPolicy):
     """An :class:`FMPolicy` that compiles when made: the first chunk asked for comes as fast as all others."""
 
-    def __init__(self, *, backend: str | Callable[..., Any] = "inductor", **parts: Any) -> None:
+    def __init__(self, *, backend: Backend = "inductor", **parts: Any) -> None:
         """
         Args:
             backend: of ``torch.compile``.
-            **parts: as for :class:`FMPolicy`. From now on the expert runs compiled for whoever uses it.
+            **parts: as for :class:`FMPolicy`. From now on all models of this process run compiled layers.
         """
-        from rdt2.vlm.prefill import run_prompt
-
         super().__init__(**parts)
-        settings: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
-        if self.device.type == "cuda" and backend == "inductor":
-            settings["mode"] = "reduce-overhead"  # CUDA graphs
-        self._run_prompt = torch.compile(run_prompt, **settings)
-        self.expert.denoise = torch.compile(self.expert.denoise, **settings)  # type: ignore[method-assign]
-        black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        for _ in range(WARM_UP_RUNS):
-            self.predict([Observation(black, black, "Pick up the apple.", state=np.ones(ACTION_DIM))], seed=0)
+        self._compile(backend)
+        if not is_compiled(expert_model.run_block):
+            expert_model.run_block = torch.compile(expert_model.run_block, backend=backend)
+        self._read = Recorded(self._read_prompt, self.device)
+        self._sample = Recorded(self._sample_chunk, self.device)
+        _warm_up(self)
 
     @torch.inference_mode()
     def predict_batch(
@@ -62,32 +215,130 @@ class CompiledFMPolicy(FMPolicy):
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
         """As :meth:`FMPolicy.predict_batch`."""
-        # A copy made in inference mode is of the kind that every later Euler step gets: one graph serves all.
-        return super().predict_batch(batch, noise=noise.clone(), state=state, watch=watch)
+        watch = watch or Stopwatch(self.device)
+        prompt, grids = padded_prompt(batch, self.processor.pad_id)
+        keys_values = self._read(*prompt, fixed=(grids,))
+        watch.lap("vlm")
+        mask = prompt.attention_mask.bool()[:, None, None]
+        given = (noise.float(), mask) if state is None else (noise.float(), mask, state)
+        normalized = self._sample(*given, *keys_values, fixed=(len(given),))
+        return self._finished(normalized, watch)
 
-    def _prefill(self, batch: dict[str, Tensor]) -> KVCache:
-        from rdt2.vlm import KVCache, text
-
-        batch = self._to_device(self._padded(batch))
-        torch.compiler.cudagraph_mark_step_begin()  # what the last chunk's graphs returned is no longer needed
-        x = text.embed(self.vlm, batch)
-        angles = text.rotary(self.vlm, text.positions(batch), x.dtype)
-        mask = text.causal_mask(batch["attention_mask"])
+    def _read_prompt(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """All keys, then all values, of the layers that the expert reads, in its dtype."""
+        prompt, grids = Prompt(*inputs[:-1]), inputs[-1]
+        x = embed_prompt(self.vlm, prompt, grids)
+        angles = text.rotary(self.vlm, prompt.position, x.dtype)
         language = text.base_model(self.vlm).model.language_model
-        keys, values = self._run_prompt(language, x, angles, mask, self.expert.config.selected_layers)
-        return KVCache(keys, values, batch["attention_mask"].bool())
+        keys, values = run_prompt(language, x, angles, None, self.expert.config.selected_layers)
+        return tuple(each.to(self.expert.dtype).contiguous() for each in (*keys, *values))
 
-    def _padded(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Padded on the left by 1 to 32 places; at least one, so that there always is a mask."""
-        more = LENGTHS - batch["input_ids"].shape[1] % LENGTHS
-        filling = {"input_ids": self.processor.pad_id, "attention_mask": 0, "mm_token_type_ids": 0}
-        return {
-            **batch,
-            **{name: F.pad(batch[name], (more, 0), value=fill) for name, fill in filling.items()},
-        }
+    def _sample_chunk(self, *inputs: Any) -> Float[Tensor, "b 24 20"]:
+        *tensors, given = inputs
+        noise, mask, *state = tensors[:given]
+        keys_values = tuple(tensors[given:])
+        half = len(keys_values) // 2
+        cond = Conditioning(keys_values[:half], keys_values[half:], mask)
+        return self.expert.sample(cond, noise=noise, state=state[0] if state else None, steps=self.steps)
 
-    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """From pinned memory, so that the CPU goes on while the GPU copies."""
-        if self.device.type == "cuda":
-            batch = {name: value.pin_memory() for name, value in batch.items()}
-        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+# ---------------------------------------------------------------------------------------------- RDT2-VQ
+
+
+class CompiledVQPolicy(_Compiled, VQPolicy):
+    """A :class:`VQPolicy` that compiles when made; on a GPU all of an answer is one CUDA graph."""
+
+    def __init__(self, *, backend: Backend = "inductor", **parts: Any) -> None:
+        """
+        Args:
+            backend: of ``torch.compile``.
+            **parts: as for :class:`VQPolicy`, but for a draft. From now on all models of this process run compiled
+                layers.
+
+        Raises:
+            ConfigError: a draft, whose checking takes other steps each time.
+        """
+        if parts.get("draft") is not None:
+            raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
+        super().__init__(**parts)
+        self._compile(backend)
+        # Products with one token are read from memory as fast as it goes only after this search.
+        tuned: Any = {"coordinate_descent_tuning": True} if backend == "inductor" else None
+        self._project = torch.compile(_project, backend=backend, options=tuned)
+        self._finish = torch.compile(_finish, backend=backend, options=tuned)
+        self._answer = Recorded(self._write_answer, self.device)
+        self._chunk = Recorded(self.tokenizer.decode_valid, self.device)
+        _warm_up(self)
+
+    def _write(
+        self, batch: dict[str, Tensor], noise: Float[Tensor, "b 27 n"] | None
+    ) -> tuple[Tensor, Tensor, list[None]]:
+        prompt, grids = padded_prompt(batch, self.processor.pad_id)
+        drawn = () if noise is None else (noise,)
+        tokens, logprobs = self._answer(*prompt, *drawn, fixed=(grids,))
+        return tokens, logprobs, [None] * len(tokens)
+
+    def _decode(self, tokens: Int[Tensor, "b 27"]) -> Float[Tensor, "b 24 20"]:
+        return self._chunk(tokens)
+
+    def _write_answer(self, *inputs: Any) -> tuple[Int[Tensor, "b 27"], Float[Tensor, "b 27"]]:
+        """As ``generate_actions``, with places as tensors and attention over all places there will ever be."""
+        *tensors, grids = inputs
+        prompt, (noise,) = Prompt(*tensors[:4]), tensors[4:] or (None,)
+        model, codes = text.base_model(self.vlm), self.tokenizer.num_embeddings
+        language, first = model.model.language_model, self.processor.vocab_size - codes
+        rows = slice(first, self.processor.vocab_size)  # ids run against tokens: the last row is token 0
+        head, embedding = model.lm_head.weight[rows].flip(0), language.embed_tokens.weight[rows].flip(0)
+
+        x = embed_prompt(self.vlm, prompt, grids)
+        b, length, _ = x.shape
+        angles = text.rotary(self.vlm, prompt.position, x.dtype)
+        cache = []
+        for layer in language.layers:
+            x, *kv = text.run_layer(layer, x, angles, None)
+            cache.append([F.pad(each, (0, 0, 0, NUM_TOKENS - 1)) for each in kv])
+        each_row = torch.arange(b, device=x.device)
+        x = x[each_row, prompt.last][:, None]
+
+        begin = prompt.position[:, each_row, prompt.last][..., None] + 1
+        angles = text.rotary(self.vlm, begin + torch.arange(NUM_TOKENS - 1, device=x.device), x.dtype)
+        readable = F.pad(prompt.attention_mask.bool(), (0, NUM_TOKENS - 1))
+        tokens: list[Tensor] = []
+        logprobs: list[Tensor] = []
+        for i in range(NUM_TOKENS):
+            if i > 0:
+                place = torch.arange(length + i - 1, length + i, device=x.device)
+                readable = readable | (torch.arange(readable.shape[1], device=x.device) == place)
+                x = F.embedding(tokens[-1][:, None], embedding)
+                here = text.Rotary(*(angle[:, :, i - 1 : i].contiguous() for angle in angles))
+                for layer, (keys, values) in zip(language.layers, cache, strict=True):
+                    query, key, value = self._project(layer, x, here)
+                    keys.index_copy_(2, place, key)
+                    values.index_copy_(2, place, value)
+                    x = self._finish(layer, x, query, keys, values, readable[:, None, None])
+            logits = F.linear(rms_norm(language.norm, x), head)[:, 0].float()
+            tokens.append((logits if noise is None else logits + noise[:, i]).argmax(-1))
+            logprobs.append(logits.log_softmax(-1).gather(-1, tokens[-1][:, None])[:, 0])
+        return torch.stack(tokens, 1), torch.stack(logprobs, 1)
+
+
+def _project(layer: Any, x: Float[Tensor, "b 1 d"], angles: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of one token."""
+    normed = rms_norm(layer.input_layernorm, x)
+    return text.queries(layer, normed, angles), *text.keys_values(layer, normed, angles)
+
+
+def _finish(
+    layer: Any, x: Float[Tensor, "b 1 d"], query: Tensor, keys: Tensor, values: Tensor, seen: Tensor
+) -> Float[Tensor, "b 1 d"]:
+    """The rest of a layer for one token. Query heads that share a key head lie along the length of the query."""
+    b, kv = keys.shape[:2]
+    out = F.scaled_dot_product_attention(query.view(b, kv, -1, query.shape[-1]), keys, values, seen)
+    x = x + layer.self_attn.o_proj(out.reshape(b, 1, -1))
+    return x + layer.mlp(rms_norm(layer.post_attention_layernorm, x))
+
+
+def _warm_up(policy: FMPolicy | VQPolicy) -> None:
+    """Compile and record for one observation."""
+    black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    policy.predict([Observation(black, black, "Pick up the apple.", state=np.ones(ACTION_DIM))], seed=0)

@@ -108,9 +108,14 @@ class FMPolicy:
     ) -> list[ActionChunk]:
         """Chunks from given noise, for pictures exactly as the VLM is to see them, without the JPEG step."""
         watch = watch or Stopwatch(self.device)
-        batch = self.processor.prompt(pictures, instructions)
+        batch = self._batch(pictures, instructions)
         watch.lap("prompt")
         return self.predict_batch(batch, noise=noise, state=state, watch=watch)
+
+    def _batch(
+        self, pictures: Sequence[UInt8[ndarray, "h w 3"]], instructions: Sequence[str]
+    ) -> dict[str, Tensor]:
+        return self.processor.prompt(pictures, instructions)
 
     @torch.inference_mode()
     def predict_batch(
@@ -132,6 +137,9 @@ class FMPolicy:
             state=None if state is None else state.to(self.device),
             steps=self.steps,
         )
+        return self._finished(normalized, watch)
+
+    def _finished(self, normalized: Float[Tensor, "b 24 20"], watch: Stopwatch) -> list[ActionChunk]:
         values = self.normalizer.denormalize(normalized.float()).cpu().numpy()
         watch.lap("expert")
         timing = watch.result()

@@ -12,7 +12,7 @@ from rdt2.errors import CheckpointError, ConfigError
 from rdt2.normalizer import LinearNormalizer, has_normalizer
 from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, read_bundle
-from rdt2.policy.compiled import CompiledFMPolicy
+from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
 from rdt2.policy.fm import FMPolicy
 from rdt2.policy.vq import VQPolicy
 
@@ -36,6 +36,7 @@ def load_policy(
     dtype: torch.dtype | None = None,
     steps: int | None = None,
     draft: str | Path | None = None,
+    temperature: float | None = None,
     quantize: Quantization | None = None,
     compile: bool = False,
 ) -> VQPolicy | FMPolicy:
@@ -55,10 +56,12 @@ def load_policy(
         steps: Euler steps of an FM policy; None for the checkpoint's own; 1 for a one-step checkpoint.
         draft: for a VQ policy, an FM policy ("demo-fm", a bundle, or an expert alone) that was trained on the same
             VLM. Its expert drafts the tokens, which makes decoding faster and changes no result.
+        temperature: of a VQ policy: 0, and None, take the likeliest token each time; above, tokens are drawn, with
+            the seed of ``predict``. A small model that gets stuck when greedy moves on with 0.3 to 0.7.
         quantize: "int8" or "int4" for the matrices of the VLM, on small cards; the arithmetic, the expert and the
             tokenizer stay as they are. "int4" needs the extra ``quant``.
-        compile: for an FM policy, :class:`rdt2.policy.CompiledFMPolicy`: loading takes a minute or more longer,
-            every chunk is faster, on a GPU above all.
+        compile: :class:`rdt2.policy.CompiledFMPolicy` or :class:`rdt2.policy.CompiledVQPolicy`: loading takes up to
+            some minutes longer, every chunk is faster, on a GPU above all. Not together with a draft.
 
     Raises:
         CheckpointError: if a file is missing or damaged, is of another model, or parts do not fit each other.
@@ -72,14 +75,17 @@ def load_policy(
     if chosen.kind == "fm":
         if draft is not None:
             raise CheckpointError(f"{path} is an FM policy, which writes no tokens; leave out draft={draft}.")
+        if temperature is not None:
+            raise CheckpointError(
+                f"{path} is an FM policy, which writes no tokens; leave out temperature={temperature}."
+            )
         return _load_fm(chosen, device, dtype, steps, quantize=quantize, compile=compile)
     if steps is not None:
         raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
-    if compile:
-        raise CheckpointError(
-            f"{path} is a VQ policy; only FM policies can be compiled. Leave out compile=True."
-        )
-    return _load_vq(chosen, device, dtype, draft=None if draft is None else str(draft), quantize=quantize)
+    return _load_vq(
+        chosen, device, dtype, draft=None if draft is None else str(draft), temperature=temperature or 0.0,
+        quantize=quantize, compile=compile,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- what is meant
@@ -208,7 +214,9 @@ def _load_vq(
     dtype: torch.dtype,
     *,
     draft: str | None = None,
+    temperature: float = 0.0,
     quantize: Quantization | None = None,
+    compile: bool = False,
 ) -> VQPolicy:
     from rdt2.tokenizer import ActionTokenizer
     from rdt2.vlm import load_vlm
@@ -218,9 +226,10 @@ def _load_vq(
     tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"]).to(device)
     expert, own = _load_draft(draft, parts, device, dtype) if draft is not None else (None, None)
     model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=quantize)
-    return VQPolicy(
+    kind = CompiledVQPolicy if compile else VQPolicy
+    return kind(
         vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer,
-        draft=expert, draft_normalizer=own,
+        draft=expert, draft_normalizer=own, temperature=temperature,
     )  # fmt: skip
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from rdt2.action import ACTION_DIM, HORIZON, NUM_TOKENS, ActionChunk
-from rdt2.errors import CheckpointError
+from rdt2.errors import CheckpointError, ConfigError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
-from rdt2.policy.base import Stopwatch, finished_chunk, model_pictures
+from rdt2.policy.base import Stopwatch, finished_chunk, model_pictures, row_generators
 from rdt2.tokenizer import ActionTokenizer
 
 if TYPE_CHECKING:
-    from jaxtyping import Int, UInt8
+    from jaxtyping import Float, Int, UInt8
     from numpy import ndarray
     from torch import Tensor
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class VQPolicy:
-    """Greedy decoding over the action tokens alone, one by one or, with a draft, many at a time.
+    """Decoding over the action tokens alone, one by one or, with a draft, many at a time.
 
     The draft is the chunk of an RDT2-FM expert, encoded by the tokenizer. It reads the keys and values that the
     VLM computes anyway, and changes how fast the tokens come, never which.
@@ -43,6 +43,7 @@ class VQPolicy:
         normalizer: LinearNormalizer,
         draft: Expert | None = None,
         draft_normalizer: LinearNormalizer | None = None,
+        temperature: float = 0.0,
     ) -> None:
         """
         Args:
@@ -52,9 +53,12 @@ class VQPolicy:
             normalizer: the normalizer the tokenizer was trained with.
             draft: an expert trained on this VLM.
             draft_normalizer: the normalizer the expert was trained with; none: that of the tokenizer.
+            temperature: 0 takes the likeliest token (greedy); above, tokens are drawn from
+                softmax(logits / temperature), with the seed of ``predict``.
 
         Raises:
             CheckpointError: if the parts do not fit each other.
+            ConfigError: if the temperature is not a finite number of 0 or more.
         """
         horizon = tokenizer.config.action_horizon
         if tokenizer.num_tokens != NUM_TOKENS or horizon != HORIZON:
@@ -72,6 +76,9 @@ class VQPolicy:
         self.tokenizer, self.normalizer = tokenizer.eval(), normalizer
         self.draft = draft.eval() if draft is not None else None
         self.draft_normalizer = draft_normalizer or normalizer
+        if not 0 <= temperature < float("inf"):
+            raise ConfigError(f"temperature is {temperature}, expected a finite number of 0 or more.")
+        self.temperature = temperature
 
     @property
     def device(self) -> torch.device:
@@ -81,11 +88,11 @@ class VQPolicy:
     def predict(
         self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
     ) -> list[ActionChunk]:
-        """See :class:`rdt2.policy.Policy`. Greedy decoding draws nothing, so ``seed`` changes nothing."""
+        """See :class:`rdt2.policy.Policy`. Greedy decoding draws nothing: there ``seed`` changes nothing."""
         watch = Stopwatch(self.device)
         pictures = model_pictures(observations)
         watch.lap("jpeg")
-        return self.predict_pictures(pictures, [o.instruction for o in observations], watch=watch)
+        return self.predict_pictures(pictures, [o.instruction for o in observations], seed=seed, watch=watch)
 
     @torch.inference_mode()
     def predict_pictures(
@@ -93,13 +100,15 @@ class VQPolicy:
         pictures: Sequence[UInt8[ndarray, "h w 3"]],
         instructions: Sequence[str],
         *,
+        seed: int | Sequence[int] | None = None,
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
         """Chunks for left | right pictures exactly as the VLM is to see them, without the JPEG step."""
         watch = watch or Stopwatch(self.device)
-        batch = {k: v.to(self.device) for k, v in self.processor.prompt(pictures, instructions).items()}
+        batch = self._batch(pictures, instructions)
+        noise = self._noise(len(pictures), seed)
         watch.lap("prompt")
-        tokens, logprobs, accepted = self._write(batch)
+        tokens, logprobs, accepted = self._write(batch, noise)
         tokens, confidence = tokens.cpu(), logprobs.float().mean(dim=1).tolist()
         watch.lap("vlm")
 
@@ -107,9 +116,8 @@ class VQPolicy:
         usable = ((tokens >= 0) & (tokens < self.tokenizer.num_embeddings)).all(dim=1)
         values = np.full((len(tokens), HORIZON, ACTION_DIM), np.nan, np.float32)
         if usable.any():
-            values[usable.numpy()] = (
-                self.normalizer.denormalize(self.tokenizer.decode(tokens[usable])).cpu().numpy()
-            )
+            chunks = self._decode(tokens[usable])
+            values[usable.numpy()] = self.normalizer.denormalize(chunks.float()).cpu().numpy()
         watch.lap("decode")
         timing = watch.result()
         return [
@@ -125,19 +133,41 @@ class VQPolicy:
             for row in range(len(tokens))
         ]
 
-    def _write(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Sequence[int | None]]:
+    def _batch(
+        self, pictures: Sequence[UInt8[ndarray, "h w 3"]], instructions: Sequence[str]
+    ) -> dict[str, Tensor]:
+        return self.processor.prompt(pictures, instructions)
+
+    def _decode(self, tokens: Int[Tensor, "b 27"]) -> Float[Tensor, "b 24 20"]:
+        """Normalised chunks of tokens."""
+        return self.tokenizer.decode(tokens)
+
+    def _noise(self, rows: int, seed: int | Sequence[int] | None) -> Float[Tensor, "b 27 n"] | None:
+        from rdt2.vlm import sampling_noise
+
+        if self.temperature == 0:
+            return None
+        shape = (NUM_TOKENS, self.tokenizer.num_embeddings)
+        return torch.stack(
+            [sampling_noise(shape, self.temperature, generator=each) for each in row_generators(rows, seed)]
+        )
+
+    def _write(
+        self, batch: dict[str, Tensor], noise: Float[Tensor, "b 27 n"] | None
+    ) -> tuple[Tensor, Tensor, Sequence[int | None]]:
         """Tokens (b, 27), their log-probabilities (b, 27), and how many of a draft's tokens were right (b,)."""
         from rdt2.vlm import generate_actions, speculate_actions
 
-        codes = self.tokenizer.num_embeddings
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        settings: dict[str, Any] = {
+            "num_tokens": NUM_TOKENS,
+            "num_embeddings": self.tokenizer.num_embeddings,
+            "noise": None if noise is None else noise.to(self.device),
+        }
         if self.draft is None:
-            tokens, logprobs = generate_actions(
-                self.vlm, batch, self.processor, num_tokens=NUM_TOKENS, num_embeddings=codes
-            )
+            tokens, logprobs = generate_actions(self.vlm, batch, self.processor, **settings)
             return tokens, logprobs, [None] * len(tokens)
-        result = speculate_actions(
-            self.vlm, batch, self.processor, self._drafted, num_tokens=NUM_TOKENS, num_embeddings=codes
-        )
+        result = speculate_actions(self.vlm, batch, self.processor, self._drafted, **settings)
         return result.tokens, result.logprobs, result.accepted.tolist()
 
     def _drafted(self, prompt: KVCache) -> Int[Tensor, "b 27"]:

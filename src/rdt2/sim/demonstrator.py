@@ -3,10 +3,10 @@
 It is a feedback law, not a replayed path: at every 1/30 s the motion is computed from where the hand and
 the object are now. A policy that sees only two pictures can therefore imitate it, and wherever the hand is
 pushed the next motion is a correction. Recorded episodes hold much of that: a third begin from odd places, many
-are disturbed on the way, and in many the hand first misses: it goes down beside the object, pushes it, closes on
-nothing, drops it beside the bowl. What a policy meets after its own mistakes has then been seen. Nothing that was
-done *to* the hand is ever a training target: a frame is written only if the 24 steps that follow it are the
-demonstrator's own.
+are disturbed on the way, and in many the hand first misses: it goes down beside the object, slides over the
+table, pushes it away, closes on nothing, drops it beside the bowl. What a policy meets after its own mistakes has
+then been seen. Nothing that was done *to* the hand is ever a training target: a frame is written only if the 24
+steps that follow it are the demonstrator's own.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ _JAW_SPEED = 0.22
 """m/s of the opening: 0.088 m in 0.4 s."""
 _SQUEEZE = 0.012
 """Fingers so much further apart than asked for hold something, metres."""
+_SLIDE_X, _SLIDE_Y = 0.30, 0.42
+"""A hand that slides along the table stays within these of its middle, metres."""
 
 
 # ------------------------------------------------------------------------------------------------- one person
@@ -83,13 +85,15 @@ class Disturbance:
 
     kind: Literal["push", "close", "miss", "drop"]
     """Pushed by ``shift`` and turned by ``turn`` within ``seconds``; the jaws close for ``seconds``; the hand goes
-    ``shift`` beside its goal, at most ``seconds`` long, as if that were it: there it may close and rise (miss), or
-    lets go (drop)."""
+    ``shift`` beside its goal, at most ``seconds`` long, as if that were it: there it may slide on, close and rise
+    (miss), or lets go (drop)."""
     phase: Literal["reach", "carry"]
     distance: float
     seconds: float
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    slide: tuple[float, float] = (0.0, 0.0)
+    """Of a miss: so many metres along the table, so many radians beside the way to the object."""
     closes: bool = False
     rise: float = 0.0
 
@@ -100,7 +104,7 @@ def draw_manner(rng: Generator, *, kind: str, open_width: float) -> Manner:
         speed=float(np.clip(rng.normal(1.0, 0.06), 0.85, 1.15)),
         curve=float(np.clip(rng.normal(0.0, 0.05), -0.12, 0.12)),
         tilt=tuple(np.deg2rad(rng.normal(0.0, 1.2, 2)).tolist()),  # type: ignore[arg-type]
-        lift=float(rng.uniform(0.17, 0.19)),
+        lift=float(rng.uniform(0.20, 0.22)),
         open_width=open_width,
         sway=tuple(rng.uniform(0.0, 0.0005, 3).tolist()),  # type: ignore[arg-type]
         disturbances=tuple(_draw_disturbances(rng, kind)),
@@ -133,15 +137,18 @@ def _draw_disturbances(rng: Generator, kind: str) -> Iterator[Disturbance]:
 
 
 def _draw_miss(rng: Generator, kind: str) -> Disturbance:
-    """As far beside the target as a policy errs, at its height, below or above."""
+    """As far beside the target as a policy errs, at its height, below or above; or low, and on along the table."""
     closes = kind != "press" and rng.random() < 0.6
-    beside = _around(rng, rng.uniform(0.0, 0.06))
-    above = rng.uniform(-0.02, 0.01) if kind == "press" or rng.random() < 0.6 else rng.uniform(0.01, 0.06)
+    slides = kind != "press" and rng.random() < 0.3
+    beside = _around(rng, rng.uniform(0.03, 0.07) if slides else rng.uniform(0.0, 0.06))
+    low = slides or kind == "press" or rng.random() < 0.6
+    above = rng.uniform(-0.02, 0.01) if low else rng.uniform(0.01, 0.06)
+    slide = (rng.uniform(0.06, 0.18), rng.normal(0.0, 0.8)) if slides else (0.0, 0.0)
     rise = rng.uniform(0.0, 0.18) if closes and rng.random() < 0.6 else 0.0
-    distance = rng.uniform(0.05, 0.25)
     return Disturbance(
-        "miss", "reach", float(distance), 1.5, (*beside, float(above)), closes=closes, rise=float(rise)
-    )
+        "miss", "reach", float(rng.uniform(0.05, 0.25)), 1.5, (*beside, float(above)),
+        slide=(float(slide[0]), float(slide[1])), closes=closes, rise=float(rise),
+    )  # fmt: skip
 
 
 def _around(rng: Generator, distance: float) -> tuple[float, float]:
@@ -314,8 +321,9 @@ class Demonstrator:
             cap = self.cell.object_pose(self.item.name)[:3, 3]
             goal = np.array([cap[0], cap[1], self._pressed_height()])
             if position[2] - goal[2] < 0.001:
-                self.phase = "retreat"
-                self._top = self.table + 0.035 + _PAD + _RETREAT
+                # The finger stays on it: a button looks the same before and after, and a hand that rose from it
+                # again would look like one that has yet to come down.
+                self.phase = "still"
             return self._straight(position, goal, 0.45), rotate, 0.0
         if self.phase in ("lift", "carry") and not self._holding():
             # It slipped or was never between the jaws: open and begin again.
@@ -349,13 +357,11 @@ class Demonstrator:
             goal = np.array([*position[:2], self._top])
             if abs(goal[2] - position[2]) < 0.002:
                 self.phase = "still"
-            # A pressed button looks as before. Opening the jaws shows that it is done.
-            return self._straight(position, goal, 1.0), rotate, opening if width < wide - 0.002 else 0.0
+            return self._straight(position, goal, 1.0), rotate, 0.0
         self._still += 1
         if self._still >= (1.0 if self.task.kind == "pick" else 0.7) * FPS:
             self.phase = "done"
-        jaw = closing if self.task.kind == "pick" else opening if width < wide - 0.002 else 0.0
-        return stay, np.eye(3), jaw
+        return stay, np.eye(3), closing if self.task.kind == "pick" else 0.0
 
     def _pressed_height(self) -> float:
         return self.table + 0.018 + _BUTTON_TOP - _PRESS_DEPTH + _PAD
@@ -443,6 +449,7 @@ class Demonstrator:
 
     def _miss(self, disturbance: Disturbance) -> Iterator[_Motion]:
         yield from self._go_astray(self._reach_goal() + disturbance.shift, disturbance.seconds)
+        yield from self._slide(*disturbance.slide)
         while disturbance.closes and self.width[self.side] > 0:
             yield np.zeros(3), np.eye(3), -_JAW_SPEED
         yield from self._go_astray(
@@ -450,6 +457,14 @@ class Demonstrator:
         )
         if disturbance.closes and self._holding():
             self.phase = "lift"
+
+    def _slide(self, distance: float, beside: float) -> Iterator[_Motion]:
+        position = self.pose[self.side][:3, 3]
+        way = self._reach_goal() - position
+        heading = np.arctan2(way[1], way[0]) + beside
+        goal = position + distance * np.array([np.cos(heading), np.sin(heading), 0.0])
+        goal[:2] = np.clip(goal[:2], (-_SLIDE_X, -_SLIDE_Y), (_SLIDE_X, _SLIDE_Y))
+        yield from self._go_astray(goal, 1.5)
 
     def _drop(self, disturbance: Disturbance) -> Iterator[_Motion]:
         bowl = self.cell.object_pose("bowl")[:3, 3] + (0, 0, _RELEASE)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS, HORIZON
 from rdt2.errors import ConfigError, SimulationError, TaskError
@@ -36,13 +37,15 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from numpy.random import Generator
 
-TASK_MIX = {"pick": 0.45, "place": 0.35, "press": 0.20}
+TASK_MIX = {"pick": 0.38, "place": 0.34, "press": 0.28}
 FIRST_SCENE_SEED = 1_000_000_000
 """Scenes of recordings have seeds from here on, so that smaller seeds are never trained on."""
 EPISODES_PER_SHARD = 40
 _ATTEMPTS = 6
 _LONGEST = 16.0
 """Seconds of an episode."""
+FARTHEST, WIDEST = 0.05, 0.35
+"""Metres and radians that a hand moves within 1/30 s at most: 1.5 m/s, 10 rad/s."""
 
 
 # --------------------------------------------------------------------------------------------- one episode
@@ -84,7 +87,11 @@ class Demonstration:
 
 
 def demonstrate(cell: Cell, task: Task, manner: Manner) -> Demonstration:
-    """Do the task from the cell's present state, without drawing anything."""
+    """Do the task from the cell's present state, without drawing anything.
+
+    Raises:
+        SimulationError: a hand jumped, which no hand does: the physics went wrong.
+    """
     robot = cell.robot()
     monitor = Monitor(cell, task)
     demonstrator = Demonstrator(cell, robot, task, manner)
@@ -106,6 +113,8 @@ def demonstrate(cell: Cell, task: Task, manner: Manner) -> Demonstration:
         tick += 1
         robot.clock.sleep_until(start + tick * STEP)
     monitor.close()
+    for side in ARMS:
+        _check_motion(side, np.array(poses[side]))
     success = not running and bool(monitor.success)
     if task.kind == "pick":
         # The task asks for 3 s in the air. A shorter hold teaches as much.
@@ -122,6 +131,17 @@ def demonstrate(cell: Cell, task: Task, manner: Manner) -> Demonstration:
         states=np.array(states),
         success=success,
     )
+
+
+def _check_motion(side: str, poses: Float[ndarray, "n 4 4"]) -> None:
+    moved = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=-1)
+    turned = Rotation.from_matrix(np.swapaxes(poses[:-1, :3, :3], 1, 2) @ poses[1:, :3, :3]).magnitude()
+    for what, steps, limit in (("m", moved, FARTHEST), ("rad", turned, WIDEST)):
+        if len(steps) and steps.max() > limit:
+            raise SimulationError(
+                f"the {side} hand jumped by {steps.max():.2f} {what} within 1/30 s, expected at most {limit}: it was "
+                "pressed into something until the physics gave way. This episode is lost; go on with another."
+            )
 
 
 def draw_frame(cell: Cell, state: Float[ndarray, " q"]) -> ndarray:

@@ -279,7 +279,7 @@ def _button(colour: str) -> ObjectSpec:
 
 def _bowl() -> ObjectSpec:
     half = (BOWL_RADIUS, BOWL_RADIUS, BOWL_HEIGHT / 2)
-    return ObjectSpec("bowl", "bowl", "bowl", "white", (0.9, 0.9, 0.9), half, (0.0, 0.0), 0.0)
+    return ObjectSpec("bowl", "bowl", "bowl", "pink", (0.95, 0.4, 0.7), half, (0.0, 0.0), 0.0)
 
 
 def _lay_out(rng: Generator, objects: tuple[ObjectSpec, ...]) -> tuple[ObjectSpec, ...]:
@@ -317,7 +317,6 @@ def _look(rng: Generator, *, unseen: bool) -> Look:
     level = rng.uniform(0.40, 0.62)
     warmth = rng.uniform(-0.10, 0.10) if unseen else rng.uniform(-0.04, 0.04)
     colour = level * np.array([1 + warmth, 1.0, 1 - warmth])
-    grey = rng.uniform(0.78, 0.95)
     return Look(
         table=textures.draw(rng, "table", unseen=unseen),
         floor=textures.draw(rng, "floor", unseen=unseen),
@@ -325,7 +324,8 @@ def _look(rng: Generator, *, unseen: bool) -> Look:
         light_direction=_triple(-light),
         light_colour=_triple(colour),
         ambient=float(rng.uniform(0.30, 0.42)),
-        bowl=(float(grey), float(grey * 0.99), float(grey * 0.96)),
+        # The one thing without a colour in its name always looks alike.
+        bowl=textures.hsv(rng.uniform(0.885, 0.915), rng.uniform(0.55, 0.75), rng.uniform(0.85, 0.98)),
     )
 
 

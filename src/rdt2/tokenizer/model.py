@@ -310,6 +310,12 @@ class ActionTokenizer(nn.Module):
                 f"token at row {row}, position {position} is {tokens[row, position].item()}, expected "
                 f"0..{self.num_embeddings - 1}. Mark the chunk as not valid instead of decoding it."
             )
+        return self.decode_valid(tokens, levels=levels)
+
+    def decode_valid(
+        self, tokens: Int[Tensor, "b 27"], *, levels: int | None = None
+    ) -> Float[Tensor, "b 24 20"]:
+        """As :meth:`decode`, for int64 tokens on the tokenizer's device that are known to be codes."""
         decoded = {}
         with torch.autocast(tokens.device.type, enabled=False):
             for part, where in self.part_slices.items():
@@ -390,5 +396,5 @@ def _split(actions: Float[Tensor, "b t 20"], part: str) -> Float[Tensor, "b t d"
 
 
 def _join(parts: Mapping[str, Float[Tensor, "b t d"]]) -> Float[Tensor, "b t 20"]:
-    columns = torch.tensor([c for part in parts for c in PART_COLUMNS[part]])
-    return torch.cat(list(parts.values()), dim=-1)[..., columns.argsort()]
+    columns = {column: parts[part][..., i] for part in parts for i, column in enumerate(PART_COLUMNS[part])}
+    return torch.stack([columns[column] for column in sorted(columns)], dim=-1)

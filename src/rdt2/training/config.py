@@ -170,6 +170,9 @@ class ExpertTraining(RunConfig):
     state: bool = False
     """Let the expert see where the arms are (absolute poses and widths, from each sample's meta). The released models
     never did; policies of such an expert need Observation(state=...), which the control loop gives."""
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """Keep the matrices of the frozen VLM in 8 or 4 bits: half and a third of its memory, for small cards. Give the
+    policy the same quantize=. int4 needs the extra quant."""
     kv_cache: str | None = None
     """Folder to keep the frozen VLM's keys and values in: small data sets only, and not with augment."""
 

@@ -31,9 +31,11 @@ HUES = {
     "green": (0.30, 0.42),
     "blue": (0.58, 0.67),
     "purple": (0.73, 0.81),
+    "bowl": (0.875, 0.925),
 }
-"""Where on the circle of hues (0..1) a word lies."""
-BRIGHT = ("yellow", "orange")  # dark, they would be called brown
+"""Where on the circle of hues (0..1) a word lies. The simulated cell's bowl is known by being pink."""
+BRIGHT = ("yellow", "orange", "bowl")  # dark, they would be called brown or wine
+PALE = ("bowl",)
 VISIBLE = 12  # pixels a shape must still show for its place to count
 
 
@@ -65,7 +67,10 @@ def draw(rng: Generator, colours: Sequence[str], *, size: tuple[int, int]) -> Dr
         for name in rng.permutation(list(colours)):
             radius = height * math.exp(rng.uniform(math.log(0.024), math.log(0.18)))
             x, y = half * side + rng.uniform(0.03, 0.97) * half, rng.uniform(0.03, 0.97) * height
-            hue, saturation = rng.uniform(*HUES[name]), rng.uniform(0.75, 1)
+            hue, saturation = (
+                rng.uniform(*HUES[name]),
+                rng.uniform(*((0.5, 0.8) if name in PALE else (0.75, 1))),
+            )
             value = rng.uniform(0.85 if name in BRIGHT else 0.6, 1)
             outline = _outline(rng, x, y, radius, rng.uniform(0.5, 1))
             lid = [(px, y + 0.8 * (py - y) - 0.3 * radius) for px, py in outline]

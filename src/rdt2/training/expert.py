@@ -67,9 +67,11 @@ class ExpertStage(Stage):
 
     def frozen_vlm(self, expert: Expert) -> FrozenVLM:
         """As many layers of the VLM as the expert reads, in the compute precision."""
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        config = self.config
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        quantize = None if config.quantize == "none" else config.quantize
         layers = expert.config.selected_layers
-        vlm = load_vlm(self.config.vlm, layers=max(layers) + 1, dtype=dtype)
+        vlm = load_vlm(config.vlm, layers=max(layers) + 1, dtype=dtype, quantize=quantize)
         return FrozenVLM(vlm, layers, cache=self.config.kv_cache)
 
     def batch(self, step: int) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ afterwards:
 
 - naming: which colours does each image token show (drawings only, where it is known);
 - finding: at a colour's word, behind the second layer, where is it in the left picture and in the right;
-- telling: at a hand's word, behind the third layer, where does this hand see it;
+- telling: at a hand's word, behind the third layer, where does this hand see it, and where the bowl, if one is named;
 - aiming: at every token behind the instruction, behind the fourth layer, where was that;
 - acting: there too, for recordings, what chunk follows.
 
@@ -53,6 +53,7 @@ DEPTH = 0.4  # metres of depth that count as much as the width of a picture
 COLOUR = re.compile(rf"\b({'|'.join(HUES)})\b")
 HAND = re.compile(r"\b(left|right)\b")
 PLACE = 3  # x, y, depth in a picture
+GOAL = "bowl"  # the word for where to put what the colour names
 
 
 class PointingStage(Stage):
@@ -138,8 +139,7 @@ class PointingStage(Stage):
             if row % 2:
                 # an instruction of the data, about a colour of this picture
                 sentence = self.sentences[rng.integers(len(self.sentences))]
-                asked = _colour(sentence)
-                colours = [asked, *(name for name in colours if name != asked)]
+                colours = list(dict.fromkeys([*COLOUR.findall(sentence.lower()), *colours]))
             else:
                 sentence = " ".join(["Where is", *colours])
             drawing = draw(rng, colours, size=self.size)
@@ -166,7 +166,7 @@ class PointingStage(Stage):
                     places.append(place)
             hand = HAND.search(sentence)
             # What is listed ("Where is red blue") has no hand to tell of.
-            told.append(_seen_by(hand[1], answer[_colour(sentence)]) if hand else np.full(PLACE, np.nan))
+            told.append(_told(sentence, hand[1], answer) if hand else np.full(2 * PLACE, np.nan))
             hand_at.append(int((ids == self.words[hand[1]]).nonzero()[0]) if hand else 0)
         actions = torch.full((len(pictures), HORIZON, ACTION_DIM), torch.nan)
         actions[drawn:] = self.normalizer.normalize(torch.from_numpy(recorded.actions))
@@ -251,8 +251,8 @@ class PointingModule(nn.Module):
         width = vlm.lm_head.in_features
         self.naming = nn.Linear(width, len(HUES))
         self.finding = nn.Linear(width, 2 * PLACE)
-        self.telling = nn.Linear(width, PLACE)
-        self.aiming = nn.Linear(width, PLACE)
+        self.telling = nn.Linear(width, 2 * PLACE)
+        self.aiming = nn.Linear(width, 2 * PLACE)
         self.acting = nn.Linear(width, HORIZON * ACTION_DIM)
 
     def forward(
@@ -261,7 +261,7 @@ class PointingModule(nn.Module):
         """Weighted sum of the five losses, and each: ``naming`` in nats, the others in units of the spread.
 
         The first rows, as many as ``shown`` (n, tokens, colours) has, are drawn: these are their right names.
-        ``places`` (m, 6) are asked for at (row, position) ``asked_at`` (m, 2), ``told`` (b, 3) at position
+        ``places`` (m, 6) are asked for at (row, position) ``asked_at`` (m, 2), ``told`` (b, 6) at position
         ``hand_at`` (b,) and again behind the instruction, there with ``actions`` (b, 24, 20). NaN is not asked.
         """
         x = text.embed(self.vlm, batch)
@@ -281,8 +281,8 @@ class PointingModule(nn.Module):
 
         x = run(x, FINDING_LAYERS)
         row, position = batch["asked_at"].T
-        spread = self.place_spread
-        finding = _difference(self.finding(_even(x[row, position])), batch["places"], spread.repeat(2))
+        spread = self.place_spread.repeat(2)
+        finding = _difference(self.finding(_even(x[row, position])), batch["places"], spread)
         x = run(x, TELLING_LAYERS - FINDING_LAYERS)
         hands = x[torch.arange(len(x), device=x.device), batch["hand_at"]]
         telling = _difference(self.telling(_even(hands)), batch["told"], spread)
@@ -314,15 +314,13 @@ def _difference(answer: Tensor, truth: Tensor, spread: Tensor) -> Tensor:
     return ((answer - truth) / spread)[asked].abs().sum() / asked.sum().clamp_min(1)
 
 
-def _colour(sentence: str) -> str:
-    match = COLOUR.search(sentence.lower())
-    assert match is not None  # only such sentences are kept
-    return match[1]
-
-
-def _seen_by(hand: str, place: Float[ndarray, " 6"]) -> Float[ndarray, " 3"]:
-    """Where a place is in the picture of one hand."""
-    return place[:PLACE] if hand == "left" else place[PLACE:]
+def _told(sentence: str, hand: str, answer: dict[str, Float[ndarray, " 6"]]) -> Float[ndarray, " 6"]:
+    """Where a hand sees what the sentence names: its colour, then the bowl; NaN where there is none."""
+    colour, *others = COLOUR.findall(sentence.lower())
+    nowhere = np.full(2 * PLACE, np.nan, np.float32)
+    places = answer[colour], answer.get(GOAL, nowhere) if GOAL in others else nowhere
+    seen = slice(0, PLACE) if hand == "left" else slice(PLACE, None)
+    return np.concatenate([place[seen] for place in places])
 
 
 def _without_depth(place: Float[ndarray, " 4"]) -> Float[ndarray, " 6"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rdt2.vlm.compiled import compile_layers
-from rdt2.vlm.decode import generate_actions
+from rdt2.vlm.decode import generate_actions, sampling_noise
 from rdt2.vlm.images import ImageProcessor
 from rdt2.vlm.loss import LossStats, training_loss
 from rdt2.vlm.model import load_vlm, save_vlm
@@ -24,6 +24,7 @@ __all__ = [
     "generate_actions",
     "load_vlm",
     "prefill",
+    "sampling_noise",
     "save_vlm",
     "speculate_actions",
     "training_loss",

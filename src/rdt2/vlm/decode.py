@@ -26,8 +26,7 @@ def generate_actions(
     *,
     num_tokens: int = 27,
     num_embeddings: int = 1024,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    noise: Float[Tensor, "b n e"] | None = None,
 ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
     """Write ``num_tokens`` action tokens after each prompt.
 
@@ -37,18 +36,15 @@ def generate_actions(
         processor: of the same checkpoint; knows where the action tokens are in the vocabulary.
         num_tokens: length of the string.
         num_embeddings: action tokens 0 .. num_embeddings - 1 are allowed.
-        temperature: 0 takes the likeliest token; above 0 samples.
-        generator: of the samples; on the model's device.
+        noise: added to the logits before the largest is taken (see :func:`sampling_noise`); None is greedy.
 
     Returns:
         Tokens 0 .. num_embeddings - 1, and the natural logarithm of each one's probability among the allowed
         tokens at temperature 1: a measure of confidence.
 
     Raises:
-        ConfigError: a temperature below 0, or more action tokens than the vocabulary has room for.
+        ConfigError: more action tokens than the vocabulary has room for.
     """
-    if temperature < 0:
-        raise ConfigError(f"expected temperature >= 0, got {temperature}")
     answer = Answer(model, batch, processor, num_tokens=num_tokens, num_embeddings=num_embeddings)
     logits = answer.first
     tokens: list[Tensor] = []
@@ -56,15 +52,24 @@ def generate_actions(
     for i in range(num_tokens):
         if i > 0:
             logits = answer.read(tokens[-1][:, None], i - 1)[:, 0]
-        tokens.append(_choose(logits, temperature, generator))
+        tokens.append((logits if noise is None else logits + noise[:, i]).argmax(-1))
         scores.append(logits.log_softmax(-1).gather(-1, tokens[-1][:, None])[:, 0])
     return torch.stack(tokens, 1), torch.stack(scores, 1)
 
 
-def _choose(
-    logits: Float[Tensor, "b n"], temperature: float, generator: torch.Generator | None
-) -> Int[Tensor, " b"]:
-    if temperature == 0:
-        return logits.argmax(-1)
-    probability = (logits / temperature).softmax(-1)
-    return torch.multinomial(probability, 1, generator=generator)[:, 0]
+def sampling_noise(
+    shape: tuple[int, ...], temperature: float, *, generator: torch.Generator | None = None
+) -> Float[Tensor, "*shape"]:
+    """Noise that makes the largest of logits plus noise a sample of softmax(logits / temperature).
+
+    Drawn beforehand, it leaves decoding a plain search for the largest: a draft can be checked against it, and a row
+    of a batch depends on its own draw alone. (The Gumbel-max trick; Maddison et al. 2014, arXiv 1411.0030.)
+
+    Raises:
+        ConfigError: a temperature that is not a finite number of 0 or more.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"temperature is {temperature}, expected a finite number of 0 or more.")
+    smallest = torch.finfo(torch.float32).tiny
+    uniform = torch.rand(shape, generator=generator).clamp(min=smallest)
+    return -temperature * (-uniform.log()).clamp(min=smallest).log()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rdt2.errors import CheckpointError, ObservationError
+from rdt2.errors import CheckpointError, ConfigError, ObservationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_NAME = "preprocessor_config.json"
+PRECISION_BITS = 22  # of the shares with which PIL mixes pixels
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,91 @@ class ImageProcessor:
         scaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
         mean, std = (np.asarray(values, np.float32)[:, None] for values in (self.image_mean, self.image_std))
         return (scaled - mean) / std
+
+
+class DeviceImages:
+    """An :class:`ImageProcessor` whose work is done on a GPU, with the same result bit for bit.
+
+    PIL resizes in whole numbers, one axis after the other (Pillow, src/libImaging/Resample.c), which any device can
+    repeat exactly. Which axis comes first depends on Pillow's version: a picture of noise tells.
+    """
+
+    def __init__(self, images: ImageProcessor, device: torch.device) -> None:
+        self._images, self._device = images, device
+        self._values = torch.from_numpy(images._table).to(device)
+        self._weights = lru_cache(maxsize=16)(self._make_weights)
+        self._axes = lru_cache(maxsize=16)(self._find_axes)
+
+    def patches(self, picture: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "patches 1176"]:
+        """Patches of one picture that lies on the device, in the order of :class:`ImageProcessor`."""
+        p, m = self._images.patch_size, self._images.merge_size
+        height, width = self._images.resized_shape(*picture.shape[:2])
+        x = picture
+        for axis in self._axes(*picture.shape[:2]):
+            x = self._resized(x, axis, (height, width)[axis])
+        rows, columns = height // p, width // p
+        blocks = x.view(rows // m, m, p, columns // m, m, p, 3).permute(0, 3, 1, 4, 6, 2, 5)
+        blocks = blocks.reshape(rows * columns, 3, 1, p * p).long()
+        channel = torch.arange(3, device=x.device)[:, None, None]
+        values = self._values[channel, blocks]
+        return values.expand(-1, -1, self._images.temporal_patch_size, -1).reshape(rows * columns, -1)
+
+    def grid(self, picture: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int, int]:
+        """(1, rows, columns) of the patches of a picture."""
+        height, width = self._images.resized_shape(*check_picture(picture).shape[:2])
+        return 1, height // self._images.patch_size, width // self._images.patch_size
+
+    def _find_axes(self, height: int, width: int) -> tuple[int, int]:
+        """The axes in the order in which PIL resizes pictures of this size.
+
+        Raises:
+            ConfigError: PIL does something else.
+        """
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected = self._images.resize(noise)
+        for axes in ((1, 0), (0, 1)):
+            x = torch.from_numpy(noise).to(self._device)
+            for axis in axes:
+                x = self._resized(x, axis, expected.shape[axis])
+            if np.array_equal(x.cpu().numpy(), expected):
+                return axes
+        raise ConfigError(
+            f"this version of Pillow resizes {height} x {width} pictures in a way that is not known. Install "
+            "pillow<=13.0, or leave out compile=True."
+        )
+
+    def _resized(self, x: UInt8[Tensor, "h w 3"], axis: int, size: int) -> UInt8[Tensor, "h w 3"]:
+        if x.shape[axis] == size:
+            return x
+        places, weights = self._weights(x.shape[axis], size)
+        taken = x.index_select(axis, places.flatten()).unflatten(axis, places.shape).int()
+        shape = [1] * taken.ndim
+        shape[axis : axis + 2] = weights.shape
+        total = (taken * weights.view(shape)).sum(axis + 1, dtype=torch.int32)
+        return ((total + (1 << PRECISION_BITS - 1)) >> PRECISION_BITS).clamp(0, 255).to(torch.uint8)
+
+    def _make_weights(self, before: int, after: int) -> tuple[Int[Tensor, "after k"], Int[Tensor, "after k"]]:
+        """Which pixels a resized pixel is made of, and in which shares of 2^22."""
+        scale = before / after
+        stretch = max(scale, 1.0)
+        reach = 2.0 * stretch  # of the bicubic kernel
+        count = 2 * math.ceil(reach) + 1
+        places, shares = np.zeros((after, count), np.int64), np.zeros((after, count))
+        for i in range(after):
+            middle = (i + 0.5) * scale
+            first, last = max(int(middle - reach + 0.5), 0), min(int(middle + reach + 0.5), before)
+            here = np.arange(first, last)
+            share = _bicubic((here - middle + 0.5) / stretch)
+            places[i, : len(here)], shares[i, : len(here)] = here, share * (1.0 / sum(share))  # as PIL rounds
+        whole = np.trunc(shares * (1 << PRECISION_BITS) + np.copysign(0.5, shares)).astype(np.int32)
+        return torch.from_numpy(places).to(self._device), torch.from_numpy(whole).to(self._device)
+
+
+def _bicubic(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Keys' kernel with a = -0.5, as PIL has it."""
+    x = np.abs(x)
+    near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
 def check_picture(picture: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from rdt2.errors import ActionError, CheckpointError, ObservationError
 from rdt2.vlm.images import CONFIG_NAME, ImageProcessor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from jaxtyping import Int, UInt8
@@ -116,13 +116,18 @@ class VLMProcessor:
         return self.vocab_size - (token + 1)
 
     def prompt(
-        self, pictures: Sequence[UInt8[np.ndarray, "h w 3"]], instructions: Sequence[str]
+        self,
+        pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+        instructions: Sequence[str],
+        *,
+        images: Callable[..., tuple[Tensor, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         """A left-padded batch up to and including ``<|quad_start|>``, ready for the first action token.
 
         Args:
             pictures: uint8 RGB, left wrist beside right wrist, one a sample.
             instructions: one sentence a sample.
+            images: what makes pixel values and grids of pictures instead of ``self.images``.
 
         Returns:
             input_ids, attention_mask, mm_token_type_ids (b, s) int64; pixel_values (patches, 1176) float32;
@@ -132,7 +137,7 @@ class VLMProcessor:
             ObservationError: no or different numbers of pictures and instructions, a picture that is not
                 uint8 RGB, an instruction that is empty or contains control tokens.
         """
-        pixel_values, grid = self._pictures(pictures, instructions)
+        pixel_values, grid = self._pictures(pictures, instructions, images or self.images)
         rows = [
             self._prompt_ids(text, n) for text, n in zip(instructions, self._image_tokens(grid), strict=True)
         ]
@@ -156,7 +161,7 @@ class VLMProcessor:
             ActionError: tokens of another shape, or outside 0 .. num_embeddings - 1.
         """
         answers = self._answers(torch.as_tensor(tokens), len(instructions), num_embeddings)
-        pixel_values, grid = self._pictures(pictures, instructions)
+        pixel_values, grid = self._pictures(pictures, instructions, self.images)
         prompts = [
             self._prompt_ids(text, n) for text, n in zip(instructions, self._image_tokens(grid), strict=True)
         ]
@@ -167,13 +172,18 @@ class VLMProcessor:
             labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
         return {**batch, "labels": labels}
 
-    def _pictures(self, pictures: Sequence[np.ndarray], instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _pictures(
+        self,
+        pictures: Sequence[np.ndarray],
+        instructions: Sequence[str],
+        images: Callable[..., tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
         if len(pictures) != len(instructions) or not len(pictures):
             raise ObservationError(
                 f"expected one instruction a picture, got {len(pictures)} pictures and {len(instructions)} "
                 "instructions; pass lists of the same length, at least one"
             )
-        return self.images(pictures)
+        return images(pictures)
 
     def _image_tokens(self, grid: Int[Tensor, "b 3"]) -> list[int]:
         return (grid.prod(-1) // self.images.merge_size**2).tolist()

@@ -16,7 +16,8 @@ are weights like all others, and training moves them freely.
 4. *Choosing.* In layer 2, the word of a hand reads from the word of a colour what one head of layer 1 found: that
    which looks at this hand's picture. Half the heads are open to one hand's word, half to the other's, and both write
    alike, so that what comes out does not depend on the hand any more. To learn this choice, which multiplies a
-   word with a place, takes longer than all the rest.
+   word with a place, takes longer than all the rest. The other heads do the same with the word of a landmark, a thing
+   that always looks alike: what is picked up is one place, the bowl it is to be put in another.
 5. *Reading.* From layer 2 on, words are attended to rather than the many image tokens beside them; in layer 3, half
    the heads read the words of hands, which by then know where their hand sees what it is to act on.
 """
@@ -44,9 +45,11 @@ if TYPE_CHECKING:
 SHAPE = (IMAGE_SIZE, 2 * IMAGE_SIZE, 3)  # of an observation's picture
 
 # Hidden dimensions kept for marks that attention can rely on.
-NEAR, FAR, TEXT, FLOOR, COLOUR_WORD, HAND_WORD = range(6)
-MARKS = 6
+NEAR, FAR, TEXT, FLOOR, COLOUR_WORD, HAND_WORD, LANDMARK_WORD = range(7)
+MARKS = 7
 HANDS = ("left", "right")
+LANDMARKS = {"bowl": "hotpink"}
+"""Words that are looked for like colours, and the colour that is meant."""
 RIGHT_LOOKER, LEFT_LOOKER = 0, 1  # heads of layer 1
 
 BALANCE = 8.0  # score of the two reference tokens over all others
@@ -75,12 +78,18 @@ def initialize_sight(model: Any, processor: VLMProcessor, sentences: Iterable[st
     _, grid = processor.images([np.zeros(SHAPE, dtype=np.uint8)])
     rows, columns = (grid[0, 1:] // model.model.visual.spatial_merge_size).tolist()
     names = sorted(
-        {word for line in sentences for word in line.lower().split() if word in ImageColor.colormap}
+        {
+            word
+            for line in sentences
+            for word in line.lower().split()
+            if word in ImageColor.colormap | LANDMARKS
+        }
     )
     words = [processor.tokenizer.encode(f" {name}", add_special_tokens=False).ids[0] for name in names]
     with torch.no_grad():
         hands = [processor.tokenizer.encode(f" {name}", add_special_tokens=False).ids[0] for name in HANDS]
-        _mark(model, processor, words, hands)
+        landmarks = [word for word, name in zip(words, names, strict=True) if name in LANDMARKS]
+        _mark(model, processor, [word for word in words if word not in landmarks], hands, landmarks)
         filters = _colours(model, processor, names)
         _places(model, len(processor.before_picture), rows, columns, generator)
         if len(model.model.language_model.layers) > 1:
@@ -90,8 +99,10 @@ def initialize_sight(model: Any, processor: VLMProcessor, sentences: Iterable[st
             _choosing(model, hands, generator)
 
 
-def _mark(model: Any, processor: VLMProcessor, words: list[int], hands: list[int]) -> None:
-    """Marks on text, on the words of colours and hands, on two reference tokens. Nothing else writes there yet."""
+def _mark(
+    model: Any, processor: VLMProcessor, words: list[int], hands: list[int], landmarks: list[int]
+) -> None:
+    """Marks on text, on words of colours, hands and landmarks, on two reference tokens: nothing else writes there."""
     language, merger = model.model.language_model, model.model.visual.merger.mlp[2]
     embedding = language.embed_tokens.weight
     size = embedding.norm(dim=-1).mean()
@@ -99,6 +110,7 @@ def _mark(model: Any, processor: VLMProcessor, words: list[int], hands: list[int
     embedding[:, TEXT] = size / 4
     embedding[words, COLOUR_WORD] = size / 2
     embedding[hands, HAND_WORD] = size / 2
+    embedding[landmarks, LANDMARK_WORD] = size / 2
     for token, mark in ((processor.before_picture[-1], NEAR), (processor.before_picture[0], FAR)):
         embedding[token] *= 0.1
         embedding[token, TEXT], embedding[token, mark] = size / 4, size
@@ -122,7 +134,7 @@ def _colours(model: Any, processor: VLMProcessor, names: list[str]) -> Float[Ten
     merger = model.model.visual.merger.mlp[2]
     size = model.model.language_model.embed_tokens.weight.norm(dim=-1).mean()
     grey = see((150, 150, 150))
-    shown = [see(ImageColor.getrgb(name)[:3]) for name in (*names, "black", "white")]
+    shown = [see(ImageColor.getrgb(LANDMARKS.get(name, name))[:3]) for name in (*names, "black", "white")]
     difference = torch.stack(shown) - grey
     scale = size / difference.norm(dim=-1).mean()
     merger.bias -= grey
@@ -239,7 +251,9 @@ def _looking(
 
 
 def _choosing(model: Any, hands: list[int], generator: torch.Generator) -> None:
-    """Layer 2: the word of a hand reads what the word of a colour found in this hand's picture."""
+    """Layer 2: the word of a hand reads what the word of a colour found in this hand's picture, and what a
+    landmark's did.
+    """
     language = model.model.language_model
     rotary, attention = _Rotary(model), language.layers[2].self_attn
     size, width = rotary.size, math.sqrt(model.config.text_config.hidden_size)
@@ -249,14 +263,24 @@ def _choosing(model: Any, hands: list[int], generator: torch.Generator) -> None:
     found = language.layers[1].self_attn.o_proj.weight
     ask = torch.linalg.pinv(language.embed_tokens.weight[hands]).T
     group = rotary.heads // rotary.kv_heads
-    write = torch.empty(len(found) - MARKS, size).normal_(0, WRITE, generator=generator)
+    # What is compared to find a word, its mark, and how much more it counts than those before.
+    kinds = ((last, COLOUR_WORD, 1.0), (last - 1, LANDMARK_WORD, 2.0))
+    writes = [torch.empty(len(found) - MARKS, size).normal_(0, WRITE, generator=generator) for _ in kinds]
     for kv, looker in enumerate((LEFT_LOOKER, RIGHT_LOOKER)):
-        attention.k_proj.weight[kv * size + last, COLOUR_WORD] = marked * (marked / text) * 2 / width
         looking = found[:, looker * size : (looker + 1) * size]
         attention.v_proj.weight[kv * size : (kv + 1) * size] = looking.T / looking.norm(dim=0, keepdim=True).T
-        for head in range(kv * group, (kv + 1) * group):
-            attention.q_proj.weight[head * size + last] = -CLOSED * text * ask[1 - kv]
-        attention.o_proj.weight[MARKS:, kv * group * size : (kv * group + 1) * size] = write
+        attention.k_proj.weight[kv * size + last - 1] = 0
+        for compared, mark, _ in kinds:
+            attention.k_proj.weight[kv * size + compared, mark] = marked * (marked / text) * 2 / width
+        for number in range(group):
+            head = (kv * group + number) * size
+            attention.q_proj.weight[head + last - 1] = 0
+            # Where no landmark is named, the heads that look for one read the colour's word.
+            for compared, _, weight in kinds[: 1 + min(number, 1)]:
+                attention.q_proj.bias[head + compared] = weight * text
+                attention.q_proj.weight[head + compared] = -CLOSED * weight * text * ask[1 - kv]
+            if number < len(writes):
+                attention.o_proj.weight[MARKS:, head : head + size] = writes[number]
 
 
 def _reading(model: Any, generator: torch.Generator) -> None:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Speculation(NamedTuple):
-    """A greedy answer and how much of it the draft had right."""
+    """An answer and how much of it the draft had right."""
 
     tokens: Int[Tensor, "b n"]
-    """Tokens 0 .. num_embeddings - 1, as ``generate_actions`` at temperature 0 gives them."""
+    """Tokens 0 .. num_embeddings - 1, as ``generate_actions`` gives them."""
     logprobs: Float[Tensor, "b n"]
     """Natural logarithm of each one's probability among the allowed tokens."""
     accepted: Int[Tensor, " b"]
@@ -48,10 +48,11 @@ def speculate_actions(
     *,
     num_tokens: int = 27,
     num_embeddings: int = 1024,
+    noise: Float[Tensor, "b n e"] | None = None,
 ) -> Speculation:
-    """Write the greedy answer after each prompt, with the help of a draft.
+    """Write the answer of ``generate_actions`` after each prompt, with the help of a draft.
 
-    "Greedy" is up to rounding: several tokens read at once may round differently from one, which decides
+    The same answer is meant up to rounding: several tokens read at once may round differently from one, which decides
     between tokens only where their scores are equal to the last digits.
 
     Args:
@@ -61,6 +62,7 @@ def speculate_actions(
         draft: given keys and values of all layers over the prompt, tokens 0 .. num_embeddings - 1 for every row.
         num_tokens: length of the answer.
         num_embeddings: how many action tokens there are.
+        noise: as for ``generate_actions``; None is greedy.
 
     Raises:
         ActionError: a draft of another shape or with tokens that do not exist.
@@ -79,15 +81,17 @@ def speculate_actions(
             f"shape {tuple(drafted.shape)} with {int(drafted.min())}..{int(drafted.max())}"
         )
     tokens = drafted.clone()
-    tokens[:, 0] = answer.first.argmax(-1)
+    noise = answer.first.new_zeros(()).expand(rows, num_tokens, num_embeddings) if noise is None else noise
+    tokens[:, 0] = (answer.first + noise[:, 0]).argmax(-1)
     scores = answer.first.new_zeros(rows, num_tokens)
     scores[:, 0] = answer.first.log_softmax(-1).gather(-1, tokens[:, :1])[:, 0]
     place = torch.arange(num_tokens, device=device)
-    settled = torch.ones(rows, 1, dtype=torch.int64, device=device)  # leading tokens known to be greedy
+    settled = torch.ones(rows, 1, dtype=torch.int64, device=device)  # leading tokens known to be the answer's
     passes = 0
     while (start := int(settled.min())) < num_tokens:
         logits = answer.read(tokens[:, start - 1 : -1], start - 1)
-        here, wrote = slice(start, None), logits.argmax(-1)
+        here = slice(start, None)
+        wrote = (logits + noise[:, here]).argmax(-1)
         open_ = place[here] >= settled  # settled tokens stay, even where a row waits for another
         wrong = open_ & (wrote != tokens[:, here])
         tokens[:, here] = torch.where(open_, wrote, tokens[:, here])

@@ -116,6 +116,12 @@ def keys_values(layer: Any, x: Float[Tensor, "b s d"], angles: Rotary) -> tuple[
     return key, heads(attention.v_proj(x), attention.head_dim)
 
 
+def queries(layer: Any, x: Float[Tensor, "b q d"], angles: Rotary) -> Float[Tensor, "b h q hd"]:
+    """Queries (after rotary) of a layer from its normed input."""
+    attention = layer.self_attn
+    return rotate(heads(attention.q_proj(x), attention.head_dim), *angles)
+
+
 def attend(
     layer: Any,
     x: Float[Tensor, "b q d"],
@@ -127,10 +133,9 @@ def attend(
     causal: bool = False,
 ) -> Float[Tensor, "b q d"]:
     """Attention of a layer for normed inputs ``x`` over given keys and values."""
-    attention = layer.self_attn
-    query = rotate(heads(attention.q_proj(x), attention.head_dim), *angles)
+    query = queries(layer, x, angles)
     out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, enable_gqa=True)
-    return attention.o_proj(out.transpose(1, 2).flatten(2))
+    return layer.self_attn.o_proj(out.transpose(1, 2).flatten(2))
 
 
 def run_layer(
