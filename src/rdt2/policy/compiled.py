@@ -62,7 +62,7 @@ class Recorded:
     def __call__(self, *inputs: Tensor, fixed: tuple[Any, ...] = ()) -> Any:
         """The function's result for ``inputs``, which may still be on the CPU, and ``fixed``, behind them."""
         if self._device.type != "cuda":
-            return self._function(*inputs, *fixed)
+            return self._function(*(value.to(self._device) for value in inputs), *fixed)
         key = (fixed, *((tuple(value.shape), value.dtype) for value in inputs))
         if key not in self._recordings:
             self._recordings[key] = self._record(inputs, fixed)
