@@ -26,7 +26,7 @@ SENTENCES = ("Pick up the red cube with the left hand.", "Press the blue button 
 OBJECTS = {
     "red cube": {"left": [0.1, 0.2, 0.3], "right": [-0.4, 0.0, 0.25]},
     "blue button": {"left": [0.7, 0.2, 0.3], "right": [0.3, -0.1, 0.2]},
-    "bowl": {"left": [0.0, 0.0, 0.3], "right": [0.0, 0.0, 0.3]},
+    "bowl": {"left": [-0.2, 0.4, 0.4], "right": [0.25, 0.1, 0.3]},
 }
 SHORT = (
     "steps=2",
@@ -164,7 +164,8 @@ def test_pointing_asks_for_what_the_recordings_know(shards, tmp_path):
         known = [0.1, 0.2, 0.25] if red else [0.3, -0.1, 0.0]
         if mirrored:
             known[0] *= -1
-        assert told.tolist() == pytest.approx(known, abs=1e-6)
+        assert told[:3].tolist() == pytest.approx(known, abs=1e-6)
+        assert told[3:].isnan().all(), "no bowl is named"
     for row, at in enumerate(batch["hand_at"].tolist()):
         if at:  # a list of colours names no hand
             word = stage.processor.tokenizer.decode([int(batch["input_ids"][row, at])]).strip()
@@ -175,6 +176,22 @@ def test_pointing_asks_for_what_the_recordings_know(shards, tmp_path):
     assert all(value > 0 for value in parts.values())
     last = stage.module.vlm.model.language_model.layers[-2:]
     assert all(weight.grad is None for weight in last.parameters())  # left to the writing of tokens
+
+
+def test_pointing_tells_of_the_bowl_where_one_is_named(shards, tmp_path):
+    data = tmp_path / "bowls"
+    data.mkdir()
+    (data / "shard-000000.tar").symlink_to(shards / "shard-000000.tar")
+    table = json.loads((shards / "instructions.json").read_text())
+    sentence = "Put the red cube in the bowl with the left hand."
+    (data / "instructions.json").write_text(json.dumps(dict.fromkeys(table, sentence)))
+    fit_normalizer(shards).save_pretrained(data)
+    stage = PointingStage(PointingTraining(batch_size=8, mirror=False), data, tmp_path / "out")
+    batch = stage.batch(0)
+    for told in batch["told"][2:]:
+        assert told.tolist() == pytest.approx([0.1, 0.2, 0.25, -0.2, 0.4, 0.5], abs=1e-6)
+    asked = [int(batch["input_ids"][row, at]) for row, at in batch["asked_at"].tolist()]
+    assert asked.count(stage.words["bowl"]) >= 6, "the place is asked for at the bowl's word, too"
 
 
 def test_pointing_needs_recordings_that_say_where_things_are(shards, tmp_path):
