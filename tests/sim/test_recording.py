@@ -37,7 +37,7 @@ def test_episodes_differ_by_their_generator() -> None:
 
 def test_record_dataset(tmp_path: Path) -> None:
     """Same bytes whatever the workers; interrupted recordings go on; other settings are refused."""
-    options = {"seed": 4, "tasks": {"press": 1.0}, "stride": 20, "episodes_per_shard": 1}
+    options = {"seed": 4, "tasks": {"press": 1.0}, "stride": 10, "episodes_per_shard": 1}
     steps: list[tuple[int, int]] = []
     report = record_dataset(tmp_path / "a", 2, **options, progress=lambda *step: steps.append(step))  # type: ignore[arg-type]
     assert steps == [(1, 2), (2, 2)]
@@ -52,7 +52,7 @@ def test_record_dataset(tmp_path: Path) -> None:
         "shard-000001.tar",
     ]
     samples = list(read_shards(tmp_path / "a"))
-    assert len(samples) == report.samples >= 4
+    assert len(samples) == report.samples > 4
     assert {sample.meta["episode"] for sample in samples} == {0, 1}
     assert all(sample.meta["seed"] >= FIRST_SCENE_SEED for sample in samples)
     assert all(

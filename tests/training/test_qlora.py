@@ -18,7 +18,7 @@ from rdt2.vlm import load_vlm, training_loss
 def test_training_beside_4_bit_weights_and_merging_into_whole_ones(samples, tiny_vlm, tmp_path):
     pytest.importorskip("bitsandbytes")
     config = VQTraining(
-        start_from=str(tiny_vlm), adapter="qlora", steps=12, batch_size=2, learning_rate=0.02, warmup_steps=1,
+        start_from=str(tiny_vlm), adapter="qlora", steps=18, batch_size=2, learning_rate=0.02, warmup_steps=1,
         precision="fp32", evaluate_samples=4, trackers=(), save_every=6, schedule="constant", lora_dropout=0.0,
     )  # fmt: skip
     stage = VQStage(config, samples, tmp_path)
@@ -39,7 +39,7 @@ def test_training_beside_4_bit_weights_and_merging_into_whole_ones(samples, tiny
     assert set(saved) == set(trained)
 
     after = loss_of(stage.module.vlm.eval(), batch)
-    assert after < before - 0.05
+    assert after < before - 0.1
     merged = merge_adapters(tmp_path / "model", tmp_path / "merged", dtype=torch.float32)
     assert abs(loss_of(load_vlm(merged), batch) - after) < 0.3 * (before - after)
 

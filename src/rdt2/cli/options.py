@@ -24,7 +24,7 @@ class PolicyOptions:
     draft: str | None = None
     """For a VQ policy: an FM policy on the same VLM that drafts its tokens; faster, and no result changes."""
     temperature: float | None = None
-    """Of a VQ policy: 0 (none) writes the likeliest tokens; above, they are drawn, which gets small models unstuck."""
+    """Of a VQ policy: 0 (none) writes the likeliest tokens; above, they are drawn, with the seed."""
     compile: bool = False
     """Compile the policy first: takes up to some minutes, then chunks come faster, on a GPU several times."""
     quantize: Literal["int8", "int4"] | None = None

@@ -134,7 +134,7 @@ def embed_prompt(vlm: Any, prompt: Prompt, grids: tuple[tuple[int, ...], ...]) -
 def align_vision(vlm: Any) -> None:
     """Pad the MLPs of the vision tower with zeros to a width of whole blocks, in place; results stay the same.
 
-    The published 3420 is no multiple of 8, which leaves the GPU's matrix products to kernels three times as slow.
+    The published 3420 is no multiple of 8, which leaves the GPU's matrix products to slower kernels.
     Quantised layers stay as they are.
     """
     for block in text.base_model(vlm).model.visual.blocks:

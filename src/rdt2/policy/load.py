@@ -15,6 +15,7 @@ from rdt2.policy.bundle import REQUIRED, Bundle, Kind, read_bundle
 from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
 from rdt2.policy.fm import FMPolicy
 from rdt2.policy.vq import VQPolicy
+from rdt2.vlm.decode import check_temperature
 
 if TYPE_CHECKING:
     from rdt2.expert import Expert
@@ -57,7 +58,7 @@ def load_policy(
         draft: for a VQ policy, an FM policy ("demo-fm", a bundle, or an expert alone) that was trained on the same
             VLM. Its expert drafts the tokens, which makes decoding faster and changes no result.
         temperature: of a VQ policy: 0, and None, take the likeliest token each time; above, tokens are drawn, with
-            the seed of ``predict``. A small model that gets stuck when greedy moves on with 0.3 to 0.7.
+            the seed of ``predict``.
         quantize: "int8" or "int4" for the matrices of the VLM, on small cards; the arithmetic, the expert and the
             tokenizer stay as they are. "int4" needs the extra ``quant``.
         compile: :class:`rdt2.policy.CompiledFMPolicy` or :class:`rdt2.policy.CompiledVQPolicy`: loading takes up to
@@ -82,6 +83,9 @@ def load_policy(
         return _load_fm(chosen, device, dtype, steps, quantize=quantize, compile=compile)
     if steps is not None:
         raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
+    check_temperature(temperature or 0.0)
+    if compile and draft is not None:
+        raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
     return _load_vq(
         chosen, device, dtype, draft=None if draft is None else str(draft), temperature=temperature or 0.0,
         quantize=quantize, compile=compile,

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from rdt2.action import ACTION_DIM, HORIZON, NUM_TOKENS, ActionChunk
-from rdt2.errors import CheckpointError, ConfigError
+from rdt2.errors import CheckpointError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy.base import Stopwatch, finished_chunk, model_pictures, row_generators
 from rdt2.tokenizer import ActionTokenizer
+from rdt2.vlm.decode import check_temperature
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -76,9 +77,7 @@ class VQPolicy:
         self.tokenizer, self.normalizer = tokenizer.eval(), normalizer
         self.draft = draft.eval() if draft is not None else None
         self.draft_normalizer = draft_normalizer or normalizer
-        if not 0 <= temperature < float("inf"):
-            raise ConfigError(f"temperature is {temperature}, expected a finite number of 0 or more.")
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
 
     @property
     def device(self) -> torch.device:

@@ -68,8 +68,18 @@ def sampling_noise(
     Raises:
         ConfigError: a temperature that is not a finite number of 0 or more.
     """
-    if not 0 <= temperature < float("inf"):
-        raise ConfigError(f"temperature is {temperature}, expected a finite number of 0 or more.")
+    check_temperature(temperature)
     smallest = torch.finfo(torch.float32).tiny
     uniform = torch.rand(shape, generator=generator).clamp(min=smallest)
     return -temperature * (-uniform.log()).clamp(min=smallest).log()
+
+
+def check_temperature(temperature: float) -> float:
+    """The temperature, if it is one.
+
+    Raises:
+        ConfigError: it is not a finite number of 0 or more.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"temperature is {temperature}, expected a finite number of 0 or more.")
+    return temperature
