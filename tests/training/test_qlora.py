@@ -18,8 +18,8 @@ from rdt2.vlm import load_vlm, training_loss
 def test_training_beside_4_bit_weights_and_merging_into_whole_ones(samples, tiny_vlm, tmp_path):
     pytest.importorskip("bitsandbytes")
     config = VQTraining(
-        start_from=str(tiny_vlm), adapter="qlora", steps=18, batch_size=2, learning_rate=0.02, warmup_steps=1,
-        precision="fp32", evaluate_samples=4, trackers=(), save_every=6, schedule="constant", lora_dropout=0.0,
+        start_from=str(tiny_vlm), adapter="qlora", steps=40, batch_size=2, learning_rate=0.02, warmup_steps=1,
+        precision="fp32", evaluate_samples=4, trackers=(), save_every=20, schedule="constant", lora_dropout=0.0,
     )  # fmt: skip
     stage = VQStage(config, samples, tmp_path)
     batch = stage.batch(0)
@@ -35,7 +35,7 @@ def test_training_beside_4_bit_weights_and_merging_into_whole_ones(samples, tiny
     trained = [name for name, p in stage.module.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 3 * 7
     assert all("lora_" in name for name in trained)
-    saved = torch.load(tmp_path / "checkpoints" / "step-00000006" / "pytorch_model.bin")
+    saved = torch.load(tmp_path / "checkpoints" / "step-00000020" / "pytorch_model.bin")
     assert set(saved) == set(trained)
 
     after = loss_of(stage.module.vlm.eval(), batch)
