@@ -12,9 +12,10 @@ from torch._dynamo.testing import CompileCounter
 
 from rdt2.errors import ConfigError
 from rdt2.expert import model as expert_model
-from rdt2.policy import CompiledFMPolicy, CompiledVQPolicy, FMPolicy, VQPolicy, compiled, load_policy
-from rdt2.policy.compiled import Recorded, align_vision, padded_prompt
-from rdt2.vlm import text, vision
+from rdt2.policy import CompiledFMPolicy, CompiledVQPolicy, FMPolicy, VQPolicy, load_policy
+from rdt2.policy.compiled import Recorded, padded_prompt
+from rdt2.vlm import compiled, text, vision
+from rdt2.vlm.compiled import align_vision, join_projections
 
 
 @pytest.fixture
@@ -60,7 +61,9 @@ def test_compiled_vq_writes_the_same_tokens(
         vlm=own.vlm, processor=own.processor, tokenizer=own.tokenizer, normalizer=own.normalizer,
         temperature=temperature, backend=counter,
     )  # fmt: skip
-    assert counter.frame_count >= 4  # layers over the prompt and of the vision tower; a token's two halves
+    assert (
+        counter.frame_count >= 4
+    )  # layers over the prompt and of the vision tower; the three parts of a token's
     frames = counter.frame_count
     ours = policy.predict_pictures(samples.pictures, samples.instructions, seed=2)
     for one, other in zip(ours, expected, strict=True):
@@ -97,6 +100,46 @@ def test_a_padded_vision_tower_gives_the_same(
     for one, other in zip(ours, expected, strict=True):
         assert np.array_equal(one.tokens, other.tokens)
         assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_joined_projections_are_the_same_weights_in_one_piece(
+    bundles: dict[str, Path], samples: SimpleNamespace, counter: CompileCounter, quantized: bool
+):
+    own = load_policy(bundles["vq"])
+    assert isinstance(own, VQPolicy)
+    attention = own.vlm.model.language_model.layers[1].self_attn
+    if quantized:
+        attention.q_proj.weight.requires_grad_(False)
+        attention.q_proj.__class__ = type("QuantizedLinear", (torch.nn.Linear,), {})
+    mlp = own.vlm.model.language_model.layers[1].mlp
+    before_mlp = mlp.gate_proj.weight.clone(), mlp.up_proj.weight.clone()
+    expected = own.predict_pictures(samples.pictures, samples.instructions)
+    parts = attention.q_proj, attention.k_proj, attention.v_proj
+    before = [part.weight.clone() for part in parts]
+    join_projections(own.vlm)
+    assert hasattr(attention, "joined") is not quantized
+    for part, weight in zip(parts, before, strict=True):
+        assert torch.equal(part.weight, weight)
+    joined = own.vlm.model.language_model.layers[1].mlp
+    assert torch.equal(joined.gate_proj.weight, before_mlp[0])
+    assert torch.equal(joined.up_proj.weight, before_mlp[1])
+    x = torch.randn(2, 3, joined.gate_proj.in_features)
+    torch.testing.assert_close(joined(x), mlp(x))
+    if not quantized:
+        weight, bias = attention.joined
+        assert weight.data_ptr() == attention.q_proj.weight.data_ptr()
+        assert weight.shape[0] == bias.shape[0] == sum(part.out_features for part in parts)
+    policy = CompiledVQPolicy(
+        vlm=own.vlm,
+        processor=own.processor,
+        tokenizer=own.tokenizer,
+        normalizer=own.normalizer,
+        backend=counter,
+    )
+    ours = policy.predict_pictures(samples.pictures, samples.instructions)
+    for one, other in zip(ours, expected, strict=True):
+        assert np.array_equal(one.tokens, other.tokens)
 
 
 def test_patches_for_a_gpu_are_those_of_the_processor(bundles: dict[str, Path], samples, counter):

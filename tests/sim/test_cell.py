@@ -133,6 +133,25 @@ def test_a_closing_gripper_is_seen(cell: Cell) -> None:
     assert (np.abs(cell.render("left")[lower].astype(int) - before[lower]).max(-1) > 30).mean() > 0.05
 
 
+def test_a_hand_follows_a_path_that_trembles() -> None:
+    """Commands that jump about within a centimetre and five degrees never throw it off."""
+    rng = np.random.default_rng(0)
+    with Cell("handheld", make_scene("pick", 3)) as cell:
+        arm = cell.arms["left"]
+        start = arm.state().pose
+        for tick in range(60):
+            pose = shifted(start, tuple(rng.uniform(-0.01, 0.01, 3)))
+            pose[:3, :3] = Rotation.from_rotvec(np.deg2rad(rng.uniform(-5, 5, 3))).as_matrix() @ start[:3, :3]
+            arm.schedule(pose, (tick + 1) / 30)
+            cell.advance_to((tick + 1) / 30)
+            off = np.linalg.inv(pose) @ arm.state().pose
+            assert np.linalg.norm(off[:3, 3]) < 0.04
+            assert Rotation.from_matrix(off[:3, :3]).magnitude() < np.deg2rad(30)
+        arm.schedule(start, cell.time + 0.1)
+        cell.advance_to(cell.time + 0.4)
+        np.testing.assert_allclose(arm.state().pose, start, atol=1e-3)
+
+
 def test_a_run_repeats_exactly() -> None:
     ends = []
     for _ in range(2):

@@ -41,6 +41,7 @@ class PolicySource:
     normalizer: str | None = None
     draft: str | None = None
     temperature: float | None = None
+    draws: int | None = None
     compile: bool = False
     quantize: Literal["int8", "int4"] | None = None
     device: str = "cpu"
@@ -65,6 +66,7 @@ def open_policy(source: PolicySource | str) -> Policy:
         normalizer=source.normalizer,
         draft=source.draft,
         temperature=source.temperature,
+        draws=source.draws,
         compile=source.compile,
         quantize=source.quantize,
         device=source.device,

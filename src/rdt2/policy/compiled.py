@@ -27,9 +27,9 @@ from rdt2.policy.base import Stopwatch
 from rdt2.policy.fm import FMPolicy
 from rdt2.policy.vq import VQPolicy
 from rdt2.vlm import text
-from rdt2.vlm.compiled import compile_layers, is_compiled
+from rdt2.vlm.compiled import align_vision, compile_layers, is_compiled, join_projections
 from rdt2.vlm.images import DeviceImages
-from rdt2.vlm.ops import rms_norm
+from rdt2.vlm.ops import rms_norm, rotate
 from rdt2.vlm.prefill import run_prompt
 from rdt2.vlm.vision import encode_pictures
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from rdt2.vlm import VLMProcessor
 
 LENGTHS = 32  # prompts are padded to multiples of this
-BLOCK = 64  # and widths of the vision tower to multiples of this
 WARM_UP_RUNS = 2
 Backend = str | Callable[..., Any]
 
@@ -131,24 +130,6 @@ def embed_prompt(vlm: Any, prompt: Prompt, grids: tuple[tuple[int, ...], ...]) -
     return x.masked_scatter(is_picture[..., None], pictures.to(x.dtype))
 
 
-def align_vision(vlm: Any) -> None:
-    """Pad the MLPs of the vision tower with zeros to a width of whole blocks, in place; results stay the same.
-
-    The published 3420 is no multiple of 8, which leaves the GPU's matrix products to slower kernels.
-    Quantised layers stay as they are.
-    """
-    for block in text.base_model(vlm).model.visual.blocks:
-        gate, up, down = block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj
-        more = -gate.out_features % BLOCK
-        if more == 0 or any(type(each) is not torch.nn.Linear for each in (gate, up, down)):
-            continue
-        for linear, padding in ((gate, (0, 0, 0, more)), (up, (0, 0, 0, more)), (down, (0, more))):
-            linear.weight = torch.nn.Parameter(F.pad(linear.weight.detach(), padding), requires_grad=False)
-            if linear is not down and linear.bias is not None:
-                linear.bias = torch.nn.Parameter(F.pad(linear.bias.detach(), (0, more)), requires_grad=False)
-            linear.out_features, linear.in_features = linear.weight.shape
-
-
 class _Compiled:
     """What both compiled policies do before the VLM."""
 
@@ -158,6 +139,7 @@ class _Compiled:
 
     def _compile(self, backend: Backend) -> None:
         compile_layers(backend)
+        join_projections(self.vlm)
         if self.device.type == "cuda":
             align_vision(self.vlm)
 
@@ -262,16 +244,18 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
             raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
         super().__init__(**parts)
         self._compile(backend)
-        # Products with one token are read from memory as fast as it goes only after this search.
-        tuned: Any = {"coordinate_descent_tuning": True} if backend == "inductor" else None
-        self._project = torch.compile(_project, backend=backend, options=tuned)
-        self._finish = torch.compile(_finish, backend=backend, options=tuned)
+        # Products with one token read their matrix from memory as fast as it goes only after this search.
+        search = {"coordinate_descent_tuning": True, "max_autotune_pointwise": True}
+        tuned: Any = search if backend == "inductor" else None
+        self._attend = torch.compile(_attend, backend=backend, options=tuned)
+        self._widen = torch.compile(_widen, backend=backend, options=tuned)
+        self._narrow = torch.compile(_narrow, backend=backend, options=tuned)
         self._answer = Recorded(self._write_answer, self.device)
-        self._chunk = Recorded(self.tokenizer.decode_valid, self.device)
+        self._chunk = Recorded(self._decode_plainly, self.device)
         _warm_up(self)
 
     def _write(
-        self, batch: dict[str, Tensor], noise: Float[Tensor, "b 27 n"] | None
+        self, batch: dict[str, Tensor], noise: Float[Tensor, "bxdraws 27 n"] | None
     ) -> tuple[Tensor, Tensor, list[None]]:
         prompt, grids = padded_prompt(batch, self.processor.pad_id)
         drawn = () if noise is None else (noise,)
@@ -280,6 +264,11 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
 
     def _decode(self, tokens: Int[Tensor, "b 27"]) -> Float[Tensor, "b 24 20"]:
         return self._chunk(tokens)
+
+    def _decode_plainly(self, tokens: Int[Tensor, "b 27"]) -> Float[Tensor, "b 24 20"]:
+        # For convolutions this small, cuDNN spends most of the time on rearranging weights.
+        with torch.backends.cudnn.flags(enabled=False):
+            return self.tokenizer.decode_valid(tokens)
 
     def _write_answer(self, *inputs: Any) -> tuple[Int[Tensor, "b 27"], Float[Tensor, "b 27"]]:
         """As ``generate_actions``, with places as tensors and attention over all places there will ever be."""
@@ -293,49 +282,93 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
         x = embed_prompt(self.vlm, prompt, grids)
         b, length, _ = x.shape
         angles = text.rotary(self.vlm, prompt.position, x.dtype)
+        # Products over a number of places that 8 does not divide take slower kernels.
+        room = NUM_TOKENS - 1 + -(length + NUM_TOKENS - 1) % 8
         cache = []
         for layer in language.layers:
             x, *kv = text.run_layer(layer, x, angles, None)
-            cache.append([F.pad(each, (0, 0, 0, NUM_TOKENS - 1)) for each in kv])
-        each_row = torch.arange(b, device=x.device)
-        x = x[each_row, prompt.last][:, None]
+            cache.append([F.pad(each, (0, 0, 0, room)) for each in kv])
+        draws = 1 if noise is None else len(noise) // b
+        if draws > 1:
+            cache = [[each.repeat_interleave(draws, 0) for each in pair] for pair in cache]
+        each_row = torch.arange(b, device=x.device).repeat_interleave(draws)
+        last = prompt.last[each_row]
+        x = x[each_row, last][:, None]
 
-        begin = prompt.position[:, each_row, prompt.last][..., None] + 1
-        angles = text.rotary(self.vlm, begin + torch.arange(NUM_TOKENS - 1, device=x.device), x.dtype)
-        readable = F.pad(prompt.attention_mask.bool(), (0, NUM_TOKENS - 1))
+        # What differs between the tokens is made for all of them at once.
+        steps = torch.arange(NUM_TOKENS - 1, device=x.device)
+        begin = prompt.position[:, each_row, last][..., None] + 1
+        angles = text.rotary(self.vlm, begin + steps, x.dtype)
+        here = [
+            text.Rotary(*pair) for pair in zip(*(torch.stack(a.split(1, 2)) for a in angles), strict=True)
+        ]
+        place = length + steps[:, None]
+        readable = F.pad(prompt.attention_mask.bool()[each_row], (0, room))
+        places = torch.arange(length + room, device=x.device)
+        written = (places >= length) & (places <= place)
+        seen = (readable | written[:, None])[:, :, None, None]  # of each token: (b, 1, 1, places)
         tokens: list[Tensor] = []
-        logprobs: list[Tensor] = []
+        scores: list[Tensor] = []
         for i in range(NUM_TOKENS):
             if i > 0:
-                place = torch.arange(length + i - 1, length + i, device=x.device)
-                readable = readable | (torch.arange(readable.shape[1], device=x.device) == place)
                 x = F.embedding(tokens[-1][:, None], embedding)
-                here = text.Rotary(*(angle[:, :, i - 1 : i].contiguous() for angle in angles))
                 for layer, (keys, values) in zip(language.layers, cache, strict=True):
-                    query, key, value = self._project(layer, x, here)
-                    keys.index_copy_(2, place, key)
-                    values.index_copy_(2, place, value)
-                    x = self._finish(layer, x, query, keys, values, readable[:, None, None])
-            logits = F.linear(rms_norm(language.norm, x), head)[:, 0].float()
-            tokens.append((logits if noise is None else logits + noise[:, i]).argmax(-1))
-            logprobs.append(logits.log_softmax(-1).gather(-1, tokens[-1][:, None])[:, 0])
-        return torch.stack(tokens, 1), torch.stack(logprobs, 1)
+                    x = self._attend(layer, x, here[i - 1], keys, values, place[i - 1], seen[i - 1])
+                    x = self._narrow(layer, x, self._widen(layer, x))
+            scores.append(F.linear(rms_norm(language.norm, x), head)[:, 0].float())
+            tokens.append((scores[-1] if noise is None else scores[-1] + noise[:, i]).argmax(-1))
+        chosen = torch.stack(tokens, 1)
+        logprobs = torch.stack(scores, 1).log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
+        return chosen, logprobs
 
 
-def _project(layer: Any, x: Float[Tensor, "b 1 d"], angles: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of one token."""
-    normed = rms_norm(layer.input_layernorm, x)
-    return text.queries(layer, normed, angles), *text.keys_values(layer, normed, angles)
+# A layer for one token. Each function is compiled for itself: fused further, what is cheap would be computed again for
+# every row of the matrix that follows.
 
 
-def _finish(
-    layer: Any, x: Float[Tensor, "b 1 d"], query: Tensor, keys: Tensor, values: Tensor, seen: Tensor
+def _attend(
+    layer: Any,
+    x: Float[Tensor, "b 1 d"],
+    angles: Any,
+    keys: Tensor,
+    values: Tensor,
+    place: Tensor,
+    seen: Tensor,
 ) -> Float[Tensor, "b 1 d"]:
-    """The rest of a layer for one token. Query heads that share a key head lie along the length of the query."""
-    b, kv = keys.shape[:2]
-    out = F.scaled_dot_product_attention(query.view(b, kv, -1, query.shape[-1]), keys, values, seen)
-    x = x + layer.self_attn.o_proj(out.reshape(b, 1, -1))
-    return x + layer.mlp(rms_norm(layer.post_attention_layernorm, x))
+    """Attention over the cache, in which the token's key and value take their ``place``."""
+    attention = layer.self_attn
+    query, key, value = _projections(attention, rms_norm(layer.input_layernorm, x))
+    query, key = rotate(query, *angles), rotate(key, *angles)
+    keys.index_copy_(2, place, key)
+    values.index_copy_(2, place, value)
+    b, kv, _, size = keys.shape
+    # Plain products are faster than attention kernels for one token. Query heads that share a key head lie along the
+    # length of the query.
+    scores = (query.view(b, kv, -1, size) @ keys.mT).float() * size**-0.5
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).to(values.dtype)
+    return x + attention.o_proj((weights @ values).view(b, 1, -1))
+
+
+def _projections(attention: Any, x: Float[Tensor, "b 1 d"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, (b, heads, 1, hd); joined, as one product whose bias comes afterwards, to be fused."""
+    if hasattr(attention, "joined"):
+        weight, bias = attention.joined
+        sizes = [part.out_features for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        parts = (F.linear(x, weight) + bias).split(sizes, -1)
+    else:
+        parts = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
+    query, key, value = (text.heads(part, attention.head_dim) for part in parts)
+    return query, key, value
+
+
+def _widen(layer: Any, x: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b 1 wide"]:
+    mlp = layer.mlp
+    normed = rms_norm(layer.post_attention_layernorm, x)
+    return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
+
+
+def _narrow(layer: Any, x: Float[Tensor, "b 1 d"], wide: Float[Tensor, "b 1 wide"]) -> Float[Tensor, "b 1 d"]:
+    return x + layer.mlp.down_proj(wide)
 
 
 def _warm_up(policy: FMPolicy | VQPolicy) -> None:

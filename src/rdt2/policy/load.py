@@ -14,8 +14,7 @@ from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, read_bundle
 from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
 from rdt2.policy.fm import FMPolicy
-from rdt2.policy.vq import VQPolicy
-from rdt2.vlm.decode import check_temperature
+from rdt2.policy.vq import VQPolicy, check_draws
 
 if TYPE_CHECKING:
     from rdt2.expert import Expert
@@ -38,6 +37,7 @@ def load_policy(
     steps: int | None = None,
     draft: str | Path | None = None,
     temperature: float | None = None,
+    draws: int | None = None,
     quantize: Quantization | None = None,
     compile: bool = False,
 ) -> VQPolicy | FMPolicy:
@@ -59,6 +59,7 @@ def load_policy(
             VLM. Its expert drafts the tokens, which makes decoding faster and changes no result.
         temperature: of a VQ policy: 0, and None, take the likeliest token each time; above, tokens are drawn, with
             the seed of ``predict``.
+        draws: of a VQ policy with a temperature: the chunk is the mean of so many drawn ones (none: one).
         quantize: "int8" or "int4" for the matrices of the VLM, on small cards; the arithmetic, the expert and the
             tokenizer stay as they are. "int4" needs the extra ``quant``.
         compile: :class:`rdt2.policy.CompiledFMPolicy` or :class:`rdt2.policy.CompiledVQPolicy`: loading takes up to
@@ -76,19 +77,20 @@ def load_policy(
     if chosen.kind == "fm":
         if draft is not None:
             raise CheckpointError(f"{path} is an FM policy, which writes no tokens; leave out draft={draft}.")
-        if temperature is not None:
-            raise CheckpointError(
-                f"{path} is an FM policy, which writes no tokens; leave out temperature={temperature}."
-            )
+        for name, value in (("temperature", temperature), ("draws", draws)):
+            if value is not None:
+                raise CheckpointError(
+                    f"{path} is an FM policy, which writes no tokens; leave out {name}={value}."
+                )
         return _load_fm(chosen, device, dtype, steps, quantize=quantize, compile=compile)
     if steps is not None:
         raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
-    check_temperature(temperature or 0.0)
+    check_draws(draws or 1, temperature or 0.0, drafted=draft is not None)
     if compile and draft is not None:
         raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
     return _load_vq(
         chosen, device, dtype, draft=None if draft is None else str(draft), temperature=temperature or 0.0,
-        quantize=quantize, compile=compile,
+        draws=draws or 1, quantize=quantize, compile=compile,
     )  # fmt: skip
 
 
@@ -219,6 +221,7 @@ def _load_vq(
     *,
     draft: str | None = None,
     temperature: float = 0.0,
+    draws: int = 1,
     quantize: Quantization | None = None,
     compile: bool = False,
 ) -> VQPolicy:
@@ -233,7 +236,7 @@ def _load_vq(
     kind = CompiledVQPolicy if compile else VQPolicy
     return kind(
         vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer,
-        draft=expert, draft_normalizer=own, temperature=temperature,
+        draft=expert, draft_normalizer=own, temperature=temperature, draws=draws,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rdt2.action import ACTION_DIM, HORIZON, NUM_TOKENS, ActionChunk
-from rdt2.errors import CheckpointError
+from rdt2.errors import CheckpointError, ConfigError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy.base import Stopwatch, finished_chunk, model_pictures, row_generators
@@ -45,6 +45,7 @@ class VQPolicy:
         draft: Expert | None = None,
         draft_normalizer: LinearNormalizer | None = None,
         temperature: float = 0.0,
+        draws: int = 1,
     ) -> None:
         """
         Args:
@@ -56,11 +57,14 @@ class VQPolicy:
             draft_normalizer: the normalizer the expert was trained with; none: that of the tokenizer.
             temperature: 0 takes the likeliest token (greedy); above, tokens are drawn from
                 softmax(logits / temperature), with the seed of ``predict``.
+            draws: strings drawn for each chunk, which is the mean of theirs. One string says a single way to go on,
+                and errs with it; the mean errs less, for a batch of this size behind one prompt.
 
         Raises:
             CheckpointError: if the parts do not fit each other.
-            ConfigError: if the temperature is not a finite number of 0 or more.
+            ConfigError: if the temperature is not a finite number of 0 or more, or several draws cannot be had.
         """
+        check_draws(draws, temperature, drafted=draft is not None)
         horizon = tokenizer.config.action_horizon
         if tokenizer.num_tokens != NUM_TOKENS or horizon != HORIZON:
             raise CheckpointError(
@@ -77,7 +81,7 @@ class VQPolicy:
         self.tokenizer, self.normalizer = tokenizer.eval(), normalizer
         self.draft = draft.eval() if draft is not None else None
         self.draft_normalizer = draft_normalizer or normalizer
-        self.temperature = check_temperature(temperature)
+        self.temperature, self.draws = temperature, draws
 
     @property
     def device(self) -> torch.device:
@@ -108,7 +112,7 @@ class VQPolicy:
         noise = self._noise(len(pictures), seed)
         watch.lap("prompt")
         tokens, logprobs, accepted = self._write(batch, noise)
-        tokens, confidence = tokens.cpu(), logprobs.float().mean(dim=1).tolist()
+        tokens, confidence = tokens.cpu(), logprobs.float().mean(dim=1).cpu().numpy()
         watch.lap("vlm")
 
         # Each row stands for itself: one with a token that is no code is marked, not decoded or replaced.
@@ -119,18 +123,24 @@ class VQPolicy:
             values[usable.numpy()] = self.normalizer.denormalize(chunks.float()).cpu().numpy()
         watch.lap("decode")
         timing = watch.result()
-        return [
-            finished_chunk(
-                values[row],
-                timing=timing,
-                tokens=tokens[row].numpy(),
-                confidence=confidence[row],
-                accepted=accepted[row],
+        finished = []
+        for first in range(0, len(tokens), self.draws):
+            rows = slice(first, first + self.draws)
+            mean, sure = values[rows].mean(axis=0), confidence[rows].mean()
+            nearest = first + int(np.nan_to_num(np.square(values[rows] - mean)).sum(axis=(1, 2)).argmin())
+            bad = first + int(usable[rows].long().argmin())
+            finished.append(
+                finished_chunk(
+                    mean,
+                    timing=timing,
+                    tokens=tokens[nearest].numpy(),
+                    confidence=float(sure),
+                    accepted=accepted[first],
+                )
+                if usable[rows].all()
+                else _unusable(tokens[bad].numpy(), self.tokenizer.num_embeddings, float(sure), timing)
             )
-            if usable[row]
-            else _unusable(tokens[row].numpy(), self.tokenizer.num_embeddings, confidence[row], timing)
-            for row in range(len(tokens))
-        ]
+        return finished
 
     def _batch(
         self, pictures: Sequence[UInt8[ndarray, "h w 3"]], instructions: Sequence[str]
@@ -141,20 +151,20 @@ class VQPolicy:
         """Normalised chunks of tokens."""
         return self.tokenizer.decode(tokens)
 
-    def _noise(self, rows: int, seed: int | Sequence[int] | None) -> Float[Tensor, "b 27 n"] | None:
+    def _noise(self, rows: int, seed: int | Sequence[int] | None) -> Float[Tensor, "bxdraws 27 n"] | None:
         from rdt2.vlm import sampling_noise
 
         if self.temperature == 0:
             return None
-        shape = (NUM_TOKENS, self.tokenizer.num_embeddings)
-        return torch.stack(
+        shape = (self.draws, NUM_TOKENS, self.tokenizer.num_embeddings)
+        return torch.cat(
             [sampling_noise(shape, self.temperature, generator=each) for each in row_generators(rows, seed)]
         )
 
     def _write(
-        self, batch: dict[str, Tensor], noise: Float[Tensor, "b 27 n"] | None
+        self, batch: dict[str, Tensor], noise: Float[Tensor, "bxdraws 27 n"] | None
     ) -> tuple[Tensor, Tensor, Sequence[int | None]]:
-        """Tokens (b, 27), their log-probabilities (b, 27), and how many of a draft's tokens were right (b,)."""
+        """Of each draw, tokens (27,), their log-probabilities (27,), and how many of a draft's tokens were right."""
         from rdt2.vlm import generate_actions, speculate_actions
 
         batch = {name: value.to(self.device) for name, value in batch.items()}
@@ -178,6 +188,23 @@ class VQPolicy:
         )
         metres = self.draft_normalizer.denormalize(chunk.float().nan_to_num())
         return self.tokenizer.encode(self.normalizer.normalize(metres))
+
+
+def check_draws(draws: int, temperature: float, *, drafted: bool) -> None:
+    """Refuse a number of draws that makes no sense, or a temperature.
+
+    Raises:
+        ConfigError: what is wrong.
+    """
+    check_temperature(temperature)
+    if draws < 1:
+        raise ConfigError(f"draws is {draws}, expected 1 or more.")
+    if draws > 1 and temperature == 0:
+        raise ConfigError(
+            f"draws={draws} with temperature 0 would draw the same tokens each time; set temperature=0.6 or so."
+        )
+    if draws > 1 and drafted:
+        raise ConfigError(f"draws={draws} takes no draft: leave out draft=, or draw once.")
 
 
 def _unusable(tokens: np.ndarray, codes: int, confidence: float, timing: dict[str, float]) -> ActionChunk:

@@ -459,6 +459,8 @@ class Demonstrator:
             self.phase = "lift"
 
     def _slide(self, distance: float, beside: float) -> Iterator[_Motion]:
+        if not distance:
+            return
         position = self.pose[self.side][:3, 3]
         way = self._reach_goal() - position
         heading = np.arctan2(way[1], way[0]) + beside

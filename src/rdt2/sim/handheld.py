@@ -23,6 +23,11 @@ FORCE_LIMIT = 60.0
 """N: what a hand pushes with before it gives way."""
 TORQUE_LIMIT = 6.0
 """N m."""
+BRAKING = 0.2
+"""Share of these limits that a hand coming back to its path counts on."""
+EXTENT = 0.1
+"""Radius of gyration of a gripper, metres, about."""
+_PARTS = slice(0, 3), slice(3, 6)
 
 
 class Mover(Protocol):
@@ -58,10 +63,11 @@ def site_pose(data: mujoco.MjData, site: int) -> Float[ndarray, "4 4"]:
 
 
 class HandheldArm:
-    """A gripper on a free joint, moved by the force that brings it onto its path within one step.
+    """A gripper on a free joint, moved by the force that brings it onto its path.
 
     The force is computed from the mass matrix (so tracking is exact in free air, and the fingers' friction
-    sees true velocities) and limited (so that a hand which meets the table gives way).
+    sees true velocities) and limited (so that a hand which meets the table gives way). A hand that is off its path,
+    because the path jumped or something was in the way, comes back no faster than it can brake.
     """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, *, side: str, tcp_site: str) -> None:
@@ -79,8 +85,11 @@ class HandheldArm:
         body[:3, 3] = data.xpos[joint.bodyid[0]]
         self._body_in_tcp = np.linalg.inv(site_pose(data, self._site)) @ body
         self._step = float(model.opt.timestep)
+        mass = float(model.body_subtreemass[joint.bodyid[0]])
+        self._braking = (BRAKING * FORCE_LIMIT / mass, BRAKING * TORQUE_LIMIT / (mass * EXTENT**2))
         self._tcp: ndarray | None = None
         self._target, self._velocity = np.zeros(7), np.zeros(6)
+        self._before, self._back = np.zeros(7), np.zeros(6)
         self._impulse = np.zeros(model.nv)
         self._result = np.zeros(model.nv)
         self.trajectory = PoseTrajectory(np.eye(4))
@@ -92,6 +101,7 @@ class HandheldArm:
         self._data.qpos[self._qpos + 3 : self._qpos + 7] = quat
         self._data.qvel[self._dofs] = 0
         self._tcp = None
+        self._target[:] = self._data.qpos[self._qpos : self._qpos + 7]
         self.trajectory = PoseTrajectory(pose, self._data.time)
 
     def update(self) -> None:
@@ -99,20 +109,29 @@ class HandheldArm:
 
         model, data, step = self._model, self._data, self._step
         tcp = self.trajectory.at(data.time + step)
+        self._before[:] = self._target
         if tcp is not self._tcp:
             self._tcp, body = tcp, tcp @ self._body_in_tcp
             self._target[:3] = body[:3, 3]
             mujoco.mju_mat2Quat(self._target[3:], body[:3, :3].ravel())
         q = data.qpos[self._qpos : self._qpos + 7]
-        velocity = self._velocity
-        velocity[:3] = self._target[:3] - q[:3]
-        mujoco.mju_subQuat(velocity[3:], self._target[3:], q[3:])
+        velocity, back = self._velocity, self._back
+        velocity[:3] = self._target[:3] - self._before[:3]
+        mujoco.mju_subQuat(velocity[3:], self._target[3:], self._before[3:])
+        back[:3] = self._before[:3] - q[:3]
+        mujoco.mju_subQuat(back[3:], self._before[3:], q[3:])
+        for part, braking in zip(_PARTS, self._braking, strict=True):
+            way = math.sqrt(float(back[part] @ back[part]))
+            fastest = math.sqrt(2 * braking * way)
+            if way > fastest * step:
+                back[part] *= fastest * step / way
+        velocity += back
         velocity /= step
         # M (v* - v) / dt brings the body to v* in one step; qfrc_bias carries gravity and Coriolis terms
         self._impulse[self._dofs] = (velocity - data.qvel[self._dofs]) / step
         mujoco.mj_mulM(model, data, self._result, self._impulse)
         force = self._result[self._dofs] + data.qfrc_bias[self._dofs]
-        for part, limit in ((slice(0, 3), FORCE_LIMIT), (slice(3, 6), TORQUE_LIMIT)):
+        for part, limit in zip(_PARTS, (FORCE_LIMIT, TORQUE_LIMIT), strict=True):
             size = math.sqrt(float(force[part] @ force[part]))
             if size > limit:
                 force[part] *= limit / size

@@ -320,7 +320,7 @@ def _look(rng: Generator, *, unseen: bool) -> Look:
     return Look(
         table=textures.draw(rng, "table", unseen=unseen),
         floor=textures.draw(rng, "floor", unseen=unseen),
-        wall=textures.wall_colour(rng, unseen=unseen),
+        wall=textures.wall_colour(rng),
         light_direction=_triple(-light),
         light_colour=_triple(colour),
         ambient=float(rng.uniform(0.30, 0.42)),

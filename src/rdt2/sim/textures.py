@@ -40,8 +40,8 @@ def hsv(h: float, s: float, v: float) -> Colour:
 def draw(rng: Generator, place: str, *, unseen: bool) -> Texture:
     """A texture for the "table" or the "floor".
 
-    Colours stay pale against the saturated objects. Seen: warm woods, greys, blue greys. Unseen: greens and
-    pinks.
+    Colours stay pale against the saturated objects. Seen: warm woods, and any hue. Unseen: greens and pinks, the
+    furthest from wood and grey.
     """
     family = str(rng.choice(UNSEEN_FAMILIES if unseen else SEEN_FAMILIES))
     if unseen:
@@ -50,7 +50,7 @@ def draw(rng: Generator, place: str, *, unseen: bool) -> Texture:
     elif family == "wood":
         hue, saturation, value = rng.uniform(0.06, 0.11), rng.uniform(0.22, 0.42), rng.uniform(0.55, 0.85)
     else:
-        hue, saturation, value = rng.uniform(0.52, 0.66), rng.uniform(0.0, 0.14), rng.uniform(0.50, 0.90)
+        hue, saturation, value = rng.uniform(), rng.uniform(0.0, 0.28), rng.uniform(0.45, 0.90)
     if place == "floor":
         value *= 0.75
     contrast = rng.uniform(0.78, 0.90)
@@ -58,10 +58,9 @@ def draw(rng: Generator, place: str, *, unseen: bool) -> Texture:
     return Texture(family, int(rng.integers(2**31)), light, dark)
 
 
-def wall_colour(rng: Generator, *, unseen: bool) -> Colour:
+def wall_colour(rng: Generator) -> Colour:
     """Colour of the room's walls."""
-    hue = rng.uniform(0.0, 1.0) if unseen else rng.uniform(0.54, 0.64)
-    return hsv(hue, rng.uniform(0.08, 0.30), rng.uniform(0.62, 0.86))
+    return hsv(rng.uniform(), rng.uniform(0.08, 0.30), rng.uniform(0.62, 0.86))
 
 
 def _noise(rng: Generator, size: int, cells: tuple[int, int]) -> Float[ndarray, "n n"]:

@@ -82,6 +82,13 @@ class Answer:
         self._padded = mask is not None
         self._readable = torch.cat((batch["attention_mask"].bool(), tail), 1)[:, None, None]
 
+    def repeat(self, times: int) -> None:
+        """Go on with so many answers to each prompt: every row stands ``times`` times, one behind the other."""
+        self.first = self.first.repeat_interleave(times, 0)
+        self._cache = [[each.repeat_interleave(times, 0) for each in pair] for pair in self._cache]
+        self._angles = text.Rotary(*(angle.repeat_interleave(times, 0) for angle in self._angles))
+        self._readable = self._readable.repeat_interleave(times, 0)
+
     @property
     def prompt(self) -> KVCache:
         """Keys and values of all layers over the prompt: views, not copies."""

@@ -26,9 +26,9 @@ def generate_actions(
     *,
     num_tokens: int = 27,
     num_embeddings: int = 1024,
-    noise: Float[Tensor, "b n e"] | None = None,
-) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
-    """Write ``num_tokens`` action tokens after each prompt.
+    noise: Float[Tensor, "bxdraws n e"] | None = None,
+) -> tuple[Int[Tensor, "bxdraws n"], Float[Tensor, "bxdraws n"]]:
+    """Write ``num_tokens`` action tokens after each prompt, once or several times.
 
     Args:
         model: a whole Qwen2.5-VL.
@@ -36,7 +36,8 @@ def generate_actions(
         processor: of the same checkpoint; knows where the action tokens are in the vocabulary.
         num_tokens: length of the string.
         num_embeddings: action tokens 0 .. num_embeddings - 1 are allowed.
-        noise: added to the logits before the largest is taken (see :func:`sampling_noise`); None is greedy.
+        noise: added to the logits before the largest is taken (see :func:`sampling_noise`); None is greedy. With
+            several rows for each prompt, each is another answer to it; prompts are read once all the same.
 
     Returns:
         Tokens 0 .. num_embeddings - 1, and the natural logarithm of each one's probability among the allowed
@@ -46,6 +47,8 @@ def generate_actions(
         ConfigError: more action tokens than the vocabulary has room for.
     """
     answer = Answer(model, batch, processor, num_tokens=num_tokens, num_embeddings=num_embeddings)
+    if noise is not None and len(noise) != len(answer.first):
+        answer.repeat(len(noise) // len(answer.first))
     logits = answer.first
     tokens: list[Tensor] = []
     scores: list[Tensor] = []
