@@ -45,21 +45,32 @@ def test_compiled_fm_gives_the_same_chunks(
         np.testing.assert_allclose(ours.values, expected[row].values, atol=1e-4)
         frames = counter.frame_count if row == 0 else frames
     assert counter.frame_count == frames, "other instructions of about this length find compiled code"
+    again = noise.flip(0)  # a second draw, and the mean of both
+    other = fm.predict_pictures(samples.pictures, samples.instructions, noise=again)
+    both = policy.predict_pictures(samples.pictures, samples.instructions, noise=torch.cat([noise, again]))
+    for row in range(3):
+        np.testing.assert_allclose(
+            both[row].values, (expected[row].values + other[row].values) / 2, atol=1e-4
+        )
     together = policy.predict_pictures(samples.pictures, samples.instructions, noise=noise)
     for ours, theirs in zip(together, expected, strict=True):
         np.testing.assert_allclose(ours.values, theirs.values, atol=1e-4)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 20.0])
+@pytest.mark.parametrize(("temperature", "draws"), [(0.0, 1), (20.0, 1), (20.0, 3)])
 def test_compiled_vq_writes_the_same_tokens(
-    bundles: dict[str, Path], samples: SimpleNamespace, counter: CompileCounter, temperature: float
+    bundles: dict[str, Path],
+    samples: SimpleNamespace,
+    counter: CompileCounter,
+    temperature: float,
+    draws: int,
 ):
-    own = load_policy(bundles["vq"], temperature=temperature)
+    own = load_policy(bundles["vq"], temperature=temperature, draws=draws)
     assert isinstance(own, VQPolicy)
     expected = own.predict_pictures(samples.pictures, samples.instructions, seed=2)
     policy = CompiledVQPolicy(
         vlm=own.vlm, processor=own.processor, tokenizer=own.tokenizer, normalizer=own.normalizer,
-        temperature=temperature, backend=counter,
+        temperature=temperature, draws=draws, backend=counter,
     )  # fmt: skip
     assert (
         counter.frame_count >= 4

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from rdt2.action import ActionChunk
 from rdt2.errors import ActionError, CheckpointError, ConfigError
 from rdt2.observation import Observation, jpeg_roundtrip, picture
 from rdt2.policy import FMPolicy, Policy, VQPolicy, load_policy
+from rdt2.policy.base import draw_noise, model_pictures
 
 TOLERANCE = 1e-4
 
@@ -137,6 +139,27 @@ def test_fm_seed_decides_and_a_batch_equals_its_rows(fm: FMPolicy):
     np.testing.assert_allclose(together, alone, atol=TOLERANCE)
     assert np.abs(together - stack(fm.predict(both, seed=6))).max() > 0.1
     np.testing.assert_allclose(stack(fm.predict(both, seed=[6, 5]))[1], together[1], atol=1e-6)
+
+
+def test_several_draws_of_fm_make_the_mean_chunk(
+    bundles: dict[str, Path], fm: FMPolicy, samples: SimpleNamespace
+):
+    policy = load_policy(bundles["fm"], draws=3)
+    assert isinstance(policy, FMPolicy)
+    observations = [
+        Observation(np.zeros((384, 384, 3), np.uint8) + k, np.full((384, 384, 3), 90, np.uint8), text)
+        for k, text in enumerate("ab")
+    ]
+    ours = policy.predict(observations, seed=[5, 6])
+    (alone,) = policy.predict(observations[1:], seed=6)
+    np.testing.assert_allclose(ours[1].values, alone.values, atol=1e-5)
+    noise = draw_noise(2, [5, 6], draws=3)
+    drawn = [
+        [chunk.values for chunk in fm.predict_pictures(model_pictures(observations), ["a", "b"], noise=each)]
+        for each in noise.split(2)
+    ]
+    for row in range(2):
+        np.testing.assert_allclose(ours[row].values, np.mean(drawn, axis=0)[row], atol=1e-5)
 
 
 def test_one_step_is_noise_plus_velocity_at_zero(bundles, fm: FMPolicy, samples: SimpleNamespace):
@@ -319,6 +342,40 @@ def test_temperatures_that_make_no_sense(bundles: dict[str, Path]):
         load_policy(bundles["vq"], temperature=-0.5)
     with pytest.raises(CheckpointError, match=r"leave out temperature=0\.5"):
         load_policy(bundles["fm"], temperature=0.5)
+
+
+def test_several_draws_make_the_mean_chunk(bundles: dict[str, Path], samples: SimpleNamespace):
+    single, several = (load_policy(bundles["vq"], temperature=20.0, draws=draws) for draws in (1, 3))
+    assert isinstance(single, VQPolicy)
+    assert isinstance(several, VQPolicy)
+    noise = several._noise(2, [5, 6])
+    assert noise is not None
+    assert len(noise) == 6
+    ours = several.predict_pictures(samples.pictures[:2], samples.instructions[:2], seed=[5, 6])
+    for row in range(2):
+        drawn = []
+        for draw in range(3):
+            with patch.object(single, "_noise", lambda *_, at=3 * row + draw: noise[at : at + 1]):
+                drawn += single.predict_pictures(
+                    samples.pictures[row : row + 1], samples.instructions[row : row + 1]
+                )
+        values = np.stack([chunk.values for chunk in drawn])
+        np.testing.assert_allclose(ours[row].values, values.mean(0), atol=1e-5)
+        assert ours[row].confidence == pytest.approx(np.mean([chunk.confidence for chunk in drawn]), abs=1e-4)
+        nearest = np.square(values - values.mean(0)).sum((1, 2)).argmin()
+        assert np.array_equal(ours[row].tokens, drawn[nearest].tokens)
+
+
+def test_draws_that_make_no_sense(bundles: dict[str, Path]):
+    for settings, message in (
+        ({"draws": 4}, "set temperature=0.6"),
+        ({"draws": 0, "temperature": 0.5}, "draws is 0"),
+        ({"draws": 4, "temperature": 0.5, "draft": bundles["fm"]}, "takes no draft"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_policy(bundles["vq"], **settings)
+    with pytest.raises(ConfigError, match="draws is 0"):
+        load_policy(bundles["fm"], draws=0)
 
 
 # ---------------------------------------------------------------------------------------------- VQ with a draft

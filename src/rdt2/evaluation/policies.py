@@ -41,7 +41,7 @@ class PolicySource:
     normalizer: str | None = None
     draft: str | None = None
     temperature: float | None = None
-    draws: int | None = None
+    draws: int = 1
     compile: bool = False
     quantize: Literal["int8", "int4"] | None = None
     device: str = "cpu"

@@ -56,17 +56,21 @@ def model_pictures(observations: Sequence[Observation]) -> list[UInt8[ndarray, "
     ]
 
 
-def draw_noise(rows: int, seed: int | Sequence[int] | None) -> Float[Tensor, "rows 24 20"]:
-    """Standard normal noise, float32 on the CPU whatever the model runs on.
+def draw_noise(
+    rows: int, seed: int | Sequence[int] | None, *, draws: int = 1
+) -> Float[Tensor, "drawsxrows 24 20"]:
+    """Standard normal noise, float32 on the CPU whatever the model runs on: all rows' first draw, then the second.
 
     A row depends on its seed alone, never on the rows beside it: a batch equals its rows one by one.
 
     Raises:
         ObservationError: if there are not as many seeds as rows.
     """
-    return torch.stack(
-        [torch.randn(HORIZON, ACTION_DIM, generator=generator) for generator in row_generators(rows, seed)]
-    )
+    noise = [
+        torch.randn(draws, HORIZON, ACTION_DIM, generator=generator)
+        for generator in row_generators(rows, seed)
+    ]
+    return torch.stack(noise, dim=1).flatten(0, 1)
 
 
 def row_generators(rows: int, seed: int | Sequence[int] | None) -> list[torch.Generator | None]:

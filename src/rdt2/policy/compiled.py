@@ -192,7 +192,7 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         self,
         batch: dict[str, Tensor],
         *,
-        noise: Float[Tensor, "b 24 20"],
+        noise: Float[Tensor, "kxb 24 20"],
         state: Float[Tensor, "b 20"] | None = None,
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
@@ -202,9 +202,11 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         keys_values = self._read(*prompt, fixed=(grids,))
         watch.lap("vlm")
         mask = prompt.attention_mask.bool()[:, None, None]
-        given = (noise.float(), mask) if state is None else (noise.float(), mask, state)
+        given = [noise.float(), mask]
+        if state is not None:
+            given.append(state.repeat(len(noise) // len(mask), 1))
         normalized = self._sample(*given, *keys_values, fixed=(len(given),))
-        return self._finished(normalized, watch)
+        return self._finished(normalized, len(mask), watch)
 
     def _read_prompt(self, *inputs: Any) -> tuple[Tensor, ...]:
         """All keys, then all values, of the layers that the expert reads, in its dtype."""
@@ -215,7 +217,7 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         keys, values = run_prompt(language, x, angles, None, self.expert.config.selected_layers)
         return tuple(each.to(self.expert.dtype).contiguous() for each in (*keys, *values))
 
-    def _sample_chunk(self, *inputs: Any) -> Float[Tensor, "b 24 20"]:
+    def _sample_chunk(self, *inputs: Any) -> Float[Tensor, "kxb 24 20"]:
         *tensors, given = inputs
         noise, mask, *state = tensors[:given]
         keys_values = tuple(tensors[given:])

@@ -38,6 +38,7 @@ class FMPolicy:
         expert: Expert,
         normalizer: LinearNormalizer,
         steps: int | None = None,
+        draws: int = 1,
     ) -> None:
         """
         Args:
@@ -47,10 +48,11 @@ class FMPolicy:
             normalizer: the normalizer the expert was trained with.
             steps: Euler steps; None for the checkpoint's own number. 1 is the one-step (UltraFast) policy:
                 ``A0 + v(0, A0)``.
+            draws: chunks drawn for each observation; what is predicted is their mean, which errs less.
 
         Raises:
             CheckpointError: if the expert is of another shape, or reads layers the VLM does not have.
-            ConfigError: if steps is not a positive number.
+            ConfigError: if steps or draws is not a positive number.
         """
         if (expert.config.horizon, expert.config.action_dim) != (HORIZON, ACTION_DIM):
             raise CheckpointError(
@@ -67,7 +69,9 @@ class FMPolicy:
             raise ConfigError(f"steps is {steps}, expected 1 or more Euler steps.")
         self.vlm, self.processor = vlm.eval(), processor
         self.expert, self.normalizer = expert.eval(), normalizer
-        self.steps = expert.config.steps if steps is None else steps
+        if draws < 1:
+            raise ConfigError(f"draws is {draws}, expected 1 or more.")
+        self.steps, self.draws = expert.config.steps if steps is None else steps, draws
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +84,7 @@ class FMPolicy:
         """See :class:`rdt2.policy.Policy`."""
         watch = Stopwatch(self.device)
         pictures = model_pictures(observations)
-        noise = draw_noise(len(observations), seed)
+        noise = draw_noise(len(observations), seed, draws=self.draws)
         watch.lap("jpeg")
         state = self._state(observations) if self.expert.config.reads_state else None
         return self.predict_pictures(
@@ -102,11 +106,14 @@ class FMPolicy:
         pictures: Sequence[UInt8[ndarray, "h w 3"]],
         instructions: Sequence[str],
         *,
-        noise: Float[Tensor, "b 24 20"],
+        noise: Float[Tensor, "kxb 24 20"],
         state: Float[Tensor, "b 20"] | None = None,
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
-        """Chunks from given noise, for pictures exactly as the VLM is to see them, without the JPEG step."""
+        """Chunks from given noise, for pictures exactly as the VLM is to see them, without the JPEG step.
+
+        With k times as much noise (row j*b + i is draw j for picture i) each chunk is the mean of its k draws.
+        """
         watch = watch or Stopwatch(self.device)
         batch = self._batch(pictures, instructions)
         watch.lap("prompt")
@@ -122,25 +129,29 @@ class FMPolicy:
         self,
         batch: dict[str, Tensor],
         *,
-        noise: Float[Tensor, "b 24 20"],
+        noise: Float[Tensor, "kxb 24 20"],
         state: Float[Tensor, "b 20"] | None = None,
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
-        """Chunks from given noise, for a batch as ``VLMProcessor.prompt`` makes it."""
+        """As :meth:`predict_pictures`, for a batch as ``VLMProcessor.prompt`` makes it."""
         watch = watch or Stopwatch(self.device)
         cache = self._prefill(batch)
         watch.lap("vlm")
         # Noise and chunk stay float32 between Euler steps, whatever the dtype of the weights.
+        cond = self.expert.prepare(cache)
         normalized = self.expert.sample(
-            self.expert.prepare(cache),
+            cond,
             noise=noise.to(self.device, torch.float32),
-            state=None if state is None else state.to(self.device),
+            state=None if state is None else state.to(self.device).repeat(len(noise) // cond.batch, 1),
             steps=self.steps,
         )
-        return self._finished(normalized, watch)
+        return self._finished(normalized, cond.batch, watch)
 
-    def _finished(self, normalized: Float[Tensor, "b 24 20"], watch: Stopwatch) -> list[ActionChunk]:
-        values = self.normalizer.denormalize(normalized.float()).cpu().numpy()
+    def _finished(
+        self, normalized: Float[Tensor, "kxb 24 20"], rows: int, watch: Stopwatch
+    ) -> list[ActionChunk]:
+        normalized = normalized.float().unflatten(0, (-1, rows)).mean(dim=0)
+        values = self.normalizer.denormalize(normalized).cpu().numpy()
         watch.lap("expert")
         timing = watch.result()
         return [finished_chunk(row, timing=timing) for row in values]

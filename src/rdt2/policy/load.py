@@ -37,7 +37,7 @@ def load_policy(
     steps: int | None = None,
     draft: str | Path | None = None,
     temperature: float | None = None,
-    draws: int | None = None,
+    draws: int = 1,
     quantize: Quantization | None = None,
     compile: bool = False,
 ) -> VQPolicy | FMPolicy:
@@ -59,7 +59,7 @@ def load_policy(
             VLM. Its expert drafts the tokens, which makes decoding faster and changes no result.
         temperature: of a VQ policy: 0, and None, take the likeliest token each time; above, tokens are drawn, with
             the seed of ``predict``.
-        draws: of a VQ policy with a temperature: the chunk is the mean of so many drawn ones (none: one).
+        draws: each chunk is the mean of so many drawn ones, which errs less; of a VQ policy with a temperature.
         quantize: "int8" or "int4" for the matrices of the VLM, on small cards; the arithmetic, the expert and the
             tokenizer stay as they are. "int4" needs the extra ``quant``.
         compile: :class:`rdt2.policy.CompiledFMPolicy` or :class:`rdt2.policy.CompiledVQPolicy`: loading takes up to
@@ -77,20 +77,19 @@ def load_policy(
     if chosen.kind == "fm":
         if draft is not None:
             raise CheckpointError(f"{path} is an FM policy, which writes no tokens; leave out draft={draft}.")
-        for name, value in (("temperature", temperature), ("draws", draws)):
-            if value is not None:
-                raise CheckpointError(
-                    f"{path} is an FM policy, which writes no tokens; leave out {name}={value}."
-                )
-        return _load_fm(chosen, device, dtype, steps, quantize=quantize, compile=compile)
+        if temperature is not None:
+            raise CheckpointError(
+                f"{path} is an FM policy, which writes no tokens; leave out temperature={temperature}."
+            )
+        return _load_fm(chosen, device, dtype, steps, draws=draws, quantize=quantize, compile=compile)
     if steps is not None:
         raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
-    check_draws(draws or 1, temperature or 0.0, drafted=draft is not None)
+    check_draws(draws, temperature or 0.0, drafted=draft is not None)
     if compile and draft is not None:
         raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
     return _load_vq(
         chosen, device, dtype, draft=None if draft is None else str(draft), temperature=temperature or 0.0,
-        draws=draws or 1, quantize=quantize, compile=compile,
+        draws=draws, quantize=quantize, compile=compile,
     )  # fmt: skip
 
 
@@ -193,6 +192,7 @@ def _load_fm(
     dtype: torch.dtype,
     steps: int | None,
     *,
+    draws: int = 1,
     quantize: Quantization | None = None,
     compile: bool = False,
 ) -> FMPolicy:
@@ -204,6 +204,8 @@ def _load_fm(
     processor = _load_processor(parts)
     if steps is not None and steps < 1:
         raise ConfigError(f"steps is {steps}, expected 1 or more Euler steps.")
+    if draws < 1:
+        raise ConfigError(f"draws is {draws}, expected 1 or more.")
     expert = Expert.from_pretrained(parts["expert"], dtype=dtype, device=device)
     _check_expert_fits_vlm(expert, parts)
     if not expert.config.reads_state:  # else nothing can be tabulated
@@ -211,7 +213,9 @@ def _load_fm(
     needed = max(expert.config.selected_layers) + 1
     model = load_vlm(parts["vlm"], layers=needed, dtype=dtype, device=device, quantize=quantize)
     kind = CompiledFMPolicy if compile else FMPolicy
-    return kind(vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps)
+    return kind(
+        vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps, draws=draws
+    )
 
 
 def _load_vq(
