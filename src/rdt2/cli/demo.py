@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rdt2.evaluation.report import EpisodeView, SummaryRow
 
 ROBOTS = {"ur5e": "two UR5e arms", "fr3": "two Franka Research 3 arms", "handheld": "two handheld grippers"}
+DRAWS = {"fm": 4, "vq": 1}
+"""Chunks drawn for each that is driven, which is their mean. VQ writes the likeliest tokens."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +52,7 @@ class Demo:
         from rdt2.cli.output import console, note, progress, save_json, working
         from rdt2.evaluation.cell import loop_config, run_trial
         from rdt2.evaluation.film import EpisodeFilm
-        from rdt2.evaluation.policies import open_policy
+        from rdt2.evaluation.policies import PolicySource, open_policy
         from rdt2.evaluation.report import Report, stage_timings, write_report
         from rdt2.evaluation.scenes import draw_trials, trials_for
         from rdt2.observation import check_instruction
@@ -63,7 +65,7 @@ class Demo:
                 note(f"instruction: {warning}")
             trials = trials_for(self.instruction, kinds, self.episodes, self.seed)
         with working(f"loading demo-{self.model}"):
-            policy = open_policy(f"demo-{self.model}")
+            policy = open_policy(PolicySource(f"demo-{self.model}", draws=DRAWS[self.model]))
 
         records: dict[str, list[EpisodeRecord]] = defaultdict(list)
         views: list[EpisodeView] = []
@@ -96,6 +98,7 @@ class Demo:
             settings={
                 "command": shlex.join(["rdt2", *sys.argv[1:]]),
                 "policy": f"demo-{self.model}",
+                "draws": str(DRAWS[self.model]),
                 "scene seeds": seeds,
             },
         )

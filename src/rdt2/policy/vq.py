@@ -123,24 +123,29 @@ class VQPolicy:
             values[usable.numpy()] = self.normalizer.denormalize(chunks.float()).cpu().numpy()
         watch.lap("decode")
         timing = watch.result()
-        finished = []
-        for first in range(0, len(tokens), self.draws):
-            rows = slice(first, first + self.draws)
-            mean, sure = values[rows].mean(axis=0), confidence[rows].mean()
-            nearest = first + int(np.nan_to_num(np.square(values[rows] - mean)).sum(axis=(1, 2)).argmin())
-            bad = first + int(usable[rows].long().argmin())
-            finished.append(
-                finished_chunk(
-                    mean,
-                    timing=timing,
-                    tokens=tokens[nearest].numpy(),
-                    confidence=float(sure),
-                    accepted=accepted[first],
-                )
-                if usable[rows].all()
-                else _unusable(tokens[bad].numpy(), self.tokenizer.num_embeddings, float(sure), timing)
-            )
-        return finished
+        return [
+            self._finished(tokens[rows], values[rows], confidence[rows], accepted[rows.start], timing)
+            for rows in (slice(first, first + self.draws) for first in range(0, len(tokens), self.draws))
+        ]
+
+    def _finished(
+        self,
+        tokens: Int[Tensor, "draws 27"],
+        values: Float[ndarray, "draws 24 20"],
+        confidence: Float[ndarray, " draws"],
+        accepted: int | None,
+        timing: dict[str, float],
+    ) -> ActionChunk:
+        """The mean of an observation's draws, with the tokens of the draw nearest to it."""
+        codes, sure = self.tokenizer.num_embeddings, float(confidence.mean())
+        for string in tokens.numpy():
+            if ((string < 0) | (string >= codes)).any():
+                return _unusable(string, codes, sure, timing)
+        mean = values.mean(axis=0)
+        nearest = int(np.nan_to_num(np.square(values - mean)).sum(axis=(1, 2)).argmin())
+        return finished_chunk(
+            mean, timing=timing, tokens=tokens[nearest].numpy(), confidence=sure, accepted=accepted
+        )
 
     def _batch(
         self, pictures: Sequence[UInt8[ndarray, "h w 3"]], instructions: Sequence[str]
