@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rdt2.evaluation.report import EpisodeView, SummaryRow
 
 ROBOTS = {"ur5e": "two UR5e arms", "fr3": "two Franka Research 3 arms", "handheld": "two handheld grippers"}
-DRAWS: dict[str, dict[str, Any]] = {"fm": {"draws": 4}, "vq": {"draws": 8, "temperature": 0.6}}
+SETTINGS: dict[str, dict[str, Any]] = {"fm": {"draws": 4}, "vq": {"draws": 8, "temperature": 0.6}}
 """How each model is driven: every chunk is the mean of several drawn ones."""
 
 
@@ -65,7 +65,7 @@ class Demo:
                 note(f"instruction: {warning}")
             trials = trials_for(self.instruction, kinds, self.episodes, self.seed)
         with working(f"loading demo-{self.model}"):
-            policy = open_policy(PolicySource(f"demo-{self.model}", **DRAWS[self.model]))
+            policy = open_policy(PolicySource(f"demo-{self.model}", **SETTINGS[self.model]))
 
         records: dict[str, list[EpisodeRecord]] = defaultdict(list)
         views: list[EpisodeView] = []
@@ -98,7 +98,7 @@ class Demo:
             settings={
                 "command": shlex.join(["rdt2", *sys.argv[1:]]),
                 "policy": f"demo-{self.model}",
-                **{name: str(value) for name, value in DRAWS[self.model].items()},
+                **{name: str(value) for name, value in SETTINGS[self.model].items()},
                 "scene seeds": seeds,
             },
         )

@@ -449,7 +449,8 @@ class Demonstrator:
 
     def _miss(self, disturbance: Disturbance) -> Iterator[_Motion]:
         yield from self._go_astray(self._reach_goal() + disturbance.shift, disturbance.seconds)
-        yield from self._slide(*disturbance.slide)
+        if any(disturbance.slide):
+            yield from self._slide(*disturbance.slide)
         while disturbance.closes and self.width[self.side] > 0:
             yield np.zeros(3), np.eye(3), -_JAW_SPEED
         yield from self._go_astray(
@@ -459,8 +460,6 @@ class Demonstrator:
             self.phase = "lift"
 
     def _slide(self, distance: float, beside: float) -> Iterator[_Motion]:
-        if not distance:
-            return
         position = self.pose[self.side][:3, 3]
         way = self._reach_goal() - position
         heading = np.arctan2(way[1], way[0]) + beside

@@ -40,8 +40,8 @@ def hsv(h: float, s: float, v: float) -> Colour:
 def draw(rng: Generator, place: str, *, unseen: bool) -> Texture:
     """A texture for the "table" or the "floor".
 
-    Colours stay pale against the saturated objects. Seen: warm woods, and any hue. Unseen: greens and pinks, the
-    furthest from wood and grey.
+    Colours stay pale against the saturated objects. Seen: warm woods, and any hue. Unseen: other families, in the
+    greens and pinks that are furthest from wood.
     """
     family = str(rng.choice(UNSEEN_FAMILIES if unseen else SEEN_FAMILIES))
     if unseen:

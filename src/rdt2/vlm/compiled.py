@@ -90,7 +90,7 @@ def join_projections(vlm: Any) -> None:
         if _plain(mlp.gate_proj, mlp.up_proj) and not isinstance(mlp, JoinedMLP):
             layer.mlp = JoinedMLP(mlp)
         projections = attention.q_proj, attention.k_proj, attention.v_proj
-        if _plain(*projections):
+        if _plain(*projections) and not hasattr(attention, "joined"):
             bias = torch.cat([part.bias.detach() for part in projections])
             attention.joined = _join(*projections), bias
 

@@ -77,12 +77,11 @@ def sampling_noise(
     return -temperature * (-uniform.log()).clamp(min=smallest).log()
 
 
-def check_temperature(temperature: float) -> float:
-    """The temperature, if it is one.
+def check_temperature(temperature: float) -> None:
+    """Refuse what is no temperature.
 
     Raises:
         ConfigError: it is not a finite number of 0 or more.
     """
     if not 0 <= temperature < float("inf"):
         raise ConfigError(f"temperature is {temperature}, expected a finite number of 0 or more.")
-    return temperature
