@@ -31,10 +31,11 @@ from naive import NaivePrompt, Stages, naive_fm, naive_vq
 from rdt2.action import NUM_TOKENS
 from rdt2.expert import Expert, ExpertConfig
 from rdt2.normalizer import LinearNormalizer
+from rdt2.packed import pack_linears
 from rdt2.policy import CompiledFMPolicy, CompiledVQPolicy, FMPolicy, VQPolicy, load_policy
 from rdt2.policy.load import DEMOS
 from rdt2.tokenizer import ActionTokenizer, CNNConfig, TokenizerConfig
-from rdt2.vlm import TinyConfig, VLMProcessor, answer, text
+from rdt2.vlm import TinyConfig, VLMProcessor, answer, load_vlm, text
 from rdt2.vlm.images import ImageProcessor
 from rdt2.vlm.model import empty_vlm
 from rdt2.vlm.tiny import initialize, model_config, train_tokenizer
@@ -101,7 +102,8 @@ PRESETS = {
 class Models:
     """One set of weights for both sides."""
 
-    expert: Expert  # as published; the lean policy has a frozen copy
+    vlm: Any  # as transformers has it; where the lean policies change theirs, they have a copy
+    expert: Expert  # as published
     fm: FMPolicy
     vq: VQPolicy
     scenes: list[tuple[np.ndarray, str]]  # pictures (384, 768, 3) with an instruction each
@@ -136,12 +138,18 @@ def random_models(preset: Preset, device: torch.device, dtype: torch.dtype) -> M
             else:
                 parameter.fill_(1.0 if "norm" in name else 0.0)
     torch.manual_seed(0)
-    parts = {"vlm": vlm, "processor": processor, "normalizer": identity_normalizer()}
+    lean = {"vlm": vlm, "expert": copy.deepcopy(expert).freeze_for_inference(preset.expert.steps, 1)}
+    if device.type == "cpu":  # as load_policy does
+        lean["vlm"] = copy.deepcopy(vlm)
+        pack_linears(lean["vlm"].model)
+        pack_linears(lean["expert"])
+    parts = {"vlm": lean["vlm"], "processor": processor, "normalizer": identity_normalizer()}
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (len(INSTRUCTIONS), 12, 24, 3), dtype=np.uint8)
     return Models(
+        vlm=vlm,
         expert=expert.eval(),
-        fm=FMPolicy(expert=copy.deepcopy(expert).freeze_for_inference(preset.expert.steps, 1), **parts),
+        fm=FMPolicy(expert=lean["expert"], **parts),
         vq=VQPolicy(tokenizer=ActionTokenizer(preset.tokenizer).to(device), **parts),
         scenes=list(zip(coarse.repeat(32, 1).repeat(32, 2), INSTRUCTIONS, strict=True)),
     )
@@ -162,7 +170,8 @@ def demo_models(device: torch.device, dtype: torch.dtype, scenes: int = 5) -> Mo
     assert isinstance(fm, FMPolicy)
     expert = Expert.from_pretrained(DEMOS / "expert", dtype=dtype, device=device)
     whole = FMPolicy(vlm=vq.vlm, processor=fm.processor, expert=fm.expert, normalizer=fm.normalizer)
-    return Models(expert=expert, fm=whole, vq=vq, scenes=views)
+    vlm = load_vlm(DEMOS / "vlm", dtype=dtype, device=device)
+    return Models(vlm=vlm, expert=expert, fm=whole, vq=vq, scenes=views)
 
 
 def identity_normalizer() -> LinearNormalizer:
@@ -258,7 +267,7 @@ def compare_fm(models: Models, policy: FMPolicy, repeats: int) -> dict[str, Any]
     for number in range(-1, repeats):  # the first is a warm-up
         picture, instruction = models.scenes[number % len(models.scenes)]
         expected, slow = naive_fm(
-            policy.vlm, prompt, models.expert, picture, instruction, noise.to(device), steps=policy.steps
+            models.vlm, prompt, models.expert, picture, instruction, noise.to(device), steps=policy.steps
         )
         ours, fast = lean_fm(policy, picture, instruction, noise)
         difference = max(difference, float((ours - expected.float().cpu()).abs().max()))
@@ -273,14 +282,14 @@ def compare_fm(models: Models, policy: FMPolicy, repeats: int) -> dict[str, Any]
         **ratio(naive_runs, lean_runs),
         "max_difference": difference,
         "weights_bytes": {
-            "naive": size(policy.vlm, models.expert),
+            "naive": size(models.vlm, models.expert),
             "lean": size(lean_vlm, policy.expert, dtype=dtype),
         },
         "working_bytes": {
             "naive": working_memory(
                 device,
                 lambda: naive_fm(
-                    policy.vlm, prompt, models.expert, *scene, noise.to(device), steps=policy.steps
+                    models.vlm, prompt, models.expert, *scene, noise.to(device), steps=policy.steps
                 ),
             ),
             "lean": working_memory(device, lambda: lean_fm(policy, *scene, noise)),
@@ -294,20 +303,24 @@ def compare_vq(models: Models, policy: VQPolicy, repeats: int) -> dict[str, Any]
     naive_runs, lean_runs, equal = [], [], 0
     for number in range(-1, repeats):
         scene = models.scenes[number % len(models.scenes)]
-        expected, slow = naive_vq(policy, prompt, *scene)
+        expected, slow = naive_vq(models.vlm, policy.tokenizer, prompt, *scene)
         ours, fast, _ = lean_vq(policy, *scene)
         if number >= 0:
             equal += torch.equal(ours, expected.cpu())
             naive_runs.append(slow)
             lean_runs.append(fast)
-    weights = size(policy.vlm, policy.tokenizer)
     return {
         **ratio(naive_runs, lean_runs),
         "equal": equal,
         "repeats": repeats,
-        "weights_bytes": {"naive": weights, "lean": weights},
+        "weights_bytes": {
+            "naive": size(models.vlm, policy.tokenizer),
+            "lean": size(policy.vlm, policy.tokenizer),
+        },
         "working_bytes": {
-            "naive": working_memory(device, lambda: naive_vq(policy, prompt, *models.scenes[0])),
+            "naive": working_memory(
+                device, lambda: naive_vq(models.vlm, policy.tokenizer, prompt, *models.scenes[0])
+            ),
             "lean": working_memory(device, lambda: lean_vq(policy, *models.scenes[0])),
         },
     }
@@ -322,6 +335,7 @@ def compare_drafts(models: Models, repeats: int) -> dict[str, Any]:
         tokenizer=plain.tokenizer,
         normalizer=plain.normalizer,
         draft=models.fm.expert,
+        draft_normalizer=models.fm.normalizer,
     )
     slow_runs, fast_runs, equal, accepted = [], [], 0, []
     for number in range(-1, repeats):

@@ -1,8 +1,8 @@
 """The naive baseline: RDT2 as plain transformers runs it, sparing no work.
 
 All layers and full logits for a chunk of the flow-matching expert; ``generate`` over the whole vocabulary for
-tokens; in the expert adaLN computed and key heads repeated at every step, and a mask always passed. The models
-are the very modules that the lean path uses, so both must come to the same result.
+tokens; in the expert adaLN computed and key heads repeated at every step, and a mask always passed. The
+weights are those of the lean path, so both must come to the same result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rdt2.expert import Expert
-from rdt2.policy import VQPolicy
+from rdt2.tokenizer import ActionTokenizer
 from rdt2.vlm import VLMProcessor
 from rdt2.vlm.processor import AFTER_INSTRUCTION, BEFORE_INSTRUCTION, BEFORE_PICTURE
 
@@ -105,13 +105,13 @@ def naive_fm(
 
 @torch.inference_mode()
 def naive_vq(
-    policy: VQPolicy, prompt: NaivePrompt, picture: np.ndarray, instruction: str
+    vlm: Any, tokenizer: ActionTokenizer, prompt: NaivePrompt, picture: np.ndarray, instruction: str
 ) -> tuple[Tensor, dict[str, float]]:
     """Action tokens (1, 27) and the seconds of each stage."""
-    vlm: Any = policy.vlm
-    stages = Stages(policy.device)
+    device = vlm.device
+    stages = Stages(device)
     begin = stages.now()
-    batch = stages.timed("preprocess", prompt)(picture, instruction, policy.device)
+    batch = stages.timed("preprocess", prompt)(picture, instruction, device)
     original = vlm.forward
 
     @wraps(original)
@@ -125,8 +125,8 @@ def naive_vq(
             **batch, max_new_tokens=27, do_sample=False, pad_token_id=prompt.processor.pad_id
         )
     tokens = prompt.processor.action_token_id(written[:, -27:])
-    valid = tokens.clamp(0, policy.tokenizer.num_embeddings - 1)
-    stages.timed("codec", policy.tokenizer.decode)(valid)
+    valid = tokens.clamp(0, tokenizer.num_embeddings - 1)
+    stages.timed("codec", tokenizer.decode)(valid)
     return tokens, {**stages.seconds, "total": stages.now() - begin}
 
 

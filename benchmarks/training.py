@@ -142,6 +142,7 @@ def vq_step(preset: Preset, rows: int, side: str) -> tuple[Callable[[], Tensor],
 def expert_step(preset: Preset, rows: int, side: str) -> tuple[Callable[[], Tensor], list[nn.Parameter]]:
     """The loss of one step, and what it trains."""
     from rdt2.expert import Expert, ExpertConfig, flow_matching_loss, sample_timesteps
+    from rdt2.packed import pack_linears
     from rdt2.vlm import KVCache, prefill
 
     head = preset.text["hidden_size"] // preset.text["num_attention_heads"]
@@ -157,6 +158,7 @@ def expert_step(preset: Preset, rows: int, side: str) -> tuple[Callable[[], Tens
     if side == "ours":  # what load_vlm(layers=...) leaves
         model.model.language_model.layers = model.model.language_model.layers[: len(layers)]
         del model.lm_head, model.model.language_model.norm
+        pack_linears(model)
     generator = torch.Generator().manual_seed(2)
     actions, noise = torch.randn(2, rows, 24, 20, generator=generator).unbind()
     t = sample_timesteps(rows, generator=generator)

@@ -19,6 +19,12 @@ from rdt2.vlm.compiled import align_vision, join_projections
 
 
 @pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies keep their plain layers, as on a GPU."""
+    monkeypatch.setattr("rdt2.policy.load.pack_linears", lambda model: None)
+
+
+@pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
     """A backend that counts what it is given. The functions it replaces are put back after the test."""
     for module, name in ((text, "run_layer"), (vision, "run_block"), (expert_model, "run_block")):
@@ -97,6 +103,7 @@ def test_prompts_are_padded_on_the_right_to_few_lengths(fm: FMPolicy, samples: S
         assert torch.equal(prompt.position[:, row, :count], position[:, row, -count:])
 
 
+@pytest.mark.usefixtures("unpacked")
 def test_a_padded_vision_tower_gives_the_same(
     bundles: dict[str, Path], samples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ):
@@ -113,6 +120,7 @@ def test_a_padded_vision_tower_gives_the_same(
         assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
 
 
+@pytest.mark.usefixtures("unpacked")
 @pytest.mark.parametrize("quantized", [False, True])
 def test_joined_projections_are_the_same_weights_in_one_piece(
     bundles: dict[str, Path], samples: SimpleNamespace, counter: CompileCounter, quantized: bool

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rdt2.errors import CheckpointError, ConfigError, NormalizerError
+from rdt2.packed import PackedLinear
 from rdt2.policy import FMPolicy, VQPolicy, load_policy, save_bundle
 from rdt2.policy.load import ALIASES
 
@@ -193,3 +194,15 @@ def test_a_hostile_normalizer_is_refused(bundles: dict[str, Path], tmp_path: Pat
 def test_loaded_models_are_in_evaluation_mode(fm: FMPolicy, vq: VQPolicy):
     modules = (fm.vlm, fm.expert, vq.vlm, vq.tokenizer)
     assert not any(module.training for module in modules)
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="without MKL nothing is packed")
+def test_models_on_a_cpu_are_packed_in_float32_alone(bundles: dict[str, Path], parts: dict[str, Path]):
+    def packed(*models: torch.nn.Module) -> list[bool]:
+        return [any(isinstance(each, PackedLinear) for each in model.modules()) for model in models]
+
+    fm, vq = load_policy(bundles["fm"]), load_policy(bundles["vq"], draft=parts["expert"])
+    assert packed(fm.vlm, fm.expert) == [True, True]
+    assert packed(vq.vlm, vq.draft, vq.vlm.lm_head) == [True, True, False]
+    half = load_policy(bundles["fm"], dtype=torch.bfloat16)
+    assert packed(half.vlm, half.expert) == [False, False]

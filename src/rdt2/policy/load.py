@@ -10,6 +10,7 @@ import torch
 
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.normalizer import LinearNormalizer, has_normalizer
+from rdt2.packed import pack_linears
 from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, read_bundle
 from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
@@ -212,6 +213,8 @@ def _load_fm(
         expert.freeze_for_inference(*([] if steps is None else [steps]))
     needed = max(expert.config.selected_layers) + 1
     model = load_vlm(parts["vlm"], layers=needed, dtype=dtype, device=device, quantize=quantize)
+    pack_linears(model.model)
+    pack_linears(expert)
     kind = CompiledFMPolicy if compile else FMPolicy
     return kind(
         vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps, draws=draws
@@ -237,6 +240,7 @@ def _load_vq(
     tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"]).to(device)
     expert, own = _load_draft(draft, parts, device, dtype) if draft is not None else (None, None)
     model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=quantize)
+    pack_linears(model.model)  # not the head, of which a few rows are all that decoding reads
     kind = CompiledVQPolicy if compile else VQPolicy
     return kind(
         vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer,
@@ -257,7 +261,8 @@ def _load_draft(
     _check_expert_fits_vlm(expert, found)
     if expert.config.reads_state:
         raise CheckpointError(f"draft={draft}: its expert reads the arms' state, which drafts do not have.")
-    return expert.freeze_for_inference(), LinearNormalizer.from_pretrained(found["normalizer"])
+    pack_linears(expert.freeze_for_inference(1))
+    return expert, LinearNormalizer.from_pretrained(found["normalizer"])
 
 
 def _load_processor(parts: Bundle) -> VLMProcessor:

@@ -44,7 +44,9 @@ class DistillStage(ExpertStage):
             )
         student = copy.deepcopy(teacher).train()
         student.config = dataclasses.replace(teacher.config, steps=1)
-        return DistillModule(student, Frozen(teacher), steps, self.frozen_vlm(teacher), config)
+        return DistillModule(
+            student, Frozen(teacher, precision=config.precision), steps, self.frozen_vlm(teacher), config
+        )
 
 
 class DistillModule(ExpertModule):

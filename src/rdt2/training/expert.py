@@ -16,6 +16,7 @@ from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
 from rdt2.expert import Conditioning, Expert, ExpertConfig, flow_matching_loss, sample_timesteps
 from rdt2.metrics import action_errors
+from rdt2.packed import pack_linears
 from rdt2.training.config import ExpertTraining
 from rdt2.training.kv_cache import DiskCache
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, step_generator
@@ -72,7 +73,7 @@ class ExpertStage(Stage):
         quantize = None if config.quantize == "none" else config.quantize
         layers = expert.config.selected_layers
         vlm = load_vlm(config.vlm, layers=max(layers) + 1, dtype=dtype, quantize=quantize)
-        return FrozenVLM(vlm, layers, cache=self.config.kv_cache)
+        return FrozenVLM(vlm, layers, precision=config.precision, cache=config.kv_cache)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """A prompt (see VLMProcessor.prompt), the normalised chunks (b, 24, 20) it is to be answered with, and where
@@ -118,13 +119,17 @@ class ExpertStage(Stage):
 class Frozen:
     """A model that training uses and does not change: hidden from the module, so neither wrapped nor saved."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, *, precision: str):
         self._model = model.eval().requires_grad_(False)
+        self._to_pack = precision == "fp32"  # autocast does not reach packed layers
 
     def on(self, device: torch.device) -> Any:
-        """The model, moved to the device when it is not there yet."""
+        """The model, moved to the device when it is not there yet, and made fast on it."""
         if next(self._model.parameters()).device != device:
             self._model.to(device)
+        if self._to_pack and device.type == "cpu":
+            pack_linears(self._model)
+            self._to_pack = False
         return self._model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
@@ -134,8 +139,8 @@ class Frozen:
 class FrozenVLM(Frozen):
     """The VLM, whose keys and values may be kept on disk."""
 
-    def __init__(self, vlm: nn.Module, layers: Sequence[int], *, cache: str | None):
-        super().__init__(vlm)
+    def __init__(self, vlm: nn.Module, layers: Sequence[int], *, precision: str, cache: str | None):
+        super().__init__(vlm, precision=precision)
         self._layers = layers
         self._cache = None if cache is None else DiskCache(cache, vlm, layers)
 
