@@ -405,7 +405,7 @@ def test_tokens_that_the_expert_had_right_are_counted(
     chunks = drafted.tokenizer.decode(torch.from_numpy(samples.tokens).long())
     again = drafted.tokenizer.encode(chunks)
     right = (again == torch.from_numpy(samples.tokens)).long().cumprod(1).sum(1)
-    monkeypatch.setattr(drafted.draft, "sample", lambda cond, *, noise: chunks)
+    monkeypatch.setattr(drafted.draft, "sample", lambda cond, *, noise, steps: chunks)
     fast = drafted.predict_pictures(samples.pictures, samples.instructions)
     assert [chunk.accepted for chunk in fast] == right.tolist()
     assert np.array_equal(np.stack([chunk.tokens for chunk in fast]), samples.tokens)
@@ -414,6 +414,6 @@ def test_tokens_that_the_expert_had_right_are_counted(
 def test_a_draft_that_is_not_finite_costs_time_alone(
     drafted: VQPolicy, samples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(drafted.draft, "sample", lambda cond, *, noise: noise * torch.nan)
+    monkeypatch.setattr(drafted.draft, "sample", lambda cond, *, noise, steps: noise * torch.nan)
     chunks = drafted.predict_pictures(samples.pictures, samples.instructions)
     assert np.array_equal(np.stack([chunk.tokens for chunk in chunks]), samples.tokens)
