@@ -97,6 +97,40 @@ def test_arms_that_stand_still_are_not_made_to_catch_up():
     assert np.diff(speeds).max() == pytest.approx(0.005, abs=1e-4)
 
 
+class PutsOff(ConstantPolicy):
+    """Stands still and means to close the grippers at the 16th step of every chunk; the left arm may go on."""
+
+    def values(self):
+        values = super().values()
+        values[:, [9, 19]] = np.where(np.arange(HORIZON) < 15, 0.08, 0.02)[:, None]
+        values[:, 0] = 0.0
+        return values
+
+
+@pytest.mark.parametrize(
+    ("patience", "left_step", "closes"), [(1.0, 0.0, True), (None, 0.0, False), (1.0, 0.003, False)]
+)
+def test_what_a_policy_puts_off_happens_when_both_arms_have_waited(patience, left_step, closes):
+    """Regression: looking again after 6 steps, hands over a bowl held for ever what each plan let go at its end."""
+    robot, widths = fake_robot(), []
+
+    class Watch:
+        def on_cycle(self, observation, chunk, time): ...
+
+        def on_frame(self, time):
+            widths.append(robot.grippers["left"].state().width)
+
+    settings = config(execute_steps=6, patience=patience)
+    result = run_episode(
+        robot, PutsOff(left_step), SENTENCE, config=settings, recorder=Watch(), max_seconds=4.0
+    )
+    assert not result.holds
+    waited = np.diff([cycle.time for cycle in result.cycles])
+    assert np.all(waited[:3] < 0.31)  # patience has to run out first
+    assert bool(waited.max() > 0.7) == closes
+    assert (min(widths) < 0.03) == closes
+
+
 def test_every_gripper_width_is_scheduled_at_its_own_time_and_scaled_once():
     """Regressions: only the last width of a chunk was sent, and it was rescaled up to four times."""
     robot = fake_robot()
@@ -409,6 +443,7 @@ def test_the_recorder_sees_every_cycle_also_invalid_ones():
         {"execute_steps": 25},
         {"max_failures": 0},
         {"latency": -1.0},
+        {"patience": -1.0},
         {"max_age": np.nan},
     ],
 )

@@ -95,6 +95,8 @@ class EvaluateCell(PolicyOptions):
     """In each scene, ask for another hand or colour than the scene was made for."""
     execute_steps: int = 6
     """Steps of each chunk (1 to 24, 30 a second) that are driven before the policy looks again."""
+    max_seconds: float = 20.0
+    """Simulated length of an episode that does not succeed."""
     workers: int = 1
     """Processes that run episodes at the same time, one thread each."""
     json: Path | None = None
@@ -123,6 +125,7 @@ class EvaluateCell(PolicyOptions):
                 swap_instruction=self.swap_instruction,
                 workers=self.workers,
                 config=loop_config(self.execute_steps),
+                max_seconds=self.max_seconds,
                 on_episode=on_episode,
             )
         console().print(result.table())

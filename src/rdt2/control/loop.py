@@ -8,7 +8,9 @@ One cycle:
    find out how far they may be driven;
 4. schedule so many of the poses and gripper widths, those not yet past, at the times they are meant for. Arms that
    have come to rest meanwhile begin when the chunk is there: none of its steps is past, and none is jumped over;
-5. observe again when `execute_steps` of the chunk's steps have passed, or where the way ended.
+5. observe again when `execute_steps` of the chunk's steps have passed, or where the way ended. Arms that have got
+   nowhere for a while drive a whole chunk first: an event at its end, such as letting go, would be put off each time
+   by a policy that looks again before it, and never come.
 
 Whatever goes wrong, both arms hold where they are, the reason is kept, and the loop tries again a few times.
 """
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 PERIOD = 1.0 / FPS
 LEAST_STEPS = 3
 """A plan of fewer steps ahead is not worth a movement: the arms hold instead."""
+LINGERING = 0.04
+"""Metres within which an arm gets nowhere."""
 EARLY = 2e-3
 """Seconds that a clock may wake the loop too soon: simulated time advances in steps."""
 
@@ -48,6 +52,8 @@ class LoopConfig:
 
     execute_steps: int = 12
     """Steps of a chunk (1..24) after which the next observation is taken."""
+    patience: float | None = 1.0
+    """When both arms have stayed within 4 cm for so long, the chunk is driven to its end. None: never."""
     latency: float | None = None
     """What inference takes on the robot's clock. None: as long as it really takes (robots). In simulation,
     where time stands still during inference, a number: the cell runs on for that long."""
@@ -72,7 +78,9 @@ class LoopConfig:
             raise ConfigError(f"max_failures is {self.max_failures}, expected at least 1.")
         if not self.gripper_scale > 0:
             raise ConfigError(f"gripper_scale is {self.gripper_scale}, expected more than 0.")
-        for name in ("latency", "robot_action_latency", "gripper_latency", "max_age", "gripper_scale"):
+        for name in (
+            "latency", "robot_action_latency", "gripper_latency", "max_age", "gripper_scale", "patience",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} is {value}, expected a finite number that is not negative.")
@@ -210,8 +218,9 @@ class _Episode:
         # When the arms come to rest, if nothing more is scheduled.
         self.rests = self.began
         self.result = EpisodeResult()
-        # One second of measured poses, to know where an arm was when a picture was taken.
-        self.past: dict[str, deque[tuple[float, ndarray]]] = {side: deque(maxlen=int(FPS)) for side in ARMS}
+        # Measured poses of the last second or more, to know where an arm was when a picture was taken.
+        kept = int(FPS * max(1.0, self.config.patience or 0.0)) + 1
+        self.past: dict[str, deque[tuple[float, ndarray]]] = {side: deque(maxlen=kept) for side in ARMS}
 
     def run(self) -> EpisodeResult:
         result, failures = self.result, 0
@@ -246,8 +255,24 @@ class _Episode:
         moment = self._observe()
         chunk = self._predict(moment)
         chunk.require_valid()
+        steps = HORIZON if self._lingers() else self.config.execute_steps
         start, driven = self._execute(moment, chunk)
-        self._wait_until(start + min(self.config.execute_steps, driven) * PERIOD)
+        self._wait_until(start + min(steps, driven) * PERIOD)
+
+    def _lingers(self) -> bool:
+        """Whether both arms have got nowhere for as long as the loop's patience lasts."""
+        patience = self.config.patience
+        if patience is None:
+            return False
+        since = self.clock.now() - patience
+        for side in ARMS:
+            stamps, poses = zip(*self.past[side], strict=True)
+            places = np.stack(
+                [pose[:3, 3] for stamp, pose in zip(stamps, poses, strict=True) if stamp > since]
+            )
+            if stamps[0] > since + PERIOD or np.linalg.norm(places - places[-1], axis=1).max() > LINGERING:
+                return False
+        return True
 
     def _observe(self) -> _Moment:
         """Both pictures, and where both TCPs were when the older of them was taken."""
