@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.data.test_shards import SENTENCE, action, encode_jpeg, picture
 
 from rdt2.data import Batch, ShardWriter, StreamingData, StreamSource, open_sources, write_dataset_yaml
 from rdt2.data.augmentation import ImageCorruption
+from rdt2.data.batch import fill_picture
 from rdt2.data.stream import is_held_out
 from rdt2.errors import ConfigError, ShardError
 
@@ -197,6 +199,33 @@ def test_corruption_belongs_to_the_sample(folder: Path) -> None:
     assert (one[0] != one[4]).any(), "equal pictures of two samples are corrupted differently"
 
 
+def test_whoever_waits_for_a_batch_decodes_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def fill(*args: object, **options: object) -> None:
+        threads.append(threading.current_thread().name)
+        fill_picture(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("rdt2.data.stream.fill_picture", fill)
+    batches = take(stream(folder, pictures=True), 20)
+    assert len(threads) >= 80
+    assert set(threads) == {threading.current_thread().name, "rdt2-data-0"}
+    assert seen(batches) == seen(take(stream(folder), 20))
+
+
+def test_more_workers_than_rows(folder: Path) -> None:
+    batches = take(stream(folder, batch_size=1, workers=4, pictures=True), TOTAL)
+    assert sorted(seen(batches)) == list(range(TOTAL))
+
+
+def test_a_corruption_that_fails_is_no_damage(folder: Path) -> None:
+    def broken(picture: np.ndarray, **_: object) -> np.ndarray:
+        raise ZeroDivisionError("a mistake of ours")
+
+    with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
+        take(stream(folder, pictures=True, corruption=broken, max_damaged=9), 3)
+
+
 # ---------------------------------------------------------------------------------------------------- remote
 
 
@@ -296,6 +325,15 @@ def test_damage_is_left_out_and_counted(damaged: Path, caplog: pytest.LogCapture
         "shard-000004.tar",
         "shard-000006.tar",
     ]
+    # A row whose picture is damaged goes to the next sample, whether or not the reader waits and decodes.
+    for pause in (0.0, 0.02):
+        again = iter(stream(damaged, pictures=True, max_damaged=3, workers=2))
+        slowly = []
+        for batch in itertools.islice(again, 30):
+            time.sleep(pause)
+            slowly.append(batch)
+        again.close()  # type: ignore[attr-defined]
+        assert seen(slowly) == numbers
     resumed = stream(damaged, pictures=True, max_damaged=3, workers=2)
     resumed.load_state(batches[11].state)
     assert seen(take(resumed, 18)) == numbers[48:]

@@ -15,7 +15,8 @@ and gives out a block in random order while it reads the next. All that is a fun
 position is where in which tars the block began and how much of it was given out. The webdataset library reads
 the same tars; it keeps no such position, hence this.
 
-Workers are threads: decoding and corrupting release the interpreter. Memory is the block of compressed pictures
+Workers are threads: decoding and corrupting release the interpreter. Whoever waits for a batch does not idle, but
+decodes some of its pictures. Memory is the block of compressed pictures
 (``shuffle`` of them, divided among the workers) and ``prefetch`` batches, whatever the number of workers.
 """
 
@@ -25,7 +26,9 @@ import hashlib
 import itertools
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 _FIRST_BLOCK = 64
 """The first blocks are small and double, so that the first batch does not wait for a whole one."""
+_JOBS_AHEAD = 3
+"""Pictures that wait to be decoded while a worker reads on, so that others find some."""
 _DRAWS = 1024
 """Which source a sample comes from is drawn so many at a time."""
 
@@ -152,7 +157,7 @@ class StreamingData:
         ]
         states = list(self._state["lanes"])
         first = self._state["batch"]
-        ring = _Ring(first, self.prefetch, lambda: _Building(self.batch_size, self.pictures))
+        ring = _Ring(first, self.prefetch, lambda: _Building(self.batch_size, self.pictures), self._decode)
         threads = [
             threading.Thread(
                 target=self._work, args=(ring, worker, lane), name=f"rdt2-data-{worker}", daemon=True
@@ -177,44 +182,60 @@ class StreamingData:
 
     def _work(self, ring: _Ring, worker: int, lane: _Lane) -> None:
         """Fill this worker's rows: row r of batch b is number b * batch_size + r, dealt out in turns."""
-        begin = ring.first * self.batch_size
-        slots = itertools.count(begin + (worker - begin) % self.workers, self.workers)
         number = ring.first
         try:
             samples = iter(lane)
-            for number, row in (divmod(slot, self.batch_size) for slot in slots):
+            for number in itertools.count(ring.first):
+                mine = range(
+                    (worker - number * self.batch_size) % self.workers, self.batch_size, self.workers
+                )
+                if not mine:
+                    continue
                 building = ring.building(number)
                 if building is None:
                     return
-                self._fill(building, row, samples, worker)
-                ring.filled(number)
+                rows = list(mine)
+                while rows:  # again for those whose sample was damaged
+                    rows = self._fill(ring, building, rows, samples, worker)
+                ring.filled(number, len(mine))
         except BaseException as error:  # handed to the reader of the batches, which raises it
             ring.fail(number, error)
 
     def _fill(
         self,
+        ring: _Ring,
         building: _Building,
-        row: int,
+        rows: list[int],
         samples: Iterator[tuple[Sample, int, int, dict[str, Any]]],
         worker: int,
-    ) -> None:
-        for sample, number, epoch, after in samples:
-            if building.pictures is not None:
-                where = f"{sample.shard}, sample {sample.key}"
-                try:
-                    fill_picture(
-                        building.pictures[row],
-                        sample.jpeg,
-                        where=where,
-                        corruption=self.corruption,
-                        sample=number,
-                        epoch=epoch,
-                    )
-                except ShardError as error:
-                    self._damage.note(error)
-                    continue
+    ) -> list[int]:
+        """Give each row a sample. Returns the rows whose picture turned out to be damaged."""
+        jobs = []
+        for row in rows:
+            sample, number, epoch, after = next(samples)
             building.put(row, sample, number, worker, after)
-            return
+            if building.pictures is not None:
+                jobs.append(_Job(building.pictures[row], row, sample, number, epoch))
+                ring.offer(jobs[-1])
+        ring.finish(jobs)
+        damaged = []
+        for job in jobs:
+            if isinstance(job.error, ShardError):
+                self._damage.note(job.error)
+                damaged.append(job.row)
+            elif job.error is not None:
+                raise job.error
+        return damaged
+
+    def _decode(self, job: _Job) -> None:
+        fill_picture(
+            job.out,
+            job.sample.jpeg,
+            where=f"{job.sample.shard}, sample {job.sample.key}",
+            corruption=self.corruption,
+            sample=job.number,
+            epoch=job.epoch,
+        )
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -499,13 +520,32 @@ class _Building:
         )
 
 
-class _Ring:
-    """The batches between the workers, which fill them, and the reader, which takes them in order."""
+@dataclass
+class _Job:
+    """A picture to be decoded into its row of a batch, and how that went."""
 
-    def __init__(self, first: int, ahead: int, make: Callable[[], _Building]) -> None:
+    out: np.ndarray
+    row: int
+    sample: Sample
+    number: int
+    epoch: int
+    done: bool = False
+    error: Exception | None = None
+
+
+class _Ring:
+    """The batches between the workers, which fill them, and the reader, which takes them in order.
+
+    Pictures to decode are offered to all: workers and, while it waits, the reader.
+    """
+
+    def __init__(
+        self, first: int, ahead: int, make: Callable[[], _Building], decode: Callable[[_Job], None]
+    ) -> None:
         self.first = first
-        self._taken, self._ahead, self._make = first, ahead, make
+        self._taken, self._ahead, self._make, self._decode = first, ahead, make, decode
         self._buildings: dict[int, _Building] = {}
+        self._jobs: deque[_Job] = deque()
         self._failed: tuple[int, BaseException] | None = None
         self._stopped = False
         self._changed = threading.Condition()
@@ -520,12 +560,39 @@ class _Ring:
                 self._buildings[number] = self._make()
             return self._buildings[number]
 
-    def filled(self, number: int) -> None:
-        """One more row of the batch is there."""
+    def offer(self, job: _Job) -> None:
+        """Let anybody decode a picture; decode one, too, when several wait already."""
         with self._changed:
-            self._buildings[number].missing -= 1
-            if not self._buildings[number].missing:
-                self._changed.notify_all()
+            self._jobs.append(job)
+            self._changed.notify_all()
+            ahead = self._jobs.popleft() if len(self._jobs) > _JOBS_AHEAD else None
+        if ahead is not None:
+            self._run(ahead)
+
+    def finish(self, jobs: Sequence[_Job]) -> None:
+        """Decode what waits, until all of these are done."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs or all(job.done for job in jobs))
+                if not self._jobs:
+                    return
+                job = self._jobs.popleft()
+            self._run(job)
+
+    def _run(self, job: _Job) -> None:
+        try:
+            self._decode(job)
+        except Exception as error:  # handed to the worker whose job it is
+            job.error = error
+        with self._changed:
+            job.done = True
+            self._changed.notify_all()
+
+    def filled(self, number: int, rows: int) -> None:
+        """So many more rows of the batch are there."""
+        with self._changed:
+            self._buildings[number].missing -= rows
+            self._changed.notify_all()
 
     def fail(self, number: int, error: BaseException) -> None:
         """A row of the batch will never come."""
@@ -536,18 +603,23 @@ class _Ring:
 
     def take(self, number: int) -> _Building:
         """The next batch, once it is whole. Raises what a worker raised over it."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    (self._failed is not None and self._failed[0] <= number)
-                    or (number in self._buildings and not self._buildings[number].missing)
-                )
-            )
-            if self._failed is not None and self._failed[0] <= number:
-                raise self._failed[1]
-            self._taken = number + 1
-            self._changed.notify_all()
-            return self._buildings.pop(number)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs or self._ready(number))
+                if self._ready(number):
+                    if self._failed is not None and self._failed[0] <= number:
+                        raise self._failed[1]
+                    self._taken = number + 1
+                    self._changed.notify_all()
+                    return self._buildings.pop(number)
+                job = self._jobs.popleft()
+            self._run(job)
+
+    def _ready(self, number: int) -> bool:
+        """Whether the batch is whole, or never will be."""
+        if self._failed is not None and self._failed[0] <= number:
+            return True
+        return number in self._buildings and not self._buildings[number].missing
 
     def stop(self) -> None:
         with self._changed:
