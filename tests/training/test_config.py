@@ -36,7 +36,10 @@ def test_yaml_then_overrides(tmp_path):
 @pytest.mark.parametrize(
     "preset",
     [
+        "tokenizer",
         "tokenizer_tiny",
+        "tokenizer_real",
+        "pointing_tiny",
         "vq_tiny",
         "vq_full",
         "vq_lora",
