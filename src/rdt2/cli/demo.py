@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rdt2.evaluation.report import EpisodeView, SummaryRow
 
 ROBOTS = {"ur5e": "two UR5e arms", "fr3": "two Franka Research 3 arms", "handheld": "two handheld grippers"}
-SETTINGS: dict[str, dict[str, Any]] = {"fm": {"draws": 2}, "vq": {"draws": 8, "temperature": 0.6}}
+SETTINGS: dict[str, dict[str, Any]] = {"fm": {"draws": 2}, "vq": {"draws": 4, "temperature": 0.8}}
 """How each model is driven: every chunk is the mean of several drawn ones."""
 
 

@@ -218,8 +218,9 @@ class _Episode:
         # When the arms come to rest, if nothing more is scheduled.
         self.rests = self.began
         self.result = EpisodeResult()
-        # Measured poses of the last second or more, to know where an arm was when a picture was taken.
-        kept = int(FPS * max(1.0, self.config.patience or 0.0)) + 1
+        # Measured poses of the last second or more, one or two a frame: to know where an arm was when a picture was
+        # taken, and whether it got anywhere.
+        kept = 2 * int(FPS * max(1.0, self.config.patience or 0.0))
         self.past: dict[str, deque[tuple[float, ndarray]]] = {side: deque(maxlen=kept) for side in ARMS}
 
     def run(self) -> EpisodeResult:
@@ -267,10 +268,9 @@ class _Episode:
         since = self.clock.now() - patience
         for side in ARMS:
             stamps, poses = zip(*self.past[side], strict=True)
-            places = np.stack(
-                [pose[:3, 3] for stamp, pose in zip(stamps, poses, strict=True) if stamp > since]
-            )
-            if stamps[0] > since + PERIOD or np.linalg.norm(places - places[-1], axis=1).max() > LINGERING:
+            ways = np.linalg.norm(np.stack(poses)[:, :3, 3] - poses[-1][:3, 3], axis=1)
+            recent = np.array(stamps) > since
+            if stamps[0] > since + PERIOD or ways[recent].max(initial=0.0) > LINGERING:
                 return False
         return True
 
@@ -368,7 +368,7 @@ class _Episode:
                     self.recorder.on_frame(self.clock.now())
 
     def _remember(self) -> None:
-        """Add the newest measured poses to the past second's."""
+        """Add the newest measured poses to those of the past."""
         for side in ARMS:
             state = self.robot.arms[side].state()
             if not (np.isfinite(state.pose).all() and np.isfinite(state.joints).all()):
