@@ -165,7 +165,8 @@ def demo_models(device: torch.device, dtype: torch.dtype, scenes: int = 5) -> Mo
         with Cell("ur5e", scene) as cell:
             picture = np.concatenate([cell.render("left"), cell.render("right")], axis=1)
         views.append((picture, task_for(scene).instruction))
-    vq, fm = (load_policy(name, device=device, dtype=dtype) for name in ("demo-vq", "demo-fm"))
+    vq = load_policy("demo-vq", temperature=0, device=device, dtype=dtype)
+    fm = load_policy("demo-fm", device=device, dtype=dtype)
     assert isinstance(vq, VQPolicy)
     assert isinstance(fm, FMPolicy)
     expert = Expert.from_pretrained(DEMOS / "expert", dtype=dtype, device=device)

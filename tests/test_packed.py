@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from rdt2.errors import CheckpointError
 from rdt2.expert import Expert, ExpertConfig
@@ -57,7 +58,7 @@ def test_compiled_layers_share_their_code() -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(8, 8) for _ in range(12)]
     x = torch.randn(3, 8)
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
 
     @torch.compile(backend=counter, fullgraph=True)
     def run(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -31,10 +31,14 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("key", torch.tensor(id(self)), persistent=False)
         self.bias = linear.bias
+        self.pack(linear.weight.detach())
+
+    def pack(self, weight: Float[Tensor, "out in"]) -> None:
+        """Take plain weights."""
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self.register_buffer("weight", weight, persistent=False)
         _WEIGHTS[id(self)] = weight
 
     def forward(self, x: Float[Tensor, "*b in"]) -> Float[Tensor, "*b out"]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("mujoco")
 
@@ -11,9 +13,10 @@ from rdt2.action import ActionChunk
 from rdt2.errors import CheckpointError, ConfigError, TaskError
 from rdt2.evaluation import cell as module
 from rdt2.evaluation.cell import CellEvaluation, EpisodeRecord, evaluate_cell, loop_config, run_trial
-from rdt2.evaluation.policies import BlindPolicy, PolicySource
+from rdt2.evaluation.policies import BlindPolicy, PolicySource, open_policy
 from rdt2.evaluation.scenes import Trial, draw_trials, task_named, trials_for
 from rdt2.observation import Observation
+from rdt2.policy import FMPolicy
 
 
 class Still:
@@ -232,3 +235,19 @@ def test_a_policy_source_travels_to_worker_processes():
     source = PolicySource("demo-fm", blind=True)
     assert pickle.loads(pickle.dumps(source)) == source
     assert hash(source) == hash(PolicySource("demo-fm", blind=True))
+
+
+def test_every_matrix_of_the_untrained_policy_is_another() -> None:
+    def matrices(policy: FMPolicy) -> dict[str, torch.Tensor]:
+        found = {}
+        for model in (policy.vlm, policy.expert):
+            tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+            found |= {f"{type(model).__name__}.{name}": tensor for name, tensor in tensors if tensor.ndim > 1}
+        return found
+
+    trained, untrained = (matrices(open_policy(name)) for name in ("demo-fm", "untrained"))  # type: ignore[arg-type]
+    assert len(trained) > 60
+    assert trained.keys() == untrained.keys()
+    for name, tensor in trained.items():
+        here, there = (t.to_dense() if t.is_mkldnn else t for t in (tensor, untrained[name]))
+        assert not torch.equal(here, there), name

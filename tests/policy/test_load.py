@@ -54,6 +54,9 @@ def test_a_bundle_can_be_moved_with_its_parts(parts: dict[str, Path], tmp_path: 
         ("{", "JSON"),
         ("[]", "kind"),
         ('{"kind": "pi0"}', "kind"),
+        ('{"kind": "fm", "settings": {"temperature": 1}}', "settings are"),
+        ('{"kind": "vq", "settings": {"draws": "many"}}', "settings are"),
+        ('{"kind": "vq", "settings": [2]}', "settings are"),
         ('{"kind": "fm", "vlm": ".", "normalizer": "."}', "expert"),
         ('{"kind": "vq", "vlm": ".", "normalizer": "."}', "tokenizer"),
         ('{"kind": "fm", "vlm": ".", "normalizer": ".", "expert": ".", "model": "."}', "model"),
@@ -206,3 +209,26 @@ def test_models_on_a_cpu_are_packed_in_float32_alone(bundles: dict[str, Path], p
     assert packed(vq.vlm, vq.draft, vq.vlm.lm_head) == [True, True, False]
     half = load_policy(bundles["fm"], dtype=torch.bfloat16)
     assert packed(half.vlm, half.expert) == [False, False]
+
+
+def test_a_bundles_own_settings_hold_unless_others_are_given(parts: dict[str, Path], tmp_path: Path):
+    given = {name: parts[name] for name in ("vlm", "processor", "tokenizer", "normalizer")}
+    own = {"draws": 4, "temperature": 0.8}
+    file = save_bundle(tmp_path / "vq.json", kind="vq", settings=own, **given)
+
+    def settings(**options: object) -> tuple[int, float]:
+        policy = load_policy(file, **options)  # type: ignore[arg-type]
+        assert isinstance(policy, VQPolicy)
+        return policy.draws, policy.temperature
+
+    assert settings() == (4, 0.8)
+    assert settings(draws=2) == (2, 0.8)
+    assert settings(temperature=0.5) == (4, 0.5)
+    assert settings(temperature=0) == (1, 0)
+    assert settings(draft=parts["expert"]) == (1, 0)
+    del given["tokenizer"]
+    file = save_bundle(
+        tmp_path / "fm.json", kind="fm", settings={"draws": 3}, expert=parts["expert"], **given
+    )
+    assert load_policy(file).draws == 3
+    assert load_policy(file, draws=1).draws == 1

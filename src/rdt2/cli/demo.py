@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rdt2.evaluation.report import EpisodeView, SummaryRow
 
 ROBOTS = {"ur5e": "two UR5e arms", "fr3": "two Franka Research 3 arms", "handheld": "two handheld grippers"}
-SETTINGS: dict[str, dict[str, Any]] = {"fm": {"draws": 2}, "vq": {"draws": 4, "temperature": 0.8}}
-"""How each model is driven: every chunk is the mean of several drawn ones."""
 
 
 @dataclass(kw_only=True)
@@ -52,7 +50,7 @@ class Demo:
         from rdt2.cli.output import console, note, progress, save_json, working
         from rdt2.evaluation.cell import loop_config, run_trial
         from rdt2.evaluation.film import EpisodeFilm
-        from rdt2.evaluation.policies import PolicySource, open_policy
+        from rdt2.evaluation.policies import open_policy
         from rdt2.evaluation.report import Report, stage_timings, write_report
         from rdt2.evaluation.scenes import draw_trials, trials_for
         from rdt2.observation import check_instruction
@@ -65,7 +63,7 @@ class Demo:
                 note(f"instruction: {warning}")
             trials = trials_for(self.instruction, kinds, self.episodes, self.seed)
         with working(f"loading demo-{self.model}"):
-            policy = open_policy(PolicySource(f"demo-{self.model}", **SETTINGS[self.model]))
+            policy = open_policy(f"demo-{self.model}")
 
         records: dict[str, list[EpisodeRecord]] = defaultdict(list)
         views: list[EpisodeView] = []
@@ -98,7 +96,7 @@ class Demo:
             settings={
                 "command": shlex.join(["rdt2", *sys.argv[1:]]),
                 "policy": f"demo-{self.model}",
-                **{name: str(value) for name, value in SETTINGS[self.model].items()},
+                **{k: str(v) for k, v in vars(policy).items() if k in ("draws", "temperature")},
                 "scene seeds": seeds,
             },
         )

@@ -32,13 +32,22 @@ class ExportBundle:
     """Folder or hub id of the flow-matching expert; none writes vq.json only."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Of the weights on disk (the tokenizer stays float32)."""
+    draws: int = 1
+    """fm.json says: predict the mean of so many drawn chunks, unless --draws says otherwise."""
+    vq_draws: int = 1
+    """The same of vq.json, with a temperature."""
+    vq_temperature: float = 0.0
+    """vq.json says: draw tokens at this temperature; 0 takes the likeliest."""
 
     def run(self) -> None:
         import torch
 
         from rdt2.cli.output import console
         from rdt2.policy.export import export_policies
+        from rdt2.policy.vq import check_draws
 
+        check_draws(self.vq_draws, self.vq_temperature, drafted=False)
+        drawn = {"draws": self.vq_draws, "temperature": self.vq_temperature}
         bundles = export_policies(
             self.out,
             vlm=self.vlm,
@@ -46,6 +55,8 @@ class ExportBundle:
             normalizer=self.normalizer,
             expert=self.expert,
             dtype=getattr(torch, self.dtype),
+            fm_settings={"draws": self.draws} if self.draws != 1 else None,
+            vq_settings=drawn if self.vq_temperature else None,
         )
         size = sum(file.stat().st_size for file in self.out.rglob("*") if file.is_file())
         for path in bundles:

@@ -24,9 +24,10 @@ class PolicyOptions:
     draft: str | None = None
     """For a VQ policy: an FM policy on the same VLM that drafts its tokens; faster, and no result changes."""
     temperature: float | None = None
-    """Of a VQ policy: 0 (none) writes the likeliest tokens; above, they are drawn, with the seed."""
-    draws: int = 1
-    """Each chunk is the mean of so many drawn ones, which errs less; for a VQ policy with a temperature."""
+    """Of a VQ policy: 0 writes the likeliest tokens; above, they are drawn, with the seed. None: the policy's own."""
+    draws: int | None = None
+    """Each chunk is the mean of so many drawn ones, which errs less; for a VQ policy with a temperature. None: the
+    policy's own number."""
     compile: bool = False
     """Compile the policy first: takes up to some minutes, then chunks come faster, on a GPU several times."""
     quantize: Literal["int8", "int4"] | None = None

@@ -41,7 +41,7 @@ class PolicySource:
     normalizer: str | None = None
     draft: str | None = None
     temperature: float | None = None
-    draws: int = 1
+    draws: int | None = None
     compile: bool = False
     quantize: Literal["int8", "int4"] | None = None
     device: str = "cpu"
@@ -81,16 +81,23 @@ def _randomise(policy: Policy) -> None:
     import torch
     from torch import nn
 
+    from rdt2.packed import PackedLinear
+
     generator = torch.Generator().manual_seed(0)
+
+    def drawn(shape: torch.Size) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) / shape[1:].numel() ** 0.5
+
     modules = [value for value in vars(policy).values() if isinstance(value, nn.Module)]
     assert modules, "a policy holds its models as attributes"
     with torch.no_grad():
         for module in modules:
+            for part in module.modules():
+                if isinstance(part, PackedLinear):
+                    part.pack(drawn(part.weight.shape))
             for name, parameter in module.named_parameters():
                 if parameter.ndim > 1:
-                    fan_in = parameter[0].numel()
-                    values = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
-                    parameter.copy_(values)
+                    parameter.copy_(drawn(parameter.shape))
                 else:
                     parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
             for name, buffer in module.named_buffers():

@@ -3,16 +3,18 @@
     {"kind": "fm", "vlm": "../vlm", "tokenizer": "../tokenizer", "normalizer": "..", "expert": "../expert"}
 
 Paths are relative to the folder of the file. A folder that holds such a file under the name ``policy.json``
-is itself a checkpoint. ``processor`` may be added where the VLM's folder lacks its tokenizer files.
+is itself a checkpoint. ``processor`` may be added where the VLM's folder lacks its tokenizer files, and
+``settings`` may say how the policy is used unless its user says otherwise: ``{"draws": 4, "temperature": 0.8}``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rdt2.errors import CheckpointError
 
@@ -32,6 +34,8 @@ class Bundle:
 
     kind: Kind
     parts: dict[str, str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """``draws`` and ``temperature`` of ``load_policy``, where it is not given them."""
 
     def __getitem__(self, part: str) -> str:
         return self.parts[part]
@@ -52,9 +56,13 @@ def read_bundle(file: Path) -> Bundle:
             f"{file}: expected an object with kind 'fm' or 'vq' and the parts {list(PARTS)}, got "
             f"{content!s:.200}."
         )
-    parts = {name: value for name, value in content.items() if name != "kind"}
+    parts = {name: value for name, value in content.items() if name not in ("kind", "settings")}
     if unknown := sorted(set(parts) - set(PARTS)):
-        raise CheckpointError(f"{file}: unknown entries {unknown}; expected kind and {list(PARTS)}.")
+        raise CheckpointError(
+            f"{file}: unknown entries {unknown}; expected kind, settings and {list(PARTS)}."
+        )
+    settings = content.get("settings", {})
+    _check_settings(file, content["kind"], settings)
     if missing := [name for name in REQUIRED[content["kind"]] if name not in parts]:
         raise CheckpointError(f"{file}: a policy of kind {content['kind']!r} needs {missing} as well.")
     found = {}
@@ -65,15 +73,32 @@ def read_bundle(file: Path) -> Bundle:
                 "Paths are relative to the file: restore the folder or correct the entry."
             )
         found[name] = str(file.parent / parts[name])
-    return Bundle(content["kind"], found)
+    return Bundle(content["kind"], found, settings)
 
 
-def save_bundle(path: str | Path, *, kind: Kind, **parts: str | Path) -> Path:
+def _check_settings(file: Path, kind: str, settings: Any) -> None:
+    known: dict[str, tuple[type, ...]] = {"draws": (int,)}
+    if kind == "vq":
+        known["temperature"] = (int, float)
+    if not isinstance(settings, dict) or any(
+        name not in known or isinstance(value, bool) or not isinstance(value, known[name])
+        for name, value in settings.items()
+    ):
+        raise CheckpointError(
+            f"{file}: settings are {settings!r}, expected numbers for no more than {list(known)} of a policy of kind "
+            f"{kind!r}."
+        )
+
+
+def save_bundle(
+    path: str | Path, *, kind: Kind, settings: Mapping[str, Any] | None = None, **parts: str | Path
+) -> Path:
     """Writes a bundle file and returns its path.
 
     Args:
         path: a ``.json`` file, or a folder, which gets ``policy.json``.
         kind: "fm" or "vq".
+        settings: ``draws`` and ``temperature`` of ``load_policy``, where it is not given them.
         **parts: ``vlm``, ``normalizer``, ``expert`` or ``tokenizer``, ``processor``: what exists on disk.
 
     Raises:
@@ -85,6 +110,7 @@ def save_bundle(path: str | Path, *, kind: Kind, **parts: str | Path) -> Path:
     content = {
         "kind": kind,
         **{k: Path(os.path.relpath(v, file.parent)).as_posix() for k, v in parts.items()},
+        **({"settings": dict(settings)} if settings else {}),
     }
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")

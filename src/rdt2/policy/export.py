@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,8 @@ def export_policies(
     normalizer: str | Path | None = None,
     expert: str | Path | None = None,
     dtype: torch.dtype = torch.float16,
+    fm_settings: Mapping[str, Any] | None = None,
+    vq_settings: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Copy the parts into ``out`` and write ``vq.json`` and, with an expert, ``fm.json`` beside them.
 
@@ -33,6 +37,7 @@ def export_policies(
         expert: flow-matching expert trained on this VLM. A normalizer in its folder is its own and goes with
             it; without one it shares the tokenizer's.
         dtype: of the VLM's and the expert's weights on disk.
+        fm_settings, vq_settings: ``draws`` and ``temperature`` of ``load_policy``, where it is not given them.
 
     Returns:
         The bundle files, each of which `load_policy` takes.
@@ -63,9 +68,20 @@ def export_policies(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     vlm, tokenizer, expert_out = out / "vlm", out / "tokenizer", out / "expert"
-    bundles = [save_bundle(out / "vq.json", kind="vq", vlm=vlm, tokenizer=tokenizer, normalizer=out)]
+    bundles = [
+        save_bundle(
+            out / "vq.json", kind="vq", settings=vq_settings, vlm=vlm, tokenizer=tokenizer, normalizer=out
+        )
+    ]
     if expert is not None:
         bundles.append(
-            save_bundle(out / "fm.json", kind="fm", vlm=vlm, expert=expert_out, normalizer=expert_out)
+            save_bundle(
+                out / "fm.json",
+                kind="fm",
+                settings=fm_settings,
+                vlm=vlm,
+                expert=expert_out,
+                normalizer=expert_out,
+            )
         )
     return bundles

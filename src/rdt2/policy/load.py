@@ -38,7 +38,7 @@ def load_policy(
     steps: int | None = None,
     draft: str | Path | None = None,
     temperature: float | None = None,
-    draws: int = 1,
+    draws: int | None = None,
     quantize: Quantization | None = None,
     compile: bool = False,
 ) -> VQPolicy | FMPolicy:
@@ -58,9 +58,10 @@ def load_policy(
         steps: Euler steps of an FM policy; None for the checkpoint's own; 1 for a one-step checkpoint.
         draft: for a VQ policy, an FM policy ("demo-fm", a bundle, or an expert alone) that was trained on the same
             VLM. Its expert drafts the tokens, which makes decoding faster and changes no result.
-        temperature: of a VQ policy: 0, and None, take the likeliest token each time; above, tokens are drawn, with
-            the seed of ``predict``.
-        draws: each chunk is the mean of so many drawn ones, which errs less; of a VQ policy with a temperature.
+        temperature: of a VQ policy: 0 takes the likeliest token each time; above, tokens are drawn, with the seed of
+            ``predict``. None: as the bundle's settings say, else, and with a draft, 0.
+        draws: each chunk is the mean of so many drawn ones, which errs less; of a VQ policy with a temperature. None:
+            as the bundle's settings say, else, with a draft and at temperature 0, one.
         quantize: "int8" or "int4" for the matrices of the VLM, on small cards; the arithmetic, the expert and the
             tokenizer stay as they are. "int4" needs the extra ``quant``.
         compile: :class:`rdt2.policy.CompiledFMPolicy` or :class:`rdt2.policy.CompiledVQPolicy`: loading takes up to
@@ -82,14 +83,18 @@ def load_policy(
             raise CheckpointError(
                 f"{path} is an FM policy, which writes no tokens; leave out temperature={temperature}."
             )
+        draws = chosen.settings.get("draws", 1) if draws is None else draws
         return _load_fm(chosen, device, dtype, steps, draws=draws, quantize=quantize, compile=compile)
     if steps is not None:
         raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
-    check_draws(draws, temperature or 0.0, drafted=draft is not None)
+    settings = chosen.settings if draft is None else {}
+    temperature = settings.get("temperature", 0.0) if temperature is None else temperature
+    draws = (settings.get("draws", 1) if temperature > 0 else 1) if draws is None else draws
+    check_draws(draws, temperature, drafted=draft is not None)
     if compile and draft is not None:
         raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
     return _load_vq(
-        chosen, device, dtype, draft=None if draft is None else str(draft), temperature=temperature or 0.0,
+        chosen, device, dtype, draft=None if draft is None else str(draft), temperature=temperature,
         draws=draws, quantize=quantize, compile=compile,
     )  # fmt: skip
 
@@ -133,7 +138,7 @@ def _override(found: Bundle, given: dict[str, str]) -> Bundle:
     parts = {**found.parts, **given}
     if "vlm" in given and "processor" not in given:
         parts.pop("processor", None)  # the other VLM brings its own
-    return Bundle(found.kind, parts)
+    return Bundle(found.kind, parts, found.settings)
 
 
 def _kind_of(folder: Path, path: str) -> Kind:
