@@ -1,8 +1,8 @@
 """Linear layers whose weights oneDNN has laid out for its own float32 products on a CPU.
 
 PyTorch hands float32 products to MKL, which uses no AVX-512 on processors that are not Intel's: there the product of a
-prompt with a matrix takes 2.3 times as long as with oneDNN, which PyTorch brings as well. oneDNN wants weights in an
-order of its own; a packed layer holds them so, in place of the plain ones.
+prompt with a matrix takes more than twice as long as with oneDNN, which PyTorch brings as well (benchmarks/packed.py).
+oneDNN wants weights in an order of its own; a packed layer holds them so, in place of the plain ones.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-@torch.library.custom_op("rdt2::packed_linear", mutates_args=())
+@torch.library.custom_op(
+    "rdt2::packed_linear",
+    mutates_args=(),
+    schema="(Tensor x, Tensor key, Tensor? bias, SymInt outputs) -> Tensor",
+)
 def _product_by_key(x: Tensor, key: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
     return _product(x, _WEIGHTS[int(key)], bias)
 

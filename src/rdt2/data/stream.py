@@ -16,8 +16,8 @@ position is where in which tars the block began and how much of it was given out
 the same tars; it keeps no such position, hence this.
 
 Workers are threads: decoding and corrupting release the interpreter. Whoever waits for a batch does not idle, but
-decodes some of its pictures. Memory is the block of compressed pictures
-(``shuffle`` of them, divided among the workers) and ``prefetch`` batches, whatever the number of workers.
+decodes some of its pictures. Memory is the block of compressed pictures (``shuffle`` of them, divided among the
+workers) and ``prefetch`` batches, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -584,9 +584,10 @@ class _Ring:
             self._decode(job)
         except Exception as error:  # handed to the worker whose job it is
             job.error = error
-        with self._changed:
-            job.done = True
-            self._changed.notify_all()
+        finally:  # also where Ctrl-C comes in between: the worker must not wait for ever
+            with self._changed:
+                job.done = True
+                self._changed.notify_all()
 
     def filled(self, number: int, rows: int) -> None:
         """So many more rows of the batch are there."""
