@@ -232,3 +232,16 @@ def test_a_bundles_own_settings_hold_unless_others_are_given(parts: dict[str, Pa
     )
     assert load_policy(file).draws == 3
     assert load_policy(file, draws=1).draws == 1
+
+
+def test_layers_that_wait_in_memory_change_no_chunk(bundles: dict[str, Path], samples, fm: FMPolicy):
+    noise = torch.randn(3, 24, 20, generator=torch.Generator().manual_seed(0))
+    policy = load_policy(bundles["fm"], offload=2)
+    assert isinstance(policy, FMPolicy)
+    ours, theirs = (
+        each.predict_pictures(samples.pictures, samples.instructions, noise=noise) for each in (policy, fm)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert abs(one.values - other.values).max() < 1e-4
+    with pytest.raises(ConfigError, match="leave out offload"):
+        load_policy(bundles["fm"], offload=2, compile=True)

@@ -32,6 +32,8 @@ class PolicyOptions:
     """Compile the policy first: takes up to some minutes, then chunks come faster, on a GPU several times."""
     quantize: Literal["int8", "int4"] | None = None
     """Keep the matrices of the VLM in 8 or 4 bits, for small cards; int4 needs the extra quant."""
+    offload: int = 0
+    """Matrices of so many language layers wait in CPU memory, on cards that the rest fills; slower."""
     device: str = "cpu"
     """cpu or cuda."""
 
@@ -49,6 +51,7 @@ class PolicyOptions:
             draws=self.draws,
             compile=self.compile,
             quantize=self.quantize,
+            offload=self.offload,
             device=self.device,
             blind=blind,
         )

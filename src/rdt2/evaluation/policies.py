@@ -44,6 +44,7 @@ class PolicySource:
     draws: int | None = None
     compile: bool = False
     quantize: Literal["int8", "int4"] | None = None
+    offload: int = 0
     device: str = "cpu"
     blind: bool = False
     """Show it black pictures."""
@@ -69,6 +70,7 @@ def open_policy(source: PolicySource | str) -> Policy:
         draws=source.draws,
         compile=source.compile,
         quantize=source.quantize,
+        offload=source.offload,
         device=source.device,
     )
     if source.name == UNTRAINED:

@@ -40,6 +40,7 @@ def load_policy(
     temperature: float | None = None,
     draws: int | None = None,
     quantize: Quantization | None = None,
+    offload: int = 0,
     compile: bool = False,
 ) -> VQPolicy | FMPolicy:
     """Loads a policy, strictly: nothing missing is replaced by random weights.
@@ -64,6 +65,8 @@ def load_policy(
             as the bundle's settings say, else, with a draft and at temperature 0, one.
         quantize: "int8" or "int4" for the matrices of the VLM, on small cards; the arithmetic, the expert and the
             tokenizer stay as they are. "int4" needs the extra ``quant``.
+        offload: the matrices of so many language layers of the VLM wait in CPU memory, on cards that the rest fills;
+            slower, and no result changes. Not together with quantize or compile.
         compile: :class:`rdt2.policy.CompiledFMPolicy` or :class:`rdt2.policy.CompiledVQPolicy`: loading takes up to
             some minutes longer, every chunk is faster, on a GPU above all. Not together with a draft.
 
@@ -72,6 +75,10 @@ def load_policy(
         ConfigError: if steps is not a positive number, the device has too little memory, or a library is missing.
         NormalizerError: if the normalizer cannot be read or trusted.
     """
+    if compile and offload:
+        raise ConfigError(
+            "a compiled policy keeps its weights on the device: leave out offload= or compile=True."
+        )
     device = torch.device(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     given = {"vlm": vlm, "processor": processor, "tokenizer": tokenizer, "normalizer": normalizer}
@@ -84,7 +91,9 @@ def load_policy(
                 f"{path} is an FM policy, which writes no tokens; leave out temperature={temperature}."
             )
         draws = chosen.settings.get("draws", 1) if draws is None else draws
-        return _load_fm(chosen, device, dtype, steps, draws=draws, quantize=quantize, compile=compile)
+        return _load_fm(
+            chosen, device, dtype, steps, draws=draws, quantize=quantize, offload=offload, compile=compile
+        )
     if steps is not None:
         raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
     settings = chosen.settings if draft is None else {}
@@ -95,7 +104,7 @@ def load_policy(
         raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
     return _load_vq(
         chosen, device, dtype, draft=None if draft is None else str(draft), temperature=temperature,
-        draws=draws, quantize=quantize, compile=compile,
+        draws=draws, quantize=quantize, offload=offload, compile=compile,
     )  # fmt: skip
 
 
@@ -200,6 +209,7 @@ def _load_fm(
     *,
     draws: int = 1,
     quantize: Quantization | None = None,
+    offload: int = 0,
     compile: bool = False,
 ) -> FMPolicy:
     from rdt2.expert import Expert
@@ -217,7 +227,9 @@ def _load_fm(
     if not expert.config.reads_state:  # else nothing can be tabulated
         expert.freeze_for_inference(*([] if steps is None else [steps]))
     needed = max(expert.config.selected_layers) + 1
-    model = load_vlm(parts["vlm"], layers=needed, dtype=dtype, device=device, quantize=quantize)
+    model = load_vlm(
+        parts["vlm"], layers=needed, dtype=dtype, device=device, quantize=quantize, offload=offload
+    )
     pack_linears(model.model)
     pack_linears(expert)
     kind = CompiledFMPolicy if compile else FMPolicy
@@ -235,6 +247,7 @@ def _load_vq(
     temperature: float = 0.0,
     draws: int = 1,
     quantize: Quantization | None = None,
+    offload: int = 0,
     compile: bool = False,
 ) -> VQPolicy:
     from rdt2.tokenizer import ActionTokenizer
@@ -244,7 +257,7 @@ def _load_vq(
     processor = _load_processor(parts)
     tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"]).to(device)
     expert, own = _load_draft(draft, parts, device, dtype) if draft is not None else (None, None)
-    model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=quantize)
+    model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=quantize, offload=offload)
     pack_linears(model.model)  # not the head, of which a few rows are all that decoding reads
     kind = CompiledVQPolicy if compile else VQPolicy
     return kind(

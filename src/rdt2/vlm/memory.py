@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from rdt2.errors import ConfigError
 from rdt2.vlm.quantize import BYTES
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from rdt2.vlm.quantize import Quantization
 
@@ -22,15 +23,45 @@ def resident_bytes(
     dtype: torch.dtype,
     quantized: Collection[str] = (),
     quantize: Quantization | None = None,
+    absent: Collection[str] = (),
 ) -> int:
-    """Bytes of a model's parameters once they are loaded in ``dtype``, its ``quantized`` weights as ``quantize``."""
+    """Bytes of a model's parameters once they are loaded in ``dtype``, its ``quantized`` weights as ``quantize``, those
+    that stay ``absent`` from the device left out.
+    """
     packed = BYTES[quantize] if quantize is not None else dtype.itemsize
     return round(
         sum(
             parameter.numel() * (packed if name in quantized else dtype.itemsize)
             for name, parameter in model.named_parameters()
+            if name not in absent
         )
     )
+
+
+def offloadable(model: Any, layers: int) -> frozenset[str]:
+    """The names of the weights and biases of all linear layers in the first language layers.
+
+    Raises:
+        ConfigError: the model does not have so many layers.
+    """
+    available = model.model.language_model.layers
+    if not 0 <= layers <= len(available):
+        raise ConfigError(f"offload is {layers}, expected 0..{len(available)} language layers.")
+    return frozenset(
+        f"model.language_model.layers.{index}.{name}.{leaf}"
+        for index in range(layers)
+        for name, module in available[index].named_modules()
+        if isinstance(module, nn.Linear)
+        for leaf, _ in module.named_parameters()
+    )
+
+
+def offload_linears(model: nn.Module, names: Collection[str], device: torch.device) -> None:
+    """Keep these parameters in CPU memory; each linear layer gets its own on the device only while it runs."""
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    for name in {name.rpartition(".")[0] for name in names}:
+        add_hook_to_module(model.get_submodule(name), AlignDevicesHook(device, offload=True))
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -56,5 +87,6 @@ def require_memory(needed: int, device: torch.device, what: str) -> None:
     if free is not None and needed > free:
         raise ConfigError(
             f"{what} needs {needed / 1e9:.1f} GB on {device}, which has {free / 1e9:.1f} GB free. Use a smaller "
-            "dtype (torch.bfloat16), quantize='int8' or 'int4', another device, or end what fills this one."
+            "dtype (torch.bfloat16), quantize='int8' or 'int4', offload=<language layers>, another device, or end what "
+            "fills this one."
         )

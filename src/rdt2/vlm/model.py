@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rdt2.errors import CheckpointError
-from rdt2.vlm.memory import require_memory, resident_bytes
+from rdt2.errors import CheckpointError, ConfigError
+from rdt2.vlm.memory import offload_linears, offloadable, require_memory, resident_bytes
 from rdt2.vlm.processor import locate
 from rdt2.vlm.quantize import fill_layer, quantize_layers
 
@@ -38,6 +38,7 @@ def load_vlm(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     quantize: Quantization | None = None,
+    offload: int = 0,
 ) -> Qwen2_5_VLForConditionalGeneration:
     """Load a Qwen2.5-VL checkpoint, tensor by tensor, straight to the device.
 
@@ -53,13 +54,18 @@ def load_vlm(
         device: where they end up.
         quantize: "int8" or "int4" keeps the matrices of all layers, of vision and language, in so many bits;
             arithmetic stays in ``dtype``. Such a model is for inference only.
+        offload: the matrices of so many language layers, from the first, stay in CPU memory and come to the device
+            each time their layer runs: for cards that the model does not fit on. Each such matrix then costs a copy.
 
     Raises:
         CheckpointError: a file or tensor is missing, unexpected or of another shape, or the model is not a
             Qwen2.5-VL.
-        ConfigError: the device has too little memory, or "int4" lacks its library.
+        ConfigError: the device has too little memory, "int4" lacks its library, or offload is no number of layers or
+            comes with quantize.
     """
     device = torch.device(device)
+    if offload and quantize is not None:
+        raise ConfigError("offload and quantize do not go together: choose one.")
     folder = locate(path, ("*.json",))
     model: Any = empty_vlm(read_config(folder), layers=layers)
     quantized = quantize_layers(model, quantize) if quantize is not None else ()
@@ -68,13 +74,14 @@ def load_vlm(
     if model.config.tie_word_embeddings and not any("lm_head" in name for name in found):
         wanted.pop("lm_head.weight", None)
     _check_names(folder, set(wanted), set(found), partial=layers is not None)
-    needed = resident_bytes(model, dtype=dtype, quantized=quantized, quantize=quantize)
+    absent = offloadable(model, offload)
+    needed = resident_bytes(model, dtype=dtype, quantized=quantized, quantize=quantize, absent=absent)
     require_memory(needed, device, f"the VLM {path}")
 
     files = sorted({found[name][0] for name in wanted})
     folder = locate(path, files)  # from the hub: these files and no others
     for file in files:
-        with _opened(folder / file, str(device)) as handle:
+        with _opened(folder / file, "cpu" if offload else str(device)) as handle:
             for name in (name for name in wanted if found[name][0] == file):
                 value = handle.get_tensor(found[name][1])
                 if value.shape != wanted[name]:
@@ -82,7 +89,7 @@ def load_vlm(
                         f"{folder / file}: expected {found[name][1]} of shape {tuple(wanted[name])} "
                         f"(config.json), got {tuple(value.shape)}; config and weights are of different models"
                     )
-                value = value.to(dtype)
+                value = value.to(dtype) if name in absent else value.to(device, dtype)
                 if name in quantized:
                     fill_layer(model.get_submodule(name.removesuffix(".weight")), value)
                 else:
@@ -91,6 +98,8 @@ def load_vlm(
     if "lm_head.weight" not in wanted and layers is None:
         model.tie_weights()
     _move_buffers(model, device)
+    if absent:
+        offload_linears(model, absent, device)
     return model.eval()
 
 
