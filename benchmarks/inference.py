@@ -155,8 +155,8 @@ def random_models(preset: Preset, device: torch.device, dtype: torch.dtype) -> M
     )
 
 
-def demo_models(device: torch.device, dtype: torch.dtype, scenes: int = 5) -> Models:
-    """The committed models, and what the wrist cameras of two UR5e see at the start of episodes."""
+def first_views(scenes: int) -> list[tuple[np.ndarray, str]]:
+    """What two UR5e see at the start of episodes: left | right, (384, 768, 3) uint8 RGB, and the sentence."""
     from rdt2.sim import Cell, make_scene, task_for
 
     views = []
@@ -165,6 +165,12 @@ def demo_models(device: torch.device, dtype: torch.dtype, scenes: int = 5) -> Mo
         with Cell("ur5e", scene) as cell:
             picture = np.concatenate([cell.render("left"), cell.render("right")], axis=1)
         views.append((picture, task_for(scene).instruction))
+    return views
+
+
+def demo_models(device: torch.device, dtype: torch.dtype, scenes: int = 5) -> Models:
+    """The committed models, and what they see at the start of episodes."""
+    views = first_views(scenes)
     vq = load_policy("demo-vq", temperature=0, device=device, dtype=dtype)
     fm = load_policy("demo-fm", device=device, dtype=dtype)
     assert isinstance(vq, VQPolicy)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference import PRESETS
+from inference import PRESETS, first_views
 from rdt2.expert import Expert
 from rdt2.metrics import action_errors
-from rdt2.observation import Observation
+from rdt2.observation import IMAGE_SIZE, Observation
 from rdt2.policy import load_policy
 from rdt2.vlm.memory import offloadable, resident_bytes
 from rdt2.vlm.model import empty_vlm
@@ -40,15 +40,8 @@ DEMO_LAYERS = 2  # offload so many of the demo's few layers
 
 def observations(count: int) -> list[Observation]:
     """What the wrist cameras of two UR5e see at the start of episodes."""
-    from rdt2.sim import Cell, make_scene, task_for
-
-    seen = []
-    for seed in range(count):
-        scene = make_scene("pick", seed)
-        with Cell("ur5e", scene) as cell:
-            left, right = cell.render("left"), cell.render("right")
-        seen.append(Observation(left, right, task_for(scene).instruction))
-    return seen
+    half = IMAGE_SIZE
+    return [Observation(view[:, :half], view[:, half:], sentence) for view, sentence in first_views(count)]
 
 
 def answers(seen: list[Observation], settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

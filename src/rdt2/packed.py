@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from rdt2.errors import CheckpointError
 
@@ -74,7 +74,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-@torch.library.custom_op(
+@library.custom_op(
     "rdt2::packed_linear",
     mutates_args=(),
     schema="(Tensor x, Tensor key, Tensor? bias, SymInt outputs) -> Tensor",

@@ -43,9 +43,12 @@ class ExportBundle:
         import torch
 
         from rdt2.cli.output import console
+        from rdt2.errors import ConfigError
         from rdt2.policy.export import export_policies
         from rdt2.policy.vq import check_draws
 
+        if self.draws < 1:
+            raise ConfigError(f"draws is {self.draws}, expected 1 or more.")
         check_draws(self.vq_draws, self.vq_temperature, drafted=False)
         drawn = {"draws": self.vq_draws, "temperature": self.vq_temperature}
         bundles = export_policies(

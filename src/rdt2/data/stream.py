@@ -26,20 +26,18 @@ import hashlib
 import itertools
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from rdt2.action import ACTION_DIM, HORIZON
 from rdt2.data.batch import Batch, Corruption, fill_picture
 from rdt2.data.mixture import StreamSource, open_sources
+from rdt2.data.ring import Building, Job, Ring
 from rdt2.data.shards.reading import ReadReport, parse_sample, stream_shard
 from rdt2.data.shards.remote import open_shard, shard_name
-from rdt2.data.shards.sample import PICTURE_SHAPE, Sample
+from rdt2.data.shards.sample import Sample
 from rdt2.data.shards.tar import TarReader
 from rdt2.errors import ConfigError, ShardError
 
@@ -47,8 +45,6 @@ _log = logging.getLogger(__name__)
 
 _FIRST_BLOCK = 64
 """The first blocks are small and double, so that the first batch does not wait for a whole one."""
-_JOBS_AHEAD = 3
-"""Pictures that wait to be decoded while a worker reads on, so that others find some."""
 _DRAWS = 1024
 """Which source a sample comes from is drawn so many at a time."""
 
@@ -157,7 +153,7 @@ class StreamingData:
         ]
         states = list(self._state["lanes"])
         first = self._state["batch"]
-        ring = _Ring(first, self.prefetch, lambda: _Building(self.batch_size, self.pictures), self._decode)
+        ring = Ring(first, self.prefetch, lambda: Building(self.batch_size, self.pictures), self._decode)
         threads = [
             threading.Thread(
                 target=self._work, args=(ring, worker, lane), name=f"rdt2-data-{worker}", daemon=True
@@ -180,7 +176,7 @@ class StreamingData:
             for lane in lanes:
                 lane.close()
 
-    def _work(self, ring: _Ring, worker: int, lane: _Lane) -> None:
+    def _work(self, ring: Ring, worker: int, lane: _Lane) -> None:
         """Fill this worker's rows: row r of batch b is number b * batch_size + r, dealt out in turns."""
         number = ring.first
         try:
@@ -203,8 +199,8 @@ class StreamingData:
 
     def _fill(
         self,
-        ring: _Ring,
-        building: _Building,
+        ring: Ring,
+        building: Building,
         rows: list[int],
         samples: Iterator[tuple[Sample, int, int, dict[str, Any]]],
         worker: int,
@@ -215,7 +211,7 @@ class StreamingData:
             sample, number, epoch, after = next(samples)
             building.put(row, sample, number, worker, after)
             if building.pictures is not None:
-                jobs.append(_Job(building.pictures[row], row, sample, number, epoch))
+                jobs.append(Job(building.pictures[row], row, sample, number, epoch))
                 ring.offer(jobs[-1])
         ring.finish(jobs)
         damaged = []
@@ -227,7 +223,7 @@ class StreamingData:
                 raise job.error
         return damaged
 
-    def _decode(self, job: _Job) -> None:
+    def _decode(self, job: Job) -> None:
         fill_picture(
             job.out,
             job.sample.jpeg,
@@ -484,145 +480,3 @@ class _Reader:
         """A number for the sample that depends on its name only."""
         name = f"{self._source.name}/{sample.shard}/{sample.key}"
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
-
-
-# ----------------------------------------------------------------------------------------- batches being made
-
-
-class _Building:
-    """A batch that is being filled, each row by the worker it belongs to."""
-
-    def __init__(self, size: int, pictures: bool) -> None:
-        self.pictures = np.empty((size, *PICTURE_SHAPE, 3), np.uint8) if pictures else None
-        self.actions = np.empty((size, HORIZON, ACTION_DIM), np.float32)
-        self.missing = size
-        self.lanes: dict[int, dict[str, Any]] = {}
-        self._indices = np.empty(size, np.int64)
-        self._tokens: list[np.ndarray | None] = [None] * size
-        self._instructions: list[str | None] = [None] * size
-
-    def put(self, row: int, sample: Sample, number: int, worker: int, after: dict[str, Any]) -> None:
-        self.actions[row], self._indices[row] = sample.action, number
-        self._tokens[row], self._instructions[row] = sample.tokens, sample.instruction
-        self.lanes[worker] = after
-
-    def finish(self, state: dict[str, Any]) -> Batch:
-        tokens = [row for row in self._tokens if row is not None]
-        sentences = [text for text in self._instructions if text is not None]
-        return Batch(
-            pictures=self.pictures,
-            actions=self.actions,
-            tokens=np.stack(tokens).astype(np.int64) if len(tokens) == len(self._tokens) else None,
-            instructions=sentences,
-            indices=self._indices,
-            state=state,
-            mirrored=np.zeros(len(self._indices), bool),
-        )
-
-
-@dataclass
-class _Job:
-    """A picture to be decoded into its row of a batch, and how that went."""
-
-    out: np.ndarray
-    row: int
-    sample: Sample
-    number: int
-    epoch: int
-    done: bool = False
-    error: Exception | None = None
-
-
-class _Ring:
-    """The batches between the workers, which fill them, and the reader, which takes them in order.
-
-    Pictures to decode are offered to all: workers and, while it waits, the reader.
-    """
-
-    def __init__(
-        self, first: int, ahead: int, make: Callable[[], _Building], decode: Callable[[_Job], None]
-    ) -> None:
-        self.first = first
-        self._taken, self._ahead, self._make, self._decode = first, ahead, make, decode
-        self._buildings: dict[int, _Building] = {}
-        self._jobs: deque[_Job] = deque()
-        self._failed: tuple[int, BaseException] | None = None
-        self._stopped = False
-        self._changed = threading.Condition()
-
-    def building(self, number: int) -> _Building | None:
-        """The batch of that number, as soon as it may be begun; None when reading has stopped."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or number < self._taken + self._ahead)
-            if self._stopped:
-                return None
-            if number not in self._buildings:
-                self._buildings[number] = self._make()
-            return self._buildings[number]
-
-    def offer(self, job: _Job) -> None:
-        """Let anybody decode a picture; decode one, too, when several wait already."""
-        with self._changed:
-            self._jobs.append(job)
-            self._changed.notify_all()
-            ahead = self._jobs.popleft() if len(self._jobs) > _JOBS_AHEAD else None
-        if ahead is not None:
-            self._run(ahead)
-
-    def finish(self, jobs: Sequence[_Job]) -> None:
-        """Decode what waits, until all of these are done."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or all(job.done for job in jobs))
-                if not self._jobs:
-                    return
-                job = self._jobs.popleft()
-            self._run(job)
-
-    def _run(self, job: _Job) -> None:
-        try:
-            self._decode(job)
-        except Exception as error:  # handed to the worker whose job it is
-            job.error = error
-        finally:  # also where Ctrl-C comes in between: the worker must not wait for ever
-            with self._changed:
-                job.done = True
-                self._changed.notify_all()
-
-    def filled(self, number: int, rows: int) -> None:
-        """So many more rows of the batch are there."""
-        with self._changed:
-            self._buildings[number].missing -= rows
-            self._changed.notify_all()
-
-    def fail(self, number: int, error: BaseException) -> None:
-        """A row of the batch will never come."""
-        with self._changed:
-            if self._failed is None or number < self._failed[0]:
-                self._failed = (number, error)
-            self._changed.notify_all()
-
-    def take(self, number: int) -> _Building:
-        """The next batch, once it is whole. Raises what a worker raised over it."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._ready(number))
-                if self._ready(number):
-                    if self._failed is not None and self._failed[0] <= number:
-                        raise self._failed[1]
-                    self._taken = number + 1
-                    self._changed.notify_all()
-                    return self._buildings.pop(number)
-                job = self._jobs.popleft()
-            self._run(job)
-
-    def _ready(self, number: int) -> bool:
-        """Whether the batch is whole, or never will be."""
-        if self._failed is not None and self._failed[0] <= number:
-            return True
-        return number in self._buildings and not self._buildings[number].missing
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()

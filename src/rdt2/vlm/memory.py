@@ -1,4 +1,4 @@
-"""How much memory a model takes and a device has, asked before gigabytes are read."""
+"""How much memory a model takes and a device has, asked before gigabytes are read; and what waits elsewhere."""
 
 from __future__ import annotations
 
