@@ -7,6 +7,8 @@ hostile file cannot run code. Only scale, offset, min and max are used. This pac
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ import torch
 
 from rdt2.action import ACTION_DIM, POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS
 from rdt2.errors import NormalizerError
+from rdt2.files import require_file, whole_file, write_whole
+from rdt2.hub import locate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -183,10 +187,9 @@ class LinearNormalizer:
         from safetensors.torch import save_file
 
         file = Path(folder) / FILE_NAME
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        save_file({key: getattr(self, name).cpu().contiguous() for name, key in KEYS.items()}, partial)
-        return partial.replace(file)
+        with whole_file(file, error=NormalizerError) as partial:
+            save_file({key: getattr(self, name).cpu().contiguous() for name, key in KEYS.items()}, partial)
+        return file
 
     def save_published(self, path: str | Path) -> Path:
         """Writes the published ``.pt`` form, for programs that only read that.
@@ -201,11 +204,9 @@ class LinearNormalizer:
             "offset": self.offset.cpu(),
             "input_stats": _frozen_parameters(stats),
         }
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(file.name + ".partial")
-        torch.save(_frozen_parameters({"action": _frozen_parameters(field)}), partial)
-        return partial.replace(file)
+        buffer = io.BytesIO()
+        torch.save(_frozen_parameters({"action": _frozen_parameters(field)}), buffer)
+        return write_whole(path, buffer.getvalue(), error=NormalizerError)
 
 
 def has_normalizer(folder: str | Path) -> bool:
@@ -228,29 +229,22 @@ def _frozen_parameters(values: Mapping[str, Any]) -> torch.nn.ParameterDict:
 
 
 def _find(path: str | Path) -> Path:
-    given = Path(path)
+    given = Path(path).expanduser()
+    if given.suffix in (".pt", ".safetensors") and not given.is_dir():
+        return require_file(
+            given,
+            error=NormalizerError,
+            advice="Pass a .safetensors or .pt file, a folder, or a hub id 'owner/name'.",
+        )
     if given.is_file():
         return given
-    if given.is_dir():
-        for name in (FILE_NAME, PUBLISHED_FILE_NAME):
-            if (given / name).is_file():
-                return given / name
-        raise NormalizerError(
-            f"{given} holds neither {FILE_NAME} nor {PUBLISHED_FILE_NAME}; pass the file itself."
-        )
-    if given.suffix in (".pt", ".safetensors") or given.is_absolute() or str(path).count("/") != 1:
-        raise NormalizerError(
-            f"no normalizer at {given}; pass a .safetensors or .pt file, a folder, or a hub id."
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(str(path), allow_patterns=[FILE_NAME, PUBLISHED_FILE_NAME])
-    except Exception as error:  # the hub's client raises errors of many libraries
-        raise NormalizerError(
-            f"no normalizer at {given}, and the hub has no such repository or cannot be reached: {error}"
-        ) from error
-    return _find(Path(folder))
+    folder = locate(path, (FILE_NAME, PUBLISHED_FILE_NAME), what="a normalizer", error=NormalizerError)
+    for name in (FILE_NAME, PUBLISHED_FILE_NAME):
+        if os.path.lexists(folder / name):
+            return require_file(folder / name, error=NormalizerError)
+    raise NormalizerError(
+        f"{folder} holds neither {FILE_NAME} nor {PUBLISHED_FILE_NAME}; pass the file itself."
+    )
 
 
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:

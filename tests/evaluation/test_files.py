@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import errno
 import json
-import os
 
 import numpy as np
 import pytest
 
 from rdt2.errors import RecordingError
-from rdt2.evaluation.files import write_atomic, write_json
+from rdt2.evaluation.files import write_json
 
 
 def test_values_of_all_kinds(tmp_path):
@@ -25,19 +23,6 @@ def test_values_of_all_kinds(tmp_path):
     )
     values = json.loads(path.read_text(encoding="utf-8"))
     assert values == {"a": 0.5, "b": [0, 1], "nan": None, "path": str(tmp_path), "t": [1, None], "字": "字"}
-
-
-def test_a_full_disk_keeps_the_old_file_whole_and_leaves_nothing(tmp_path, monkeypatch):
-    target = write_atomic(tmp_path / "report.html", "old")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RecordingError, match=r"report\.html.*No space left"):
-        write_atomic(target, "new")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

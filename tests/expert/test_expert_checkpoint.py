@@ -163,6 +163,6 @@ def test_full_disk_leaves_the_last_checkpoint_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(CheckpointError, match="is the disk full"):
+    with pytest.raises(CheckpointError, match="the disk is full"):
         random_expert(seed=9).save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

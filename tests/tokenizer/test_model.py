@@ -251,7 +251,7 @@ def test_missing_and_damaged_files_are_named(saved: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=name):
         ActionTokenizer.from_pretrained(saved)
     (saved / name).unlink()
-    with pytest.raises(CheckpointError, match=f"no {name}"):
+    with pytest.raises(CheckpointError, match=f"expected {name} in .*, found none"):
         ActionTokenizer.from_pretrained(saved)
 
 
@@ -262,13 +262,13 @@ def test_another_models_config_is_refused(saved: Path) -> None:
 
 
 def test_no_such_folder() -> None:
-    with pytest.raises(CheckpointError, match="no action tokenizer at"):
+    with pytest.raises(CheckpointError, match="no such folder, expected that of an action tokenizer"):
         ActionTokenizer.from_pretrained("./not/here")
 
 
 def test_an_unwritable_folder_is_named(tokenizer: ActionTokenizer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="could not save the action tokenizer"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: could not be written"):
         tokenizer.save_pretrained(tmp_path / "file")
 
 

@@ -91,8 +91,8 @@ def test_from_the_hub_only_needed_files_are_asked_for(
 ) -> None:
     asked: list[str] = []
 
-    def snapshot(name: str, *, allow_patterns: list[str]) -> str:
-        assert name == "owner/vlm"
+    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (name, revision) == ("owner/vlm", None)
         asked.extend(allow_patterns)
         return str(sharded)
 

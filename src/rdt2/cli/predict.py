@@ -135,7 +135,7 @@ def _save_arrays(path: Path, chunk: ActionChunk) -> None:
 
     from rdt2.action import ARMS
     from rdt2.cli.output import note
-    from rdt2.evaluation.files import write_atomic
+    from rdt2.files import write_whole
 
     arrays = {"values": chunk.values}
     for arm in ARMS:
@@ -143,7 +143,7 @@ def _save_arrays(path: Path, chunk: ActionChunk) -> None:
         arrays[f"{arm}_widths"] = chunk.widths(arm)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    note(f"chunk: {write_atomic(path, buffer.getvalue())}")
+    note(f"chunk: {write_whole(path, buffer.getvalue())}")
 
 
 def _save_plot(path: Path, chunk: ActionChunk) -> None:
@@ -153,7 +153,7 @@ def _save_plot(path: Path, chunk: ActionChunk) -> None:
     from rdt2.cli.output import note
     from rdt2.errors import ConfigError
     from rdt2.evaluation.figures import chunk_figure
-    from rdt2.evaluation.files import write_atomic
+    from rdt2.files import write_whole
 
     kind = path.suffix.lstrip(".").lower()
     if kind not in ("png", "svg", "pdf"):
@@ -163,4 +163,4 @@ def _save_plot(path: Path, chunk: ActionChunk) -> None:
     )
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150)
-    note(f"drawing: {write_atomic(path, buffer.getvalue())}")
+    note(f"drawing: {write_whole(path, buffer.getvalue())}")

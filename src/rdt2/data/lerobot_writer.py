@@ -13,7 +13,6 @@ beyond float32. The folder is written under a temporary name and renamed when it
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from rdt2.data.episode import Episode, decoded_picture
 from rdt2.data.resample import resample
 from rdt2.data.sources.lerobot import STATE_NAMES
 from rdt2.errors import RecordingError
+from rdt2.files import whole_folder
 from rdt2.observation import IMAGE_SIZE
 
 CAMERAS = {arm: f"observation.images.{arm}_wrist" for arm in ARMS}
@@ -49,19 +49,14 @@ def write_lerobot(episodes: Iterable[Episode], out: str | Path, *, video_mb: flo
     target = Path(out)
     if target.exists():
         raise RecordingError(f"{target}: is there already. Choose a new folder, or remove it.")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    writer = _Writer(partial, video_mb)
-    try:
-        for episode in episodes:
-            writer.add(resample(episode))
-        writer.finish()
-        partial.rename(target)
-    except OSError as error:
-        raise RecordingError(f"{target}: could not be written ({error}). Nothing was left there.") from error
-    finally:
-        writer.close()
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(target) as partial:
+        writer = _Writer(partial, video_mb)
+        try:
+            for episode in episodes:
+                writer.add(resample(episode))
+            writer.finish()
+        finally:
+            writer.close()
     return len(writer.rows)
 
 

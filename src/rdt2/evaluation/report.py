@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.evaluation.files import write_atomic
 from rdt2.evaluation.statistics import Rate
+from rdt2.files import write_whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -101,7 +101,7 @@ def write_report(path: str | Path, report: Report) -> Path:
     Raises:
         RecordingError: the file cannot be written.
     """
-    return write_atomic(path, render(report))
+    return write_whole(path, render(report))
 
 
 def render(report: Report) -> str:

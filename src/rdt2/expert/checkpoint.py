@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rdt2 import hub
 from rdt2.errors import CheckpointError
 from rdt2.expert.config import ExpertConfig
+from rdt2.files import require_file, whole_file, write_whole
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
 
@@ -24,44 +25,17 @@ def locate(path: str | Path) -> tuple[ExpertConfig, Path]:
     """Configuration and weights file of a folder or hub id.
 
     Raises:
-        CheckpointError: neither a folder nor reachable on the hub, or a file is missing.
+        CheckpointError: neither a folder nor reachable on the hub, or a file is missing or may not be read.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        folder = _download(str(path))
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: an expert needs config.json, which is not there")
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return ExpertConfig.from_file(folder / "config.json"), folder / name
-    raise CheckpointError(f"{folder}: an expert needs {' or '.join(WEIGHTS)}, neither is there")
-
-
-def _download(repo: str) -> Path:
-    """Fetch an expert from the hub, with one file of weights."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    if Path(repo).is_absolute() or repo.count("/") != 1:
-        raise CheckpointError(f"{repo}: no such folder, and not a hub id of the form owner/name")
-    try:
-        folder = Path(hf_hub_download(repo, "config.json")).parent
-        try:
-            hf_hub_download(repo, WEIGHTS[0])
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            hf_hub_download(repo, WEIGHTS[1])
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    folder = hub.locate(path, ("config.json",), what="an expert")
+    advice = f"An expert's folder holds config.json and {' or '.join(WEIGHTS)}."
+    config = ExpertConfig.from_file(require_file(folder / "config.json", advice=advice))
+    weights = hub.locate_any(path, ("config.json",), WEIGHTS, what="an expert")
+    if weights is None:
         raise CheckpointError(
-            f"{repo}: no such folder, and the hub did not give it either ({error})"
-        ) from error
-    return folder
+            f"{folder}: an expert needs {' or '.join(WEIGHTS)}, neither is there{hub.offline_note(path)}"
+        )
+    return config, require_file(weights)
 
 
 def read(
@@ -123,19 +97,8 @@ def compare(
 
 def write(config: ExpertConfig, state: Mapping[str, Tensor], folder: Path) -> Path:
     """Write both files; each appears under its name only when whole, `config.json` last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights, text = folder / WEIGHTS[0], folder / "config.json"
-    parts = [path.with_name(f".{path.name}.part") for path in (weights, text)]
-    try:
-        save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in state.items()}, parts[0], {"format": "pt"}
-        )
-        parts[1].write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        os.replace(parts[0], weights)
-        os.replace(parts[1], text)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: could not write the expert ({error}); is the disk full?") from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+    with whole_file(folder / WEIGHTS[0], error=CheckpointError) as partial:
+        save_file(tensors, partial, {"format": "pt"})
+    write_whole(folder / "config.json", json.dumps(config.to_dict(), indent=2) + "\n", error=CheckpointError)
     return folder

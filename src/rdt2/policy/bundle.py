@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdt2.errors import CheckpointError
+from rdt2.files import whole_file
 
 Kind = Literal["fm", "vq"]
 
@@ -106,17 +107,12 @@ def save_bundle(
     """
     file = Path(path)
     file = file if file.suffix == ".json" else file / FILE_NAME
-    file.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "kind": kind,
         **{k: Path(os.path.relpath(v, file.parent)).as_posix() for k, v in parts.items()},
         **({"settings": dict(settings)} if settings else {}),
     }
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    try:
+    with whole_file(file, error=CheckpointError) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
         read_bundle(partial)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
     return file

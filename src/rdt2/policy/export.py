@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from rdt2.errors import CheckpointError
 from rdt2.expert import Expert
+from rdt2.files import whole_folder
 from rdt2.normalizer import LinearNormalizer, has_normalizer
 from rdt2.policy.bundle import save_bundle
 from rdt2.tokenizer import ActionTokenizer
@@ -48,12 +48,7 @@ def export_policies(
     from rdt2.vlm import VLMProcessor, load_vlm, save_vlm
 
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out}: is not empty. Export into a new folder.")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(out, error=CheckpointError) as partial:
         save_vlm(load_vlm(vlm), partial / "vlm", dtype=dtype)
         VLMProcessor.from_pretrained(vlm).save_pretrained(partial / "vlm")
         ActionTokenizer.from_pretrained(tokenizer).save_pretrained(partial / "tokenizer")
@@ -62,11 +57,6 @@ def export_policies(
             Expert.from_pretrained(expert, dtype=dtype).save_pretrained(partial / "expert")
             own = expert if has_normalizer(expert) else normalizer or tokenizer
             LinearNormalizer.from_pretrained(own).save_pretrained(partial / "expert")
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     vlm, tokenizer, expert_out = out / "vlm", out / "tokenizer", out / "expert"
     bundles = [
         save_bundle(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.hub import locate
 from rdt2.normalizer import LinearNormalizer, has_normalizer
 from rdt2.packed import pack_linears
 from rdt2.policy import bundle
@@ -184,17 +185,9 @@ def _from_hub(path: str) -> Path:
             f"{path}: no such folder. Expected {', '.join(ALIASES)}, a bundle (.json), a folder, or a hub id "
             "owner/name."
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(path, allow_patterns=["*.json", "normalizer.*"]))
-        if (folder / bundle.FILE_NAME).is_file():
-            folder = Path(snapshot_download(path))
-    except Exception as error:  # the hub's client raises errors of several libraries
-        raise CheckpointError(
-            f"{path}: no such folder, and the hub did not give it either ({type(error).__name__}: {error}). "
-            "Check the name and the connection, or download it and pass the folder."
-        ) from error
+    folder = locate(path, ("*.json", "normalizer.*"), what="a policy")
+    if (folder / bundle.FILE_NAME).is_file():
+        folder = locate(path, ("*",), what="a policy")
     return folder
 
 
@@ -297,7 +290,6 @@ def _load_processor(parts: Bundle) -> VLMProcessor:
 def _check_expert_fits_vlm(expert: Expert, parts: Bundle) -> None:
     """Layers and key-value heads are compared before the VLM's weights are read."""
     from rdt2.vlm.model import read_config
-    from rdt2.vlm.processor import locate
 
     text = read_config(locate(parts["vlm"], ("config.json",))).text_config  # type: ignore[attr-defined]
     layers, heads = text.num_hidden_layers, text.num_key_value_heads

@@ -11,7 +11,6 @@ at its start.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.files import require_file, whole_file, write_whole
+from rdt2.hub import locate
 from rdt2.tokenizer.codebook import Codebook
 from rdt2.tokenizer.config import TokenizerConfig
 
@@ -88,44 +89,20 @@ def save(model: ActionTokenizer, path: str | Path) -> None:
         metadata[STATE_KEY] = json.dumps(state, sort_keys=True)
     folder = Path(path)
     text = json.dumps(model.config.to_dict(), indent=2, sort_keys=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / WEIGHTS_FILE, lambda file: save_file(tensors, file, metadata=metadata))
-        _write_whole(folder / CONFIG_FILE, lambda file: file.write_text(text + "\n"))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"could not save the action tokenizer in {folder}: {error}") from error
-
-
-def _write_whole(target: Path, write: Any) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(folder / WEIGHTS_FILE, error=CheckpointError) as partial:
+        save_file(tensors, partial, metadata=metadata)
+    write_whole(folder / CONFIG_FILE, text + "\n", error=CheckpointError)
 
 
 def _folder(path: str | Path) -> Path:
     """The local folder, or the hub repository's snapshot, that holds both files."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        parts = str(path).split("/")
-        if len(parts) != 2 or not all(parts) or str(path).startswith((".", "~")):
-            raise CheckpointError(
-                f"no action tokenizer at {path}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "
-                "or a hub id 'owner/name'"
-            )
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(str(path), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is no local folder, and fetching it from the hub failed "
-                f"({type(error).__name__}: {error}). Check the name, or give the folder of a downloaded one."
-            ) from error
-    if absent := [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
-        raise CheckpointError(f"{folder} holds no {' and no '.join(absent)}: not an action tokenizer")
+    folder = locate(path, (CONFIG_FILE, WEIGHTS_FILE), what="an action tokenizer")
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        require_file(
+            folder / name,
+            advice=f"Point at the folder of an action tokenizer, with {CONFIG_FILE} and "
+            f"{WEIGHTS_FILE}, or at a hub id 'owner/name'.",
+        )
     return folder
 
 

@@ -7,13 +7,13 @@ QLoRA the frozen projections are kept in 4 bits (nf4, by bitsandbytes); merging 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.files import whole_folder
 from rdt2.vlm.quantize import BLOCK
 
 if TYPE_CHECKING:
@@ -135,16 +135,9 @@ def merge_adapters(
         merged = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
     except ValueError as error:
         raise CheckpointError(f"{adapter}: cannot be merged into {base} ({error}).") from error
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with whole_folder(out, error=CheckpointError) as partial:
         save_vlm(merged, partial)
         processor.save_pretrained(partial)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from rdt2.errors import CheckpointError, ConfigError, TrainingError
+from rdt2.files import whole_folder
 from rdt2.training import engines
 from rdt2.training.average import WeightAverage
 from rdt2.training.config import RunConfig, to_mapping
@@ -377,19 +378,9 @@ def _claim_folder(out: Path, stage: Stage, config: RunConfig, resume: bool, acce
 
 def write_atomically(folder: Path, write: Any) -> None:
     """Let ``write`` fill a temporary folder and rename it: a folder of this name is always whole."""
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        write(temporary)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise TrainingError(
-            f"{folder}: could not be written ({error}). Earlier checkpoints are whole; free disk space and --resume."
-        ) from error
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+    advice = "Earlier checkpoints are whole: go on with --resume."
+    with whole_folder(folder, replace=True, error=TrainingError, advice=advice) as partial:
+        write(partial)
 
 
 def _checkpoints(out: Path) -> list[Path]:

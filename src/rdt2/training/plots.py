@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.action import ARMS, FPS, arm_slice
+from rdt2.files import whole_file
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -50,8 +51,6 @@ def chunks_figure(
 
 def save_figure(figure: Any, path: Path) -> Path:
     """Write a Figure as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=100)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)
     return path

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.files import whole_file
+from rdt2.hub import locate
 from rdt2.vlm.memory import offload_linears, offloadable, require_memory, resident_bytes
-from rdt2.vlm.processor import locate
 from rdt2.vlm.quantize import fill_layer, quantize_layers
 
 if TYPE_CHECKING:
@@ -182,9 +183,8 @@ def save_vlm(model: Any, folder: str | Path, *, dtype: torch.dtype | None = None
     config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
-    partial = folder / (WEIGHTS + ".partial")
-    save_file(state, partial, metadata={"format": "pt"})
-    partial.replace(folder / WEIGHTS)  # never half a file under the final name
+    with whole_file(folder / WEIGHTS, error=CheckpointError) as partial:
+        save_file(state, partial, metadata={"format": "pt"})
 
 
 def _find_tensors(path: str | Path, folder: Path) -> dict[str, tuple[str, str]]:

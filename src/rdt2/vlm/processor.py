@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from rdt2.errors import ActionError, CheckpointError, ObservationError
+from rdt2.hub import locate
 from rdt2.vlm.images import CONFIG_NAME, ImageProcessor
 
 if TYPE_CHECKING:
@@ -252,27 +253,3 @@ class VLMProcessor:
                 "RDT2 needs the tokenizer of Qwen2.5-VL"
             )
         return token_id
-
-
-def locate(path: str | Path, patterns: Sequence[str]) -> Path:
-    """The local folder of a checkpoint: ``path`` itself, or the hub's snapshot with the files that match.
-
-    Raises:
-        CheckpointError: there is no such folder and the hub does not have it either (or cannot be reached).
-    """
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1:
-        raise CheckpointError(
-            f"expected a checkpoint folder or a hub id 'owner/name', got {path}: no such folder"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=list(patterns)))
-    except Exception as error:  # many kinds: no network, no such model, gated
-        raise CheckpointError(
-            f"{path} is no folder here and could not be read from the hub ({type(error).__name__}: {error}); "
-            "check the name, or download it and give the folder"
-        ) from error

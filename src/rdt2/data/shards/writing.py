@@ -18,6 +18,7 @@ from rdt2.action import ACTION_DIM, HORIZON
 from rdt2.data.shards.reading import INSTRUCTION_FILES, read_instructions
 from rdt2.data.shards.sample import INSTRUCTION_KEY, NUM_TOKENS, PICTURE_SHAPE, encode_jpeg
 from rdt2.errors import RecordingError
+from rdt2.files import write_whole as write_atomic
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -201,24 +202,6 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}{_TEMPORARY}")
-
-
-def write_atomic(path: str | Path, text: str) -> None:
-    """Write a small text file under a temporary name and rename it.
-
-    Raises:
-        RecordingError: the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = _temporary(path)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RecordingError(
-            f"{path}: could not be written ({error}). Free some space and try again."
-        ) from error
 
 
 def write_dataset_yaml(folder: str | Path, *, name: str) -> Path:
