@@ -91,6 +91,16 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
         read_picture(tmp_path / "notes.png")
 
 
+def test_a_deep_picture_is_not_clipped_to_white(tmp_path):
+    values = np.full((40, 40), 700, np.uint16)
+    Image.fromarray(values).save(tmp_path / "depth.png")
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "depth.tiff")
+    with pytest.raises(ObservationError, match=r"depth.png: the picture has 16 bits a channel.*8-bit RGB"):
+        read_picture(tmp_path / "depth.png")
+    with pytest.raises(ObservationError, match=r"depth.tiff: the picture has 32-bit numbers"):
+        read_picture(tmp_path / "depth.tiff")
+
+
 def test_data_check_and_stats(shards, tmp_path, capsys):
     main(["data", "check", str(shards), "--json", str(tmp_path / "c.json")])
     assert json.loads((tmp_path / "c.json").read_text())["ok"] is True

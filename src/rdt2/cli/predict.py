@@ -84,16 +84,23 @@ def read_picture(path: Path) -> UInt8[ndarray, "384 384 3"]:
     """A picture file as the models take it: RGB, middle square, 384 x 384.
 
     Raises:
-        ObservationError: no such file, or no picture.
+        ObservationError: no such file, no picture, or one of more than 8 bits a channel.
     """
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
+    from rdt2.data.sources.pictures import deep
     from rdt2.errors import ObservationError
     from rdt2.observation import IMAGE_SIZE
 
     try:
         with Image.open(path) as file:
+            kind = deep(file)
+            if kind:
+                raise ObservationError(
+                    f"{path}: the picture has {kind}; expected a colour picture of 8 bits a channel. Save it "
+                    f"as 8-bit RGB; depth pictures are not what the models see."
+                )
             image = file.convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise ObservationError(

@@ -11,7 +11,8 @@ import numpy as np
 
 from rdt2.action import ARMS
 from rdt2.data.episode import Episode
-from rdt2.data.sources.options import Guess, SourceOptions, to_matrices, to_picture, to_widths
+from rdt2.data.sources.options import Guess, SourceOptions, to_matrices, to_widths
+from rdt2.data.sources.pictures import to_picture
 from rdt2.errors import ConfigError, RecordingError
 from rdt2.observation import IMAGE_SIZE
 

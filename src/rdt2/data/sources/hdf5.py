@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.data.sources.base import Source, guess_cameras, guess_rotation
-from rdt2.data.sources.options import MAX_SIDE, ROTATION_SIZE, SourceOptions, guess_gripper
+from rdt2.data.sources.options import ROTATION_SIZE, SourceOptions, guess_gripper
+from rdt2.data.sources.pictures import MAX_SIDE, NOT_COLOUR, decode_image
 from rdt2.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
@@ -199,30 +200,12 @@ class _Frames:
             raise RecordingError(
                 f"{self._path}: {self._key}, frame {number} cannot be read ({error})."
             ) from None
-        if value.ndim == 3:
+        if isinstance(value, np.ndarray) and value.ndim == 3:
             return value
-        return decode_image(value.tobytes(), where=f"{self._path}: {self._key}, frame {number}")
-
-
-def decode_image(data: bytes, *, where: str) -> np.ndarray:
-    """JPEG or PNG bytes (trailing zeros allowed) as uint8 RGB.
-
-    Raises:
-        RecordingError: neither, damaged, or too large for a wrist camera.
-    """
-    import io
-
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if max(image.size) > MAX_SIDE:
-                raise RecordingError(f"{where}: a picture of {image.size} pixels is no wrist picture.")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, RecordingError):
-            raise
-        raise RecordingError(f"{where}: the picture is no JPEG or PNG, or damaged ({error}).") from None
+        while isinstance(value, np.ndarray) and value.dtype == object:
+            value = value[0]
+        data = value if isinstance(value, bytes) else value.tobytes()
+        return decode_image(data, where=f"{self._path}: {self._key}, frame {number}")
 
 
 def _episodes_of(folder: Path) -> list[Path]:
@@ -289,19 +272,30 @@ def _text(file: Any) -> str | None:
 
 
 def _require_pictures(file: Any, key: str, count: int, path: Path) -> None:
-    import h5py
-
     if key not in file or not hasattr(file[key], "shape"):
         raise RecordingError(f"{path}: has no camera {key}. Name it with --cameras RIGHT LEFT.")
     found = file[key]
     if found.shape[:1] != (count,):
-        raise RecordingError(f"{path}: {key} has {found.shape[0]} pictures for {count} poses.")
-    raw = found.dtype == np.uint8 and (
-        (found.ndim == 4 and max(found.shape[1:3]) <= MAX_SIDE) or (found.ndim == 2)
-    )
-    packed = found.ndim == 1 and h5py.check_vlen_dtype(found.dtype) == np.uint8
-    if not (raw or packed):
+        raise RecordingError(
+            f"{path}: {key} has {found.shape[0] if found.shape else 0} pictures for {count} poses."
+        )
+    raw = found.dtype == np.uint8 and found.ndim == 4 and found.shape[3] in (3, 4)
+    if not (raw or _is_packed(found)):
         raise RecordingError(
             f"{path}: {key} is {found.dtype} {found.shape}, expected uint8 (n, h, w, 3) or JPEG bytes a frame. "
-            f"Object arrays are not read."
+            f"{NOT_COLOUR}"
         )
+    if raw and max(found.shape[1:3]) > MAX_SIDE:
+        raise RecordingError(f"{path}: {key} is {found.shape}: no camera has such pictures.")
+
+
+def _is_packed(found: Any) -> bool:
+    """JPEG or PNG bytes a frame: rows padded with zeros, byte strings, or arrays of variable length."""
+    import h5py
+
+    if found.ndim == 2 and found.shape[1] > 1:
+        return found.dtype == np.uint8
+    string = h5py.check_string_dtype(found.dtype)
+    bytes_of_any_length = h5py.check_vlen_dtype(found.dtype) in (np.uint8, np.int8)
+    single = found.ndim == 1 or found.shape[1:] == (1,)
+    return single and (string is not None or found.dtype.kind == "V" or bytes_of_any_length)

@@ -17,8 +17,8 @@ import numpy as np
 
 from rdt2.action import ARMS
 from rdt2.data.sources.base import Source, guess_cameras, guess_rotation
-from rdt2.data.sources.hdf5 import decode_image
-from rdt2.data.sources.options import MAX_SIDE, ROTATION_SIZE, SourceOptions, guess_gripper
+from rdt2.data.sources.options import ROTATION_SIZE, SourceOptions, guess_gripper
+from rdt2.data.sources.pictures import MAX_SIDE, decode_image
 from rdt2.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ import numpy as np
 
 from rdt2.action import ARMS
 from rdt2.data.sources.base import Source, guess_cameras
-from rdt2.data.sources.options import MAX_SIDE, SourceOptions, guess_gripper
+from rdt2.data.sources.options import SourceOptions, guess_gripper
+from rdt2.data.sources.pictures import MAX_SIDE, decode_image
 from rdt2.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
@@ -281,12 +282,7 @@ class _Pictures:
         self._packed, self._where = packed, where
 
     def __call__(self, frame: int) -> np.ndarray:
-        import cv2
-
-        picture = cv2.imdecode(np.frombuffer(self._packed[frame], np.uint8), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise RecordingError(f"{self._where}: the picture of frame {frame} cannot be decoded.")
-        return picture[..., ::-1]
+        return decode_image(self._packed[frame], where=f"{self._where}, frame {frame}")
 
 
 # ------------------------------------------------------------------------------------------------------- time

@@ -10,18 +10,15 @@ import numpy as np
 from rdt2 import pose
 from rdt2.action import MODEL_WIDTH_MAX
 from rdt2.errors import ConfigError, PoseError, RecordingError
-from rdt2.observation import IMAGE_SIZE
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Float
 
 Rotation = Literal["columns", "rows", "xyzw", "wxyz", "rotvec"]
 ArmOrder = Literal["right-left", "left-right", "right", "left"]
 GripperUnit = Literal["m", "mm", "range"]
 
 ROTATION_SIZE: dict[str, int] = {"columns": 6, "rows": 6, "xyzw": 4, "wxyz": 4, "rotvec": 3}
-MAX_SIDE = 8192
-"""A picture side above this is no wrist camera: refused before anything is allocated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,36 +187,3 @@ def to_widths(
             f"{unit!r}; expected 0 to 0.2 m. Choose another --gripper-unit."
         )
     return widths
-
-
-# ------------------------------------------------------------------------------------------------- pictures
-
-
-def to_picture(
-    image: UInt8[np.ndarray, "h w 3"], options: SourceOptions, *, where: str
-) -> UInt8[np.ndarray, "384 384 3"]:
-    """A wrist picture cropped to its centred square and resized to 384 x 384, RGB.
-
-    Raises:
-        RecordingError: no uint8 colour picture, or smaller than the crop.
-    """
-    import cv2
-
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or max(image.shape[:2]) > MAX_SIDE:
-        raise RecordingError(
-            f"{where}: a picture is {image.dtype} {image.shape}, expected uint8 (height, width, 3)."
-        )
-    side = min(image.shape[:2]) if options.crop is None else options.crop
-    if side > min(image.shape[:2]):
-        raise RecordingError(
-            f"{where}: a picture is {image.shape[0]} x {image.shape[1]}, smaller than --crop {side}."
-        )
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    image = image[top : top + side, left : left + side]
-    if side != IMAGE_SIZE:
-        # INTER_AREA averages what it shrinks; growing, linear is the smooth choice.
-        method = cv2.INTER_AREA if side > IMAGE_SIZE else cv2.INTER_LINEAR
-        image = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=method)
-    if options.color == "bgr":
-        image = image[..., ::-1]
-    return np.ascontiguousarray(image)

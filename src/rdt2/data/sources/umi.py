@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.data.sources.base import Source
-from rdt2.data.sources.options import MAX_SIDE, SourceOptions, guess_gripper
+from rdt2.data.sources.options import SourceOptions, guess_gripper
+from rdt2.data.sources.pictures import MAX_SIDE
 from rdt2.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
