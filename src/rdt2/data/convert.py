@@ -210,7 +210,7 @@ def _convert_group(job: _Job) -> int:
                 writer.write(
                     picture=jpeg,
                     action=chunk,
-                    instruction=episode.instruction,
+                    instruction=episode.sentence(frame),
                     meta={
                         **episode.meta,
                         "frame": frame,

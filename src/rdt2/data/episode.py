@@ -10,6 +10,7 @@ import numpy as np
 
 from rdt2 import pose
 from rdt2.action import ARMS, FPS, HORIZON, chunk_from_poses, state_vector
+from rdt2.data.clock import pieces, require_seconds
 from rdt2.errors import ActionError, PoseError, RecordingError
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ class Episode:
         in any fixed frame.
     widths: {"right", "left"} -> (n,) gripper opening in metres.
     timestamps: (n,) seconds, increasing.
+    instruction: the sentence, or n sentences where the task changes on the way.
     """
 
     videos: Mapping[str, Sequence[bytes | np.ndarray]]
     poses: Mapping[str, Float[np.ndarray, "n 4 4"]]
     widths: Mapping[str, Float[np.ndarray, " n"]]
     timestamps: Float[np.ndarray, " n"]
-    instruction: str
+    instruction: str | Sequence[str]
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -47,7 +49,12 @@ class Episode:
             raise RecordingError(
                 f"{where}: timestamps must be finite and increase at every frame. Sort the recording."
             )
-        if not self.instruction.strip():
+        require_seconds(times, where=where)
+        if not isinstance(self.instruction, str) and len(self.instruction) != count:
+            raise RecordingError(
+                f"{where}: {len(self.instruction)} sentences for {count} frames; expected one, or one a frame."
+            )
+        if not all(sentence.strip() for sentence in self.sentences):
             raise RecordingError(
                 f"{where}: the instruction is empty. Give a sentence such as 'Pick up the apple.'"
             )
@@ -71,6 +78,17 @@ class Episode:
     def __len__(self) -> int:
         return len(self.timestamps)
 
+    @property
+    def sentences(self) -> list[str]:
+        """The different sentences, in the order in which they come."""
+        return (
+            [self.instruction] if isinstance(self.instruction, str) else list(dict.fromkeys(self.instruction))
+        )
+
+    def sentence(self, frame: int) -> str:
+        """The instruction of a frame."""
+        return self.instruction if isinstance(self.instruction, str) else self.instruction[frame]
+
     def chunks(
         self, *, tail: Literal["drop", "pad"] = "drop", stride: int = 1
     ) -> Iterator[tuple[int, Float[np.ndarray, "24 20"]]]:
@@ -78,7 +96,7 @@ class Episode:
 
         A chunk is (24, 20) float32: the poses 1/30, 2/30, ... 24/30 s after the frame, relative to the
         frame's, and the widths then; between recorded frames positions and widths are linear, rotations
-        slerp.
+        slerp. Nothing is made up across a pause of the recording (see rdt2.data.clock): it ends the motion.
 
         tail: what becomes of frames with less than 0.8 s of motion left. "drop" leaves them out, "pad"
             takes the last pose for all later steps.
@@ -106,7 +124,7 @@ class Episode:
             writer.write(
                 picture=np.concatenate([left, right], axis=1),
                 action=chunk,
-                instruction=self.instruction,
+                instruction=self.sentence(frame),
                 meta={"frame": frame, "state": self.state(frame), **self.meta},
             )
             count += 1
@@ -133,23 +151,20 @@ def cut_chunks(
     if tail not in ("drop", "pad"):
         raise ActionError(f"tail is {tail!r}, expected 'drop' or 'pad'.")
     times = np.asarray(timestamps, dtype=np.float64)
+    paths = {arm: np.asarray(poses[arm], dtype=np.float64) for arm in ARMS}
+    ends = np.concatenate([np.full(part.stop - part.start, part.stop) for part in pieces(times)])
     steps = np.arange(1, HORIZON + 1) / FPS
     for frame in frames:
+        ahead = slice(frame, int(ends[frame]))
+        known = times[ahead]
         query = times[frame] + steps
         # A hundredth of a step of slack: timestamps are sums of 1/30 and end a rounding error early.
-        if query[-1] > times[-1] + 0.01 / FPS and tail == "drop":
-            return
-        query = np.minimum(query, times[-1])
-        future = {arm: _at(times, np.asarray(poses[arm], dtype=np.float64), query) for arm in ARMS}
-        opening = {arm: np.interp(query, times, widths[arm]) for arm in ARMS}
-        now = {arm: np.asarray(poses[arm][frame], dtype=np.float64) for arm in ARMS}
-        yield frame, chunk_from_poses(now, future, opening)
-
-
-def _at(times: np.ndarray, poses: np.ndarray, query: np.ndarray) -> np.ndarray:
-    if len(times) == 1:
-        return np.repeat(poses, len(query), axis=0)
-    return pose.interpolate(times, poses, query)
+        if query[-1] > known[-1] + 0.01 / FPS and tail == "drop":
+            continue
+        query = np.minimum(query, known[-1])
+        future = {arm: pose.interpolate(known, paths[arm][ahead], query) for arm in ARMS}
+        opening = {arm: np.interp(query, known, widths[arm][ahead]) for arm in ARMS}
+        yield frame, chunk_from_poses({arm: paths[arm][frame] for arm in ARMS}, future, opening)
 
 
 def decoded_picture(picture: bytes | np.ndarray) -> np.ndarray:

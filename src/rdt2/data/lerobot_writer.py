@@ -6,8 +6,9 @@
     observation.images.right_wrist  video, 384 x 384
     observation.images.left_wrist   video, 384 x 384
 
-LeRobot has one even rate: episodes are resampled to 30 Hz. The video is lossy (H.264), the numbers are not
-beyond float32. The folder is written under a temporary name and renamed when it is whole.
+LeRobot has one even rate: episodes are resampled to 30 Hz, and a pause of the recording ends one. The video is
+lossy (H.264), the numbers are not beyond float32. The folder is written under a temporary name and renamed when
+it is whole.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def write_lerobot(episodes: Iterable[Episode], out: str | Path, *, video_mb: flo
         writer = _Writer(partial, video_mb)
         try:
             for episode in episodes:
-                writer.add(resample(episode))
+                for piece in resample(episode):
+                    writer.add(piece)
             writer.finish()
         finally:
             writer.close()
@@ -115,7 +117,8 @@ class _Writer:
                 arm: _Video(self._path(_VIDEO_PATH, video_key=key)) for arm, key in CAMERAS.items()
             }
         count, number = len(episode), len(self.rows)
-        task = self.tasks.setdefault(episode.instruction, len(self.tasks))
+        for sentence in episode.sentences:
+            self.tasks.setdefault(sentence, len(self.tasks))
         state = state_vector(episode.poses, episode.widths).astype(np.float32)
         columns: dict[str, np.ndarray] = {
             "observation.state": state,
@@ -124,7 +127,7 @@ class _Writer:
             "frame_index": np.arange(count),
             "episode_index": np.full(count, number),
             "index": np.arange(self.frames, self.frames + count),
-            "task_index": np.full(count, task),
+            "task_index": np.array([self.tasks[episode.sentence(frame)] for frame in range(count)]),
         }
         for name, values in columns.items():
             self.stats.setdefault(name, _Moments()).add(values)
@@ -141,7 +144,7 @@ class _Writer:
         place = {"chunk_index": self._file // _FILES_PER_CHUNK, "file_index": self._file % _FILES_PER_CHUNK}
         row = {
             "episode_index": number,
-            "tasks": [episode.instruction],
+            "tasks": episode.sentences,
             "length": count,
             "dataset_from_index": self.frames,
             "dataset_to_index": self.frames + count,

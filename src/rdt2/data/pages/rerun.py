@@ -44,7 +44,7 @@ def write_rerun(episodes: Iterable[Episode], path: str | Path | None) -> int:
 
 def _log(rr: Any, stream: Any, name: str, episode: Episode) -> None:
     times = np.asarray(episode.timestamps) - episode.timestamps[0]
-    stream.log(f"{name}/instruction", rr.TextDocument(episode.instruction), static=True)
+    stream.log(f"{name}/instruction", rr.TextDocument(" / ".join(episode.sentences)), static=True)
     for arm in ARMS:
         path = np.asarray(episode.poses[arm])[:, :3, 3]
         stream.log(

@@ -49,7 +49,7 @@ def _episode(episode: Episode, every: int) -> dict[str, Any]:
     times = np.asarray(episode.timestamps) - episode.timestamps[0]
     return {
         "name": episode.source or "episode",
-        "instruction": episode.instruction,
+        "instruction": " / ".join(episode.sentences),
         "times": np.round(times, 4).tolist(),
         "frames": frames,
         "pictures": [base64.b64encode(_picture(episode, frame)).decode() for frame in frames],

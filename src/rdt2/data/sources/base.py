@@ -134,10 +134,13 @@ class Source(ABC):
         gripper: Mapping[str, np.ndarray],
         frames: Mapping[str, Callable[[int], np.ndarray]],
         timestamps: Float[np.ndarray, " n"],
-        instruction: str | None,
+        instruction: str | Sequence[str | None] | None,
         meta: Mapping[str, Any] | None = None,
     ) -> Episode:
-        """Put an episode together from recorded numbers; an arm that is not there stands still."""
+        """Put an episode together from recorded numbers; an arm that is not there stands still.
+
+        instruction: the sentence, or one for each frame; blank ones are filled with the option.
+        """
         where = f"{self.path.name}, {self.names[number]}"
         count = len(timestamps)
         if count == 0:
@@ -161,17 +164,12 @@ class Source(ABC):
             poses[arm] = to_matrices(position[arm], rotation[arm], kind, where=f"{where}, {arm} arm")
             widths[arm] = to_widths(gripper[arm], unit, self.options, where=f"{where}, {arm} gripper")
             videos[arm] = Pictures(count, _prepared(frames[arm], self.options, f"{where}, {arm} camera"))
-        sentence = instruction or self.options.instruction or ""
-        if not sentence.strip():
-            raise RecordingError(
-                f"{where}: no instruction is recorded. Give one: --instruction 'Pick up the apple.'"
-            )
         return Episode(
             videos=videos,
             poses=poses,
             widths=widths,
             timestamps=timestamps,
-            instruction=sentence,
+            instruction=self._sentences(instruction, where),
             source=where,
             meta={
                 "episode": self.names[number],
@@ -179,6 +177,17 @@ class Source(ABC):
                 **(meta or {}),
             },
         )
+
+    def _sentences(self, recorded: str | Sequence[str | None] | None, where: str) -> str | list[str]:
+        """The recorded sentence or sentences, --instruction in the place of blank ones."""
+        one = recorded is None or isinstance(recorded, str)
+        found = [recorded] if one else list(recorded)  # type: ignore[arg-type]
+        instead = (self.options.instruction or "").strip()
+        filled = [(sentence or "").strip() or instead for sentence in found]
+        if "" in filled:
+            missing = "no instruction is recorded" if one else f"frame {filled.index('')} has no instruction"
+            raise RecordingError(f"{where}: {missing}. Give one: --instruction 'Pick up the apple.'")
+        return filled[0] if len(set(filled)) == 1 else filled
 
 
 def _grey(_: int) -> np.ndarray:

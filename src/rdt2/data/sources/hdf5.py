@@ -11,7 +11,7 @@ ALOHA-style (absolute end-effector poses of all arms side by side)::
     observations/{eef_pose, ee_pose, ...}  (n, arms * (3 + rotation + 1))
     observations/images/{camera}
 
-Timestamps are read from ``timestamp``, ``timestamps`` or ``observations/timestamp(s)`` (seconds).
+Timestamps are read from ``timestamp``, ``timestamps`` or ``observations/timestamp(s)``, in any unit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.data.clock import at_rate, to_seconds
 from rdt2.data.sources.base import Source, guess_cameras, guess_rotation
 from rdt2.data.sources.options import ROTATION_SIZE, SourceOptions, guess_gripper
 from rdt2.data.sources.pictures import MAX_SIDE, NOT_COLOUR, decode_image
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 _POSE_KEYS = ("eef_pose", "ee_pose", "eef_poses", "ee_poses", "end_effector", "eef", "eef_state")
 _TIME_KEYS = ("timestamp", "timestamps", "observations/timestamp", "observations/timestamps")
 _TEXT_KEYS = ("instruction", "language_instruction", "task", "language_raw")
+_NO_CLOCK = (
+    "{}: has neither timestamps nor a rate. Say how fast it was recorded, for example --fps 30. "
+    "A wrong rate makes every motion too fast or too slow."
+)
 _MAX_VALUES = 1 << 27
 """Numbers a pose or time array may hold; a day at 30 Hz is 52 million."""
 
@@ -65,10 +70,7 @@ class Hdf5(Source):
             has_times = any(key in first for key in _TIME_KEYS)
             grippers = np.concatenate([self._poses(first, robot)[1] for robot in self._robots_of.values()])
         if not has_times and self.options.fps is None:
-            raise ConfigError(
-                f"{files[0]}: has neither timestamps nor a rate. Say how fast it was recorded, for example "
-                f"--fps 30. A wrong rate makes every motion too fast or too slow."
-            )
+            raise ConfigError(_NO_CLOCK.format(files[0]))
         unit = self._choose("gripper_unit", lambda: guess_gripper(grippers, where=str(files[0])))
         color = self._choose("color", lambda: ("rgb", "nothing is recorded; OpenCV users often store bgr"))
         self.options = replace(self.options, gripper_unit=unit, color=color)  # type: ignore[arg-type]
@@ -80,13 +82,8 @@ class Hdf5(Source):
         with _open(path) as file:
             parts = {arm: self._poses(file, robot) for arm, robot in self._robots_of.items()}
             count = self.lengths[number]
-            times = _times(file, path)
-            if times is None:
-                assert self.options.fps is not None
-                times = np.arange(count) / self.options.fps
-            elif len(times) != count:
-                raise RecordingError(f"{path}: {len(times)} timestamps for {count} poses.")
-            text = _text(file)
+            times = self._times(file, count)
+            text = _text(file, count)
             for arm in parts:
                 _require_pictures(file, self._camera_of[arm], count, path)
         return self._episode(
@@ -176,6 +173,22 @@ class Hdf5(Source):
             )
         return values[:, :size], values[:, size]
 
+    def _times(self, file: Any, count: int) -> np.ndarray:
+        """(count,) seconds from the first frame."""
+        key = next((key for key in _TIME_KEYS if hasattr(file.get(key), "shape")), None)
+        stamps = None if key is None or file[key].size > _MAX_VALUES else file[key][()]
+        if self.options.fps is not None:
+            return at_rate(self.options.fps, count, stamps)
+        if stamps is None:
+            raise RecordingError(_NO_CLOCK.format(file.filename))
+        times = to_seconds(stamps, where=f"{file.filename}: {key}", unit=self.options.time_unit)
+        if len(times) != count:
+            raise RecordingError(
+                f"{file.filename}: {len(times)} timestamps in {key} for {count} poses. If the frames are even, "
+                f"say how fast it was recorded: --fps 30"
+            )
+        return times
+
     def _length(self, path: Path) -> int:
         key = "robot_0/observations/qpos" if self._fastumi else self._pose_key
         with _open(path) as file:
@@ -243,32 +256,25 @@ def _numbers(file: Any, key: str, dimensions: int) -> np.ndarray:
     return found[()].astype(np.float64)
 
 
-def _times(file: Any, path: Path) -> np.ndarray | None:
-    for key in _TIME_KEYS:
-        if key in file:
-            times = _numbers(file, key, 1)
-            if len(times) and (not np.isfinite(times).all() or (np.diff(times) <= 0).any()):
-                frame = int((~(np.diff(times) > 0)).argmax()) + 1
-                raise RecordingError(
-                    f"{path}: {key} does not increase at frame {frame}. Sort or cut the recording there."
-                )
-            return times - times[:1]
-    return None
-
-
-def _text(file: Any) -> str | None:
+def _text(file: Any, count: int) -> str | list[str] | None:
+    """The sentence of an episode, or one for each of its ``count`` frames."""
     for key in _TEXT_KEYS:
         if key in file.attrs:
             value = file.attrs[key]
-        elif key in file and hasattr(file[key], "shape") and file[key].size == 1:
-            value = np.asarray(file[key][()]).reshape(-1)[0]
+        elif key in file and hasattr(file[key], "shape") and file[key].size in (1, count):
+            value = file[key][()]
         else:
             continue
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        if isinstance(value, str) and value.strip():
-            return value
+        found = [_decoded(each) for each in np.asarray(value, dtype=object).reshape(-1)]
+        if any(found):
+            return found[0] if len(found) == 1 else found
     return None
+
+
+def _decoded(value: Any) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _require_pictures(file: Any, key: str, count: int, path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from rdt2 import pose
 from rdt2.action import MODEL_WIDTH_MAX
+from rdt2.data.clock import TimeUnit
 from rdt2.errors import ConfigError, PoseError, RecordingError
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ class SourceOptions:
     rotation: Rotation | None = None
     """Storage of rotations: first two columns or rows of the matrix, quaternion order, rotation vector (rad)."""
     fps: float | None = None
-    """Frames a second of the recording, where it has no timestamps."""
+    """Frames a second of the recording. It is needed where there are no timestamps; where there are, it takes their
+    place, and of a clock that is even otherwise only the pauses are kept."""
+    time_unit: TimeUnit | None = None
+    """Unit of recorded timestamps. Seconds, ms, us and ns are told apart by the frame rate they give; say it where
+    two units give a likely one, such as 1 and 1000 frames a second."""
     gripper_unit: GripperUnit | None = None
     """Unit of the gripper numbers; range: linear between the two numbers of --gripper-range."""
     gripper_range: tuple[float, float] | None = None
@@ -50,7 +55,7 @@ class SourceOptions:
     gripper_key: str | None = None
     """MCAP: where the gripper openings are, topics like /{arm}/gripper."""
     instruction: str | None = None
-    """Sentence for recordings without one."""
+    """Sentence for episodes and frames whose own is missing or blank."""
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 1 <= self.fps <= 1000:
