@@ -21,6 +21,13 @@ from pathlib import Path
 from rdt2.errors import CheckpointError, RDT2Error, RecordingError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_INSTEAD = (
+    (LFS_POINTER, "a pointer of Git LFS, not the file itself: run 'git lfs pull' in its folder"),
+    (b"/annex/objects/", "a pointer of git-annex, not the file itself: run 'git annex get' with its name"),
+    (b"\x00\x05\x16\x07", "a shadow file that macOS writes beside the real one: delete it"),
+    (b"<!doctype html", "a web page that was saved in its place: download the file again"),
+    (b"<html", "a web page that was saved in its place: download the file again"),
+)
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 _NO_CONTENT = {".partial", "lost+found"}  # of a folder that is empty all the same
 
@@ -246,6 +253,19 @@ def require_file(
             f"{file}: is a pointer of Git LFS, not the file. Fetch it with 'git lfs pull' in {file.parent}."
         )
     return file
+
+
+def disguise(head: bytes) -> str | None:
+    """What a file is whose first 64 bytes give it away as a stand-in, and what to do; None for any other."""
+    text = head.lstrip().lower()
+    return next((told for magic, told in _INSTEAD if head.startswith(magic) or text.startswith(magic)), None)
+
+
+def disguise_of(path: str | Path) -> str | None:
+    """`disguise` of a file on disk, for messages about what a reader cannot make sense of."""
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        return disguise(stream.read(64))
+    return None
 
 
 def forbidden(path: Path) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 
 from rdt2.data.episode import Episode, cut_chunks, decoded_picture
 from rdt2.data.resample import sample_frames
-from rdt2.data.shards import INSTRUCTION_FILES, ShardWriter, encode_jpeg, write_atomic, write_dataset_yaml
+from rdt2.data.shards import ShardWriter, encode_jpeg, write_atomic, write_dataset_yaml, write_instructions
 from rdt2.data.sources import Source, SourceKind, SourceOptions, open_source
 from rdt2.errors import ConfigError, RDT2Error, RecordingError
 
@@ -339,7 +339,7 @@ def _finish(folder: Path, groups: int, signature: dict[str, Any]) -> ConversionR
             f"0.8 s (--tail pad keeps them), {len(report.skipped)} damaged."
             + "".join(f"\n  {line}" for line in report.skipped[:5])
         )
-    write_atomic(folder / INSTRUCTION_FILES[0], json.dumps(table, indent=1, sort_keys=True) + "\n")
+    write_instructions(folder, table)
     fit_normalizer(folder).save_pretrained(folder)
     write_dataset_yaml(folder, name=folder.resolve().name)
     # Without the seconds, which differ from run to run while nothing else does.

@@ -13,6 +13,8 @@ import json
 import mmap
 import queue
 import threading
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
 _CACHE = ".shard-index.npz"
+_CACHE_VERSION = 2
+"""Of what the table holds and how samples are found; a table of another version is made again."""
 
 
 class ShardIndex:
@@ -61,6 +65,7 @@ class ShardIndex:
         self.episodes: np.ndarray = table["episode"]
         """(n,) text: the episode of a sample, or "" where the shards do not say."""
         self.sentence_keys: np.ndarray = table["sentence_key"]
+        """(n,) JSON text: the instruction key of a sample, or null."""
         self._maps: dict[int, mmap.mmap] = {}
         self.sentences = self._sentences(instructions)
 
@@ -136,16 +141,17 @@ class ShardIndex:
             if pair not in known:
                 if path.parent not in tables:
                     tables[path.parent] = _shards.instruction_table(path, instructions)
-                meta = {_shards.INSTRUCTION_KEY: str(key)} if key else {}
                 known[pair] = _shards.lookup_instruction(
-                    meta, tables[path.parent] or {}, where=self.where(number)
+                    {_shards.INSTRUCTION_KEY: json.loads(str(key))},
+                    tables[path.parent] or {},
+                    where=self.where(number),
                 )
             sentences.append(known[pair])
         return sentences
 
     def _signature(self) -> str:
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
-        return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([_CACHE_VERSION, stats]).encode()).hexdigest()
 
     def _cached(self) -> dict[str, np.ndarray] | None:
         path = self.paths[0].parent / _CACHE
@@ -153,7 +159,7 @@ class ShardIndex:
             with np.load(path, allow_pickle=False) as table:
                 if str(table["signature"]) == self._signature():
                     return {name: table[name] for name in table.files}
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             pass  # absent, of other shards, or damaged: scanning again costs a second and is always right
         return None
 
@@ -170,7 +176,7 @@ class ShardIndex:
                     place.append([(member.offset, member.size) for member in found])
                     keys.append(key)
                     episodes.append(str(meta.get("episode", "")))
-                    sentence_keys.append(str(meta.get(_shards.INSTRUCTION_KEY, "")))
+                    sentence_keys.append(json.dumps(_shards.told_key(meta)))
         if not shard:
             raise ShardError(
                 f"{self.paths[0].parent}: the shards hold no sample. Record or convert them again."

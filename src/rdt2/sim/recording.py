@@ -204,7 +204,7 @@ def record_dataset(
     """
     import time
 
-    from rdt2.data.shards import INSTRUCTION_FILES, write_atomic, write_dataset_yaml
+    from rdt2.data.shards import write_dataset_yaml, write_instructions
     from rdt2.data.stats import fit_normalizer
 
     if episodes < 1 or stride < 1 or workers < 1 or episodes_per_shard < 1:
@@ -246,7 +246,7 @@ def record_dataset(
         if progress is not None:
             progress(done, episodes)
     table, report.samples = _instruction_table(folder)
-    write_atomic(folder / INSTRUCTION_FILES[0], json.dumps(table, indent=1, sort_keys=True) + "\n")
+    write_instructions(folder, table)
     fit_normalizer(folder).save_pretrained(folder)
     write_dataset_yaml(folder, name=folder.resolve().name)
     report.seconds = time.monotonic() - began

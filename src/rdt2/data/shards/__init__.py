@@ -32,6 +32,7 @@ from rdt2.data.shards.reading import (
     read_shards,
     scan_shard,
     stream_shard,
+    told_key,
 )
 from rdt2.data.shards.sample import (
     INSTRUCTION_KEY,
@@ -50,7 +51,13 @@ from rdt2.data.shards.sample import (
 )
 from rdt2.data.shards.tar import Member, TarReader, scan_tar
 from rdt2.data.shards.tokenizing import tokenize_shards
-from rdt2.data.shards.writing import ShardWriter, instruction_key, write_atomic, write_dataset_yaml
+from rdt2.data.shards.writing import (
+    ShardWriter,
+    instruction_key,
+    write_atomic,
+    write_dataset_yaml,
+    write_instructions,
+)
 
 __all__ = [
     "INSTRUCTION_FILES",
@@ -83,6 +90,8 @@ __all__ = [
     "scan_tar",
     "stream_shard",
     "tokenize_shards",
+    "told_key",
     "write_atomic",
     "write_dataset_yaml",
+    "write_instructions",
 ]

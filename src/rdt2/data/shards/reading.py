@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from rdt2.data.shards.sample import (
     INSTRUCTION_KEY,
@@ -21,12 +22,14 @@ from rdt2.errors import ShardError
 
 INSTRUCTION_FILES = ("instructions.json", "instruction.json")
 
+_PACKED = re.compile(r"(\.tar\.(gz|bz2|xz|zst|Z)|\.(tgz|tbz2|txz))$")
 _MAX_BYTES = {
     "image.jpg": 16 << 20,
     "action.npy": 64 << 10,
     "action_token.npy": 4 << 10,
     "meta.json": 1 << 20,
 }
+_EXAMPLES = 3
 _Payload = TypeVar("_Payload")
 
 
@@ -37,7 +40,8 @@ def scan_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Member]]]:
     """The samples of a shard in order: (key, {member name: place}). Files of other names are passed over.
 
     Raises:
-        ShardError: damaged tar, a file missing or twice in a sample, or too large to be what its name says.
+        ShardError: damaged tar, one without samples, a file missing in a sample, not beside its others or there
+            twice, or too large to be what its name says.
     """
     path = Path(path)
     with open(path, "rb") as stream:
@@ -55,37 +59,108 @@ def stream_shard(reader: TarReader) -> Iterator[tuple[str, dict[str, bytes], int
     return _grouped(reader, reader.read)
 
 
+def split_name(name: str) -> tuple[str, str] | None:
+    """(key, extension) of a file in a tar as the webdataset library tells them: the key keeps its folders and
+    ends at the first dot after them, extensions are lower case. None where the name begins with a dot: hidden
+    files, and the ``._x`` shadows of macOS."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    return (folder + slash + stem, extension.lower()) if stem and dot else None
+
+
 def _grouped(
     reader: TarReader, payload: Callable[[Member], _Payload]
 ) -> Iterator[tuple[str, dict[str, _Payload], int]]:
-    key, files = None, dict[str, _Payload]()
+    first, any_sample, seen = reader.position == 0, False, list[str]()
+    group = _Group[_Payload](reader.name, "")
     for member in reader:
-        this, _, extension = member.name.rsplit("/", 1)[-1].partition(".")
-        if extension not in MEMBERS:
+        split = split_name(member.name)
+        if split is None:
             continue
-        if key is not None and this != key:
-            yield key, _complete(reader.name, key, files), member.begin
-            files = {}
-        key = this
-        if extension in files:
+        root, extension = split
+        if root != group.root:
+            for key, files in group.end():
+                any_sample = True
+                yield key, files, member.begin
+            group = _Group(reader.name, root)
+        file = next((name for name in MEMBERS if f".{extension}".endswith(f".{name}")), None)
+        if file is None:
+            seen += [member.name][: _EXAMPLES - len(seen)]
+            continue
+        # A key may hold dots, which webdataset takes for the beginning of the extension.
+        key = f"{root}.{extension}"[: -len(file) - 1]
+        for done, files in group.next(key):
+            any_sample = True
+            yield done, files, member.begin
+        if member.size > _MAX_BYTES[file]:
             raise ShardError(
-                f"{reader.name}, sample {key}: {extension} is there twice. Keys in a shard must differ."
+                f"{reader.name}, sample {key}: {file} has {member.size} bytes, "
+                f"at most {_MAX_BYTES[file]} expected. It is not what its name says."
             )
-        if member.size > _MAX_BYTES[extension]:
-            raise ShardError(
-                f"{reader.name}, sample {key}: {extension} has {member.size} bytes, "
-                f"at most {_MAX_BYTES[extension]} expected. It is not what its name says."
-            )
-        files[extension] = payload(member)
-    if key is not None:
-        yield key, _complete(reader.name, key, files), reader.position
+        group.put(key, file, payload(member))
+    for key, files in group.end():
+        any_sample = True
+        yield key, files, reader.position
+    if first and not any_sample:
+        raise ShardError(
+            f"{reader.name}: holds no sample; expected files KEY.image.jpg, KEY.action.npy and KEY.meta.json, "
+            f"found {', '.join(seen) or 'none'}. Convert the recording ('rdt2 data convert'), or move that tar away."
+        )
 
 
-def _complete(shard: str, key: str, files: dict[str, _Payload]) -> dict[str, _Payload]:
+class _Group(Generic[_Payload]):
+    """The files of one key as webdataset sees it: one sample, or several whose keys hold dots.
+
+    ``0.depth.image.jpg`` beside the files of 0 is a file that nobody asked for; ``ep.001.image.jpg``,
+    ``ep.001.action.npy``, ... are a sample of the key ep.001.
+    """
+
+    def __init__(self, shard: str, root: str) -> None:
+        self.root = root
+        self._shard = shard
+        self._own: dict[str, _Payload] = {}
+        self._dotted: tuple[str, dict[str, _Payload]] = ("", {})
+        self._incomplete: ShardError | None = None
+
+    def next(self, key: str) -> Iterator[tuple[str, dict[str, _Payload]]]:
+        """Before a file of ``key``: the sample before it, where its key holds dots and it is complete."""
+        if key in (self.root, self._dotted[0]):
+            return
+        before, self._dotted = self._dotted, (key, {})
+        if not before[1]:
+            return
+        error = _incomplete(self._shard, *before)
+        if error is None:
+            yield before
+        self._incomplete = self._incomplete or error
+
+    def put(self, key: str, file: str, payload: _Payload) -> None:
+        files = self._own if key == self.root else self._dotted[1]
+        if file in files:
+            raise ShardError(
+                f"{self._shard}, sample {key}: {file} is there twice. Keys in a shard must differ."
+            )
+        files[file] = payload
+
+    def end(self) -> Iterator[tuple[str, dict[str, _Payload]]]:
+        """The last samples of the group. Raises ShardError where one is incomplete."""
+        yield from self.next("")
+        error = _incomplete(self._shard, self.root, self._own) if self._own else self._incomplete
+        if error is not None:
+            raise error
+        if self._own:
+            yield self.root, self._own
+
+
+def _incomplete(shard: str, key: str, files: Mapping[str, Any]) -> ShardError | None:
     missing = [name for name in MEMBERS if name not in files and name != "action_token.npy"]
-    if missing:
-        raise ShardError(f"{shard}, sample {key}: {', '.join(missing)} missing. Record or convert it again.")
-    return files
+    if not missing:
+        return None
+    return ShardError(
+        f"{shard}, sample {key}: {', '.join(missing)} missing beside {', '.join(files)}. The files of a sample lie "
+        f"one after the other in a tar. If they only lie apart, unpack it and pack it again in order: "
+        f"tar --sort=name -cf {shard} -C FOLDER . ; if they are gone, record or convert again."
+    )
 
 
 def parse_sample(
@@ -151,7 +226,7 @@ def lookup_instruction(meta: Mapping[str, Any], table: Mapping[str, str], *, whe
     Raises:
         ShardError: key missing in the meta or in the table, or the sentence is blank.
     """
-    key = meta.get(INSTRUCTION_KEY)
+    key = told_key(meta)
     if key is None:
         raise ShardError(
             f"{where}: meta.json has no {INSTRUCTION_KEY!r}. Add the key of the sample's instruction."
@@ -160,6 +235,12 @@ def lookup_instruction(meta: Mapping[str, Any], table: Mapping[str, str], *, whe
     if not sentence.strip():
         raise ShardError(f"{where}: instructions.json has no sentence for {key!r}. Add it there.")
     return sentence
+
+
+def told_key(meta: Mapping[str, Any]) -> str | None:
+    """The instruction key of a sample, None where its meta has none. A number is read as its digits."""
+    key = meta.get(INSTRUCTION_KEY)
+    return str(key) if isinstance(key, (str, int)) and not isinstance(key, bool) else None
 
 
 def instruction_table(
@@ -197,13 +278,13 @@ def find_shards(source: str | Path | Iterable[str | Path]) -> list[Path]:
     """The tar files of a folder in name order, or the given files.
 
     Raises:
-        ShardError: there are none.
+        ShardError: there are none, or some are compressed, or links to nothing.
     """
     paths = [Path(source)] if isinstance(source, (str, Path)) else [Path(path) for path in source]
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(path.glob("*.tar"))
+            found += [path / name for name in pick_shards([each.name for each in path.iterdir()], str(path))]
         elif path.is_file():
             found.append(path)
         else:
@@ -212,7 +293,27 @@ def find_shards(source: str | Path | Iterable[str | Path]) -> list[Path]:
         raise ShardError(
             f"{', '.join(map(str, paths))}: holds no shard-*.tar. Record one with 'rdt2 data record'."
         )
+    for path in found:
+        if path.is_symlink() and not path.exists():
+            raise ShardError(f"{path}: links to {path.readlink()}, which is not there. Fetch that file.")
     return found
+
+
+def pick_shards(names: Iterable[str], where: str) -> list[str]:
+    """The tars among the file names of a folder, in order; hidden files and macOS shadows (``._x``) are none.
+
+    Raises:
+        ShardError: a compressed tar that is not there unpacked, too: its samples would be missing silently.
+    """
+    shown = sorted(name for name in names if not name.startswith("."))
+    tars = [name for name in shown if name.endswith(".tar")]
+    packed = [(name, _PACKED.sub("", name) + ".tar") for name in shown if _PACKED.search(name)]
+    if packed := [name for name, unpacked in packed if unpacked not in tars]:
+        raise ShardError(
+            f"{where}: {packed[0]} ({len(packed)} in all) is compressed; samples are read from any place of a plain "
+            f"tar, and pictures hardly shrink. Unpack it, such as with 'gunzip -k {packed[0]}', or move it away."
+        )
+    return tars
 
 
 def read_shards(

@@ -8,7 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from rdt2.data.shards.reading import INSTRUCTION_FILES, find_shards, parse_instructions, read_instructions
+from rdt2.data.shards.reading import (
+    INSTRUCTION_FILES,
+    find_shards,
+    parse_instructions,
+    pick_shards,
+    read_instructions,
+)
 from rdt2.errors import ConfigError, ShardError
 
 _TRIES = 4
@@ -37,7 +43,7 @@ def expand_locations(locations: str | Path | Iterable[str | Path]) -> list[str]:
             found += map(str, find_shards(location))
             continue
         for url in _ranges(str(location)):
-            found += [url] if url.endswith(".tar") else _listing(url)
+            found += [url] if re.search(r"\.(tar(\.\w+)?|t[gbx]z2?)$", url) else _listing(url)
     return found
 
 
@@ -169,11 +175,12 @@ def _filesystem(url: str) -> tuple[Any, str]:
 def _listing(url: str) -> list[str]:
     filesystem, path = _filesystem(url)
     try:
-        found = sorted(filesystem.glob(f"{path.rstrip('/')}/*.tar"))
+        listed = {name.rpartition("/")[2]: name for name in filesystem.glob(f"{path.rstrip('/')}/*")}
     except Exception as error:  # each file system raises its own
         raise ShardError(
             f"{url}: cannot be listed ({_words(error)}). Give the tars' own addresses."
         ) from None
+    found = [listed[name] for name in pick_shards(listed, url)]
     if not found:
         raise ShardError(f"{url}: holds no *.tar that its server lists. Give the tars' own addresses.")
     return [filesystem.unstrip_protocol(name) for name in found]

@@ -94,10 +94,11 @@ def parse_npy(
 ) -> np.ndarray:
     """An array from the bytes of an ``.npy`` file whose shape and dtype are known beforehand.
 
-    The header is compared before anything is allocated, so neither a pickle nor an absurd size gets further.
+    Other widths and byte orders of the same kind of number (float64 for float32, int64 for int16) are read,
+    too. The header is compared before anything is allocated, so neither a pickle nor an absurd size gets further.
 
     Raises:
-        ShardError: another format, shape, dtype, byte order or length.
+        ShardError: another format, shape, kind of number or length, or integers too large for the dtype.
     """
     expected, data = np.dtype(dtype), bytes(data)
     header = _plain_header(shape, expected.str)
@@ -118,16 +119,24 @@ def parse_npy(
             f"{where}: {name} is {found_shape}, expected {shape}. "
             f"Cut the recording into chunks with rdt2.data.Episode."
         )
-    if found != expected or found.hasobject:
+    alike = found.kind == expected.kind or (found.kind, expected.kind) == ("u", "i")
+    if found.hasobject or not alike:
         raise ShardError(
             f"{where}: {name} is {found.str}, expected {expected.str}. Save it as {expected.name}."
         )
     body = data[stream.tell() :]
-    if len(body) != expected.itemsize * int(np.prod(shape)):
+    if len(body) != found.itemsize * int(np.prod(shape)):
         raise ShardError(
             f"{where}: {name} has {len(body)} bytes of values, its header promises another length."
         )
-    return np.frombuffer(body, dtype=expected).reshape(shape, order="F" if fortran else "C").copy()
+    values = np.frombuffer(body, dtype=found).reshape(shape, order="F" if fortran else "C")
+    with np.errstate(over="ignore"):  # what is too large for the floats becomes infinite, which checks name
+        array = values.astype(expected)
+    if expected.kind == "i" and (array != values).any():
+        raise ShardError(
+            f"{where}: {name} runs from {values.min()} to {values.max()}, too far for {expected.name}."
+        )
+    return np.ascontiguousarray(array)
 
 
 @lru_cache(maxsize=8)

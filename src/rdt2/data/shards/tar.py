@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from rdt2.errors import ShardError
+from rdt2.files import disguise
 
 _BLOCK = 512
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MAX_EXTENDED = 1 << 16
 """An extended header holds a long name: more than this is none."""
 
@@ -77,10 +79,12 @@ class TarReader:
             if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME) and size <= _MAX_EXTENDED:
                 extended = self.read(member)
                 if header.type == tarfile.GNUTYPE_LONGNAME:
-                    long_name = extended.rstrip(b"\0").decode()
+                    long_name = extended.rstrip(b"\0").decode(errors="backslashreplace")
                 else:
                     records = dict(re.findall(rb"\d+ ([^=\n]+)=([^\n]*)\n", extended))
-                    long_name = records[b"path"].decode() if b"path" in records else None
+                    long_name = (
+                        records[b"path"].decode(errors="backslashreplace") if b"path" in records else None
+                    )
                     long_size = int(records[b"size"]) if b"size" in records else None
                 continue
             if header.isreg():
@@ -100,6 +104,8 @@ class TarReader:
         """The header at the position; None at the end mark."""
         self._stream.seek(self._position)
         block = self._stream.read(_BLOCK)
+        if self._position == 0:
+            self._refuse_others(block)
         if len(block) < _BLOCK:
             raise ShardError(
                 f"{self.name}: ends at byte {self._position + len(block)} without the end mark of a tar. "
@@ -108,11 +114,22 @@ class TarReader:
         if block.count(0) == _BLOCK:
             return None
         try:
-            return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         except tarfile.HeaderError as error:
             raise ShardError(
                 f"{self.name}: no tar header at byte {self._position} ({error}). Copy or record it again."
             ) from None
+
+    def _refuse_others(self, head: bytes) -> None:
+        """Name what is no tar by its first bytes: compressed, or a pointer left in its place."""
+        if (instead := disguise(head)) is not None:
+            raise ShardError(f"{self.name}: it is {instead}.")
+        for magic, program in _COMPRESSED.items():
+            if head.startswith(magic):
+                raise ShardError(
+                    f"{self.name}: it is compressed ({program}); samples are read from any place of a plain tar, "
+                    f"and pictures hardly shrink. Unpack it: {program} -dc {self.name} > NAME.tar"
+                )
 
     def _cut_off(self, member: Member, end: int) -> ShardError:
         return ShardError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.action import ACTION_DIM, HORIZON
-from rdt2.data.shards.reading import INSTRUCTION_FILES, read_instructions
+from rdt2.data.shards.reading import INSTRUCTION_FILES, read_instructions, split_name
 from rdt2.data.shards.sample import INSTRUCTION_KEY, NUM_TOKENS, PICTURE_SHAPE, encode_jpeg
 from rdt2.errors import RecordingError
 from rdt2.files import write_whole as write_atomic
@@ -24,11 +25,31 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
 _TEMPORARY = ".partial"
+_KEY_LENGTH = 80
 
 
 def instruction_key(sentence: str) -> str:
-    """A readable key for a sentence: 'Pick up the red cube.' -> 'pick_up_the_red_cube'."""
-    return re.sub(r"[^a-z0-9]+", "_", sentence.lower()).strip("_")
+    """A readable key for a sentence, another one for every sentence: 'Pick up the red cube.' ->
+    'pick_up_the_red_cube'.
+
+    Wordings that a few letters and digits do not tell apart ('pick up the red cube', '拿起苹果。') get a hash of the
+    sentence, too. The key depends on nothing else, so processes that write at the same time agree.
+    """
+    words = re.sub(r"[^a-z0-9]+", "_", sentence.lower()).strip("_")
+    if words and len(words) <= _KEY_LENGTH and sentence == f"{words.replace('_', ' ').capitalize()}.":
+        return words
+    return _hashed_key(sentence, words)
+
+
+def _hashed_key(sentence: str, words: str) -> str:
+    digest = hashlib.blake2b(sentence.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return f"{words[:_KEY_LENGTH] or 'sentence'}_{digest}"
+
+
+def plain_key(key: str) -> str:
+    """The key of a sample as webdataset reads it whole: dots after its folders become underlines."""
+    folder, slash, base = key.rpartition("/")
+    return folder + slash + base.replace(".", "_")
 
 
 class ShardWriter:
@@ -69,6 +90,8 @@ class ShardWriter:
             raise RecordingError(
                 f"{self.folder}: cannot be made ({error}). Choose a folder you may write."
             ) from None
+        self._table = read_instructions(self.folder) or {}
+        """What is in the folder already."""
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -92,11 +115,16 @@ class ShardWriter:
         tokens: Int[np.ndarray, " 27"] | None = None,
         meta: Mapping[str, Any] | None = None,
         key: str | int | None = None,
+        instruction_key: str | None = None,
     ) -> None:
         """Add one sample. picture: uint8 RGB (384, 768, 3) left | right, or its JPEG bytes; action in metres.
 
+        key: of the sample; None numbers them. It may have folders and no dots, as webdataset reads keys.
+        instruction_key: of the sentence, to keep the one it has; None makes one (see `instruction_key`).
+
         Raises:
-            RecordingError: a value of the wrong shape, or the disk is full (finished shards stay whole).
+            RecordingError: a value of the wrong shape, a key that stands for another sentence, or the disk is
+                full (finished shards stay whole).
         """
         action = np.ascontiguousarray(action, dtype="<f4")
         if action.shape != (HORIZON, ACTION_DIM) or not np.isfinite(action).all():
@@ -113,20 +141,20 @@ class ShardWriter:
                 )
             picture = encode_jpeg(picture)
         name = str(self._key if key is None else key)
-        if "." in name or "/" in name:
-            raise RecordingError(f"sample key {name!r} holds '.' or '/'; a key is a plain word or number.")
-        sentence_key = instruction_key(instruction)
-        if self.instructions.setdefault(sentence_key, instruction) != instruction:
+        if split_name(f"{name}.x") != (name, "x"):
             raise RecordingError(
-                f"{instruction!r} and {self.instructions[sentence_key]!r} get the same key. Reword one."
+                f"sample key {name!r}: after its folders, a key is a word or number without dots."
             )
+        told = self._told_key(instruction, instruction_key)
         files = {"image.jpg": picture, "action.npy": _npy(action)}
         if tokens is not None:
             tokens = np.ascontiguousarray(tokens, dtype="<i2")
             if tokens.shape != (NUM_TOKENS,):
                 raise RecordingError(f"tokens are {tokens.shape}, expected ({NUM_TOKENS},).")
             files["action_token.npy"] = _npy(tokens)
-        files["meta.json"] = json.dumps({INSTRUCTION_KEY: sentence_key, **(meta or {})}).encode()
+        files["meta.json"] = json.dumps(
+            {INSTRUCTION_KEY: told} | dict(meta or {}, **{INSTRUCTION_KEY: told})
+        ).encode()
         try:
             tar = self._tar or self._open()
             for extension, data in files.items():
@@ -140,6 +168,20 @@ class ShardWriter:
         if self._count >= self.samples_per_shard:
             self._finish()
 
+    def _told_key(self, sentence: str, key: str | None) -> str:
+        known = self._table | self.instructions
+        if key is None:
+            key = instruction_key(sentence)
+            if known.get(key, sentence) != sentence:  # a key of somebody else's
+                key = _hashed_key(sentence, key)
+        if known.setdefault(key, sentence) != sentence:
+            raise RecordingError(
+                f"{self.folder}: the instruction key {key!r} stands for {known[key]!r} there, and here for "
+                f"{sentence!r}. Choose another folder."
+            )
+        self.instructions[key] = sentence
+        return key
+
     def close(self) -> None:
         """Finish the last shard and write ``instructions.json`` (merged with the one that is there).
 
@@ -149,10 +191,7 @@ class ShardWriter:
         if self._tar is not None:
             self._finish()
         if self.instructions and self.write_instructions:
-            table = (read_instructions(self.folder) or {}) | self.instructions
-            write_atomic(
-                self.folder / INSTRUCTION_FILES[0], json.dumps(table, indent=1, sort_keys=True) + "\n"
-            )
+            write_instructions(self.folder, (read_instructions(self.folder) or {}) | self.instructions)
 
     def abort(self) -> None:
         """Leave the unfinished shard out; finished shards stay."""
@@ -166,7 +205,7 @@ class ShardWriter:
 
     def _open(self) -> tarfile.TarFile:
         self._stream = open(_temporary(self._target), "wb")  # noqa: SIM115  closed by _finish or abort
-        self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)
         return self._tar
 
     def _finish(self) -> None:
@@ -202,6 +241,12 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}{_TEMPORARY}")
+
+
+def write_instructions(folder: str | Path, table: Mapping[str, str]) -> None:
+    """Write ``instructions.json`` (key -> sentence) of a data set. Raises RecordingError."""
+    text = json.dumps(table, indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomic(Path(folder) / INSTRUCTION_FILES[0], text + "\n")
 
 
 def write_dataset_yaml(folder: str | Path, *, name: str) -> Path:
