@@ -150,6 +150,10 @@ def test_pointers_and_pages_in_place_of_a_tar(tmp_path: Path) -> None:
     path = folder(tmp_path, files()) / "shard-000000.tar"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 60323840\n")
     refused(tmp_path, "git lfs pull")
+    table = folder(tmp_path / "table", files()) / "instructions.json"
+    table.write_bytes(path.read_bytes())
+    with pytest.raises(ShardError, match="git lfs pull"):
+        ShardIndex(tmp_path / "table")
     path.write_text("<!DOCTYPE html>\n<html>" + " " * 2000)
     refused(tmp_path, "download the file again")
     path.unlink()

@@ -19,6 +19,7 @@ from rdt2.data.shards.sample import (
 )
 from rdt2.data.shards.tar import Member, TarReader
 from rdt2.errors import ShardError
+from rdt2.files import disguise
 
 INSTRUCTION_FILES = ("instructions.json", "instruction.json")
 
@@ -214,6 +215,8 @@ def parse_instructions(data: bytes, *, where: str) -> dict[str, str]:
     try:
         table = json.loads(data)
     except ValueError as error:
+        if (instead := disguise(data)) is not None:
+            raise ShardError(f"{where}: it is {instead}.") from None
         raise ShardError(f"{where}: no JSON ({error}). Expected {{key: sentence}}.") from None
     if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
         raise ShardError(f"{where}: expected an object {{key: sentence}}.")
