@@ -217,13 +217,13 @@ def test_tokenizer_inspect_and_tokenize(shards, tmp_path, capsys):
 def test_training_gets_what_was_asked(shards, tmp_path, monkeypatch):
     import types
 
-    from rdt2.metrics import ActionErrors
+    from rdt2.training.loop import TrainingResult
 
     asked = {}
 
     def run_training(stage, **settings):
         asked.update(settings, stage=stage)
-        return ActionErrors(0, 0, 0, 0, 0, 0, 1)  # any result with as_dict
+        return TrainingResult(tmp_path / "run" / "model", 10, {}, 1.0)
 
     module = types.SimpleNamespace(run_training=run_training)
     monkeypatch.setitem(sys.modules, "rdt2.training.cli", module)

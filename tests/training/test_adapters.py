@@ -11,8 +11,9 @@ from rdt2.cli.main import main
 from rdt2.errors import CheckpointError
 from rdt2.policy import load_policy
 from rdt2.training.adapters import merge_adapters
-from rdt2.training.config import VQTraining, load_config
+from rdt2.training.config import VQTraining
 from rdt2.training.loop import fit
+from rdt2.training.settings import load_settings
 from rdt2.training.vq import VQStage
 from rdt2.vlm import load_vlm, training_loss
 
@@ -155,11 +156,11 @@ def test_corrupted_pictures_are_for_training_only(samples, tiny_vlm, tmp_path):
     pixels = [stage.batch(0)["pixel_values"] for stage in (plain, augmented, augmented)]
     assert not torch.equal(pixels[0], pixels[1])
     assert torch.equal(pixels[1], pixels[2])
-    held_out = plain.held_out.load(plain.held_out.numbers[:2])
+    held_out = plain.samples.held_out.load(plain.samples.held_out.numbers[:2])
     assert torch.equal(*(s._prepare(held_out)["pixel_values"] for s in (plain, augmented)))
 
 
 def test_the_lora_preset_is_the_published_recipe(request):
-    preset = load_config(VQTraining, request.config.rootpath / "configs" / "training" / "vq_lora.yaml")
+    preset = load_settings(VQTraining, request.config.rootpath / "configs" / "training" / "vq_lora.yaml")
     assert (preset.lora_rank, preset.lora_alpha, preset.lora_dropout) == (8, 8, 0.1)
     assert (preset.learning_rate, preset.batch_size * preset.accumulate) == (1e-4, 96)

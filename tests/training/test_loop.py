@@ -111,8 +111,6 @@ def test_the_average_resumes_too(tmp_path):
     resumed = fit(ToyStage(), settings, tmp_path / "cut", resume=True)
     weights = [torch.load(run.model / "weights.pt") for run in (whole, resumed)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    with pytest.raises(ConfigError, match="expected a decay between 0 and 1"):
-        fit(ToyStage(), config(ema=1.5), tmp_path / "wrong")
 
 
 def test_gradients_of_several_batches_are_added(tmp_path):
@@ -138,9 +136,9 @@ def test_tensorboard_gets_the_figures(tmp_path):
 
 
 def test_trackers_that_cannot_be_had_are_named(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="no tracker 'tensorbord'; known are"):
-        fit(ToyStage(), config(trackers=("tensorbord",)), tmp_path / "a")
-    monkeypatch.setattr(loop.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="expected one of tensorboard, wandb, trackio"):
+        config(trackers=("tensorbord",))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'rdt2\[wandb\]'"):
         fit(ToyStage(), config(trackers=("wandb",)), tmp_path / "b")
 
@@ -157,7 +155,7 @@ def test_settings_newer_than_a_run_do_not_stop_its_resume(tmp_path):
 
 def test_old_checkpoints_are_removed(tmp_path):
     fit(ToyStage(), config(save_every=2, keep_checkpoints=2), tmp_path)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000008", "step-00000010"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000010", "step-00000012"]
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(tmp_path):
@@ -172,32 +170,12 @@ def test_a_run_is_not_overwritten_or_mixed(tmp_path):
     fit(ToyStage(), config(), tmp_path)
     with pytest.raises(ConfigError, match="holds a training run already"):
         fit(ToyStage(), config(), tmp_path)
-    with pytest.raises(CheckpointError, match="other settings of learning_rate"):
-        fit(ToyStage(), config(learning_rate=0.1), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="batch_size was 8, is 4; seed was 0, is 1"):
+        fit(ToyStage(), config(seed=1, batch_size=4), tmp_path, resume=True)
     other = ToyStage()
     other.name = "expert"
     with pytest.raises(CheckpointError, match="holds a run of 'toy', expected 'expert'"):
         fit(other, config(), tmp_path, resume=True)
-
-
-def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
-    from accelerate import Accelerator
-
-    save_state = Accelerator.save_state
-
-    def full_disk(self, folder, **kwargs):
-        if "00000008" in folder:
-            raise OSError(28, "No space left on device")
-        return save_state(self, folder, **kwargs)
-
-    monkeypatch.setattr(Accelerator, "save_state", full_disk)
-    with pytest.raises(TrainingError, match="No space left"):
-        fit(ToyStage(), config(), tmp_path)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
-    monkeypatch.undo()
-    fit(ToyStage(), config(), tmp_path, resume=True)
-    fit(ToyStage(), config(), tmp_path.parent / "whole")
-    assert rows(tmp_path) == rows(tmp_path.parent / "whole")
 
 
 def test_learning_rate_warms_up_and_decays():
@@ -220,7 +198,8 @@ def test_ranks_draw_different_noise():
 
 def test_an_exploding_loss_is_told_from_a_bad_start(tmp_path):
     recent = loop.deque([1.0] * 100, maxlen=100)
-    loop._check_loss(50.0, recent, 3, None, tmp_path / "batch.pt")
-    loop._check_loss(1e6, loop.deque([1.0] * 5, maxlen=100), 3, None, tmp_path / "batch.pt")
+    run, path = config(), tmp_path / "batch.pt"
+    loop._check_loss(50.0, recent, 3, None, path, run)
+    loop._check_loss(1e6, loop.deque([1.0] * 5, maxlen=100), 3, None, path, run)
     with pytest.raises(TrainingError):
-        loop._check_loss(1e6, recent, 3, None, tmp_path / "batch.pt")
+        loop._check_loss(1e6, recent, 3, None, path, run)

@@ -44,7 +44,9 @@ def main(samples: str, vlm: str, out: str, engine: str) -> None:
     fsdp2 = compare_with_fsdp2(stage.module, stage.batch(0)) if engine == "ddp" else None
     fit(stage, config, out)
     report = {
-        "numbers": [stage.source.numbers_of(step).tolist() for step in range(STEPS * config.accumulate)],
+        "numbers": [
+            stage.samples.train.numbers_of(step).tolist() for step in range(STEPS * config.accumulate)
+        ],
         "drawn": drawn,
         "fsdp2": fsdp2,
     }

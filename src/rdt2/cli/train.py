@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,25 +23,50 @@ class _Train:
     overrides: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")] = ()
     """One setting on top of the preset; repeat it for more: --set steps=1000 --set seed=3."""
     resume: bool = False
-    """Go on from the newest checkpoint in --out."""
+    """Go on from the newest checkpoint in --out (from the start where there is none). Steps, learning rate and how
+    often something is saved, evaluated or logged may be set anew: more steps extend a finished run."""
     json: Path | None = None
     """Write the final figures to this file."""
 
     def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert", "distill"]) -> None:
-        from rdt2.cli.output import existing, plain, save_json
+        from rdt2.cli.output import existing, note, plain, save_json
         from rdt2.training.cli import run_training
+        from rdt2.training.stopping import Stopped
 
         existing(self.data, "folder of shards")
-        result = run_training(
-            stage,
-            config=self.config,
-            overrides=self.overrides,
-            data=self.data,
-            out=self.out,
-            resume=self.resume,
-        )
+        go_on = f"go on with: {self.resume_command(stage)}"
+        try:
+            result = run_training(
+                stage,
+                config=self.config,
+                overrides=self.overrides,
+                data=self.data,
+                out=self.out,
+                resume=self.resume,
+            )
+        except Stopped as stop:
+            if _first_process():
+                note(f"{stop}\n{go_on}")
+            sys.exit(stop.exit_code)
+        except KeyboardInterrupt:
+            if _first_process():
+                note(go_on)
+            raise
+        if not _first_process():
+            return
         values: dict[str, Any] = plain(result)
+        note(f"model: {result.model}\nnext: {_next(stage, result.model, self.data)}")
         save_json(self.json, {"stage": stage, **values})
+
+    def resume_command(self, stage: str) -> str:
+        """What to type so that an interrupted run goes on."""
+        words = ["rdt2", "train", stage, "--data", str(self.data), "--out", str(self.out)]
+        for option, value in (("--config", self.config), ("--json", self.json)):
+            words += [option, str(value)] if value is not None else []
+        for override in self.overrides:
+            words += ["--set", override]
+        launcher = "accelerate launch or torchrun as before, ... " if "WORLD_SIZE" in os.environ else ""
+        return launcher + shlex.join([*words, "--resume"])
 
 
 @dataclass(kw_only=True)
@@ -101,3 +129,26 @@ class TrainDistill(_Train):
 
     def run(self) -> None:
         self._run("distill")
+
+
+def _first_process() -> bool:
+    """Whether this is the process that speaks, of those that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _next(stage: str, model: Path, data: Path) -> str:
+    """The command that most people give after a stage."""
+    folder = shlex.quote(str(model))
+    shards = shlex.quote(str(data))
+    if stage == "tokenizer":
+        return f"rdt2 data tokenize --data {shards} --tokenizer {folder} --out TOKENS, then rdt2 train vq --data TOKENS"
+    if stage == "pointing":
+        return f"rdt2 train vq --data TOKENS --set start_from={folder} --out RUN"
+    if stage == "vq" and (model / "adapter_config.json").is_file():
+        return f"rdt2 export merge {folder} {shlex.quote(str(model.parent / 'merged'))}"
+    if stage == "vq":
+        return (
+            f"rdt2 train expert --data {shards} --set vlm={folder} --out RUN, or "
+            f"rdt2 export bundle --vlm {folder} --tokenizer TOKENIZER --out POLICY"
+        )
+    return f"rdt2 export bundle --vlm VLM --tokenizer TOKENIZER --expert {folder} --out POLICY"

@@ -8,10 +8,12 @@ for batch in data:                      # never ends; an epoch is a permutation 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
 import queue
+import struct
 import threading
 import zipfile
 import zlib
@@ -34,6 +36,18 @@ if TYPE_CHECKING:
 _CACHE = ".shard-index.npz"
 _CACHE_VERSION = 2
 """Of what the table holds and how samples are found; a table of another version is made again."""
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+"""What reading a damaged archive of arrays raises."""
+_COLUMNS = ("shard", "place", "key", "episode", "sentence_key")
 
 
 class ShardIndex:
@@ -121,6 +135,14 @@ class ShardIndex:
             out[row] = self.action(int(number))
         return out
 
+    def fingerprint(self) -> str:
+        """A name for these samples: their keys, episodes, instruction keys and sizes, wherever the shards lie."""
+        digest = hashlib.sha256()
+        for column in (self.keys, self.episodes, self.sentence_keys):
+            digest.update(json.dumps(column.tolist()).encode())
+        digest.update(np.ascontiguousarray(self._place[..., 1]).tobytes())
+        return digest.hexdigest()[:24]
+
     def _read(self, number: int, member: int) -> bytes:
         shard = int(self._shard[number])
         if shard not in self._maps:
@@ -158,8 +180,10 @@ class ShardIndex:
         try:
             with np.load(path, allow_pickle=False) as table:
                 if str(table["signature"]) == self._signature():
-                    return {name: table[name] for name in table.files}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+                    columns = {name: table[name] for name in _COLUMNS}
+                    if len({len(column) for column in columns.values()}) == 1:
+                        return columns
+        except _UNREADABLE:
             pass  # absent, of other shards, or damaged: scanning again costs a second and is always right
         return None
 
@@ -199,10 +223,9 @@ class ShardIndex:
         try:
             np.savez(temporary, signature=np.array(self._signature()), **table)  # type: ignore[arg-type]
             temporary.replace(path)
-        except OSError:
-            temporary.unlink(
-                missing_ok=True
-            )  # a full disk, or not ours to write: only the next start is slower
+        except OSError:  # a full disk, or not ours to write: only the next start is slower
+            with contextlib.suppress(OSError):  # a file system that is read-only refuses even this
+                temporary.unlink(missing_ok=True)
 
 
 def split_by_episode(index: ShardIndex, *, held_out: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
@@ -314,23 +337,31 @@ class TrainingData:
             return self.numbers
         return np.random.default_rng([self.seed, epoch]).permutation(self.numbers)
 
-    def _require_a_batch(self) -> None:
-        if self.batches_per_epoch < 1:
-            raise ConfigError(
-                f"the split holds {len(self.numbers)} samples, one step needs {self.batch_size} x "
-                f"{self.world_size}. Record more or take a smaller batch."
-            )
+    def require_a_batch(self) -> None:
+        """Raises ConfigError where the split holds fewer samples than one step of all ranks needs."""
+        if self.batches_per_epoch >= 1:
+            return
+        needed, held_back = self.batch_size * self.world_size, len(self.index) - len(self.numbers)
+        ranks = f" on each of {self.world_size} processes" if self.world_size > 1 else ""
+        advice = [f"take a smaller batch_size (now {self.batch_size}{ranks})"] if len(self.numbers) else []
+        if held_back and len(self.index) // needed >= 1:
+            advice.append("train on all with held_out=0")
+        raise ConfigError(
+            f"{self.index.paths[0].parent}: holds {len(self.index)} samples, of which {held_back} are held back to be "
+            f"evaluated, whole episodes where the shards name them; {len(self.numbers)} are left, one step needs "
+            f"{needed}. {' or '.join([*advice, 'record more']).capitalize()}."
+        )
 
     def batch(self, step: int) -> Batch:
         """This rank's batch of a step (from 0), a function of seed, rank and step. Raises ShardError."""
-        self._require_a_batch()
+        self.require_a_batch()
         epoch, position = divmod(step, self.batches_per_epoch)
         state = {"epoch": epoch, "position": position + 1}
         return self.load(self.numbers_of(step), state=state, epoch=epoch)
 
     def numbers_of(self, step: int) -> np.ndarray:
         """The sample numbers of this rank's batch of training step ``step``."""
-        self._require_a_batch()
+        self.require_a_batch()
         epoch, position = divmod(step, self.batches_per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, self.order(epoch))
@@ -407,7 +438,7 @@ class TrainingData:
             yield batch
 
     def _batches(self) -> Iterator[Batch]:
-        self._require_a_batch()
+        self.require_a_batch()
         epoch, position = self._state["epoch"], self._state["position"]
         while True:
             order = self.order(epoch)

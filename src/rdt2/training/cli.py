@@ -1,31 +1,29 @@
-"""From a stage's name, a preset and overrides to a finished run."""
+"""From a stage's name, a preset and overrides to a finished run. What is wrong with them is said before torch loads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rdt2.errors import ConfigError
+from rdt2.training import run
 from rdt2.training.config import (
+    CONFIGS,
     DistillTraining,
     ExpertTraining,
     PointingTraining,
     RunConfig,
     TokenizerTraining,
     VQTraining,
-    load_config,
+    check_installed,
 )
-from rdt2.training.loop import Stage, TrainingResult, fit, processes
+from rdt2.training.settings import load_settings
+
+if TYPE_CHECKING:
+    from rdt2.training.loop import Stage, TrainingResult
 
 StageName = Literal["tokenizer", "pointing", "vq", "expert", "distill"]
-CONFIGS: dict[str, type[RunConfig]] = {
-    "tokenizer": TokenizerTraining,
-    "pointing": PointingTraining,
-    "vq": VQTraining,
-    "expert": ExpertTraining,
-    "distill": DistillTraining,
-}
 
 
 def run_training(
@@ -48,16 +46,23 @@ def run_training(
         resume: go on from the newest checkpoint in ``out``.
 
     Raises:
-        ConfigError, CheckpointError, ShardError, TrainingError: see rdt2.training.loop.fit.
+        ConfigError, CheckpointError, ShardError, TrainingError, Stopped: see rdt2.training.loop.fit.
     """
     if stage not in CONFIGS:
         raise ConfigError(f"no stage '{stage}' to train; known are {', '.join(CONFIGS)}.")
-    settings = load_config(CONFIGS[stage], config, overrides)
+    settings = load_settings(CONFIGS[stage], config, overrides)
+    check_installed(settings)
+    run.look(Path(out), run.identity(stage, settings), settings, resume=resume)
+
+    from rdt2.training.loop import fit
+
     return fit(_build_stage(settings, Path(data), Path(out)), settings, out, resume=resume)
 
 
 def _build_stage(config: RunConfig, data: Path, out: Path) -> Stage:
     """Import only the stage that is asked for: the VLM's library takes seconds."""
+    from rdt2.training.loop import processes
+
     state = processes()
     place = {"rank": state.process_index, "world_size": state.num_processes}
     if isinstance(config, TokenizerTraining):

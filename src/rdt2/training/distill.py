@@ -27,11 +27,6 @@ class DistillStage(ExpertStage):
         """A student that begins as its teacher, the teacher, and the frozen VLM of both."""
         config = self.config
         assert isinstance(config, DistillTraining)
-        if config.start_from in ("scratch", "tiny"):
-            raise ConfigError(
-                f"start_from is '{config.start_from}', expected the folder or hub id of a trained expert: a "
-                "student needs a teacher. Train one with 'rdt2 train expert'."
-            )
         teacher = Expert.from_pretrained(config.start_from)
         require_same_state(teacher, config)
         if config.state and not teacher.config.reads_state:

@@ -117,12 +117,21 @@ def check_agreement(accelerator: Accelerator, identity: dict[str, Any]) -> None:
             )
 
 
-def mean_over_processes(accelerator: Accelerator, value: float) -> float:
-    """The mean of each process's value, on all of them."""
+def mean_over_processes(accelerator: Accelerator, value: float, asked: bool) -> tuple[float, bool]:
+    """The mean of each process's value, and whether any of them is asked to stop: the same on all of them."""
     if accelerator.num_processes == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
-    return float(accelerator.reduce(tensor, reduction="mean"))
+        return value, asked
+    tensor = torch.tensor([value, float(asked)], dtype=torch.float64, device=accelerator.device)
+    mean, stop = accelerator.reduce(tensor, reduction="mean").tolist()
+    return mean, stop > 0
+
+
+def all_agree(accelerator: Accelerator, well: bool) -> bool:
+    """Whether it went well on all processes."""
+    if accelerator.num_processes == 1:
+        return well
+    failed = torch.tensor(float(not well), device=accelerator.device)
+    return float(accelerator.reduce(failed, reduction="sum")) == 0
 
 
 def number(norm: Any) -> float:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rdt2.data import TrainingData
 from rdt2.data.augmentation import ImageCorruption
 from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
@@ -21,12 +20,11 @@ from rdt2.training.config import ExpertTraining
 from rdt2.training.kv_cache import DiskCache
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, step_generator
 from rdt2.training.normalizer import find_normalizer
+from rdt2.training.samples import Samples
 from rdt2.vlm import KVCache, VLMProcessor, compile_layers, load_vlm, prefill
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-EVALUATION_BATCH = 32
 
 
 class ExpertStage(Stage):
@@ -34,21 +32,13 @@ class ExpertStage(Stage):
 
     def __init__(self, config: ExpertTraining, data: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
-        self.source = TrainingData(
-            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
-            corruption=ImageCorruption(seed=config.seed) if config.augment else None, mirror=config.mirror,
-            states=config.state,
+        self.samples = Samples(
+            config, data, rank=rank, world_size=world_size, states=config.state, mirror=config.mirror,
+            corruption=ImageCorruption(seed=config.seed) if config.augment else None,
         )  # fmt: skip
-        self.held_out = TrainingData(
-            self.source.index, split="held_out", batch_size=EVALUATION_BATCH, states=config.state
-        )
+        self.take(self.samples)
         self.normalizer = find_normalizer(config.normalizer, data, start=config.start_from)
         self.processor = VLMProcessor.from_pretrained(config.processor or config.vlm)
-        if config.augment and config.kv_cache is not None:
-            raise ConfigError(
-                f"kv_cache={config.kv_cache} does not go with augment=true: no picture would come twice. "
-                "Set one of the two off."
-            )
         if config.compile:
             compile_layers()
         torch.manual_seed(config.seed)
@@ -79,7 +69,7 @@ class ExpertStage(Stage):
         """A prompt (see VLMProcessor.prompt), the normalised chunks (b, 24, 20) it is to be answered with, and where
         the arms are (b, 20), if that is to be seen.
         """
-        return self._prepare(self.source.batch(step))
+        return self._prepare(self.samples.batch(step))
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.pictures is not None
@@ -91,11 +81,9 @@ class ExpertStage(Stage):
         """The loss with fixed noise, and the action errors of sampled chunks."""
         assert isinstance(module, ExpertModule)
         rows: list[dict[str, Any]] = []
-        count = max(1, min(self.config.evaluate_samples, len(self.held_out)) // EVALUATION_BATCH)
-        stride = max(1, len(self.held_out) // (count * EVALUATION_BATCH))
+        count = self.samples.held_out_batches(self.config.evaluate_samples)
         for i in range(count):
-            numbers = self.held_out.numbers[i * EVALUATION_BATCH * stride :: stride][:EVALUATION_BATCH]
-            batch = self.held_out.load(numbers)
+            batch = self.samples.held_out_batch(i, count)
             prepared = {k: v.to(device) for k, v in self._prepare(batch).items()}
             generator = step_generator(self.config.seed, i, 0)
             loss, _ = module(prepared, generator)

@@ -1,7 +1,9 @@
-"""Open-loop drawings: what a model predicts for held-out samples against what was recorded."""
+"""Drawings of a run: its loss, and what the model predicts for held-out samples against what was recorded."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,33 @@ def chunks_figure(
         lines, names = axes.get_legend_handles_labels()
         half = len(names) // 2  # the dashed lines bear the same names
         axes.legend(lines[:half], names[:half], loc="upper left", frameon=False, fontsize=7)
+    return figure
+
+
+def loss_figure(
+    train: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, float]], *, title: str
+) -> Any:
+    """A matplotlib Figure of the loss over steps, smoothed over 20 logged points, with the evaluations.
+
+    Args:
+        train: (step, loss) as logged, one or more.
+        held_out: (step, loss) of the evaluations.
+        title: above all.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*train, strict=True), color="0.8", label="training")
+    smooth = [
+        (step, statistics.fmean(loss for _, loss in train[max(0, i - 19) : i + 1]))
+        for i, (step, _) in enumerate(train)
+    ]
+    axes.plot(*zip(*smooth, strict=True), color="tab:blue", label="training, smoothed")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), "o-", color="tab:orange", label="held out")
+    axes.set(xlabel="step", ylabel="loss", title=title, yscale="log")
+    axes.legend(loc="upper right")  # looking for the best place can take a second, and then warns
     return figure
 
 

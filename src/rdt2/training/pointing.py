@@ -36,6 +36,7 @@ from rdt2.training.config import PointingTraining
 from rdt2.training.drawings import HUES, draw
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics
 from rdt2.training.normalizer import find_normalizer
+from rdt2.training.samples import Samples
 from rdt2.training.start import tiny_start
 from rdt2.vlm import VLMProcessor, compile_layers, load_vlm, save_vlm, text
 
@@ -63,18 +64,13 @@ class PointingStage(Stage):
         self, config: PointingTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1
     ):
         self.config, self.rank = config, rank
-        # Behind what is drawn.
-        self.source = TrainingData(
-            data,
-            batch_size=max(1, config.batch_size - config.batch_size // DRAWN),
-            seed=config.seed,
-            rank=rank,
-            world_size=world_size,
+        recorded = max(1, config.batch_size - config.batch_size // DRAWN)  # behind what is drawn
+        self.samples = Samples(
+            config, data, rank=rank, world_size=world_size, batch_size=recorded, evaluation_batch=recorded,
             mirror=config.mirror,
-        )
-        self.held_out = TrainingData(
-            self.source.index, split="held_out", batch_size=self.source.batch_size, seed=config.seed
-        )
+        )  # fmt: skip
+        self.take(self.samples)
+        self.source = self.samples.train
         self.normalizer = find_normalizer(config.normalizer, data)
         if config.compile:
             compile_layers()
@@ -127,7 +123,7 @@ class PointingStage(Stage):
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompts, and what is asked: see PointingModule.forward."""
         return self._questions(
-            np.random.default_rng([self.config.seed, self.rank, step]), self.source, self.source.batch(step)
+            np.random.default_rng([self.config.seed, self.rank, step]), self.source, self.samples.batch(step)
         )
 
     def _questions(
@@ -192,13 +188,11 @@ class PointingStage(Stage):
         """The losses on pictures that training does not see, and the errors of the chunks."""
         assert isinstance(module, PointingModule)
         rows: list[dict[str, Any]] = []
-        count = max(1, min(self.config.evaluate_samples, len(self.held_out)) // self.held_out.batch_size)
-        stride = max(1, len(self.held_out) // (count * self.held_out.batch_size))
+        count = self.samples.held_out_batches(self.config.evaluate_samples)
         for i in range(count):
-            numbers = self.held_out.numbers[i * self.held_out.batch_size * stride :: stride]
             batch = self._questions(
                 np.random.default_rng([self.config.seed, i, 2**32 - 1, 1]),
-                self.held_out, self.held_out.load(numbers[: self.held_out.batch_size]),
+                self.samples.held_out, self.samples.held_out_batch(i, count),
             )  # fmt: skip
             loss, metrics = module({k: v.to(device) for k, v in batch.items()}, None)
             recorded = ~batch["actions"][:, 0, 0].isnan()

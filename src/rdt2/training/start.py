@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from rdt2.training.loop import processes, write_atomically
+from rdt2.errors import TrainingError
+from rdt2.files import whole_folder
+from rdt2.training.loop import processes
 from rdt2.vlm import create_tiny_vlm
 
 
@@ -23,5 +25,6 @@ def tiny_start(folder: Path, sentences: Iterable[str], *, seed: int) -> Path:
     distinct = sorted(set(sentences))
     with processes().main_process_first():
         if not folder.exists():
-            write_atomically(folder, lambda whole: create_tiny_vlm(whole, sentences=distinct, seed=seed))
+            with whole_folder(folder, error=TrainingError) as whole:
+                create_tiny_vlm(whole, sentences=distinct, seed=seed)
     return folder

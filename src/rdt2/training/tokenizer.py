@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rdt2.data import TrainingData
 from rdt2.normalizer import LinearNormalizer
 from rdt2.tokenizer import ActionTokenizer, TokenizerConfig, evaluate_reconstruction, worst_chunks
 from rdt2.training.config import TokenizerTraining
 from rdt2.training.loop import EXAMPLES, Stage
 from rdt2.training.normalizer import find_normalizer
+from rdt2.training.samples import Samples, check_actions
 from rdt2.training.variation import varied_chunks
 
 
@@ -29,14 +29,16 @@ class TokenizerStage(Stage):
 
     def __init__(self, config: TokenizerTraining, data: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
-        self.source = TrainingData(
-            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
-            pictures=False, instructions="ignore",
-        )  # fmt: skip
+        samples = Samples(
+            config, data, rank=rank, world_size=world_size, pictures=False, instructions="ignore"
+        )
+        self.take(samples)
+        self.source = samples.train
         self.normalizer = find_normalizer(config.normalizer, data)
-        held_out = TrainingData(self.source.index, split="held_out", batch_size=1, pictures=False)
-        self._actions = self.source.index.all_actions()
-        self._held_out = self._actions[held_out.numbers[: config.evaluate_samples]]
+        index = self.source.index
+        self._actions = index.all_actions()
+        check_actions(self._actions, index.where)  # all of them: they are in memory
+        self._held_out = self._actions[samples.held_out.numbers[: config.evaluate_samples]]
         if config.start_from is not None:
             tokenizer = ActionTokenizer.from_pretrained(config.start_from)
         else:
@@ -83,6 +85,8 @@ class TokenizerStage(Stage):
         assert isinstance(module, _TokenizerModule)
         module.tokenizer.save_pretrained(folder)
         self.normalizer.save_pretrained(folder)
+        if not self.evaluates:
+            return
         report = evaluate_reconstruction(module.tokenizer, self.normalizer, self._held_out)
         (folder / "reconstruction.json").write_text(json.dumps(report.as_dict(), indent=1) + "\n")
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rdt2.data import TrainingData
 from rdt2.data.augmentation import ImageCorruption
 from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
@@ -18,6 +17,7 @@ from rdt2.training.adapters import add_adapters, quantise, save_adapters
 from rdt2.training.config import VQTraining
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, processes
 from rdt2.training.normalizer import find_normalizer
+from rdt2.training.samples import Samples
 from rdt2.training.start import tiny_start
 from rdt2.vlm import VLMProcessor, compile_layers, generate_actions, load_vlm, save_vlm, training_loss
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-EVALUATION_BATCH = 32
 NUM_EMBEDDINGS = 1024
 # What each of the 27 tokens says: 3 latent steps of 6 position, 2 rotation and 1 gripper codebooks.
 LEVELS = [
@@ -41,28 +40,24 @@ class VQStage(Stage):
 
     def __init__(self, config: VQTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
-        self.source = TrainingData(
-            data, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size,
-            corruption=ImageCorruption(seed=config.seed) if config.augment else None, mirror=config.mirror,
+        self.samples = Samples(
+            config, data, rank=rank, world_size=world_size, tokens=config.tokenizer is None, mirror=config.mirror,
+            corruption=ImageCorruption(seed=config.seed) if config.augment else None,
         )  # fmt: skip
-        self.held_out = TrainingData(self.source.index, split="held_out", batch_size=EVALUATION_BATCH)
+        index = self.samples.train.index
+        self.take(self.samples)
         self.normalizer = find_normalizer(config.normalizer, data)
         self.tokenizer = ActionTokenizer.from_pretrained(config.tokenizer) if config.tokenizer else None
-        if self.tokenizer is None and not self.source.index.has_tokens:
+        if self.tokenizer is None and not index.has_tokens:
             raise ConfigError(
                 f"{data}: the shards hold no action tokens. Write them with 'rdt2 data tokenize', "
                 "or name a tokenizer with --set tokenizer=FOLDER."
-            )
-        if self.tokenizer is None and config.mirror:
-            raise ConfigError(
-                "mirror=true needs the tokenizer: mirrored chunks have other tokens than the shards say. "
-                "Name it with --set tokenizer=FOLDER."
             )
         if config.compile:
             compile_layers()
         start = config.start_from
         if start == "tiny":
-            start = str(tiny_start(out / "start", self.source.index.sentences, seed=config.seed))
+            start = str(tiny_start(out / "start", index.sentences, seed=config.seed))
         self.processor = VLMProcessor.from_pretrained(config.processor or start)
         torch.manual_seed(config.seed)
         self.module = VQModule(
@@ -71,7 +66,7 @@ class VQStage(Stage):
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Prompt, answer and labels, right padded (see VLMProcessor.training)."""
-        return self._prepare(self.source.batch(step))
+        return self._prepare(self.samples.batch(step))
 
     def _prepare(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.pictures is not None
@@ -86,11 +81,9 @@ class VQStage(Stage):
         """Figures on held-out samples; action errors of greedy chunks where a tokenizer is named."""
         assert isinstance(module, VQModule)
         rows: list[dict[str, Any]] = []
-        count = max(1, min(self.config.evaluate_samples, len(self.held_out)) // EVALUATION_BATCH)
-        stride = max(1, len(self.held_out) // (count * EVALUATION_BATCH))
+        count = self.samples.held_out_batches(self.config.evaluate_samples)
         for i in range(count):
-            numbers = self.held_out.numbers[i * EVALUATION_BATCH * stride :: stride][:EVALUATION_BATCH]
-            batch = self.held_out.load(numbers)
+            batch = self.samples.held_out_batch(i, count)
             loss, metrics = module({k: v.to(device) for k, v in self._prepare(batch).items()}, None)
             row = {"loss": loss, **metrics}
             if self.tokenizer is not None:
@@ -155,10 +148,6 @@ def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration
         model = load_vlm(start, dtype=torch.float32)
         _freeze(model, config.frozen_layers)
         return model
-    if config.frozen_layers:
-        raise ConfigError(
-            f"frozen_layers={config.frozen_layers} is for adapter=none: beside adapters all weights keep still."
-        )
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     base = load_vlm(start, dtype=dtype)
     if config.adapter == "qlora":

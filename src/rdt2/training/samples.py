@@ -1,0 +1,162 @@
+"""The samples of a run: which are trained on, which are held out, and that they can be learnt from at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdt2.action import ARMS, arm_slice
+from rdt2.data import ShardIndex, TrainingData
+from rdt2.data.batch import Batch
+from rdt2.errors import ShardError
+from rdt2.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+LOOKED_AT = 10_000  # samples before the first step: all of a small set, in seconds
+ROTATION_TOLERANCE = 1e-2  # of the columns' lengths and their product
+CODES = 1024
+
+
+class Samples:
+    """Both parts of a folder of shards, looked through before a model is loaded.
+
+    Attributes:
+        train: batches to learn from.
+        held_out: what is evaluated; empty where the settings hold nothing out.
+        data: a name for what the shards hold.
+        notes: lines to tell.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Path,
+        *,
+        rank: int,
+        world_size: int,
+        batch_size: int | None = None,
+        evaluation_batch: int = 32,
+        tokens: bool = False,
+        pictures: bool = True,
+        states: bool = False,
+        **options: Any,
+    ):
+        """
+        batch_size: of the part that is recorded; none takes the settings'.
+        tokens: whether the stored action tokens are learnt.
+        options: more of TrainingData, for the samples to learn from.
+
+        Raises:
+            ConfigError: too few samples for a step.
+            ShardError: a sample that cannot be learnt from, with its shard and key.
+        """
+        self.train = TrainingData(
+            data, batch_size=batch_size or config.batch_size, seed=config.seed, held_out=config.held_out,
+            rank=rank, world_size=world_size, pictures=pictures, states=states, **options,
+        )  # fmt: skip
+        self.train.require_a_batch()
+        index = self.train.index
+        self.held_out = TrainingData(
+            index, split="held_out", held_out=config.held_out, batch_size=evaluation_batch, seed=config.seed,
+            pictures=pictures, states=states,
+        )  # fmt: skip
+        self.data = index.fingerprint()
+        looked_at = _check(index, tokens=tokens and index.has_tokens, states=states)
+        self.notes = [_told(self.train, self.held_out), looked_at]
+
+    def batch(self, step: int) -> Batch:
+        """This process's batch of a step. Raises ShardError where a sample cannot be learnt from."""
+        return self._sound(self.train.batch(step))
+
+    def held_out_batch(self, number: int, count: int) -> Batch:
+        """Batch ``number`` of ``count`` that are spread evenly over what is held out. Raises ShardError."""
+        size = self.held_out.batch_size
+        stride = max(1, len(self.held_out) // (count * size))
+        return self._sound(self.held_out.load(self.held_out.numbers[number * size * stride :: stride][:size]))
+
+    def held_out_batches(self, samples: int) -> int:
+        """How many batches of what is held out show about so many samples."""
+        return max(1, min(samples, len(self.held_out)) // self.held_out.batch_size)
+
+    def _sound(self, batch: Batch) -> Batch:
+        check_actions(batch.actions, lambda row: self.train.index.where(int(batch.indices[row])))
+        return batch
+
+
+def check_actions(actions: Float[np.ndarray, "n 24 20"], where: Callable[[int], str]) -> None:
+    """See that chunks are finite and their rotations are rotations.
+
+    Args:
+        actions: metres and 6D columns.
+        where: what a row is called.
+
+    Raises:
+        ShardError: naming the first that is not, and how many there are.
+    """
+    finite = np.isfinite(actions).all(axis=(1, 2))
+    if not finite.all():
+        raise ShardError(
+            f"{where(int(np.argmin(finite)))}: action.npy holds NaN or infinity ({_of(~finite)}). "
+            "Drop or record that sample again; 'rdt2 data check' names all of them."
+        )
+    for arm in ARMS:
+        columns = actions[..., arm_slice(arm)][..., 3:9]
+        first, second = columns[..., :3], columns[..., 3:]
+        off = np.abs(np.stack([(first**2).sum(-1) - 1, (second**2).sum(-1) - 1, (first * second).sum(-1)]))
+        bad = (off > ROTATION_TOLERANCE).any(axis=(0, 2))
+        if bad.any():
+            row = int(np.argmax(bad))
+            step = int(np.argmax((off[:, row] > ROTATION_TOLERANCE).any(0)))
+            zeros = not columns[row, step].any()
+            why = (
+                "An arm that is not there or rests has the identity [1, 0, 0, 0, 1, 0], not zeros."
+                if zeros
+                else "Quaternions, Euler angles or rows of a matrix may be stored."
+            )
+            raise ShardError(
+                f"{where(row)}: the 6D rotation of the {arm} arm at step {step} is "
+                f"{np.round(columns[row, step], 3).tolist()}, expected two columns of length 1 at a right angle "
+                f"({_of(bad)}). {why} Convert the recording again with 'rdt2 data convert'; 'rdt2 data check' names "
+                "all such samples."
+            )
+
+
+def _of(bad: np.ndarray) -> str:
+    return f"{int(bad.sum())} of {len(bad)} samples looked at"
+
+
+def _check(index: ShardIndex, *, tokens: bool, states: bool) -> str:
+    """Look at all samples of a small set, at an even part of a large one; says which."""
+    count = min(len(index), LOOKED_AT)
+    numbers = np.linspace(0, len(index) - 1, count).astype(int)
+    check_actions(index.all_actions(numbers), lambda row: index.where(int(numbers[row])))
+    for number in map(int, numbers):
+        if states:
+            index.state(number)
+        if tokens:
+            written = index.tokens(number)
+            if written is not None and (written.min() < 0 or written.max() >= CODES):
+                raise ShardError(
+                    f"{index.where(number)}: action_token.npy holds {written.min()} to {written.max()}, expected 0 to "
+                    f"{CODES - 1}. Write the tokens again with 'rdt2 data tokenize'."
+                )
+    which = "all" if count == len(index) else f"{count} of"
+    return f"looked through the actions of {which} {len(index)} samples: all can be learnt from"
+
+
+def _told(train: TrainingData, held_out: TrainingData) -> str:
+    """What is trained on and what is held out, in words."""
+    episodes = train.index.episodes
+    if not len(held_out):
+        return f"training on all {len(train)} samples; none is held out to be evaluated (held_out=0)"
+    parts = []
+    for data in (train, held_out):
+        names = np.unique(episodes[data.numbers])
+        named = "" if "" in names else f" of {len(names)} episode{'s' * (len(names) != 1)}"
+        parts.append(f"{len(data)} samples{named}")
+    return f"training on {parts[0]}; {parts[1]} are held out to be evaluated (--set held_out=0 trains on all)"
