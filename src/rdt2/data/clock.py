@@ -80,7 +80,7 @@ def to_seconds(
         unit = "ns"
     if len(values) < 2:
         return np.zeros(len(values))
-    _require_resolution(values, where)
+    _require_resolution(values, rate, where)
     _require_steps(values, where)
     step = usual_step(values)
     unit = unit or _unit(float(values[0]), step, rate, where)
@@ -96,6 +96,14 @@ def to_seconds(
             f"{where}: its timestamps make {found:.4g} frames a second, the recording says {rate:g}. One of them is "
             f"wrong: say which rate is right, --fps {found:.4g} or --fps {rate:g}"
         )
+    if rate is not None:
+        # Rounded stamps are exact on the grid of the stated rate.
+        grid, rounding = (
+            np.round(times * rate) / rate,
+            float(np.spacing(np.abs(values).max())) / _PER_SECOND[unit],
+        )
+        if np.abs(grid - times).max() < max(1e-3, rounding) and (np.diff(grid) > 0).all():
+            return grid
     return times
 
 
@@ -153,7 +161,7 @@ def _require_steps(values: np.ndarray, where: str) -> None:
         )
 
 
-def _require_resolution(values: np.ndarray, where: str) -> None:
+def _require_resolution(values: np.ndarray, rate: float | None, where: str) -> None:
     """float32 holds seconds since 1970 to 128 s; a cast to float64 does not bring them back."""
     if values.dtype.kind != "f" or not np.isfinite(values).all():
         return
@@ -163,8 +171,8 @@ def _require_resolution(values: np.ndarray, where: str) -> None:
     resolution = float(np.spacing(np.abs(stored).max()))
     step = float(values[-1] - values[0]) / (len(values) - 1)
     whole = resolution <= 1 and (values == np.round(values)).all()
-    # A hand that turns at 1 rad/s turns 0.1 degrees in a twentieth of 1/30 s.
-    if resolution > step / 20 and not whole:
+    # A hand that turns at 1 rad/s turns 0.1 degrees in a twentieth of 1/30 s; a stated rate makes up for more.
+    if resolution > step / (4 if rate else 20) and not whole:
         raise RecordingError(
             f"{where}: timestamps are {stored.dtype} numbers about {stored[0]:.4g}, which resolve {resolution:.3g} and "
             f"hold no clock any more. Say how fast it was recorded, for example --fps 30, or store them as float64."

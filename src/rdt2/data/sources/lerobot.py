@@ -7,19 +7,20 @@ Datasets written by :mod:`rdt2.data.lerobot_writer` name their columns and leave
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.action import ARMS
+from rdt2.action import ARMS, FPS
+from rdt2.data.clock import at_rate, to_seconds, usual_step
 from rdt2.data.sources.base import Source, guess_cameras, guess_rotation
+from rdt2.data.sources.lerobot_tables import Clip, Entry, Tables, matrix
 from rdt2.data.sources.options import ROTATION_SIZE, SourceOptions, guess_gripper
-from rdt2.data.sources.pictures import MAX_SIDE, decode_image
-from rdt2.errors import ConfigError, RecordingError
+from rdt2.data.sources.pictures import decode_image
+from rdt2.data.sources.video import VideoFrames, by_number, by_time, picture_stamps
+from rdt2.errors import ConfigError, RDT2Error, RecordingError
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
@@ -31,17 +32,6 @@ STATE_NAMES = [
 ]
 """Columns of a state written by this package: position (m), first two COLUMNS of R, gripper width (m)."""
 _JOINT_WORDS = ("joint", "motor", "shoulder", "elbow", "waist", "forearm", ".pos")
-
-
-@dataclass
-class _Entry:
-    """Where one episode lies."""
-
-    index: int
-    length: int
-    data: Path
-    tasks: list[str]
-    videos: dict[str, tuple[Path, float]] = field(default_factory=dict)
 
 
 class LeRobot(Source):
@@ -56,26 +46,11 @@ class LeRobot(Source):
             ConfigError: a state that is no poses, or options that contradict the dataset.
         """
         super().__init__(path, options)
-        info = _json(self.path / "meta" / "info.json")
-        self._info = info
-        self._features: dict[str, Any] = info.get("features", {})
-        version = str(info.get("codebase_version", ""))
-        if version.startswith("v3"):
-            self._entries = list(self._entries_v3())
-        elif version.startswith("v2"):
-            self._entries = list(self._entries_v2())
-        else:
-            raise RecordingError(f"{self.path}: LeRobot dataset version {version!r}; v2.x and v3.x are read.")
-        if not self._entries:
-            raise RecordingError(f"{self.path}: the dataset holds no episode.")
+        self._tables = Tables(self.path)
+        self._features = self._tables.features
+        self._entries = self._tables.entries
         self.names = [f"episode_{entry.index:06d}" for entry in self._entries]
         self.lengths = [entry.length for entry in self._entries]
-        for name, length in zip(self.names, self.lengths, strict=True):
-            if length < 1:
-                raise RecordingError(f"{self.path}: {name} has no frame. Remove it from the dataset.")
-        self._fps = float(info.get("fps") or 0)
-        if not 1 <= self._fps <= 1000:
-            raise RecordingError(f"{self.path}: fps in info.json is {info.get('fps')!r}, expected 1 to 1000.")
         self._read_layout()
 
     def _read_layout(self) -> None:
@@ -87,7 +62,7 @@ class LeRobot(Source):
             )
         self._pose_key = key
         names = _flat_names(self._features[key].get("names"))
-        columns = int(np.prod(self._features[key]["shape"]))
+        columns = self._columns = self._tables.width(key)
         own = names == STATE_NAMES
         if (
             not own
@@ -123,7 +98,7 @@ class LeRobot(Source):
                 raise ConfigError(f"{self.path}: has no camera {name!r}; there are {', '.join(pictures)}.")
         self.options = replace(self.options, rotation=rotation)  # type: ignore[arg-type]
         if self.options.gripper_unit is None:
-            state = self._table(self._entries[0])[0]
+            state = self._first_state()
             grippers = np.concatenate(
                 [state[:, (robot + 1) * self._size - 1] for robot in self._robots_of.values()]
             )
@@ -133,171 +108,118 @@ class LeRobot(Source):
     def episode(self, number: int) -> Episode:
         """One episode. Raises RDT2Error that names file and frame."""
         entry = self._entries[number]
-        state, times, stored = self._table(entry)
+        state, table = self._table(entry)
+        times, offset, seconds = self._times(table, f"{entry.data}, episode {entry.index}")
         part = {
             arm: state[:, robot * self._size : (robot + 1) * self._size]
             for arm, robot in self._robots_of.items()
         }
         frames: dict[str, Any] = {}
         for arm, key in self._camera_of.items():
-            if key in stored:
-                frames[arm] = _stored_pictures(stored[key], self.path, f"{self.names[number]}, {key}")
+            if key in table.column_names:
+                where = f"{self.path}: {self.names[number]}, {key}"
+                frames[arm] = _stored_pictures(table[key].to_pylist(), self.path, where)
             else:
-                path, start = entry.videos[key]
-                frames[arm] = VideoFrames(path, start + times, fps=self._fps)
+                frames[arm] = _video_pictures(entry.videos[key], seconds, offset)
         return self._episode(
             number,
             position={arm: values[:, :3] for arm, values in part.items()},
             rotation={arm: values[:, 3:-1] for arm, values in part.items()},
             gripper={arm: values[:, -1] for arm, values in part.items()},
             frames=frames,
-            timestamps=np.arange(len(times)) / self.options.fps if self.options.fps else times,
-            instruction=entry.tasks[0] if entry.tasks else None,
+            timestamps=times,
+            instruction=self._sentences_of(entry, table),
         )
 
-    def _table(self, entry: _Entry) -> tuple[np.ndarray, np.ndarray, dict[str, list[Any]]]:
-        """(n, columns) state, (n,) seconds, and pictures stored inside the table."""
-        import pyarrow.compute as pc
+    def _first_state(self) -> np.ndarray:
+        """(n, columns) state of the first episode that can be read."""
+        for entry in self._entries:
+            try:
+                return self._table(entry)[0]
+            except RecordingError:  # named when that episode is asked for
+                continue
+        raise RecordingError(f"{self.path}: no episode can be read; the first: {self._entries[0].problem}")
 
-        inside = [key for key in set(self._camera_of.values()) if self._features[key]["dtype"] == "image"]
-        wanted = [self._pose_key, "timestamp", "episode_index", *inside]
-        table = _parquet(entry.data, columns=wanted)
-        table = table.filter(pc.equal(table["episode_index"], entry.index))
-        where = f"{entry.data}, episode {entry.index}"
-        if table.num_rows != entry.length:
+    def _table(self, entry: Entry) -> tuple[np.ndarray, Any]:
+        """(n, columns) state, and the rows with clock, tasks and pictures stored inside."""
+        inside = [key for key in set(self._camera_of.values()) if self._features[key].get("dtype") == "image"]
+        table = self._tables.rows(
+            entry, [self._pose_key, *inside], optional=("timestamp", "frame_index", "task_index")
+        )
+        state = matrix(table[self._pose_key], where=f"{entry.data}, episode {entry.index}: {self._pose_key}")
+        if entry.length and state.shape[1] != self._columns:
             raise RecordingError(
-                f"{where}: {table.num_rows} rows, the episode table promises {entry.length}. "
-                f"The dataset is incomplete: download it again."
+                f"{entry.data}, episode {entry.index}: {self._pose_key} has {state.shape[1]} columns, info.json "
+                f"promises {self._columns}. Mend its shape there."
             )
-        column = table[self._pose_key].combine_chunks()
-        flat = np.asarray(column.flatten(), np.float64)
-        if len(flat) % entry.length:
-            raise RecordingError(f"{where}: {self._pose_key} has rows of different lengths.")
-        # The float32 seconds of LeRobot are rounded; on the grid of its rate they are exact.
-        times = np.asarray(table["timestamp"], np.float64)
-        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-            frame = int((~(np.diff(times) > 0)).argmax()) + 1
-            raise RecordingError(f"{where}: timestamps do not increase at frame {frame}. Sort the recording.")
-        grid = np.round(times * self._fps) / self._fps
-        if len(times) == 1 or (np.abs(grid - times).max() < 1e-3 and (np.diff(grid) > 0).all()):
-            times = grid
-        return flat.reshape(entry.length, -1), times, {key: table[key].to_pylist() for key in inside}
+        return state, table
 
-    def _entries_v3(self) -> Iterator[_Entry]:
-        rows: list[dict[str, Any]] = []
-        files = sorted((self.path / "meta" / "episodes").glob("*/*.parquet"))
-        if not files:
-            raise RecordingError(f"{self.path}: meta/episodes holds no parquet file. Download it again.")
-        for file in files:
-            rows += _parquet(file, leave_out="stats/").to_pylist()
-        keys = [name for name, value in self._features.items() if value.get("dtype") == "video"]
-        data_path, video_path = self._info["data_path"], self._info.get("video_path") or ""
-        for row in sorted(rows, key=lambda row: row["episode_index"]):
-            videos = {
-                key: (
-                    self._inside(
-                        video_path,
-                        video_key=key,
-                        chunk_index=row[f"videos/{key}/chunk_index"],
-                        file_index=row[f"videos/{key}/file_index"],
-                    ),
-                    float(row[f"videos/{key}/from_timestamp"]),
+    def _times(self, table: Any, where: str) -> tuple[np.ndarray, float, np.ndarray]:
+        """Seconds of the rows, what the recorded clock shows at the first one (s), and its own seconds."""
+        count, given, rate = table.num_rows, self.options.fps, self._tables.fps
+        recorded = next((name for name in ("timestamp", "frame_index") if name in table.column_names), None)
+        stamps = None if recorded is None else np.asarray(table[recorded])
+        if recorded != "timestamp":
+            if given is None and rate is None:
+                raise ConfigError(
+                    f"{self.path}: has neither timestamps nor fps in info.json. Say it: --fps 30"
                 )
-                for key in keys
-            }
-            yield _Entry(
-                index=int(row["episode_index"]),
-                length=int(row["length"]),
-                data=self._inside(
-                    data_path, chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
-                ),
-                tasks=list(row.get("tasks") or []),
-                videos=videos,
-            )
-
-    def _entries_v2(self) -> Iterator[_Entry]:
-        keys = [name for name, value in self._features.items() if value.get("dtype") == "video"]
-        size = int(self._info.get("chunks_size", 1000))
-        for line in _lines(self.path / "meta" / "episodes.jsonl"):
-            index, length = int(line["episode_index"]), int(line["length"])
-            place = {"episode_chunk": index // size, "episode_index": index}
-            yield _Entry(
-                index=index,
-                length=length,
-                data=self._inside(self._info["data_path"], **place),
-                tasks=list(line.get("tasks") or []),
-                videos={
-                    key: (self._inside(self._info["video_path"], video_key=key, **place), 0.0) for key in keys
-                },
-            )
-
-    def _inside(self, template: str, **values: Any) -> Path:
-        """A file of the dataset; a template that leads out of its folder is refused."""
+            times = at_rate(given or rate or 0.0, count, stamps)
+            return times, 0.0, times
+        assert stamps is not None
         try:
-            path = (self.path / template.format(**values)).resolve()
-        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            seconds = to_seconds(
+                stamps, where=f"{where}: timestamp", unit=self.options.time_unit, rate=None if given else rate
+            )
+        except RDT2Error:
+            if given is None:
+                raise
+            seconds = at_rate(rate or given, count)
+            return at_rate(given, count, stamps), 0.0, seconds
+        span = float(stamps[-1] - stamps[0]) if count > 1 else 0.0
+        offset = float(stamps[0]) * seconds[-1] / span if span else 0.0
+        return (seconds if given is None else at_rate(given, count, stamps)), offset, seconds
+
+    def _sentences_of(self, entry: Entry, table: Any) -> str | list[str | None] | None:
+        """The task of each row by its task_index, else the only one of the episode."""
+        only = entry.tasks[0] if len(entry.tasks) == 1 else None
+        if "task_index" in table.column_names:
+            found = [self._tables.tasks.get(number, only) for number in table["task_index"].to_pylist()]
+            if any(text is not None for text in found):
+                return found
+        if len(entry.tasks) > 1 and not self.options.instruction:
             raise RecordingError(
-                f"{self.path}: info.json has a path template {template!r} ({error})."
-            ) from None
-        if not path.is_relative_to(self.path.resolve()):
-            raise RecordingError(f"{self.path}: info.json points outside the dataset ({template!r}).")
-        return path
+                f"{self.path}: episode {entry.index} lists {len(entry.tasks)} tasks, and no task_index says which "
+                f"frame has which. Give one sentence for all: --instruction 'Pick up the apple.'"
+            )
+        return only
 
 
-class VideoFrames:
-    """Frames of a video by number, decoded forwards with the file kept open; stepping back seeks.
-
-    times: (n,) seconds in the file, one for each frame.
-    """
-
-    def __init__(self, path: Path, times: np.ndarray, *, fps: float) -> None:
-        self._path, self._times, self._half = path, times, 0.5 / fps
-        self._next = 0
-        self._container: Any = None
-        self._decoder: Any = None
-
-    def __call__(self, number: int) -> np.ndarray:
-        import av
-
-        target = float(self._times[number])
-        try:
-            if self._container is None or number < self._next:
-                self._open(target)
-            assert self._decoder is not None
-            for frame in self._decoder:
-                if frame.time is None or frame.time < target - self._half:
-                    continue
-                if frame.time > target + self._half:
-                    break
-                self._next = number + 1
-                return frame.to_ndarray(format="rgb24")
-        except (av.FFmpegError, OSError) as error:
-            raise RecordingError(f"{self._path}: cannot be decoded at {target:.3f} s ({error}).") from None
-        raise RecordingError(
-            f"{self._path}: has no frame at {target:.3f} s, where the table has one. "
-            f"A missing frame is never filled in: download the video again, or leave the episode out."
-        )
-
-    def _open(self, target: float) -> None:
-        import av
-
-        if self._container is not None:
-            self._container.close()
-        self._container = av.open(str(self._path))
-        stream = self._container.streams.video[0]
-        if max(stream.width, stream.height) > MAX_SIDE:
-            raise RecordingError(f"{self._path}: {stream.width} x {stream.height} is no wrist camera.")
-        if target > 0:
-            self._container.seek(int(target / stream.time_base), stream=stream)
-        self._decoder = self._container.decode(stream)
+def _video_pictures(clip: Clip, seconds: np.ndarray, offset: float) -> VideoFrames:
+    """The pictures of an episode's rows: by number where the file has as many as its episodes have rows (its
+    stamps may be those of another rate), else by time."""
+    if len(picture_stamps(clip.path)[0]) == clip.total:
+        return by_number(clip.path, clip.first, len(seconds))
+    return by_time(
+        clip.path, seconds, offset=offset, start=clip.start, end=clip.end, step=usual_step(seconds) or 1 / FPS
+    )
 
 
 def _stored_pictures(values: list[Any], folder: Path, where: str) -> Any:
+    """Pictures inside a table: bytes, or the path of a file of the dataset."""
+
     def read(number: int) -> np.ndarray:
-        data = values[number].get("bytes")
-        if not data:
-            raise RecordingError(f"{folder}: {where}, frame {number}: the table holds no picture bytes.")
-        return decode_image(data, where=f"{folder}: {where}, frame {number}")
+        value = values[number]
+        data = value.get("bytes") if isinstance(value, dict) else value
+        name = value.get("path") if isinstance(value, dict) else None
+        if not data and name:
+            path = (folder / name).resolve()
+            if not path.is_relative_to(folder.resolve()) or not path.is_file():
+                raise RecordingError(f"{where}, frame {number}: the dataset has no picture file {name}.")
+            data = path.read_bytes()
+        if not isinstance(data, bytes) or not data:
+            raise RecordingError(f"{where}, frame {number}: the table holds no picture bytes.")
+        return decode_image(data, where=f"{where}, frame {number}")
 
     return read
 
@@ -305,37 +227,4 @@ def _stored_pictures(values: list[Any], folder: Path, where: str) -> Any:
 def _flat_names(names: Any) -> list[str]:
     if isinstance(names, dict):
         return [str(name) for part in names.values() for name in (part if isinstance(part, list) else [part])]
-    return [str(name) for name in names or []]
-
-
-def _parquet(path: Path, *, columns: list[str] | None = None, leave_out: str | None = None) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            if leave_out is not None:
-                columns = [name for name in file.schema_arrow.names if not name.startswith(leave_out)]
-            missing = set(columns or ()) - set(file.schema_arrow.names)
-            if missing:
-                raise RecordingError(f"{path}: lacks the columns {', '.join(sorted(missing))}.")
-            return file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise RecordingError(f"{path}: is no whole parquet file ({error}). Download it again.") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordingError(f"{path}: cannot be read ({error}). This is no LeRobot dataset.") from None
-    if not isinstance(value, dict):
-        raise RecordingError(f"{path}: expected a JSON object.")
-    return value
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise RecordingError(f"{path}: cannot be read ({error}).") from None
+    return [str(name) for name in names] if isinstance(names, list) else []
