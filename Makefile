@@ -9,7 +9,7 @@ EXTRAS := sim,train,data,remote,mcap,dev
 # Threads that wait busily slow the tests' worker processes down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help setup demo test lint format bench-inference check-lerobot clean
+.PHONY: help setup demo test lint format bench-inference check-lerobot check-transformers clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -50,8 +50,19 @@ check-lerobot: setup  ## Open a LeRobot v3 dataset written here in lerobot 0.6.1
 	$(BIN)/python scripts/check_lerobot.py write $(LEROBOT)/check
 	HF_HUB_OFFLINE=1 $(LEROBOT)/bin/python scripts/check_lerobot.py read $(LEROBOT)/check
 
+# What people have; each in an environment of its own.
+OTHERS := .venv-transformers
+check-transformers: setup  ## Open a VLM written here in transformers 4.51 and 4.57
+	rm -rf $(OTHERS)/check && mkdir -p $(OTHERS)/check
+	$(BIN)/python scripts/check_transformers.py write $(OTHERS)/check
+	for version in 4.51 4.57; do \
+	  test -x $(OTHERS)/$$version/bin/python || "$(PYTHON)" -m venv $(OTHERS)/$$version; \
+	  $(OTHERS)/$$version/bin/pip install -q "transformers==$$version.*" torch pillow && \
+	  $(OTHERS)/$$version/bin/python scripts/check_transformers.py read $(OTHERS)/check || exit 1; \
+	done
+
 bench-inference: setup  ## Time both policies beside the naive baseline (ten minutes)
 	$(BIN)/python benchmarks/inference.py --preset mid --threads 2 --json reports/benchmarks/inference-mid.json
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) $(LEROBOT) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LEROBOT) $(OTHERS) .pytest_cache .mypy_cache .ruff_cache

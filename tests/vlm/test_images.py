@@ -105,3 +105,54 @@ def test_settings_nobody_implements_are_refused(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"resample": 2}))
     with pytest.raises(CheckpointError, match="resample"):
         ImageProcessor.from_pretrained(tmp_path)
+
+
+BOUNDS = {"min_pixels": 784, "max_pixels": 56448}
+EDGES = {"shortest_edge": 784, "longest_edge": 56448}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        BOUNDS,
+        {
+            **BOUNDS,
+            "size": {"shortest_edge": 1, "longest_edge": 2},
+        },  # the old names count first, as in transformers
+        {"size": EDGES},
+        {"size": BOUNDS},
+        {"size": EDGES, "min_pixels": None, "max_pixels": None, "do_resize": None, "crop_size": None},
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_bounds_of_the_area_under_every_name(tmp_path: Path, raw: dict, nested: bool) -> None:
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps({"size": {"height": 7}}))
+    if nested:  # as transformers 5 saves a processor; what an older one left beside it does not count
+        raw = {
+            "image_processor": raw,
+            "processor_class": "Qwen2_5_VLProcessor",
+            "video_processor": {"size": 3},
+        }
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 1, "max_pixels": 2}))
+    elif "size" in raw:  # as other versions do
+        (tmp_path / "processor_config.json").write_text(
+            json.dumps({"processor_class": "Qwen2_5_VLProcessor"})
+        )
+    name = "processor_config.json" if nested else "preprocessor_config.json"
+    (tmp_path / name).write_text(json.dumps(raw))
+    assert ImageProcessor.from_pretrained(tmp_path) == ImageProcessor(**BOUNDS)
+
+
+@pytest.mark.parametrize(
+    ("raw", "match"),
+    [
+        ({"size": {"height": 384, "width": 384}}, "another model's pictures"),
+        ({"size": 384}, "another model's pictures"),
+        ({"do_center_crop": True}, "do_center_crop"),
+        ({"min_pixels": 9, "max_pixels": 3}, "min_pixels is 9"),
+    ],
+)
+def test_pictures_of_another_model_are_refused(tmp_path: Path, raw: dict, match: str) -> None:
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": raw}))
+    with pytest.raises(CheckpointError, match=match):
+        ImageProcessor.from_pretrained(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,3 +110,30 @@ def test_known_words_are_one_token_each() -> None:
     tokenizer = train_tokenizer(["Pick up the red cube."])
     assert tokenizer.encode("Pick up the red cube.").tokens == ["Pick", "Ġup", "Ġthe", "Ġred", "Ġcube", "."]
     assert len(tokenizer.encode("You are a helpful assistant.").tokens) == 6
+
+
+def test_a_folder_as_transformers_5_saves_it(
+    tiny: SimpleNamespace, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
+
+    new, again = tmp_path / "new", tmp_path / "again"
+    AutoTokenizer.from_pretrained(tiny.folder).save_pretrained(new)
+    images = Qwen2VLImageProcessorPil.from_pretrained(tiny.folder).to_dict()
+    (new / "processor_config.json").write_text(
+        json.dumps({"image_processor": images, "processor_class": "Qwen2_5_VLProcessor"})
+    )
+    assert sorted(path.name for path in new.iterdir()) == [
+        "chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    ours, theirs = (p.prompt(pictures, TEXTS) for p in (tiny.processor, VLMProcessor.from_pretrained(new)))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    # What is saved of it is read by older versions as well: transformers 4 stops at a list of extra tokens.
+    VLMProcessor.from_pretrained(new).save_pretrained(again)
+    config = json.loads((again / "tokenizer_config.json").read_text())
+    assert "extra_special_tokens" not in config
+    assert "<|quad_start|>" in config["additional_special_tokens"]
+    assert config["tokenizer_class"] == "Qwen2Tokenizer"
+    assert (again / "preprocessor_config.json").is_file()
+    assert "<|quad_start|>" in AutoTokenizer.from_pretrained(again).all_special_tokens

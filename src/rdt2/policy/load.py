@@ -289,7 +289,7 @@ def _load_processor(parts: Bundle) -> VLMProcessor:
 
 def _check_expert_fits_vlm(expert: Expert, parts: Bundle) -> None:
     """Layers and key-value heads are compared before the VLM's weights are read."""
-    from rdt2.vlm.model import read_config
+    from rdt2.vlm.layout import read_config
 
     text = read_config(locate(parts["vlm"], ("config.json",))).text_config  # type: ignore[attr-defined]
     layers, heads = text.num_hidden_layers, text.num_key_value_heads

@@ -14,13 +14,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from rdt2.errors import CheckpointError, ConfigError, ObservationError
+from rdt2.vlm.layout import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_NAME = "preprocessor_config.json"
+PROCESSOR_NAME = "processor_config.json"
+_STEPS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "resample": 3}
 PRECISION_BITS = 22  # of the shares with which PIL mixes pixels
 
 
@@ -51,36 +54,44 @@ class ImageProcessor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageProcessor:
-        """Read ``preprocessor_config.json`` of a local folder.
+        """Read the picture settings of a local folder.
+
+        They are the entry ``image_processor`` of ``processor_config.json`` where there is one (transformers 5), else
+        ``preprocessor_config.json``. The bounds of the area are ``min_pixels`` and ``max_pixels``, or are in ``size``
+        under these names or as ``shortest_edge`` and ``longest_edge``.
 
         Raises:
-            CheckpointError: the file is missing, is no JSON, or asks for steps that are not implemented.
+            CheckpointError: neither file is there, one is no JSON, or asks for steps that are not implemented.
         """
-        path = Path(folder) / CONFIG_NAME
-        try:
-            raw = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"expected {CONFIG_NAME} in {folder}, found none; copy it from Qwen/Qwen2.5-VL-7B-Instruct"
-            ) from None
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not valid JSON ({error}); download it again") from error
-        for key, only in {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}.items():
-            if raw.get(key, only) != only:
+        path = Path(folder) / PROCESSOR_NAME
+        raw = read_json(path, advice="Copy it again.").get("image_processor") if path.is_file() else None
+        if raw is None:
+            path = Path(folder) / CONFIG_NAME
+            raw = read_json(path, advice="Copy it from Qwen/Qwen2.5-VL-7B-Instruct.")
+        for key, only in _STEPS.items():
+            if raw.get(key) not in (None, only):
                 raise CheckpointError(
                     f"{path}: expected {key} = {only}, got {raw[key]}; no other is implemented"
                 )
         size = raw.get("size") or {}
-        values = {
-            "min_pixels": raw.get("min_pixels") or size.get("shortest_edge"),
-            "max_pixels": raw.get("max_pixels") or size.get("longest_edge"),
-            **{
-                key: raw.get(key)
-                for key in ("patch_size", "temporal_patch_size", "merge_size", "rescale_factor")
-            },
+        bounds = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+        if not isinstance(size, dict) or set(size) - {*bounds, *bounds.values()}:
+            raise CheckpointError(
+                f"{path}: size is {size}, expected bounds of the area: shortest_edge and longest_edge, or min_pixels "
+                "and max_pixels. These are the settings of another model's pictures."
+            )
+        values: dict[str, Any] = {
+            **{key: raw.get(key) or size.get(key) or size.get(edge) for key, edge in bounds.items()},
+            **{key: raw.get(key) for key in ("patch_size", "temporal_patch_size", "merge_size")},
+            "rescale_factor": raw.get("rescale_factor"),
             **{key: tuple(raw[key]) for key in ("image_mean", "image_std") if raw.get(key)},
         }
-        return cls(**{key: value for key, value in values.items() if value is not None})
+        found = cls(**{key: value for key, value in values.items() if value is not None})
+        if not 0 < found.min_pixels <= found.max_pixels:
+            raise CheckpointError(
+                f"{path}: min_pixels is {found.min_pixels} and max_pixels {found.max_pixels}, expected 0 < min <= max."
+            )
+        return found
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``preprocessor_config.json`` in the layout transformers reads."""

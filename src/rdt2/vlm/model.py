@@ -1,22 +1,35 @@
 """Loading and saving Qwen2.5-VL the way RDT2 uses it: strictly, and no tensor more than needed.
 
-Checkpoints on disk carry the published key names (``visual.*``, ``model.layers.*``, ``lm_head.*``); the newer
-names that transformers uses inside (``model.visual.*``, ``model.language_model.*``) are read as well.
+What lies on disk is described in :mod:`rdt2.vlm.layout`; weights are safetensors or pickled, in one file or several.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 import torch
 
 from rdt2.errors import CheckpointError, ConfigError
-from rdt2.files import whole_file
-from rdt2.hub import locate
+from rdt2.files import require_file, whole_file, write_whole
+from rdt2.hub import locate, locate_any, offline_note
+from rdt2.vlm.layout import (
+    CONFIG,
+    EMBEDDING,
+    GENERATION_CONFIG,
+    HEAD,
+    internal,
+    published,
+    published_config,
+    read_config,
+    read_generation_config,
+    read_json,
+)
 from rdt2.vlm.memory import offload_linears, offloadable, require_memory, resident_bytes
 from rdt2.vlm.quantize import fill_layer, quantize_layers
 
@@ -30,6 +43,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+
+_log = logging.getLogger(__name__)
 
 
 def load_vlm(
@@ -67,18 +84,26 @@ def load_vlm(
     device = torch.device(device)
     if offload and quantize is not None:
         raise ConfigError("offload and quantize do not go together: choose one.")
-    folder = locate(path, ("*.json",))
-    model: Any = empty_vlm(read_config(folder), layers=layers)
+    folder = locate(path, (CONFIG, GENERATION_CONFIG), what="a Qwen2.5-VL")
+    config = read_config(folder)
+    asked = config.tie_word_embeddings
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False  # the weights decide, below
+    model: Any = empty_vlm(config, layers=layers)
+    model.generation_config = read_generation_config(folder, config)
     quantized = quantize_layers(model, quantize) if quantize is not None else ()
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    found = _find_tensors(path, folder)
-    if model.config.tie_word_embeddings and not any("lm_head" in name for name in found):
-        wanted.pop("lm_head.weight", None)
+    found = _find_tensors(path)
+    if asked:  # one of the two stands for both
+        for one, other in ((HEAD, EMBEDDING), (EMBEDDING, HEAD)):
+            if other in found:
+                found.setdefault(one, found[other])
     _check_names(folder, set(wanted), set(found), partial=layers is not None)
     absent = offloadable(model, offload)
     needed = resident_bytes(model, dtype=dtype, quantized=quantized, quantize=quantize, absent=absent)
     require_memory(needed, device, f"the VLM {path}")
 
+    if one_tensor := layers is None and found[HEAD] == found[EMBEDDING]:
+        del wanted[HEAD]
     files = sorted({found[name][0] for name in wanted})
     folder = locate(path, files)  # from the hub: these files and no others
     for file in files:
@@ -96,34 +121,25 @@ def load_vlm(
                 else:
                     _assign(model, name, value)
                 del value  # else it would stay while the next one is read
-    if "lm_head.weight" not in wanted and layers is None:
-        model.tie_weights()
+    if asked and layers is None:
+        _tie(model, path, one_tensor=one_tensor)
     _move_buffers(model, device)
     if absent:
         offload_linears(model, absent, device)
     return model.eval()
 
 
-def read_config(folder: Path) -> Any:
-    """The Qwen2.5-VL configuration of a local folder, old flat or new nested form.
-
-    Raises:
-        CheckpointError: there is none, or it is of another model.
-    """
-    from transformers import Qwen2_5_VLConfig
-
-    file = folder / "config.json"
-    if not file.is_file():
-        raise CheckpointError(
-            f"expected config.json in {folder}, found none; point at a Qwen2.5-VL checkpoint"
+def _tie(model: Any, path: str | Path, *, one_tensor: bool) -> None:
+    """Make head and embedding one, as config.json asks, unless the weights are of a model that has two."""
+    if not one_tensor and not torch.equal(model.lm_head.weight, model.get_parameter(EMBEDDING)):
+        _log.warning(
+            "%s: config.json says tie_word_embeddings, but the weights hold a head of its own. Both are kept, as two; "
+            "what is saved says so.",
+            path,
         )
-    try:
-        raw = json.loads(file.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again") from error
-    if raw.get("model_type") != "qwen2_5_vl":
-        raise CheckpointError(f"{file}: expected model_type qwen2_5_vl, got {raw.get('model_type')!r}")
-    return Qwen2_5_VLConfig(**raw)
+        return
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True
+    model.tie_weights()
 
 
 def empty_vlm(config: Any, *, layers: int | None = None) -> Qwen2_5_VLForConditionalGeneration:
@@ -171,49 +187,82 @@ def save_vlm(model: Any, folder: str | Path, *, dtype: torch.dtype | None = None
 
     if not all(parameter.is_floating_point() for parameter in model.parameters()):
         raise CheckpointError(f"{folder}: a quantized VLM cannot be written; load it without quantize=")
+    if not hasattr(model, "lm_head"):
+        raise CheckpointError(
+            f"{folder}: the first layers of a VLM are no whole one; load it without layers="
+        )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tied = model.config.tie_word_embeddings
+    head = model.lm_head.weight
+    tied = head is model.get_parameter(EMBEDDING)
     state = {
-        _published(name): value.detach().to("cpu", dtype or value.dtype).contiguous()
+        published(name): value.detach().to("cpu", dtype or value.dtype).contiguous()
         for name, value in model.state_dict().items()
-        if not (tied and name == "lm_head.weight")
+        if not (tied and name == HEAD)
     }
-    config = model.config
-    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
-    config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    config = published_config(model.config, tied=tied, dtype=dtype or head.dtype)
+    for name, content in ((CONFIG, config), (GENERATION_CONFIG, model.generation_config.to_diff_dict())):
+        write_whole(folder / name, json.dumps(content, indent=2) + "\n", error=CheckpointError)
     with whole_file(folder / WEIGHTS, error=CheckpointError) as partial:
         save_file(state, partial, metadata={"format": "pt"})
 
 
-def _find_tensors(path: str | Path, folder: Path) -> dict[str, tuple[str, str]]:
+def _find_tensors(path: str | Path) -> dict[str, tuple[str, str]]:
     """Our name of every tensor of the checkpoint -> (file, name in the file)."""
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            places = json.loads(index.read_text())["weight_map"].items()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is no index of weights ({error!r}); download it again") from error
-        return {_internal(name): (file, name) for name, file in places}
-    with _opened(locate(path, (WEIGHTS,)) / WEIGHTS, "cpu") as handle:
-        return {_internal(name): (WEIGHTS, name) for name in handle.keys()}  # noqa: SIM118
+    file = locate_any(path, (CONFIG,), (WEIGHTS, INDEX, PICKLED, PICKLED_INDEX), what="a Qwen2.5-VL")
+    if file is None:
+        folder = locate(path, (CONFIG,))
+        raise CheckpointError(
+            f"expected {WEIGHTS} or {INDEX} in {folder}, found neither{offline_note(path)}. Download the checkpoint "
+            "again"
+        )
+    if file.name in (WEIGHTS, PICKLED):
+        with _opened(file, "cpu") as handle:
+            places = dict.fromkeys(handle.keys(), file.name)
+    else:
+        places = read_json(file, advice="Download it again.").get("weight_map", {})
+        if not isinstance(places, dict) or not places:
+            raise CheckpointError(f"{file} is no index of weights (no weight_map); download it again")
+    return {ours: (place, name) for name, place in places.items() if (ours := internal(name)) is not None}
 
 
 @contextmanager
 def _opened(file: Path, device: str) -> Iterator[Any]:
-    """A safetensors file whose tensors are read to the device."""
+    """A file of weights whose tensors are read one by one, by ``keys()`` and ``get_tensor(name)``."""
     from safetensors import SafetensorError, safe_open
 
-    if not file.is_file():
-        raise CheckpointError(
-            f"expected {file.name} in {file.parent}, found none; download the checkpoint again"
-        )
+    require_file(file, advice="Download the checkpoint again.")
+    if file.suffix != ".safetensors":
+        yield _Pickled(file)
+        return
     try:
         with safe_open(file, framework="pt", device=device) as handle:
             yield handle
     except SafetensorError as error:
         raise CheckpointError(f"{file} is damaged ({error}); download it again") from error
+
+
+class _Pickled:
+    """A ``pytorch_model.bin``: nothing in it is executed, and tensors are read when they are asked for."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self._tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+        except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{file} was refused: it is damaged, or holds something other than tensors ({reason:.200}). Nothing in "
+                "it was executed; download it again"
+            ) from error
+        if not isinstance(self._tensors, dict) or not all(
+            isinstance(value, torch.Tensor) for value in self._tensors.values()
+        ):
+            raise CheckpointError(f"{file}: expected tensors by their names, got something else")
+
+    def keys(self) -> list[str]:
+        return list(self._tensors)
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self._tensors[name]
 
 
 def _check_names(folder: Path, wanted: set[str], found: set[str], *, partial: bool) -> None:
@@ -229,20 +278,8 @@ def _check_names(folder: Path, wanted: set[str], found: set[str], *, partial: bo
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(_published(name) for name in names[:8])
+    shown = ", ".join(published(name) for name in names[:8])
     return (shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")) or "none"
-
-
-def _internal(name: str) -> str:
-    if name.startswith("visual."):
-        return "model." + name
-    if name.startswith("model.") and not name.startswith(("model.visual.", "model.language_model.")):
-        return "model.language_model." + name.removeprefix("model.")
-    return name
-
-
-def _published(name: str) -> str:
-    return re.sub(r"^model\.language_model\.", "model.", re.sub(r"^model\.visual\.", "visual.", name))
 
 
 def _assign(model: torch.nn.Module, name: str, value: Tensor) -> None:

@@ -10,16 +10,19 @@ One picture a sample, left wrist beside right wrist. Action token ``a`` is the v
 
 from __future__ import annotations
 
+import json
 import shutil
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from rdt2.errors import ActionError, CheckpointError, ObservationError
+from rdt2.files import require_file
 from rdt2.hub import locate
-from rdt2.vlm.images import CONFIG_NAME, ImageProcessor
+from rdt2.vlm.images import CONFIG_NAME, PROCESSOR_NAME, ImageProcessor
+from rdt2.vlm.layout import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,13 +89,11 @@ class VLMProcessor:
         """
         from tokenizers import Tokenizer
 
-        folder = locate(path, (*TOKENIZER_FILES, CONFIG_NAME))
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise CheckpointError(
-                f"expected tokenizer.json in {folder}, found none; copy the tokenizer files of "
-                "Qwen/Qwen2.5-VL-7B-Instruct there, or point at that model"
-            )
+        folder = locate(path, (*TOKENIZER_FILES, CONFIG_NAME, PROCESSOR_NAME), what="a processor")
+        file = require_file(
+            folder / "tokenizer.json",
+            advice="Copy the tokenizer files of Qwen/Qwen2.5-VL-7B-Instruct there, or point at that model",
+        )
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the tokenizers library raises bare Exception
@@ -102,7 +103,7 @@ class VLMProcessor:
         return cls(tokenizer, ImageProcessor.from_pretrained(folder), source=folder)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer and picture settings into ``folder``, as transformers reads them."""
+        """Write tokenizer and picture settings into ``folder``, as every transformers since 4.49 reads them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if self.source is not None and self.source.resolve() != folder.resolve():
@@ -110,6 +111,8 @@ class VLMProcessor:
                 if (self.source / name).is_file():
                     shutil.copyfile(self.source / name, folder / name)
         self.tokenizer.save(str(folder / "tokenizer.json"))
+        if (file := folder / "tokenizer_config.json").is_file():
+            file.write_text(json.dumps(_as_published(read_json(file, advice="")), indent=2) + "\n")
         self.images.save_pretrained(folder)
 
     def action_token_id(self, token: IntOrTensor) -> IntOrTensor:
@@ -253,3 +256,11 @@ class VLMProcessor:
                 "RDT2 needs the tokenizer of Qwen2.5-VL"
             )
         return token_id
+
+
+def _as_published(config: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer_config.json without what only transformers 5 knows: 4.x stops at a list of extra tokens."""
+    config = {**config, "tokenizer_class": "Qwen2Tokenizer"}
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    return config

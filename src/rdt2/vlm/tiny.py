@@ -17,6 +17,7 @@ import torch
 
 from rdt2.errors import ConfigError
 from rdt2.vlm.images import ImageProcessor
+from rdt2.vlm.layout import read_generation_config
 from rdt2.vlm.model import save_vlm
 from rdt2.vlm.processor import AFTER_INSTRUCTION, BEFORE_PICTURE, VLMProcessor
 from rdt2.vlm.sight import initialize_sight
@@ -122,6 +123,7 @@ def create_tiny_vlm(
     _save_tokenizer(tokenizer, folder)
     processor.save_pretrained(folder)
     model = Qwen2_5_VLForConditionalGeneration(model_config(config, tokenizer))
+    model.generation_config = read_generation_config(None, model.config)
     initialize(model, seed=seed)
     initialize_sight(model, processor, sentences, seed=seed)
     save_vlm(model, folder)
