@@ -19,7 +19,6 @@ _SHORT = 1
 """So many pictures may lack at the end of a video: encoders lose the last one. More may be missing anywhere."""
 
 
-@lru_cache(maxsize=16)
 def picture_stamps(path: Path) -> tuple[Int[np.ndarray, " m"], float]:
     """The stamps of all pictures of a video in the order they are shown, and the seconds of one unit.
 
@@ -28,6 +27,16 @@ def picture_stamps(path: Path) -> tuple[Int[np.ndarray, " m"], float]:
     Raises:
         RecordingError: no video, cut off, or no stamps.
     """
+    try:
+        written = path.stat()
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read ({error}). Copy or download it again.") from None
+    return _picture_stamps(path, written.st_size, written.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _picture_stamps(path: Path, *_: int) -> tuple[Int[np.ndarray, " m"], float]:
+    """Of the file as it was written: many episodes lie in one, which is read once."""
     import av
 
     try:
