@@ -315,7 +315,7 @@ def test_shards_of_the_real_recording(real) -> None:
     assert source.names == ["episode0", "episode1"]
     assert source.lengths == [448, 266]
     episode = source[1]
-    action = source._index.action(int(source._runs[1][1][100]))  # type: ignore[attr-defined]
+    action = source._index.action(int(source._episodes[1][1][100]))  # type: ignore[attr-defined]
     chunk = dict(episode.chunks())[100]
     np.testing.assert_allclose(chunk, action, atol=2e-5)
 

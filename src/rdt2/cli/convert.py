@@ -105,6 +105,8 @@ class DataConvert:
             )
         for line in report.skipped:
             note(f"left out: {line}")
+        for arm, detail in report.magnified.items():
+            note(f"warning: the {arm} arm hardly moves, and the fitted normalizer magnifies that: {detail}")
         note(f"now look at them: rdt2 data check {self.out}")
         save_json(self.json, report.as_dict())
 
@@ -144,7 +146,7 @@ class DataToLerobot:
     """Write the counts to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, progress, save_json
+        from rdt2.cli.output import console, note, progress, save_json
         from rdt2.data.lerobot_writer import write_lerobot
         from rdt2.data.sources import open_source
 
@@ -158,6 +160,11 @@ class DataToLerobot:
 
             count = write_lerobot(told(), self.out)
         console().print(f"{count} episodes written to {self.out}", highlight=False)
+        if count != len(source):
+            note(
+                f"the {len(source)} episodes of {self.source} have {count} pieces: where frames are missing, a "
+                f"LeRobotDataset, which has one even rate, begins another episode"
+            )
         save_json(self.json, {"episodes": count, "out": str(self.out)})
 
 

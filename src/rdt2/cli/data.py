@@ -197,6 +197,7 @@ class DataStats:
 
         from rdt2.cli.output import console, existing, note, save_json
         from rdt2.data import ShardIndex, action_statistics, read_instructions, split_by_episode
+        from rdt2.data.stats import magnified, recorded_minutes
         from rdt2.normalizer import LinearNormalizer
 
         existing(self.folder, "folder of shards")
@@ -208,11 +209,13 @@ class DataStats:
         statistics = action_statistics(index)
         sentences = Counter(index.sentences)
         train, held_out = split_by_episode(index)
+        minutes, timed = recorded_minutes(index)
+        named = len(set(index.episodes) - {""})
         values = {
             "samples": len(index),
-            "minutes": len(index) / 30 / 60,
+            "minutes": minutes,
             "shards": len(index.paths),
-            "episodes": len(set(index.episodes) - {""}),
+            "episodes": named,
             "tokens": index.has_tokens,
             "training_samples": len(train),
             "held_out_samples": len(held_out),
@@ -221,7 +224,8 @@ class DataStats:
         }
         out = console()
         out.print(
-            f"{values['samples']} samples in {values['shards']} shards, {values['episodes']} episodes, "
+            f"{len(index)} samples in {len(index.paths)} shards, {named or 'unnamed'} episodes, {minutes:.1f} minutes"
+            f"{'' if timed else ' at 30 samples a second (no times are recorded)'}, "
             f"tokens: {'yes' if index.has_tokens else 'no'}; training holds out {len(held_out)} samples"
         )
         out.print(range_table(statistics))
@@ -230,6 +234,11 @@ class DataStats:
         normalizers = {}
         if self.fit is not None:
             normalizers[f"fitted ({self.mode})"] = fitted = statistics.normalizer(self.mode)
+            for arm, detail in magnified(statistics.minimum, statistics.maximum, fitted).items():
+                values.setdefault("magnified", {})[arm] = detail  # type: ignore[attr-defined]
+                note(
+                    f"warning: the {arm} arm hardly moves, and the fitted normalizer magnifies that: {detail}"
+                )
             fitted.save_pretrained(self.fit)
             fitted.save_published(self.fit / "normalizer.pt")
         if other is not None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rdt2.action import ARMS, MODEL_WIDTH_MAX, arm_slice
+from rdt2.action import ACTION_DIM, ARMS, MODEL_WIDTH_MAX, POSITION_DIMS, WIDTH_DIMS, arm_slice
 from rdt2.data.continuity import EpisodeTrack, recorded_time
 from rdt2.data.shards import (
     INSTRUCTION_KEY,
@@ -25,6 +25,7 @@ from rdt2.data.shards import (
     scan_shard,
 )
 from rdt2.data.shards import decode_jpeg as _decode_jpeg
+from rdt2.data.stats import magnified
 from rdt2.errors import ConfigError, RDT2Error, ShardError
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ class CheckReport:
 
     counts: dict[str, int]
     findings: list[Finding]
-    width_range: tuple[float, float]
-    position_range: tuple[float, float]
+    width_range: tuple[float, float] | None
+    position_range: tuple[float, float] | None
+    """Metres; None without a sample that could be read."""
     sentences: dict[str, int] = field(default_factory=dict)
     values: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
@@ -111,11 +113,12 @@ class CheckReport:
     def table(self) -> str:
         """The report as text."""
         counts = ", ".join(f"{value} {name}" for name, value in self.counts.items())
-        lines = [
-            counts,
-            f"positions {self.position_range[0]:.3f} .. {self.position_range[1]:.3f} m, "
-            f"widths {self.width_range[0]:.4f} .. {self.width_range[1]:.4f} m",
-        ]
+        lines = [counts]
+        if self.position_range is not None and self.width_range is not None:
+            lines.append(
+                f"positions {self.position_range[0]:.3f} .. {self.position_range[1]:.3f} m, "
+                f"widths {self.width_range[0]:.4f} .. {self.width_range[1]:.4f} m"
+            )
         if not self.findings:
             lines.append("nothing found")
         for finding in self.findings:
@@ -149,7 +152,11 @@ _TEXTS: dict[str, tuple[Severity, str]] = {
         "a chunk contradicts the one before (wrong rate, or not relative to its own frame)",
     ),
     "time order": ("error", "a sample lies before or at the same time as the one before it in its episode"),
-    "time gap": ("warning", "frames are missing between two samples of an episode"),
+    "time gap": (
+        "warning",
+        "frames are missing between two samples of an episode, so it has several pieces: lost, or left out on "
+        "purpose ('data record' leaves out what a disturbance spoils). The chunks on both sides are whole",
+    ),
     "frozen camera": ("warning", "equal pictures while the arm moves"),
     "width": ("warning", "gripper width outside the normalizer's range, so training clips or extrapolates"),
     "token range": ("error", "an action token outside the codebook"),
@@ -157,7 +164,14 @@ _TEXTS: dict[str, tuple[Severity, str]] = {
         "error",
         "the tokens do not decode to the action (of another tokenizer or normalizer?)",
     ),
-    "tokens missing": ("warning", "no action tokens (run 'rdt2 data tokenize' before VQ training)"),
+    "tokens missing": (
+        "warning",
+        "no action tokens, while others have some, or a tokenizer was given to compare with (run 'rdt2 data tokenize')",
+    ),
+    "resting arm": (
+        "warning",
+        "the normalizer magnifies what is hardly more than noise: the loss is spent on it, and an arm trembles",
+    ),
     "instruction missing": ("error", "no sentence for the sample's key"),
     "instruction wording": ("warning", "not of the form 'Verb + object.' with a capital and a full stop"),
     "duplicate": ("warning", "the same picture and action as an earlier sample"),
@@ -177,7 +191,8 @@ def check_shards(
 ) -> CheckReport:
     """Read every sample and report what is wrong; damaged samples are findings, not exceptions.
 
-    normalizer: whose width range the data must keep to; without one, 0..0.088 m.
+    normalizer: whose width range the data must keep to; without one, 0..0.088 m, and the one that would be fitted
+        is judged.
     tokenizer: an ActionTokenizer whose tokens the data should have; needs the normalizer they were made with.
     decode: also decode every picture (2 ms each).
 
@@ -200,13 +215,16 @@ class _Check:
     ) -> None:
         self._normalizer, self._tokenizer = normalizer, tokenizer
         self._num_embeddings, self._decode = num_embeddings, decode
-        self._low, self._high = _width_limits(normalizer)
+        self._narrowest, self._widest = _width_limits(normalizer)
         self._found: dict[str, Finding] = {}
-        self._counts = {"shards": 0, "samples": 0, "damaged": 0, "instructions": 0, "episodes": 0}
+        self._counts = {
+            "shards": 0, "samples": 0, "damaged": 0, "instructions": 0, "episodes": 0, "pieces": 0, "with tokens": 0,
+        }  # fmt: skip
         self._seen: set[bytes] = set()
         self._tracks: dict[str, EpisodeTrack] = {}
         self._sentences: dict[str, int] = {}
-        self._widths, self._positions = [np.inf, -np.inf], [np.inf, -np.inf]
+        self._low, self._high = np.full(ACTION_DIM, np.inf), np.full(ACTION_DIM, -np.inf)
+        self._without_tokens: list[str] = []
         self._values: dict[str, list[float]] = {
             f"{name} {arm}": [] for name in ("step", "turn", "width") for arm in ARMS
         }
@@ -232,7 +250,7 @@ class _Check:
         try:
             table = (read_instructions(path) or {}) if isinstance(instructions, str) else instructions
         except ShardError as error:
-            self._note("damaged sample", path.name, str(error))
+            self._note("damaged sample", path.name, _without(path.name, error))
             table = {}
         samples = scan_shard(path)
         with open(path, "rb") as stream:
@@ -242,7 +260,7 @@ class _Check:
                 except StopIteration:
                     break
                 except ShardError as error:
-                    self._note("damaged shard", path.name, str(error))
+                    self._note("damaged shard", path.name, _without(path.name, error))
                     break
                 where = f"{path.name}, sample {key}"
                 self._counts["samples"] += 1
@@ -256,13 +274,13 @@ class _Check:
         try:
             action = parse_action(data["action.npy"], where=where)
             meta = parse_meta(data["meta.json"], where=where)
-            time = recorded_time(meta)
+            time = recorded_time(meta, where=where)
             packed = data.get("action_token.npy")
             tokens = None if packed is None else parse_tokens(packed, where=where)
             picture = _decode_jpeg(jpeg, where=where) if self._decode else None
         except ShardError as error:
             self._counts["damaged"] += 1
-            self._note("damaged sample", where, str(error))
+            self._note("damaged sample", where, _without(where, error))
             return
         digest = hashlib.blake2b(jpeg + data["action.npy"], digest_size=16).digest()
         if digest in self._seen:
@@ -272,7 +290,7 @@ class _Check:
             for side, half in (("left", picture[::8, :376:8]), ("right", picture[::8, 392::8])):
                 if half.max() < 8:
                     self._note("black picture", where, side, jpeg=jpeg)
-        self._sentence(where, meta, table)
+        sentence = self._sentence(where, meta, table)
         name = str(meta.get("episode", ""))
         track = self._tracks.setdefault(name, EpisodeTrack(named=name != ""))
         if not np.isfinite(action).all():
@@ -281,21 +299,24 @@ class _Check:
         self._check_tokens(where, action, tokens, jpeg)
         for row, arm in enumerate(ARMS):
             self._arm(where, action[:, arm_slice(arm)], row, jpeg)
-        for remark in track.add(action, time, picture):
+        self._low = np.minimum(self._low, action.min(axis=0))
+        self._high = np.maximum(self._high, action.max(axis=0))
+        for remark in track.add(action, time, picture, where=where, sentence=sentence):
             self._note(remark.finding, where, remark.detail, score=remark.score, jpeg=jpeg)
 
-    def _sentence(self, where: str, meta: Mapping[str, Any], table: Mapping[str, str]) -> None:
+    def _sentence(self, where: str, meta: Mapping[str, Any], table: Mapping[str, str]) -> str:
         try:
             sentence = lookup_instruction(meta, table, where=where)
         except ShardError:
             self._note("instruction missing", where, repr(meta.get(INSTRUCTION_KEY)))
-            return
+            return ""
         self._sentences[sentence] = self._sentences.get(sentence, 0) + 1
         if not _WORDING.match(sentence):
             self._note("instruction wording", where, sentence)
+        return sentence
 
     def _arm(self, where: str, part: Float[np.ndarray, "24 10"], row: int, jpeg: bytes) -> None:
-        arm, low, high = ARMS[row], self._low[row], self._high[row]
+        arm, low, high = ARMS[row], self._narrowest[row], self._widest[row]
         first, second, width = part[:, 3:6], part[:, 6:9], part[:, 9]
         norms = np.abs(np.stack([(first**2).sum(-1), (second**2).sum(-1)]) - 1).max()
         slant = np.abs((first * second).sum(-1)).max()
@@ -313,16 +334,12 @@ class _Check:
             self._note("width", where, detail, score=max(low - width.min(), width.max() - high), jpeg=jpeg)
         for name, value in (("step", step.max()), ("turn", turn.max()), ("width", width[0])):
             self._values[f"{name} {arm}"].append(float(value))
-        self._widths = [min(self._widths[0], float(width.min())), max(self._widths[1], float(width.max()))]
-        self._positions = [
-            min(self._positions[0], float(part[:, :3].min())),
-            max(self._positions[1], float(part[:, :3].max())),
-        ]
 
     def _check_tokens(self, where: str, action: np.ndarray, tokens: np.ndarray | None, jpeg: bytes) -> None:
         if tokens is None:
-            self._note("tokens missing", where)
+            self._without_tokens.append(where)
             return
+        self._counts["with tokens"] += 1
         if tokens.min() < 0 or tokens.max() >= self._num_embeddings:
             position = int(np.argmax((tokens < 0) | (tokens >= self._num_embeddings)))
             detail = f"token {position} is {tokens[position]}, legal 0..{self._num_embeddings - 1}"
@@ -361,15 +378,39 @@ class _Check:
         self._decode_tokens()
         self._rows()
         self._swapped()
-        self._counts["instructions"], self._counts["episodes"] = len(self._sentences), len(self._tracks)
+        self._pieces()
+        self._still()
+        if self._counts["with tokens"] or self._tokenizer is not None:
+            for where in self._without_tokens:
+                self._note("tokens missing", where)
+        self._counts["instructions"] = len(self._sentences)
+        told = bool(np.isfinite(self._low).all())
         return CheckReport(
             counts=self._counts,
             findings=sorted(self._found.values(), key=lambda finding: (finding.severity, -finding.count)),
-            width_range=(self._widths[0], self._widths[1]),
-            position_range=(self._positions[0], self._positions[1]),
+            width_range=self._range(WIDTH_DIMS) if told else None,
+            position_range=self._range(POSITION_DIMS) if told else None,
             sentences=self._sentences,
             values=self._values,
         )
+
+    def _range(self, columns: Sequence[int]) -> tuple[float, float]:
+        return float(self._low[list(columns)].min()), float(self._high[list(columns)].max())
+
+    def _pieces(self) -> None:
+        episodes = gaps = 0
+        for track in self._tracks.values():
+            episodes += track.episodes
+            for where, remark in track.gaps():
+                gaps += 1
+                self._note(remark.finding, where, remark.detail, score=remark.score)
+        self._counts["episodes"], self._counts["pieces"] = episodes, episodes + gaps
+
+    def _still(self) -> None:
+        if not np.isfinite(self._low).all():
+            return
+        for arm, detail in magnified(self._low, self._high, self._normalizer).items():
+            self._note("resting arm", f"{arm} arm", detail)
 
     def _rows(self) -> None:
         pairs = sum(track.pairs for track in self._tracks.values())
@@ -395,6 +436,12 @@ class _Check:
                 f"rank correlation better by {value:.2f} ({len(crossed)} of {len(judged)} episodes that can tell)",
                 score=value,
             )
+
+
+def _without(where: str, error: ShardError) -> str:
+    """What an error says, without the place that stands before it anyway."""
+    text = str(error)
+    return text.removeprefix(where).lstrip(",: ") if text.startswith(where) else text
 
 
 def _read(stream: Any, members: Mapping[str, Member]) -> dict[str, bytes]:

@@ -1,4 +1,9 @@
-"""What consecutive samples of an episode say about each other: time, motion, and what the cameras saw of it."""
+"""What consecutive samples of an episode say about each other: time, motion, and what the cameras saw of it.
+
+An *episode* is what the shards name in ``episode`` of each sample's meta; the check, the statistics, the splits,
+pages and conversions count these. Where frames are missing inside it, it has several *pieces* (rdt2.data.clock).
+Shards that name none have an episode for each run of samples that fit together.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import numpy as np
 
 from rdt2 import pose
 from rdt2.action import ARMS, FPS, HORIZON, arm_slice
+from rdt2.data.clock import longest_step, usual_step
 from rdt2.errors import RDT2Error, ShardError
 
 if TYPE_CHECKING:
@@ -21,8 +27,6 @@ TOLERANCE_M, TOLERANCE_RAD = 2e-3, 1e-2
 """How far two chunks may differ about the same instant and still be of one recording."""
 STEP_TIMES = np.arange(HORIZON + 1) / FPS
 
-_GAP = 3.5
-"""A pause of so many usual ones is a gap."""
 _FROZEN_FRAMES, _FROZEN_CHANGE, _MOVED_M = 5, 0.02, 0.02
 _LEVER_M = 0.15
 """Turning by an angle changes a wrist picture about as much as moving by this times the angle."""
@@ -74,18 +78,30 @@ def disagreement(
     return float(distance), float(2 * np.arcsin(np.clip(chord, 0, 1)).max())
 
 
-def recorded_time(meta: Mapping[str, Any]) -> float | None:
+def fits(first: Float[np.ndarray, "2 25 4 4"], second: Float[np.ndarray, "2 25 4 4"], seconds: float) -> bool:
+    """Whether the second sample may be of the same episode: within 0.8 s, and its chunk goes on with the first's."""
+    if not 0 < seconds <= HORIZON / FPS + 1e-6:
+        return False
+    distance, angle = disagreement(first, second, seconds)
+    return distance <= TOLERANCE_M and angle <= TOLERANCE_RAD
+
+
+def recorded_time(meta: Mapping[str, Any], *, where: str) -> float | None:
     """Seconds of a sample in its episode, from ``timestamp`` or ``frame`` of its meta; None where it has none.
 
     Raises:
-        ShardError: they are no numbers.
+        ShardError: they are no finite numbers.
     """
+    name, rate = ("timestamp", 1.0) if "timestamp" in meta else ("frame", FPS)
+    if name not in meta:
+        return None
     try:
-        if "timestamp" in meta:
-            return float(meta["timestamp"])
-        return int(meta["frame"]) / FPS if "frame" in meta else None
-    except (TypeError, ValueError) as error:
-        raise ShardError(f"meta.json: timestamp or frame is no number ({error}).") from None
+        seconds = float(meta[name]) / rate
+    except (TypeError, ValueError):
+        seconds = np.nan
+    if not np.isfinite(seconds):
+        raise ShardError(f"{where}: {name} in meta.json is {meta[name]!r}, expected a number.")
+    return seconds
 
 
 # ------------------------------------------------------------------------------------------------ one episode
@@ -107,11 +123,12 @@ class _Before:
     paths: np.ndarray
     paths_as_rows: np.ndarray
     thumbs: dict[str, np.ndarray] | None
+    sentence: str
 
 
 @dataclass
 class EpisodeTrack:
-    """Takes the samples of one episode in stored order and remarks on each against the one before."""
+    """Takes the samples of one name in stored order and remarks on each against the one before."""
 
     named: bool
     """Whether the shards say that these samples are of one episode: then they must fit together."""
@@ -119,8 +136,11 @@ class EpisodeTrack:
     """Pairs whose chunks could be compared and that turn enough to tell rows from columns."""
     rows: int = 0
     """Of these, pairs that fit together better when rotations are read as rows."""
+    episodes: int = 1
+    """How many episodes they are: one, or where they have no name, as many as fit together."""
     _before: _Before | None = None
-    _usual: float = np.inf
+    _steps: list[float] = field(default_factory=list)
+    _long: list[tuple[float, str]] = field(default_factory=list)
     _still: dict[str, tuple[int, float]] = field(default_factory=lambda: dict.fromkeys(ARMS, (0, 0.0)))
     _motion: dict[str, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
     _change: dict[str, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
@@ -130,33 +150,46 @@ class EpisodeTrack:
         action: Float[np.ndarray, "24 20"],
         time: float | None,
         picture: UInt8[np.ndarray, "384 768 3"] | None,
+        *,
+        where: str,
+        sentence: str = "",
     ) -> Iterator[Remark]:
-        """Remarks on the next sample. picture: None leaves the cameras out."""
+        """Remarks on the next sample. picture: None leaves the cameras out; where: its name in ``gaps``."""
         try:
-            now = _Before(time, chunk_paths(action), chunk_paths(action, rows=True), _thumbs(picture))
+            paths, as_rows = chunk_paths(action), chunk_paths(action, rows=True)
         except RDT2Error:
             self._before = None  # no rotations at all, which the check of the sample itself says
             return
+        now = _Before(time, paths, as_rows, _thumbs(picture), sentence)
         before, self._before = self._before, now
         if before is None:
             return
-        seconds = None
-        if before.time is not None and time is not None:
-            seconds = time - before.time
-            if self.named:
-                yield from self._time(seconds)
-                yield from self._chunks(before, now, seconds)
+        seconds = None if before.time is None or time is None else time - before.time
+        if not self.named:
+            same = sentence == before.sentence and fits(
+                before.paths, paths, 1 / FPS if seconds is None else seconds
+            )
+            self.episodes += not same
+        elif seconds is not None:
+            yield from self._time(seconds, where)
+            yield from self._chunks(before, now, seconds)
         yield from self._cameras(before, now, seconds)
 
-    def _time(self, seconds: float) -> Iterator[Remark]:
+    def _time(self, seconds: float, where: str) -> Iterator[Remark]:
         if seconds <= 0:
             yield Remark("time order", f"{seconds:+.3f} s after the sample before it", -seconds)
             return
-        if seconds > max(0.1, _GAP * self._usual):
-            yield Remark(
-                "time gap", f"{seconds:.3f} s after the sample before, usual {self._usual:.3f} s", seconds
-            )
-        self._usual = min(self._usual, seconds)
+        self._steps.append(seconds)
+        if seconds > longest_step(0):
+            self._long.append((seconds, where))
+
+    def gaps(self) -> Iterator[tuple[str, Remark]]:
+        """Where the pieces of the episode end: the name of the sample after each, and the remark."""
+        usual = usual_step(np.concatenate([[0.0], np.cumsum(self._steps)]))
+        for seconds, where in self._long:
+            if seconds > longest_step(usual):
+                detail = f"{seconds:.3f} s after the sample before, usual {usual:.3f} s"
+                yield where, Remark("time gap", detail, seconds)
 
     def _chunks(self, before: _Before, now: _Before, seconds: float) -> Iterator[Remark]:
         if not 0 < seconds <= HORIZON / FPS + 1e-6:

@@ -23,6 +23,7 @@ from rdt2.data.episode import Episode, cut_chunks, decoded_picture
 from rdt2.data.resample import sample_frames
 from rdt2.data.shards import ShardWriter, encode_jpeg, write_atomic, write_dataset_yaml, write_instructions
 from rdt2.data.sources import Source, SourceKind, SourceOptions, open_source
+from rdt2.data.sources.shards import Shards
 from rdt2.errors import ConfigError, RDT2Error, RecordingError
 
 _STATE = ".convert"
@@ -38,6 +39,8 @@ class ConversionReport:
     shards: int = 0
     too_short: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    magnified: dict[str, str] = field(default_factory=dict)
+    """arm -> what the fitted normalizer magnifies although it hardly moves, and what helps."""
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -195,8 +198,7 @@ def _convert_group(job: _Job) -> int:
         for index in episodes:
             try:
                 # An episode is written when all of it was read: a damaged one leaves no half behind.
-                episode = source[index]
-                samples = list(episode_samples(episode, tail=plan.tail, stride=plan.stride))
+                samples = list(_samples(source, index, plan))
             except RDT2Error as error:
                 if plan.on_error == "raise":
                     raise
@@ -205,25 +207,35 @@ def _convert_group(job: _Job) -> int:
             if not samples:
                 result["too_short"].append(source.names[index])
                 continue
-            for frame, chunk, jpeg in samples:
-                seconds = float(episode.timestamps[frame] - episode.timestamps[0])
-                writer.write(
-                    picture=jpeg,
-                    action=chunk,
-                    instruction=episode.sentence(frame),
-                    meta={
-                        **episode.meta,
-                        "frame": frame,
-                        "timestamp": round(seconds, 9),
-                        "state": episode.state(frame),
-                    },
-                    key=f"{index:06d}_{frame:06d}",
-                )
+            for sample in samples:
+                writer.write(**sample)
             result["episodes"] += 1
             result["samples"] += len(samples)
     result["instructions"] = writer.instructions
     write_atomic(_result_path(Path(folder), number), json.dumps(result))
     return number
+
+
+def _samples(source: Source, index: int, plan: _Plan) -> Iterator[dict[str, Any]]:
+    """The samples of an episode, as arguments of `ShardWriter.write`. Those of shards stay as they are."""
+    if isinstance(source, Shards):
+        yield from source.samples(index, stride=plan.stride)
+        return
+    episode = source[index]
+    for frame, chunk, jpeg in episode_samples(episode, tail=plan.tail, stride=plan.stride):
+        seconds = float(episode.timestamps[frame] - episode.timestamps[0])
+        yield {
+            "picture": jpeg,
+            "action": chunk,
+            "instruction": episode.sentence(frame),
+            "meta": {
+                **episode.meta,
+                "frame": frame,
+                "timestamp": round(seconds, 9),
+                "state": episode.state(frame),
+            },
+            "key": f"{index:06d}_{frame:06d}",
+        }
 
 
 def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
@@ -318,7 +330,7 @@ def _earlier(folder: Path, signature: dict[str, Any]) -> ConversionReport | None
 
 
 def _finish(folder: Path, groups: int, signature: dict[str, Any]) -> ConversionReport:
-    from rdt2.data.stats import fit_normalizer
+    from rdt2.data.stats import action_statistics, magnified
 
     report = ConversionReport()
     table: dict[str, Any] = {}
@@ -340,7 +352,10 @@ def _finish(folder: Path, groups: int, signature: dict[str, Any]) -> ConversionR
             + "".join(f"\n  {line}" for line in report.skipped[:5])
         )
     write_instructions(folder, table)
-    fit_normalizer(folder).save_pretrained(folder)
+    statistics = action_statistics(folder)
+    normalizer = statistics.normalizer()
+    normalizer.save_pretrained(folder)
+    report.magnified = magnified(statistics.minimum, statistics.maximum, normalizer)
     write_dataset_yaml(folder, name=folder.resolve().name)
     # Without the seconds, which differ from run to run while nothing else does.
     values = {"plan": signature, "report": replace(report, seconds=0.0).as_dict()}

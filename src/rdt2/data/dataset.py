@@ -27,6 +27,7 @@ import numpy as np
 from rdt2.action import HORIZON
 from rdt2.data import shards as _shards
 from rdt2.data.batch import Batch, Corruption, fill_picture
+from rdt2.data.continuity import recorded_time
 from rdt2.data.mirror import mirrored_actions, mirrored_picture, mirrored_sentence
 from rdt2.errors import ConfigError, ShardError
 
@@ -78,6 +79,8 @@ class ShardIndex:
         self.keys: np.ndarray = table["key"]
         self.episodes: np.ndarray = table["episode"]
         """(n,) text: the episode of a sample, or "" where the shards do not say."""
+        self.times: np.ndarray = table["time"]
+        """(n,) float64: seconds of a sample in its episode, NaN where the shards do not say."""
         self.sentence_keys: np.ndarray = table["sentence_key"]
         """(n,) JSON text: the instruction key of a sample, or null."""
         self._maps: dict[int, mmap.mmap] = {}
@@ -188,18 +191,21 @@ class ShardIndex:
         return None
 
     def _scan(self) -> dict[str, np.ndarray]:
-        shard, place, keys, episodes, sentence_keys = [], [], [], [], []
+        shard, place, keys, episodes, times, sentence_keys = [], [], [], [], [], []
         for number, path in enumerate(self.paths):
             with open(path, "rb") as stream:
                 for key, members in _shards.scan_shard(path):
                     empty = _shards.Member("", 0, 0, 0)
                     found = [members.get(name, empty) for name in _shards.MEMBERS]
                     stream.seek(found[3].offset)
-                    meta = _shards.parse_meta(stream.read(found[3].size), where=f"{path.name}, sample {key}")
+                    where = f"{path.name}, sample {key}"
+                    meta = _shards.parse_meta(stream.read(found[3].size), where=where)
+                    time = recorded_time(meta, where=where)
                     shard.append(number)
                     place.append([(member.offset, member.size) for member in found])
                     keys.append(key)
                     episodes.append(str(meta.get("episode", "")))
+                    times.append(np.nan if time is None else time)
                     sentence_keys.append(json.dumps(_shards.told_key(meta)))
         if not shard:
             raise ShardError(
@@ -210,6 +216,7 @@ class ShardIndex:
             "place": np.array(place, dtype=np.int64),
             "key": np.array(keys),
             "episode": np.array(episodes),
+            "time": np.array(times),
             "sentence_key": np.array(sentence_keys),
         }
         self._remember(table)

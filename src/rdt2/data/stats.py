@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.action import ARMS, arm_slice
+from rdt2.action import ARMS, FPS, POSITION_DIMS, arm_slice
+from rdt2.data.clock import pieces, usual_step
 from rdt2.data.dataset import ShardIndex
 from rdt2.errors import ShardError
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from rdt2.normalizer import LinearNormalizer, NormalizerMode
 
 BLOCK = 4096  # samples in memory at once: large sets do not fit
+_STILL_M, _STILL_WIDTH_M, _STILL_PART = 5e-3, 2e-3, 40
+"""A column whose values all lie this close rests: positions, openings, and the part of the widest position."""
+_CONSTANT_M = 1e-4
+"""Less than this is constant for LinearNormalizer, which does not magnify it."""
 COLUMNS = ("x", "y", "z", *(f"rotation {k}" for k in range(1, 7)), "width")
 
 
@@ -80,6 +85,58 @@ def fit_normalizer(
         ShardError: a damaged shard, or a value that is not finite.
     """
     return action_statistics(source).normalizer(mode)
+
+
+def magnified(
+    minimum: Float[np.ndarray, " 20"],
+    maximum: Float[np.ndarray, " 20"],
+    normalizer: LinearNormalizer | None = None,
+) -> dict[str, str]:
+    """What a normalizer magnifies although it hardly moves: arm -> which columns, how much, and what helps.
+
+    A hand that rests is recorded with the noise of its tracker; limits fitted to that make it as large as the motion
+    of the other hand.
+
+    minimum, maximum: of the actions (metres). normalizer: None stands for the limits fitted to them.
+    """
+    spans = np.asarray(maximum - minimum, np.float64)
+    fitted = spans if normalizer is None else 2 / np.abs(np.asarray(normalizer.scale, np.float64))
+    widest = float(spans[list(POSITION_DIMS)].max())
+    found = {}
+    for arm in ARMS:
+        part = arm_slice(arm)
+        still = {}
+        for name, span, reach in zip(COLUMNS, spans[part], fitted[part], strict=True):
+            limit = {"width": _STILL_WIDTH_M}.get(name, max(_STILL_M, widest / _STILL_PART))
+            if not name.startswith("rotation") and _CONSTANT_M <= span < limit and reach < limit:
+                still[name] = (span, 2 / reach)
+        if still:
+            told = ", ".join(
+                f"{name} {1000 * span:.2g} mm (scale {scale:,.0f})" for name, (span, scale) in still.items()
+            )
+            found[arm] = (
+                f"{told}; the widest position has scale {2 / max(widest, _STILL_M):,.0f}. Fit one scale for all "
+                f"positions ('rdt2 data stats DATA --fit FOLDER --mode mean_std') or take the published normalizer, "
+                f"and train with --set normalizer=FOLDER"
+            )
+    return found
+
+
+def recorded_minutes(index: ShardIndex) -> tuple[float, bool]:
+    """How long the episodes are together, from the first to the last sample of each piece, and whether the shards
+    tell times: where they do not, 30 samples a second are taken for granted."""
+    times, names = index.times, index.episodes
+    if np.isnan(times).any():
+        return len(index) / FPS / 60, False
+    order = np.lexsort((times, names)) if "" not in names else np.arange(len(index))
+    names, times = names[order], times[order]
+    borders = np.flatnonzero((names[1:] != names[:-1]) | (np.diff(times) <= 0)) + 1
+    seconds = 0.0
+    for run in np.split(times, borders):
+        # Each sample stands for the time until the next one, the last of a piece for a usual step.
+        usual = usual_step(run) if len(run) > 1 else 1 / FPS
+        seconds += sum(run[part][-1] - run[part][0] + usual for part in pieces(run))
+    return seconds / 60, True
 
 
 def ranges_figure(

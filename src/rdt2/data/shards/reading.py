@@ -310,8 +310,8 @@ def pick_shards(names: Iterable[str], where: str) -> list[str]:
     """
     shown = sorted(name for name in names if not name.startswith("."))
     tars = [name for name in shown if name.endswith(".tar")]
-    packed = [(name, _PACKED.sub("", name) + ".tar") for name in shown if _PACKED.search(name)]
-    if packed := [name for name, unpacked in packed if unpacked not in tars]:
+    packed = [name for name in shown if _PACKED.search(name) and f"{_PACKED.sub('', name)}.tar" not in tars]
+    if packed:
         raise ShardError(
             f"{where}: {packed[0]} ({len(packed)} in all) is compressed; samples are read from any place of a plain "
             f"tar, and pictures hardly shrink. Unpack it, such as with 'gunzip -k {packed[0]}', or move it away."

@@ -1,15 +1,21 @@
-"""Training shards back to episodes: the relative chunks of consecutive frames are put end to end.
+"""Training shards back to episodes, and to other shards.
 
 Each sample says where its grippers go in the next 0.8 s. Where the next sample was taken within that time,
 its pose follows from the chunk; the path of an episode comes out in the frame of its first pose, which is
-all that shards keep. Chunks that contradict each other end an episode (or are an error where the shards say
-that they belong to one). The last 0.8 s of motion have no pictures in shards and so are no part of the
-episode.
+all that chunks keep. Over more than 0.8 s without a sample, the ``state`` in the metas tells how poses lie to each
+other; without it, the hands are shown to go on from where the last chunk ends. No motion is made up in between:
+such a time ends a piece (see rdt2.data.clock). The last 0.8 s of motion have no pictures in shards and so are no
+part of an episode.
+
+Shards made from shards keep the samples as they are: pictures, chunks, and what their metas say.
+
+What is an episode: see rdt2.data.continuity.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +24,11 @@ import numpy as np
 
 from rdt2 import pose
 from rdt2.action import ARMS, FPS, HORIZON, arm_slice
-from rdt2.data.continuity import (
-    STEP_TIMES,
-    TOLERANCE_M,
-    TOLERANCE_RAD,
-    chunk_paths,
-    disagreement,
-    recorded_time,
-)
+from rdt2.data.continuity import STEP_TIMES, chunk_paths, disagreement, fits, recorded_time
 from rdt2.data.dataset import ShardIndex
 from rdt2.data.episode import Episode
-from rdt2.data.shards import decode_jpeg
+from rdt2.data.resample import sample_frames
+from rdt2.data.shards import INSTRUCTION_KEY, decode_jpeg, told_key
 from rdt2.data.sources.base import Pictures, Source
 from rdt2.errors import RDT2Error, ShardError
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from rdt2.data.sources.options import SourceOptions
+
+_REACH = HORIZON / FPS + 1e-6
+"""Seconds that a chunk reaches."""
 
 
 class Shards(Source):
@@ -51,21 +54,29 @@ class Shards(Source):
         super().__init__(path, options)
         ignore = self.options.instruction is not None
         self._index = ShardIndex(self.path, instructions="ignore" if ignore else "file")
-        self._runs = self._find_runs()
-        self.names = _unique([name for name, _ in self._runs])
-        self.lengths = [len(numbers) for _, numbers in self._runs]
+        self._times = self._index.times.copy()
+        self._episodes = self._find_episodes()
+        self.names = _unique([name or "episode" for name, _ in self._episodes])
+        self.lengths = [len(numbers) for _, numbers in self._episodes]
 
     def episode(self, number: int) -> Episode:
         """One episode. Raises RDT2Error that names shard and sample."""
-        numbers = self._runs[number][1]
+        numbers = self._episodes[number][1]
         times = self._times[numbers]
         index = self._index
         poses = {arm: np.tile(np.eye(4), (len(numbers), 1, 1)) for arm in ARMS}
         widths = {arm: np.empty(len(numbers)) for arm in ARMS}
         anchor = 0
         for row in range(len(numbers)):
+            if row and times[row] - times[row - 1] > _REACH:
+                beyond = self._beyond(int(numbers[row - 1]), int(numbers[row]))
+                for arm in ARMS:
+                    poses[arm][row] = poses[arm][row - 1] @ beyond[arm]
+                    widths[arm][row] = _width_before(index.action(int(numbers[row])), arm)
+                anchor = row
+                continue
             # The longest reach keeps rounding errors from adding up: one product for 0.8 s, not 24.
-            if times[row] - times[anchor] > HORIZON / FPS + 1e-6:
+            if times[row] - times[anchor] > _REACH:
                 anchor = row - 1
             if row:
                 reach = times[row] - times[anchor]
@@ -74,10 +85,7 @@ class Shards(Source):
                     poses[arm][row] = poses[arm][anchor] @ at[arm]
                     widths[arm][row] = opening[arm]
         for arm in ARMS:
-            # The width at the first frame is in no chunk: carried back along the first two steps.
-            first = index.action(int(numbers[0]))[:, arm_slice(arm)][:, 9].astype(np.float64)
-            widths[arm][0] = max(0.0, 2 * first[0] - first[1])
-        sentence = self.options.instruction or index.instruction(int(numbers[0]))
+            widths[arm][0] = _width_before(index.action(int(numbers[0])), arm)
         return Episode(
             videos={
                 "left": Pictures(len(numbers), lambda row: self._half(numbers[row], 0)),
@@ -86,10 +94,52 @@ class Shards(Source):
             poses=poses,
             widths=widths,
             timestamps=times - times[0],
-            instruction=sentence or "",
+            instruction=[self._sentence(number) for number in numbers],
             source=f"{self.path.name}, {self.names[number]}",
             meta={"episode": self.names[number]},
         )
+
+    def samples(self, number: int, *, stride: int = 1) -> Iterator[dict[str, Any]]:
+        """The stored samples of an episode, every ``stride``-th of those nearest to 30 a second, as arguments of
+        `ShardWriter.write`.
+
+        Action tokens are left out: they belong to the normalizer that they were made with.
+
+        Raises:
+            RDT2Error: naming shard and sample.
+        """
+        numbers, index = self._episodes[number][1], self._index
+        times = self._times[numbers]
+        for row in sample_frames(times)[::stride].tolist():
+            sample = int(numbers[row])
+            meta = index.meta(sample)
+            key = None if self.options.instruction else told_key(meta)
+            told = {"frame": row, "timestamp": round(float(times[row] - times[0]), 9)}
+            yield {
+                "picture": index.jpeg(sample),
+                "action": index.action(sample),
+                "instruction": self._sentence(sample),
+                "instruction_key": key,
+                "meta": ({} if recorded_time(meta, where=index.where(sample)) is not None else told)
+                | {"episode": self.names[number]}
+                | {name: value for name, value in meta.items() if name != INSTRUCTION_KEY},
+                "key": f"{number:06d}_{row:06d}",
+            }
+
+    def _sentence(self, number: int) -> str:
+        return self.options.instruction or self._index.instruction(int(number)) or ""
+
+    def _beyond(self, before: int, after: int) -> dict[str, np.ndarray]:
+        """Pose of each arm at a sample relative to one more than 0.8 s before, see the module."""
+        try:
+            states = [self._index.state(number)[None].astype(np.float64) for number in (before, after)]
+        except ShardError:
+            return _chunk_at(self._index.action(before), HORIZON / FPS)[0]
+        first, second = (
+            {arm: pose.pose9_to_matrix(state[:, arm_slice(arm)][:, :9])[0] for arm in ARMS}
+            for state in states
+        )
+        return {arm: np.linalg.inv(first[arm]) @ second[arm] for arm in ARMS}
 
     def _paths(self, number: int) -> Float[np.ndarray, "2 25 4 4"]:
         """Poses of both arms at a sample and at its 24 steps, in the sample's own frames."""
@@ -102,58 +152,62 @@ class Shards(Source):
         picture = decode_jpeg(self._index.jpeg(int(number)), where=self._index.where(int(number)))
         return np.ascontiguousarray(picture[:, 384 * side : 384 * (side + 1)])
 
-    def _find_runs(self) -> list[tuple[str, np.ndarray]]:
-        """Episodes: (name, sample numbers in time order)."""
+    def _find_episodes(self) -> list[tuple[str, np.ndarray]]:
+        """(name, sample numbers in time order) of each."""
         index = self._index
-        self._times = np.empty(len(index))
-        runs: list[tuple[str, list[int]]] = []
+        episodes: list[tuple[str, np.ndarray]] = []
         groups: dict[str, list[int]] = {}
         for number in range(len(index)):
             groups.setdefault(str(index.episodes[number]), []).append(number)
-        for name, numbers in groups.items():
-            metas = [index.meta(number) for number in numbers]
-            said = _recorded_times(metas)
-            self._times[numbers] = np.arange(len(numbers)) / FPS if said is None else said
-            named = bool(name) and said is not None
-            if said is not None and named:
-                numbers = [numbers[row] for row in np.argsort(said, kind="stable")]
-            runs += self._split(name, numbers, named=named)
-        return [(name, np.array(run)) for name, run in runs]
+        for name, group in groups.items():
+            numbers = np.array(group)
+            told = not np.isnan(self._times[numbers]).any()
+            if not told:
+                self._times[numbers] = np.arange(len(numbers)) / FPS
+            if not name:
+                episodes += [("", run) for run in self._fitting(numbers)]
+                continue
+            if told:
+                numbers = numbers[np.argsort(self._times[numbers], kind="stable")]
+                self._require_fit(name, numbers)
+            episodes.append((name, numbers))
+        return episodes
 
-    def _split(self, name: str, numbers: list[int], *, named: bool) -> list[tuple[str, list[int]]]:
-        runs: list[list[int]] = [[numbers[0]]]
+    def _require_fit(self, name: str, numbers: np.ndarray) -> None:
+        """Raises ShardError where the samples of a named episode contradict each other."""
         path = self._paths(numbers[0])
         for before, after in pairwise(numbers):
             step = self._times[after] - self._times[before]
             where = self._index.where(after)
-            if named and step <= 0:
+            if step <= 0:
                 raise ShardError(
                     f"{where}: two samples of episode {name!r} at the same time. Convert the recording again."
                 )
-            belongs = 0 < step <= HORIZON / FPS + 1e-6 and (
-                self._index.instruction(before) == self._index.instruction(after)
-            )
             path, path_before = self._paths(after), path
-            if belongs:
-                error = disagreement(path_before, path, step)
-                belongs = error[0] <= TOLERANCE_M and error[1] <= TOLERANCE_RAD
-                if not belongs and named:
-                    raise ShardError(
-                        f"{where}: its chunk contradicts the sample before it in episode {name!r} by "
-                        f"{error[0]:.4f} m and {error[1]:.3f} rad. Wrong frame numbers, or chunks that are not "
-                        f"relative to their own frame."
-                    )
-            if belongs:
-                runs[-1].append(after)
-            else:
-                runs.append([after])
-        return [(name or "episode", run) for run in runs]
+            if step <= _REACH and not fits(path_before, path, step):
+                metres, radians = disagreement(path_before, path, step)
+                raise ShardError(
+                    f"{where}: its chunk contradicts the sample before it in episode {name!r} by "
+                    f"{metres:.4f} m and {radians:.3f} rad. Wrong frame numbers, or chunks that are not "
+                    f"relative to their own frame."
+                )
+
+    def _fitting(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """Samples without a name as runs that fit together."""
+        breaks = []
+        path = self._paths(numbers[0])
+        for row, (before, after) in enumerate(pairwise(numbers), 1):
+            path, path_before = self._paths(after), path
+            same = self._index.instruction(before) == self._index.instruction(after)
+            if not (same and fits(path_before, path, self._times[after] - self._times[before])):
+                breaks.append(row)
+        return np.split(numbers, breaks)
 
 
-def _recorded_times(metas: list[dict[str, Any]]) -> np.ndarray | None:
-    """Seconds of each sample in its episode; None where one of them does not say."""
-    times = [recorded_time(meta) for meta in metas]
-    return None if any(time is None for time in times) else np.array(times, dtype=np.float64)
+def _width_before(action: Float[np.ndarray, "24 20"], arm: str) -> float:
+    """The width at a sample, which is in no chunk: carried back along the first two steps."""
+    first, second = action[:2, arm_slice(arm)][:, 9].astype(np.float64)
+    return max(0.0, float(2 * first - second))
 
 
 def _chunk_at(
