@@ -188,7 +188,7 @@ def write_problem(error: BaseException) -> str | None:
     if number is None:  # safetensors puts it in words, torch in parentheses or only in its own words
         found = re.search(r"\(os error (\d+)\)", text)
         number = int(found[1]) if found else None
-        if "PytorchStreamWriter failed" in text or "file write failed" in text:
+        if re.search("PytorchStreamWriter failed|file write failed|unexpected pos", text):
             number = errno.ENOSPC
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({text}). Free some space, or choose another place"

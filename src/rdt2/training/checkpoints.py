@@ -72,6 +72,9 @@ def restore(accelerator: Accelerator, out: Path, *, steps: int) -> tuple[int, li
     Raises:
         CheckpointError: it has done more steps than are asked for, or none of several is whole.
     """
+    if accelerator.is_main_process:
+        for partial in (out / "checkpoints").glob(".*.partial"):  # of a run that was killed while it saved
+            shutil.rmtree(partial, ignore_errors=True)
     found, damaged = checkpoints(out), list[tuple[Path, str]]()
     while found:
         folder = found.pop()
@@ -87,7 +90,7 @@ def restore(accelerator: Accelerator, out: Path, *, steps: int) -> tuple[int, li
                 + "; ".join(f"{folder.name}, {problem}" for folder, problem in damaged)
                 + ". Restore one, or start a new --out."
             )
-        return 0, [f"no checkpoint in {out} yet: starting at step 0"]
+        return 0, [f"no checkpoint in {out} yet"]
     notes = []
     for folder, problem in damaged:
         aside = folder.with_name(f"damaged-{folder.name}")

@@ -36,7 +36,7 @@ from rdt2.errors import ConfigError, TrainingError
 from rdt2.files import whole_file, whole_folder
 from rdt2.training import engines, run
 from rdt2.training.average import WeightAverage
-from rdt2.training.checkpoints import checkpoints, restore, save_checkpoint, without_frozen
+from rdt2.training.checkpoints import restore, save_checkpoint, without_frozen
 from rdt2.training.config import RunConfig, check_installed
 from rdt2.training.log import Log, note
 from rdt2.training.stopping import Stopping
@@ -174,7 +174,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
         accelerator.register_for_checkpointing(average)
     accelerator.register_save_state_pre_hook(without_frozen)
     start = 0
-    if resume and checkpoints(out):
+    if resume:
         start, found = restore(accelerator, out, steps=config.steps)
         more = "" if start < config.steps else ": all are done; to train on, set steps to more"
         notes += [*found, f"going on from step {start} of {config.steps}{more}"]
