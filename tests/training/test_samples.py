@@ -1,0 +1,232 @@
+"""Samples are looked through before a model is loaded, and what is held out is said."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdt2.data import ShardIndex, encode_jpeg
+from rdt2.errors import ConfigError, ShardError
+from rdt2.training import samples as samples_module
+from rdt2.training.cli import run_training
+from rdt2.training.config import RunConfig
+from rdt2.training.samples import Samples
+
+STILL = np.tile(np.array([0, 0, 0, 1, 0, 0, 0, 1, 0, 0.05] * 2, np.float32), (24, 1))
+JPEG = encode_jpeg(np.full((384, 768, 3), 90, np.uint8))
+
+
+def write(
+    folder: Path, actions: list[np.ndarray], *, per_episode: int = 8, tokens=None, name="shard-000000"
+) -> Path:
+    """Shards as other people's programs write them: nothing is checked."""
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / f"{name}.tar", "w") as tar:
+        for number, action in enumerate(actions):
+            files = {"image.jpg": JPEG, "meta.json": json.dumps(
+                {"sub_task_instruction_key": "go", "episode": number // per_episode}
+            ).encode()}  # fmt: skip
+            arrays = {
+                "action.npy": action,
+                **({} if tokens is None else {"action_token.npy": tokens[number]}),
+            }
+            for file, array in arrays.items():
+                stream = io.BytesIO()
+                np.save(stream, array)
+                files[file] = stream.getvalue()
+            for file, content in files.items():
+                member = tarfile.TarInfo(f"{number:06d}.{file}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    (folder / "instructions.json").write_text('{"go": "Pick up the cup."}')
+    return folder
+
+
+def moving(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    out = []
+    for _ in range(count):
+        action = STILL.copy()
+        action[:, [0, 1, 2, 10, 11, 12]] += rng.normal(0, 0.05, 6).astype(np.float32)
+        out.append(action)
+    return out
+
+
+def take(folder: Path, **changes) -> Samples:
+    return Samples(RunConfig(**{"batch_size": 4, **changes}), folder, rank=0, world_size=1)
+
+
+def spoil(action: np.ndarray, kind: str) -> np.ndarray:
+    action = action.copy()
+    if kind == "nan":
+        action[3, 4] = np.nan
+    elif kind == "inf":
+        action[23, 19] = np.inf
+    elif kind == "padded":
+        action[:, 10:] = 0
+    elif kind == "quaternion":
+        action[:, 3:9] = [0, 0, 0, 1, 0, 0]
+    elif kind == "long":
+        action[7, 3:9] *= 1.1
+    elif kind == "last step":
+        action[23, 13:19] = 0
+    return action
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("nan", "action.npy holds NaN or infinity"),
+        ("inf", "action.npy holds NaN or infinity"),
+        ("padded", "6D rotation of the left arm at step 0 is .* not zeros"),
+        ("quaternion", "6D rotation of the right arm .* Quaternions, Euler angles or rows"),
+        ("long", "6D rotation of the right arm at step 7"),
+        ("last step", "6D rotation of the left arm at step 23"),
+    ],
+)
+def test_a_sample_that_cannot_be_learnt_from_is_named(tmp_path, kind, message):
+    actions = moving(32)
+    actions[17] = spoil(actions[17], kind)
+    write(tmp_path, actions)
+    with pytest.raises(ShardError, match=message) as error:
+        take(tmp_path)
+    assert "shard-000000.tar, sample 000017" in str(error.value)
+    assert "1 of 32 samples looked at" in str(error.value)
+
+
+def test_the_tokenizer_stage_says_so_before_its_first_step(tmp_path):
+    write(tmp_path / "data", [spoil(action, "padded") for action in moving(32)])
+    with pytest.raises(ShardError, match=r"the left arm at step 0.*32 of 32"):
+        run_training(
+            "tokenizer", config=None, overrides=["size=tiny", "batch_size=4"], data=tmp_path / "data",
+            out=tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_chunk_of_another_shape_is_named(tmp_path):
+    actions = moving(32)
+    actions[9] = actions[9][:16]
+    write(tmp_path, actions)
+    with pytest.raises(ShardError, match=r"sample 000009: action.npy is \(16, 20\), expected \(24, 20\)"):
+        take(tmp_path)
+
+
+def test_tokens_that_are_none_are_named(tmp_path):
+    tokens = np.zeros((32, 27), np.int16)
+    tokens[5, 3] = 1024
+    write(tmp_path, moving(32), tokens=tokens)
+    with pytest.raises(
+        ShardError, match=r"sample 000005: action_token.npy holds 0 to 1024, expected 0 to 1023"
+    ):
+        Samples(RunConfig(batch_size=4), tmp_path, rank=0, world_size=1, tokens=True)
+
+
+def test_of_many_samples_an_even_part_is_looked_at_and_the_others_when_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples_module, "LOOKED_AT", 8)
+    actions = moving(64)
+    actions[5] = spoil(actions[5], "nan")
+    write(tmp_path, actions)
+    found = take(tmp_path, held_out=0)
+    assert "looked through the actions of 8 of 64 samples" in found.notes[1]
+    step = next(step for step in range(16) if 5 in found.train.numbers_of(step))
+    with pytest.raises(ShardError, match=r"sample 000005: action.npy holds NaN"):
+        found.batch(step)
+
+
+# ------------------------------------------------------------------------------------------- what is held out
+
+
+def test_what_is_held_out_is_said_and_can_be_set(tmp_path):
+    write(tmp_path, moving(64), per_episode=32)
+    found = take(tmp_path)
+    assert found.notes[0] == (
+        "training on 32 samples of 1 episode; 32 samples of 1 episode are held out to be evaluated "
+        "(--set held_out=0 trains on all)"
+    )
+    everything = take(tmp_path, held_out=0)
+    assert (len(everything.train), len(everything.held_out)) == (64, 0)
+    assert everything.notes[0].startswith("training on all 64 samples; none is held out")
+    write(tmp_path, moving(64), per_episode=4)
+    quarter = take(tmp_path, held_out=0.25)
+    assert (len(quarter.train), len(quarter.held_out)) == (48, 16)
+
+
+def test_few_samples_are_counted_out(tmp_path):
+    write(tmp_path, moving(20), per_episode=100)
+    with pytest.raises(ConfigError) as error:
+        take(tmp_path)
+    said = str(error.value)
+    assert "holds 20 samples, of which 20 are held back" in said
+    assert "0 are left, one step needs 4" in said
+    assert "Train on all with held_out=0 or record more." in said
+    assert len(take(tmp_path, held_out=0).train) == 20
+    with pytest.raises(ConfigError, match=r"Take a smaller batch_size .now 64. or record more"):
+        take(tmp_path, held_out=0, batch_size=64)
+
+
+def test_a_run_that_holds_nothing_out_trains_and_evaluates_nothing(tmp_path):
+    from rdt2.data import fit_normalizer
+
+    data = write(tmp_path / "data", moving(20), per_episode=100)
+    fit_normalizer(data).save_pretrained(data)
+    result = run_training(
+        "tokenizer", config=None, data=data, out=tmp_path / "out",
+        overrides=["size=tiny", "batch_size=4", "steps=2", "held_out=0", "trackers=[]", "evaluate_every=1"],
+    )  # fmt: skip
+    assert result.metrics == {}
+    assert (result.model / "config.json").is_file()
+    assert "eval/" not in (tmp_path / "out" / "metrics.jsonl").read_text()
+
+
+# ------------------------------------------------------------------------------------------- the table beside shards
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "other arrays"])
+def test_a_damaged_table_of_samples_is_made_again(tmp_path, damage):
+    write(tmp_path, moving(8))
+    table = tmp_path / ".shard-index.npz"
+    keys = ShardIndex(tmp_path).keys.tolist()
+    content = table.read_bytes()
+    if damage == "cut":
+        table.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        table.write_bytes(b"")
+    elif damage == "text":
+        table.write_bytes(b"PK\x03\x04 no archive")
+    elif damage == "flipped":
+        middle = content.index(b"000003".decode().encode("utf-32-le"))
+        table.write_bytes(content[:middle] + b"9" + content[middle + 1 :])
+    else:
+        with np.load(table) as arrays:
+            kept = {name: arrays[name] for name in arrays.files}
+        kept["key"] = kept["key"][:3]
+        np.savez(table, **kept)
+    assert ShardIndex(tmp_path).keys.tolist() == keys
+
+
+def test_a_data_folder_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monkeypatch):
+    write(tmp_path, moving(8))
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(np, "savez", refused)
+    monkeypatch.setattr(os, "unlink", refused)
+    monkeypatch.setattr(
+        Path, "unlink", refused
+    )  # a read-only file system refuses this too, whether or not it is there
+    assert len(ShardIndex(tmp_path)) == 8
+    assert not (tmp_path / ".shard-index.npz").exists()
+
+
+def test_the_name_of_samples_is_that_of_what_they_hold(tmp_path):
+    names = [ShardIndex(write(tmp_path / name, moving(8), per_episode=n)).fingerprint() for name, n in
+             (("a", 8), ("b", 8), ("c", 4))]  # fmt: skip
+    assert names[0] == names[1] != names[2]
