@@ -1,9 +1,10 @@
-"""UMI's ``dataset.zarr.zip`` (and the same as a folder): zarr v2, one chunk a picture, often JPEG XL.
+"""UMI's ``dataset.zarr.zip`` (and the same as a folder): zarr v2 or v3, one chunk a picture, often JPEG XL.
 
     data/robot{i}_eef_pos              (n, 3)  metres
     data/robot{i}_eef_rot_axis_angle   (n, 3)  rotation vector
     data/robot{i}_gripper_width        (n, 1)  metres
     data/camera{i}_rgb                 (n, h, w, 3) uint8
+    data/timestamp                     (n,) in any unit; UMI's own recordings have none
     meta/episode_ends                  (episodes,) first frame AFTER each episode
 
 All episodes follow each other in the arrays; 59.94 frames a second; robot 0 is the right hand.
@@ -11,30 +12,24 @@ All episodes follow each other in the arrays; 59.94 frames a second; robot 0 is 
 
 from __future__ import annotations
 
-import json
-import math
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.data.clock import at_rate, to_seconds
 from rdt2.data.sources.base import Source
 from rdt2.data.sources.options import SourceOptions, guess_gripper
 from rdt2.data.sources.pictures import MAX_SIDE
+from rdt2.data.sources.zarr_files import MAX_ROWS, ZarrFiles
 from rdt2.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
 
 UMI_FPS = 59.94
-_MAX_FRAMES = 50_000_000
-_MAX_CHUNK = 1 << 30
-"""Bytes one chunk may decode to; a wrist picture is under 10 MB, UMI's pose arrays are one chunk each."""
-_MAX_RATIO = 200
-"""A zip member that inflates more than this is no recording."""
-_UNSAFE_CODECS = {"pickle", "json2", "msgpack2", "vlen-utf8", "vlen-bytes", "vlen-array", "categorize"}
+_CLOCK = "data/timestamp"
 
 
 class UmiZarr(Source):
@@ -51,9 +46,12 @@ class UmiZarr(Source):
         from dataclasses import replace
 
         super().__init__(path, options)
-        self._files = _Files(self.path)
+        self._files = ZarrFiles(self.path, "meta/episode_ends")
         ends = self._files.array("meta/episode_ends")
-        self._ends = _checked_ends(self._files.rows(ends, 0, _MAX_FRAMES), self.path)
+        if self._files.missing_rows("meta/episode_ends").any():
+            raise RecordingError(f"{self.path}: meta/episode_ends is incomplete. Copy or convert it again.")
+        self._ends = _checked_ends(self._files.rows(ends, 0, MAX_ROWS), self.path)
+        self._missing_rows: dict[str, np.ndarray] = {}
         self.lengths = np.diff(self._ends, prepend=0).tolist()
         self.names = [f"episode_{number:06d}" for number in range(len(self.lengths))]
         count = 0
@@ -79,12 +77,15 @@ class UmiZarr(Source):
                 f"contradicts its own array names."
             )
         widths = np.concatenate([low["gripper"][:, 0] for low in self._low.values()])
+        self._stamps = self._clock(total)
+        if self._stamps is None:
+            fps = self._choose(
+                "fps", lambda: (UMI_FPS, "the file has no timestamps; UMI's cameras run at 59.94")
+            )
+            self.options = replace(self.options, fps=fps)
         self.options = replace(
             self.options,
             rotation="rotvec",
-            fps=self._choose(
-                "fps", lambda: (UMI_FPS, "the file has no timestamps; UMI's cameras run at 59.94")
-            ),
             gripper_unit=self._choose("gripper_unit", lambda: guess_gripper(widths, where=str(self.path))),
         )
         self._pictures = {arm: self._camera(arm, robot, total) for arm, robot in self._robots_of.items()}
@@ -93,7 +94,9 @@ class UmiZarr(Source):
     def episode(self, number: int) -> Episode:
         """One episode. Raises RDT2Error that names file and frame."""
         start, end = int(self._ends[number] - self.lengths[number]), int(self._ends[number])
-        assert self.options.fps is not None
+        for name, missing in self._missing_rows.items():
+            if missing[start:end].any():
+                raise RecordingError(self._lost(name, int(missing[start:end].argmax()), number))
 
         def part(name: str) -> dict[str, np.ndarray]:
             return {arm: low[name][start:end] for arm, low in self._low.items()}
@@ -104,32 +107,65 @@ class UmiZarr(Source):
             rotation=part("rotation"),
             gripper={arm: values[:, 0] for arm, values in part("gripper").items()},
             frames={arm: partial(self._frame, arm, start) for arm in self._pictures},
-            timestamps=np.arange(end - start) / self.options.fps,
+            timestamps=self._times(start, end, number),
             instruction=None,
         )
 
-    def _low_dim(self, name: str, total: int, columns: int) -> np.ndarray:
+    def _clock(self, total: int) -> np.ndarray | None:
+        """The recorded stamps of all frames, where there are any."""
+        if not self._files.has(_CLOCK):
+            return None
+        array = self._array(_CLOCK)
+        if array.shape not in ((total,), (total, 1)):
+            raise RecordingError(
+                f"{self.path}: {_CLOCK} is {array.shape}, expected ({total},) as episode_ends says."
+            )
+        return self._files.rows(array, 0, total).reshape(-1)
+
+    def _times(self, start: int, end: int, number: int) -> np.ndarray:
+        stamps = None if self._stamps is None else self._stamps[start:end]
+        if self.options.fps is not None:
+            return at_rate(self.options.fps, end - start, stamps)
+        assert stamps is not None
+        where = f"{self.path}: {_CLOCK}, {self.names[number]}"
+        return to_seconds(stamps, where=where, unit=self.options.time_unit)
+
+    def _array(self, name: str) -> Any:
+        """An array whose rows without a chunk are remembered."""
         array = self._files.array(name)
+        missing = self._files.missing_rows(name)
+        if missing.any() and not (self.options.missing_chunks == "fill" and self._files.may_leave_out(name)):
+            self._missing_rows[name] = missing
+        return array
+
+    def _lost(self, name: str, frame: int, number: int) -> str:
+        lost = f"{self.path}: {name} lacks the chunk of frame {frame} of {self.names[number]}. "
+        if not self._files.may_leave_out(name):
+            return f"{lost}The file is incomplete: copy or convert it again."
+        return (
+            f"{lost}Zarr leaves out chunks that hold the fill value only (a black picture, a closed gripper), and a "
+            f"lost one looks the same. If it was left out: --missing-chunks fill. If not, copy the recording again."
+        )
+
+    def _low_dim(self, name: str, total: int, columns: int) -> np.ndarray:
+        array = self._array(name)
         if array.shape not in ((total, columns), (total,) if columns == 1 else ()):
             raise RecordingError(
                 f"{self.path}: {name} is {array.shape}, expected ({total}, {columns}) as episode_ends says."
             )
-        if columns == 3:
-            self._files.require_chunks(name, array)
         return self._files.rows(array, 0, total).astype(np.float64).reshape(total, columns)
 
     def _camera(self, arm: str, robot: int, total: int) -> Any:
         name = f"data/camera{robot}_rgb"
         if self.options.cameras is not None:
             name = f"data/{self.options.cameras[0 if arm == 'right' else 1]}"
-        array = self._files.array(name)
+        array = self._array(name)
         if array.ndim != 4 or array.shape[0] != total or array.shape[3] != 3 or array.dtype != np.uint8:
             raise RecordingError(
                 f"{self.path}: {name} is {array.dtype} {array.shape}, expected uint8 ({total}, h, w, 3)."
             )
         if max(array.shape[1:3]) > MAX_SIDE:
             raise RecordingError(f"{self.path}: {name} is {array.shape}: no camera has such pictures.")
-        self._files.require_chunks(name, array)
         return array
 
     def _frame(self, arm: str, start: int, number: int) -> np.ndarray:
@@ -153,125 +189,6 @@ def _checked_ends(ends: np.ndarray, path: Path) -> np.ndarray:
     ends = ends.astype(np.int64)
     if ends.ndim != 1 or len(ends) == 0 or ends[0] < 0 or (np.diff(ends) < 0).any():
         raise RecordingError(f"{path}: meta/episode_ends must be increasing frame numbers.")
-    lengths = np.diff(ends, prepend=0)
-    if (lengths == 0).any():
-        raise RecordingError(
-            f"{path}: episode {int((lengths == 0).argmax())} has no frame (two equal episode_ends). "
-            f"Take it out of meta/episode_ends."
-        )
-    if ends[-1] > _MAX_FRAMES:
-        raise RecordingError(
-            f"{path}: episode_ends promises {ends[-1]} frames; at most {_MAX_FRAMES} are read."
-        )
+    if ends[-1] > MAX_ROWS:
+        raise RecordingError(f"{path}: episode_ends promises {ends[-1]} frames; at most {MAX_ROWS} are read.")
     return ends
-
-
-class _Files:
-    """A zarr v2 hierarchy whose metadata are read and judged before zarr decodes anything."""
-
-    def __init__(self, path: Path) -> None:
-        import zarr
-
-        self._path = path
-        self._zip: zipfile.ZipFile | None = None
-        self._register_codecs()
-        if path.is_dir():
-            self._store: Any = zarr.storage.LocalStore(path, read_only=True)
-            return
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise RecordingError(
-                f"{path}: is no whole zip file ({error}). It was cut off: download or record it again."
-            ) from None
-        self._names = set(self._zip.namelist())
-        for member in self._zip.infolist():
-            if member.file_size > 1 << 20 and member.file_size > _MAX_RATIO * max(1, member.compress_size):
-                raise RecordingError(
-                    f"{path}: {member.filename} would inflate from {member.compress_size} to "
-                    f"{member.file_size} bytes. That is no recording."
-                )
-        self._store = zarr.storage.ZipStore(path, mode="r", read_only=True)
-
-    @staticmethod
-    def _register_codecs() -> None:
-        try:
-            from imagecodecs.numcodecs import Jpegxl
-        except ImportError:  # only recordings with such pictures need it; array() says so for them
-            return
-        from numcodecs.registry import register_codec
-
-        register_codec(Jpegxl)
-
-    def has(self, name: str) -> bool:
-        return self._exists(f"{name}/.zarray")
-
-    def array(self, name: str) -> Any:
-        """An array, after its metadata were found harmless. Raises RecordingError."""
-        import zarr
-
-        meta = self._meta(name)
-        where = f"{self._path}: {name}"
-        try:
-            dtype, shape, chunks = np.dtype(meta["dtype"]), tuple(meta["shape"]), tuple(meta["chunks"])
-            compressor, filters = meta.get("compressor") or {}, meta.get("filters") or []
-            codecs = {codec["id"] for codec in [*([compressor] if compressor else []), *filters]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordingError(f"{where} has unreadable .zarray metadata ({error}).") from None
-        if dtype.hasobject or codecs & _UNSAFE_CODECS:
-            raise RecordingError(f"{where} holds Python objects; loading them could run code. Store numbers.")
-        if dtype.kind not in "fiu":
-            raise RecordingError(f"{where} is {dtype}, expected numbers.")
-        if math.prod(chunks) * dtype.itemsize > _MAX_CHUNK or min(chunks, default=1) < 1:
-            raise RecordingError(f"{where} has chunks of {chunks} {dtype}: more than a recording needs.")
-        if any(size < 0 for size in shape) or (shape and shape[0] > _MAX_FRAMES):
-            raise RecordingError(f"{where} has shape {shape}: no recording is that long.")
-        try:
-            return zarr.open_array(self._store, path=name, mode="r", zarr_format=2)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            if "imagecodecs_jpegxl" in codecs and not _has_imagecodecs():
-                raise RecordingError(
-                    f"{where} is JPEG XL and imagecodecs is not installed: pip install 'rdt2[data]'"
-                ) from None
-            raise RecordingError(f"{where} cannot be opened ({error}).") from None
-
-    def require_chunks(self, name: str, array: Any) -> None:
-        """A missing chunk would be read as zeros, silently. Raises RecordingError."""
-        separator = self._meta(name).get("dimension_separator", ".")
-        counts = [-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
-        for place in np.ndindex(*counts):
-            if not self._exists(f"{name}/{separator.join(map(str, place))}"):
-                raise RecordingError(
-                    f"{self._path}: {name} lacks the chunk of frame {place[0] * array.chunks[0]}. "
-                    f"The file is incomplete: copy or convert it again."
-                )
-
-    def rows(self, array: Any, start: int, end: int) -> np.ndarray:
-        """Rows of an array. Raises RecordingError for a damaged chunk."""
-        try:
-            return np.asarray(array[start:end])
-        except Exception as error:  # every codec has exceptions of its own
-            raise RecordingError(
-                f"{self._path}: {array.path or array.name}, frame {start} cannot be decoded "
-                f"({type(error).__name__}: {error})."
-            ) from error
-
-    def _meta(self, name: str) -> dict[str, Any]:
-        path = f"{name}/.zarray"
-        if not self._exists(path):
-            raise RecordingError(f"{self._path}: {name} is missing. This is not UMI's layout.")
-        try:
-            if self._zip is None:
-                return json.loads((self._path / path).read_bytes())
-            return json.loads(self._zip.read(path))
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise RecordingError(f"{self._path}: {path} cannot be read ({error}).") from None
-
-    def _exists(self, path: str) -> bool:
-        return (self._path / path).is_file() if self._zip is None else path in self._names
-
-
-def _has_imagecodecs() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("imagecodecs") is not None
