@@ -48,7 +48,6 @@ _UNREADABLE = (
     struct.error,
 )
 """What reading a damaged archive of arrays raises."""
-_COLUMNS = ("shard", "place", "key", "episode", "sentence_key")
 
 
 class ShardIndex:
@@ -183,7 +182,7 @@ class ShardIndex:
         try:
             with np.load(path, allow_pickle=False) as table:
                 if str(table["signature"]) == self._signature():
-                    columns = {name: table[name] for name in _COLUMNS}
+                    columns = {name: table[name] for name in table.files if name != "signature"}
                     if len({len(column) for column in columns.values()}) == 1:
                         return columns
         except _UNREADABLE:
