@@ -10,10 +10,11 @@ for batch in data:                      # never ends
 anywhere.
 
 Every worker of every rank is a *lane*. In each epoch the shards of a source are permuted and dealt out to the
-lanes, so no sample is seen by two. A lane reads a few of its shards in turns, a *block* of samples at a time,
-and gives out a block in random order while it reads the next. All that is a function of the seed, and a
-position is where in which tars the block began and how much of it was given out. The webdataset library reads
-the same tars; it keeps no such position, hence this.
+lanes, so no sample is seen by two. Lanes in excess of the shards share one, each taking every n-th of its samples;
+only where there are fewer samples than lanes do two see the same. A lane reads a few of its shards in turns, a *block*
+of samples at a time, and gives out a block in random order while it reads the next. All that is a function of the
+seed, and a position is where in which tars the block began and how much of it was given out. The webdataset library
+reads the same tars; it keeps no such position, hence this.
 
 Workers are threads: decoding and corrupting release the interpreter. Whoever waits for a batch does not idle, but
 decodes some of its pictures. Memory is the block of compressed pictures (``shuffle`` of them, divided among the
@@ -86,7 +87,7 @@ class StreamingData:
         instructions: used instead of the tables beside the shards.
 
         Raises:
-            ConfigError: contradictory settings, or fewer shards than workers of all ranks.
+            ConfigError: contradictory settings.
             ShardError: no shards, or no instructions.
         """
         if min(batch_size, workers, interleave, prefetch) < 1 or min(shuffle, max_damaged) < 0:
@@ -101,13 +102,6 @@ class StreamingData:
                 f"split is {split!r}, held_out {held_out}: expected 'train', 'held_out' or 'all', and 0..0.5."
             )
         self.sources = _sources(source, instructions)
-        lanes = workers * world_size
-        for each in self.sources:
-            if len(each.shards) < lanes:
-                raise ConfigError(
-                    f"{each.name}: {len(each.shards)} shards for {world_size} ranks of {workers} workers. Take "
-                    f"fewer workers, write smaller shards, or load with TrainingData."
-                )
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.workers, self.shuffle, self.interleave, self.prefetch = workers, shuffle, interleave, prefetch
         self.split, self.held_out, self.pictures, self.corruption = split, held_out, pictures, corruption
@@ -336,10 +330,15 @@ class _Lane:
 
 
 class _OpenShard:
-    """A tar that is being read; ``offset`` is where its next sample begins."""
+    """A tar that is being read; ``offset`` is where its next sample begins, and ``count`` how many came before.
 
-    def __init__(self, location: str, number: int, offset: int) -> None:
-        self.number, self.offset = number, offset
+    Of ``parts`` lanes that read it, this one takes samples ``part``, ``part`` + ``parts``, ...
+    """
+
+    def __init__(
+        self, location: str, number: int, offset: int = 0, count: int = 0, part: int = 0, parts: int = 1
+    ) -> None:
+        self.number, self.offset, self.count, self.part, self.parts = number, offset, count, part, parts
         self.name = shard_name(location)
         self._stream = open_shard(location)
         self.samples = stream_shard(TarReader(self._stream, name=self.name, start=offset))
@@ -359,13 +358,13 @@ class _Reader:
         self._interleave = data.interleave if data.shuffle else 1
         self._wanted = None if data.split == "all" else (data.split == "held_out", data.held_out)
         self._damage = data._damage
-        self._epoch = self._block = self._next = self._turn = 0
+        self._epoch = self._block = self._next = self._turn = self._shift = 0
         self._open: list[_OpenShard] = []
 
     @staticmethod
     def beginning() -> dict[str, Any]:
         """The position before the first block."""
-        return {"epoch": 0, "block": 0, "next": 0, "turn": 0, "open": []}
+        return {"epoch": 0, "block": 0, "next": 0, "turn": 0, "shift": 0, "open": []}
 
     def samples(self, place: Mapping[str, Any]) -> Iterator[tuple[Sample, int, int, dict[str, Any]]]:
         """(sample, its number, epoch, place after it) without end, from a place on."""
@@ -399,13 +398,17 @@ class _Reader:
     def _size(self, epoch: int, block: int) -> int:
         return min(self._block_size, _FIRST_BLOCK << min(block, 20)) if epoch == 0 else self._block_size
 
-    def _shards(self, epoch: int) -> list[int]:
-        """This lane's shards in an epoch."""
+    def _shards(self, epoch: int) -> list[tuple[int, int, int]]:
+        """This lane's shards in an epoch: number, and which part of how many."""
         count = len(self._source.shards)
         order = np.arange(count)
         if self._shuffle:
             order = np.random.default_rng([self._seed, 3, self._number, epoch]).permutation(count)
-        return order[self._lane :: self._lanes].tolist()
+        lane = (self._lane + self._shift) % self._lanes
+        if count >= self._lanes:
+            return [(number, 0, 1) for number in order[lane :: self._lanes].tolist()]
+        part, place = divmod(lane, count)
+        return [(int(order[place]), part, len(range(place, self._lanes, count)))]
 
     def _position(self) -> dict[str, Any]:
         return {
@@ -413,15 +416,18 @@ class _Reader:
             "block": self._block,
             "next": self._next,
             "turn": self._turn,
-            "open": [[shard.number, shard.offset] for shard in self._open],
+            "shift": self._shift,
+            "open": [
+                [shard.number, shard.offset, shard.count, shard.part, shard.parts] for shard in self._open
+            ],
         }
 
     def _go_to(self, position: Mapping[str, Any]) -> None:
         self.close()
         self._epoch, self._block = position["epoch"], position["block"]
-        self._next, self._turn = position["next"], position["turn"]
+        self._next, self._turn, self._shift = position["next"], position["turn"], position["shift"]
         self._open = [
-            _OpenShard(self._source.shards[number], number, offset) for number, offset in position["open"]
+            _OpenShard(self._source.shards[number], number, *place) for number, *place in position["open"]
         ]
 
     def _read_block(self) -> Iterator[Sample]:
@@ -429,14 +435,20 @@ class _Reader:
         shards, size, count = self._shards(self._epoch), self._size(self._epoch, self._block), 0
         while count < size:
             while len(self._open) < self._interleave and self._next < len(shards):
-                self._open_next(shards[self._next])
+                self._open_next(*shards[self._next])
             if not self._open:
                 if count == 0 and self._block == 0:
-                    raise ShardError(
-                        f"{self._source.name}: the {len(shards)} shards of this worker hold no usable sample "
-                        f"of the split. Look at them with 'rdt2 data check'."
-                    )
-                self._epoch, self._block, self._next, self._turn = self._epoch + 1, 0, 0, 0
+                    # Where only a few shards hold samples of the split, a lane without any reads another's, too.
+                    self._shift += 1
+                    if self._shift == self._lanes:
+                        raise ShardError(
+                            f"{self._source.name}: its {len(self._source.shards)} shards hold no usable sample of "
+                            f"the split. Look at them with 'rdt2 data check'."
+                        )
+                    shards, self._next, self._turn = self._shards(self._epoch), 0, 0
+                    continue
+                self._epoch += 1
+                self._block = self._next = self._turn = self._shift = 0
                 return
             sample = self._read_sample()
             if sample is not None:
@@ -444,10 +456,10 @@ class _Reader:
                 yield sample
         self._block += 1
 
-    def _open_next(self, number: int) -> None:
+    def _open_next(self, number: int, part: int, parts: int) -> None:
         self._next += 1
         try:
-            self._open.append(_OpenShard(self._source.shards[number], number, 0))
+            self._open.append(_OpenShard(self._source.shards[number], number, part=part, parts=parts))
         except ShardError as error:
             self._damage.note(error, " (the whole shard)")
 
@@ -459,6 +471,12 @@ class _Reader:
             key, files, shard.offset = next(shard.samples)
         except StopIteration:
             self._open.pop(self._turn).close()
+            if shard.parts > 1 and 0 < shard.count <= shard.part:  # fewer samples than lanes: none was left
+                parts = shard.count
+                location = self._source.shards[shard.number]
+                self._open.insert(
+                    self._turn, _OpenShard(location, shard.number, part=shard.part % parts, parts=parts)
+                )
             return None
         except ShardError as error:
             self._open.pop(self._turn).close()
@@ -474,7 +492,8 @@ class _Reader:
             held_out, share = self._wanted
             if is_held_out(str(sample.meta.get("episode", "")), share) != held_out:
                 return None
-        return sample
+        shard.count += 1
+        return sample if (shard.count - 1) % shard.parts == shard.part else None
 
     def _sample_number(self, sample: Sample) -> int:
         """A number for the sample that depends on its name only."""
