@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
+from rdt2.errors import ConfigError
+
 
 @dataclass(kw_only=True)
 class _Train:
@@ -30,10 +32,13 @@ class _Train:
 
     def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert", "distill"]) -> None:
         from rdt2.cli.output import existing, note, plain, save_json
+        from rdt2.files import require_writable
         from rdt2.training.cli import run_training
         from rdt2.training.stopping import Stopped
 
         existing(self.data, "folder of shards")
+        if self.json is not None:
+            require_writable(self.json, error=ConfigError)
         go_on = f"go on with: {self.resume_command(stage)}"
         try:
             result = run_training(
@@ -60,13 +65,12 @@ class _Train:
 
     def resume_command(self, stage: str) -> str:
         """What to type so that an interrupted run goes on."""
-        words = ["rdt2", "train", stage, "--data", str(self.data), "--out", str(self.out)]
+        words = ["train", stage, "--data", str(self.data), "--out", str(self.out)]
         for option, value in (("--config", self.config), ("--json", self.json)):
             words += [option, str(value)] if value is not None else []
         for override in self.overrides:
             words += ["--set", override]
-        launcher = "accelerate launch or torchrun as before, ... " if "WORLD_SIZE" in os.environ else ""
-        return launcher + shlex.join([*words, "--resume"])
+        return f"{_launcher()} {shlex.join([*words, '--resume'])}"
 
 
 @dataclass(kw_only=True)
@@ -98,7 +102,8 @@ class TrainVQ(_Train):
     """Train RDT2-VQ: the vision-language model learns to write the 27 action tokens.
 
     For example:
-      rdt2 train vq --config configs/training/vq_tiny.yaml --data data/tokens --out runs/vq --set seed=1
+      rdt2 train vq --config configs/training/vq_tiny.yaml --data data/demo --out runs/vq \\
+        --set tokenizer=runs/tokenizer/model
     """
 
     def run(self) -> None:
@@ -134,6 +139,18 @@ class TrainDistill(_Train):
 def _first_process() -> bool:
     """Whether this is the process that speaks, of those that torchrun or accelerate started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _launcher() -> str:
+    """What begins the command that started this process."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
+        return "rdt2"
+    if world == os.environ.get("LOCAL_WORLD_SIZE") and not any(
+        key.startswith("ACCELERATE_") for key in os.environ
+    ):
+        return f"torchrun --nproc-per-node {world} -m rdt2.cli.main"
+    return "the launcher of before, then -m rdt2.cli.main"
 
 
 def _next(stage: str, model: Path, data: Path) -> str:
