@@ -100,7 +100,7 @@ def test_interrupted_and_gone_on_with(umi_zarr, motions, tmp_path, monkeypatch) 
     with pytest.raises(KeyboardInterrupt):
         convert(source, out, **settings)
     assert [path.name for path in out.glob("*.tar")] == ["shard-000000.tar"]
-    with pytest.raises(ConfigError, match="differs in tail"):
+    with pytest.raises(ConfigError, match="begun with other settings: tail was 'drop', is 'pad'"):
         convert(source, out, tail="pad", **settings)
     convert(source, out, **settings)
     assert worked == [0, 99, 1, 2]
@@ -108,8 +108,25 @@ def test_interrupted_and_gone_on_with(umi_zarr, motions, tmp_path, monkeypatch) 
     again = convert(source, out, **settings)
     assert again.samples == 18
     assert worked == [0, 99, 1, 2]
-    with pytest.raises(ConfigError, match="another conversion"):
+    with pytest.raises(ConfigError, match=r"another conversion, finished.*stride was 1, is 2\."):
         convert(source, out, stride=2, **settings)
+
+
+def test_a_refused_conversion_blocks_no_other(umi_zarr, motions, tmp_path) -> None:
+    motions[1].position["left"][20] = np.nan
+    source, out = umi_zarr(motions), tmp_path / "out"
+    wrong = SourceOptions(**{**vars(OPTIONS), "gripper_unit": "mm"})
+    with pytest.raises(RDT2Error, match="frame 20"):
+        convert(source, out, kind="umi-zarr", options=wrong)
+    report = convert(source, out, kind="umi-zarr", options=OPTIONS, on_error="skip")
+    assert (report.episodes, len(report.skipped)) == (2, 1)
+    # What was written before the refusal is kept where only damage is left out now.
+    settings = {"kind": "umi-zarr", "options": OPTIONS, "samples_per_shard": 1}
+    with pytest.raises(RDT2Error, match="frame 20"):
+        convert(source, tmp_path / "parts", **settings)
+    with pytest.raises(ConfigError, match="gripper_unit was 'm', is 'mm'"):
+        convert(source, tmp_path / "parts", **{**settings, "options": wrong})
+    assert convert(source, tmp_path / "parts", on_error="skip", **settings).samples == report.samples
 
 
 def test_guesses_have_to_be_confirmed(umi_zarr, motions, tmp_path) -> None:

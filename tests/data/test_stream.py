@@ -203,12 +203,39 @@ def test_mixture_by_weight(folder: Path, tmp_path: Path) -> None:
     assert [each.name for each in open_sources(folder / "dataset.yaml")] == [folder.name]
 
 
+def test_paths_at_the_top_of_a_mixture(tmp_path: Path) -> None:
+    """As the published loader reads them: for all data sets that do not give their own."""
+    for number, name in enumerate("ab"):
+        write(tmp_path / name, first=100 * number, shards=2)
+        (tmp_path / name / "instructions.json").rename(tmp_path / "all.json")
+        (tmp_path / f"{name}.yaml").write_text(f"type: single\nshards_dir: {name}\n")
+    (tmp_path / "b.json").write_text((tmp_path / "all.json").read_text().replace("Pick", "Take"))
+    with (tmp_path / "b.yaml").open("a") as file:
+        file.write("kwargs: {instruction_path: b.json, normalizer_path: own.pt}\n")
+    (tmp_path / "blend.yaml").write_text(
+        "type: blend\nkwargs: {instruction_path: all.json, normalizer_path: n.pt}\n"
+        "train: {a: {config_path: a.yaml, weight: 1}, b: {config_path: b.yaml, weight: 3}}\n"
+    )
+    first, second = open_sources(tmp_path / "blend.yaml")
+    assert list(first.instructions.values()) == [SENTENCE]  # type: ignore[union-attr]
+    assert list(second.instructions.values()) == [SENTENCE.replace("Pick", "Take")]  # type: ignore[union-attr]
+    assert [first.normalizer, second.normalizer] == [str(tmp_path / "n.pt"), str(tmp_path / "own.pt")]
+    (batch,) = take(stream(tmp_path / "blend.yaml", batch_size=8), 1)
+    assert set(batch.instructions) == {SENTENCE, SENTENCE.replace("Pick", "Take")}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("train: {}", "train is no table"),
         ("train: {a: {weight: 1}}", "expected {config_path, weight}"),
         ("train: {a: {config_path: x.yaml, weight: many}}", "expected a number"),
+        ("train: {a: {config_path: 3}}", "expected {config_path, weight}"),
+        (
+            "train: {a: {config_path: x.yaml}}\nkwargs: {instruction_path: 3}",
+            "kwargs is {'instruction_path': 3}",
+        ),
+        ("train: {a: {config_path: x.yaml}}\nkwargs: all.json", "kwargs is 'all.json'"),
         ("name: x", "expected 'type: single'"),
         ("- 1", "expected a table"),
     ],

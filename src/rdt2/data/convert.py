@@ -317,16 +317,33 @@ def _earlier(folder: Path, signature: dict[str, Any]) -> ConversionReport | None
             report = ConversionReport(**found["report"]) if path == done else None
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: cannot be read ({error}). Choose an empty folder.") from None
+        if plan.get("on_error") == "raise":  # nothing was left out so far: what is there fits either way
+            plan = plan | {"on_error": signature["on_error"]}
         if plan != signature:
-            differing = sorted(key for key in signature if plan.get(key) != signature[key])
+            if path == begun and not any(folder.glob("*.tar")):
+                shutil.rmtree(folder / _STATE)  # it was refused before it wrote anything
+                return None
             raise ConfigError(
-                f"{folder}: holds another conversion (differs in {', '.join(differing)}). "
-                f"Choose another folder, or remove this one."
+                f"{folder}: holds another conversion, {'finished' if path == done else 'begun'} with other settings: "
+                f"{_differences(plan, signature)}. Choose another folder, or remove this one."
             )
         return report
     if folder.is_dir() and any(folder.glob("*.tar")):
         raise ConfigError(f"{folder}: holds shards that are not from a conversion. Choose another folder.")
     return None
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between two plans, in words; options one by one."""
+    flat = [
+        {**{k: v for k, v in plan.items() if k != "options"}, **plan.get("options", {})}
+        for plan in (before, now)
+    ]
+    return ", ".join(
+        f"{name} was {flat[0].get(name)!r}, is {value!r}"
+        for name, value in flat[1].items()
+        if flat[0].get(name) != value
+    )
 
 
 def _finish(folder: Path, groups: int, signature: dict[str, Any]) -> ConversionReport:

@@ -7,10 +7,12 @@ A single data set::
     shards_dir: .
     kwargs: {instruction_path: instructions.json, normalizer_path: normalizer.safetensors}
 
-A mixture of such files; paths are relative to the yaml they stand in::
+A mixture of such files; paths are relative to the yaml they stand in. ``kwargs`` of the mixture stand for those that
+a file does not give itself::
 
     name: all
     type: blend
+    kwargs: {instruction_path: instructions.json}
     train:
         pick: {config_path: pick/dataset.yaml, weight: 3}
         fold: {config_path: fold/dataset.yaml, weight: 1}
@@ -21,11 +23,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rdt2.data.shards.reading import parse_instructions, read_instructions
 from rdt2.data.shards.remote import expand_locations, instructions_beside, is_url
 from rdt2.errors import ConfigError, ShardError
+
+_PATHS = ("instruction_path", "normalizer_path")
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,14 @@ def _read_yaml(path: Path) -> list[StreamSource]:
     config = _load(path)
     if "train" not in config:
         return [_single(path, config, name=str(config.get("name", path.stem)), weight=1.0)]
-    entries = config["train"]
+    entries, common = config["train"], _paths(path, config)
     if not isinstance(entries, dict) or not entries:
         raise ConfigError(f"{path}: train is no table {{name: {{config_path, weight}}}}.")
     sources = []
     for name, entry in entries.items():
         if (
             not isinstance(entry, dict)
-            or "config_path" not in entry
+            or not isinstance(entry.get("config_path"), str)
             or set(entry) - {"config_path", "weight"}
         ):
             raise ConfigError(f"{path}: train.{name} is {entry!r}, expected {{config_path, weight}}.")
@@ -99,30 +104,45 @@ def _read_yaml(path: Path) -> list[StreamSource]:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise ConfigError(f"{path}: train.{name}.weight is {weight!r}, expected a number above 0.")
         other = path.parent / entry["config_path"]
-        sources.append(_single(other, _load(other), name=str(name), weight=float(weight)))
+        sources.append(_single(other, _load(other), name=str(name), weight=float(weight), common=common))
     return sources
 
 
-def _single(path: Path, config: Mapping[str, Any], *, name: str, weight: float) -> StreamSource:
+def _single(
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    weight: float,
+    common: Mapping[str, str] = MappingProxyType({}),
+) -> StreamSource:
+    """common: paths of a mixture, for those that the config does not give."""
     if config.get("type", "single") != "single" or not isinstance(config.get("shards_dir"), str):
         raise ConfigError(f"{path}: expected 'type: single' with a shards_dir.")
-    kwargs = config.get("kwargs") or {}
-    if not isinstance(kwargs, dict):
-        raise ConfigError(f"{path}: kwargs is {kwargs!r}, expected {{instruction_path, normalizer_path}}.")
+    paths = {**common, **_paths(path, config)}
     shards = expand_locations(_beside(path, config["shards_dir"]))
-    if "instruction_path" in kwargs:
-        told = _beside(path, kwargs["instruction_path"])
-        table = instructions_beside(told) if is_url(told) else _table(Path(told))
+    told = paths.get("instruction_path")
+    if told is None:
+        table: Mapping[str, str] = instructions_beside(shards[0])
     else:
-        table = instructions_beside(shards[0])
-    normalizer = kwargs.get("normalizer_path")
+        table = instructions_beside(told) if is_url(told) else _table(Path(told))
     return StreamSource(
         name=name,
         shards=tuple(shards),
         instructions=table,
         weight=weight,
-        normalizer=None if normalizer is None else _beside(path, normalizer),
+        normalizer=paths.get("normalizer_path"),
     )
+
+
+def _paths(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """instruction_path and normalizer_path as a yaml gives them, made whole."""
+    kwargs = config.get("kwargs") or {}
+    if not isinstance(kwargs, dict) or not all(isinstance(kwargs.get(name, ""), str) for name in _PATHS):
+        raise ConfigError(
+            f"{path}: kwargs is {kwargs!r}, expected {{instruction_path, normalizer_path}} as text."
+        )
+    return {name: _beside(path, kwargs[name]) for name in _PATHS if name in kwargs}
 
 
 def _table(path: Path) -> Mapping[str, str]:
