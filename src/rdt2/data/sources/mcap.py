@@ -8,20 +8,24 @@ Topics are told apart by their message types, and the arms by ``right`` and ``le
     std_msgs/String                                       optional: the instruction
 
 The pictures of one camera give the frames. The other camera's nearest picture is taken; poses and openings lie
-between two messages, linear and slerp. Times are those of the headers, else of the recorder.
+between two messages, linear and slerp, and never in a pause. Times are those of the headers, else of the recorder. A
+sentence holds until the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdt2.action import ARMS
+from rdt2.data.clock import at_rate
+from rdt2.data.resample import nearest
+from rdt2.data.sources.alignment import Topic, common_frames, poses_at
 from rdt2.data.sources.base import Source, guess_cameras
 from rdt2.data.sources.options import SourceOptions, guess_gripper
 from rdt2.data.sources.pictures import MAX_SIDE, decode_image
@@ -34,16 +38,6 @@ _POSES = ("geometry_msgs/msg/PoseStamped",)
 _GRIPPERS = ("std_msgs/msg/Float32", "std_msgs/msg/Float64", "sensor_msgs/msg/JointState")
 _IMAGES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 _TEXTS = ("std_msgs/msg/String",)
-_MAX_GAP_S = 0.2
-"""Poses further apart than this are not interpolated between."""
-
-
-@dataclass
-class _Topic:
-    """Messages of one topic, in order."""
-
-    times: list[float] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
 
 
 class Mcap(Source):
@@ -97,28 +91,52 @@ class Mcap(Source):
         path = self._paths[number]
         wanted = [topic for topics in self._topics.values() for topic in topics]
         topics = _read(path, [*wanted, *([self._text] if self._text else [])])
-        for name in wanted:
-            if not topics[name].times:
-                raise RecordingError(f"{path}: no message of {name}. Leave that file out.")
-            if (np.diff(topics[name].times) <= 0).any():
-                raise RecordingError(f"{path}: times of {name} do not increase. Record it again.")
-        frames = self._frames(path, topics)
+        times = {name: self._times(topics[name], path, name) for name in wanted}
+        cameras = [camera for _, _, camera in self._topics.values()]
+        rows = common_frames(
+            {name: times[name] for name in cameras},
+            {name: times[name] for name in wanted if name not in cameras},
+            where=str(path),
+        )
+        frames = times[cameras[0]][rows]
         position, rotation, gripper, pictures = {}, {}, {}, {}
         for arm, (pose, opening, camera) in self._topics.items():
-            position[arm], rotation[arm] = _interpolated(topics[pose], frames, where=f"{path}, {pose}")
-            gripper[arm] = np.interp(frames, topics[opening].times, np.array(topics[opening].values))
-            shots = topics[camera]
-            nearest = _nearest(shots.times, frames, where=f"{path}, {camera}")
-            pictures[arm] = _Pictures([shots.values[row] for row in nearest], f"{path}, {camera}")
+            position[arm], rotation[arm] = poses_at(
+                times[pose], topics[pose].values, frames, where=f"{path}, {pose}"
+            )
+            gripper[arm] = np.interp(frames, times[opening], np.array(topics[opening].values))
+            shots = [topics[camera].values[row] for row in nearest(times[camera], frames)]
+            pictures[arm] = _Pictures(shots, f"{path}, {camera}")
         return self._episode(
             number,
             position=position,
             rotation=rotation,
             gripper=gripper,
             frames=pictures,
-            timestamps=frames,
-            instruction=topics[self._text].values[0] if self._text and topics[self._text].values else None,
+            timestamps=frames if self.options.fps is None else at_rate(self.options.fps, len(frames), frames),
+            instruction=self._sentences_of(topics, np.array(topics[cameras[0]].logged)[rows]),
         )
+
+    def _times(self, topic: Topic, path: Path, name: str) -> np.ndarray:
+        """Seconds of a topic's messages."""
+        times = topic.times(self.options.message_clock)
+        if not len(times):
+            raise RecordingError(f"{path}: no message of {name}. Leave that file out.")
+        if (np.diff(times) <= 0).any():
+            number = int((np.diff(times) <= 0).argmax()) + 1
+            raise RecordingError(
+                f"{path}: message {number} of {name} is not later than the one before it. If the headers are at "
+                f"fault, --message-clock recorder takes the times of the recorder. Else leave that file out."
+            )
+        return times
+
+    def _sentences_of(self, topics: dict[str, Topic], recorded: np.ndarray) -> list[str] | None:
+        """The sentence of each frame: the last one that was recorded before it."""
+        texts = topics[self._text] if self._text else Topic()
+        if not texts.values:
+            return None
+        last = np.searchsorted(texts.logged, recorded, side="right") - 1
+        return [texts.values[number] for number in np.maximum(last, 0)]
 
     def _cameras(self, types: dict[str, str], arms: Sequence[str], where: str) -> dict[str, str]:
         images = [topic for topic, kind in types.items() if kind in _IMAGES]
@@ -131,24 +149,6 @@ class Mcap(Source):
                 f"{where}: {unknown[0]} is no picture topic; there are {', '.join(images) or 'none'}."
             )
         return dict(zip(ARMS, chosen, strict=True))
-
-    def _frames(self, path: Path, topics: dict[str, _Topic]) -> np.ndarray:
-        """Times of the frames: of the first camera, while the other topics have messages on both sides."""
-        cameras = [topics[camera] for _, _, camera in self._topics.values()]
-        times = np.array(cameras[0].times)
-        # Cameras are never in step: the nearest picture may be half a frame away.
-        slack = float(np.median(np.diff(times))) / 2 if len(times) > 1 else 0.0
-        begin, end = (
-            [camera.times[0] - slack for camera in cameras],
-            [camera.times[-1] + slack for camera in cameras],
-        )
-        for pose, opening, _ in self._topics.values():
-            begin += [topics[pose].times[0], topics[opening].times[0]]
-            end += [topics[pose].times[-1], topics[opening].times[-1]]
-        times = times[(times >= max(begin)) & (times <= min(end))]
-        if len(times) == 0:
-            raise RecordingError(f"{path}: its topics have no time in common. Leave that file out.")
-        return times
 
 
 def _of_arms(
@@ -223,23 +223,25 @@ def _count(path: Path, topic: str) -> int:
         return sum(counts.get(number, 0) for number, each in summary.channels.items() if each.topic == topic)
 
 
-def _read(path: Path, names: Sequence[str]) -> dict[str, _Topic]:
+def _read(path: Path, names: Sequence[str]) -> dict[str, Topic]:
     """The messages of some topics, pictures still compressed."""
-    topics = {name: _Topic() for name in names}
+    topics = {name: Topic() for name in names}
     with _reader(path) as reader:
         for schema, channel, message, decoded in reader.iter_decoded_messages(topics=list(names)):
             topic = topics[channel.topic]
-            topic.times.append(_seconds(decoded, message))
+            topic.stamps.append(_header_seconds(decoded))
+            topic.logged.append(_seconds(*divmod(message.log_time, 10**9)))
             topic.values.append(_value(schema.name, decoded, where=f"{path}, {channel.topic}"))
     return topics
 
 
-def _seconds(decoded: Any, message: Any) -> float:
+def _header_seconds(decoded: Any) -> float | None:
     stamp = getattr(getattr(decoded, "header", None), "stamp", None)
-    if stamp is not None and (stamp.sec or stamp.nanosec):
-        return stamp.sec + 1e-9 * stamp.nanosec
-    seconds, nanoseconds = divmod(message.log_time, 10**9)
-    return seconds + 1e-9 * nanoseconds  # rounded the same way as a stamp
+    return _seconds(stamp.sec, stamp.nanosec) if stamp is not None and (stamp.sec or stamp.nanosec) else None
+
+
+def _seconds(seconds: int, nanoseconds: int) -> float:
+    return seconds + 1e-9 * nanoseconds
 
 
 def _value(kind: str, decoded: Any, *, where: str) -> Any:
@@ -283,46 +285,3 @@ class _Pictures:
 
     def __call__(self, frame: int) -> np.ndarray:
         return decode_image(self._packed[frame], where=f"{self._where}, frame {frame}")
-
-
-# ------------------------------------------------------------------------------------------------------- time
-
-
-def _interpolated(topic: _Topic, frames: np.ndarray, *, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (n, 3) and quaternions x y z w (n, 4) at the frames."""
-    from scipy.spatial.transform import Rotation, Slerp
-
-    times, values = np.array(topic.times), np.array(topic.values, dtype=np.float64)
-    if not np.isfinite(values).all() or (np.abs(np.linalg.norm(values[:, 3:], axis=1) - 1) > 1e-2).any():
-        bad = ~np.isfinite(values).all(1) | (np.abs(np.linalg.norm(values[:, 3:], axis=1) - 1) > 1e-2)
-        raise RecordingError(
-            f"{where}: message {int(bad.argmax())} holds NaN or a quaternion that is none. Cut the recording there."
-        )
-    inside = (times[1:] > frames[0]) & (times[:-1] < frames[-1])
-    gaps = np.diff(times) * inside
-    if len(gaps) and gaps.max() > _MAX_GAP_S:
-        raise RecordingError(
-            f"{where}: no message for {gaps.max():.2f} s at {times[int(gaps.argmax())] - times[0]:.2f} s. "
-            f"Cut the recording there."
-        )
-    position = np.stack([np.interp(frames, times, values[:, axis]) for axis in range(3)], axis=1)
-    if len(times) == 1:
-        return position, np.repeat(values[:, 3:], len(frames), axis=0)
-    return position, Slerp(times, Rotation.from_quat(values[:, 3:]))(frames).as_quat()
-
-
-def _nearest(times: Sequence[float], frames: np.ndarray, *, where: str) -> np.ndarray:
-    """For each frame the number of the nearest picture, at most three quarters of a frame away."""
-    stamps = np.array(times)
-    after = np.clip(np.searchsorted(stamps, frames), 1, max(1, len(stamps) - 1))
-    before = after - 1
-    after = np.minimum(after, len(stamps) - 1)
-    nearest = np.where(np.abs(stamps[after] - frames) < np.abs(stamps[before] - frames), after, before)
-    period = float(np.median(np.diff(frames))) if len(frames) > 1 else np.inf
-    away = np.abs(stamps[nearest] - frames)
-    if away.max() > 0.75 * period:
-        frame = int(away.argmax())
-        raise RecordingError(
-            f"{where}: no picture within {0.75 * period:.3f} s of frame {frame}. Cut the recording there."
-        )
-    return nearest

@@ -54,6 +54,9 @@ class SourceOptions:
     """Where the poses are: a dataset in the HDF5 files, a LeRobot feature, or topics like /{arm}/pose."""
     gripper_key: str | None = None
     """MCAP: where the gripper openings are, topics like /{arm}/gripper."""
+    message_clock: Literal["header", "recorder"] = "header"
+    """MCAP: messages are timed by their headers, or, where machines with different clocks stamped them, by the
+    recorder, which does not know how long each message was on its way."""
     missing_chunks: Literal["refuse", "fill"] = "refuse"
     """UMI's zarr: a chunk that is not stored was lost, or left out because it holds the fill value only, as a black
     picture does. refuse: name the episode; fill: take the fill value."""
