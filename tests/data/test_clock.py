@@ -10,7 +10,7 @@ import pytest
 from motion import Motion
 
 from rdt2.action import ARMS, ActionChunk
-from rdt2.data import Episode
+from rdt2.data import Episode, ShardWriter
 from rdt2.data.clock import at_rate, pieces, to_seconds, usual_step
 from rdt2.data.convert import convert, episode_samples
 from rdt2.data.lerobot_writer import write_lerobot
@@ -253,3 +253,26 @@ def test_sentences_are_one_or_one_a_frame() -> None:
         as_episode(Motion(30), instruction=["Fold.", "Lift."])
     with pytest.raises(RecordingError, match="instruction is empty"):
         as_episode(Motion(30), instruction=["Fold."] * 29 + [" "])
+
+
+def test_shards_keep_their_sentences_and_have_missing_ones_filled(tmp_path: Path) -> None:
+    import json
+
+    with ShardWriter(tmp_path / "in") as writer:
+        as_episode(
+            Motion(30), instruction=["Pick it up."] * 2 + ["Lift it."] * 2 + ["Put it down."] * 26
+        ).write(writer)
+    table = tmp_path / "in/instructions.json"
+    table.write_text(json.dumps({"pick_it_up": "Pick it up.", "lift_it": " "}))
+    with pytest.raises(RDT2Error, match="no sentence for 'lift_it'"):
+        open_source(tmp_path / "in", "shards")
+    options = SourceOptions(instruction="Fold.")
+    (episode,) = open_source(tmp_path / "in", "shards", options)
+    assert [episode.sentence(frame) for frame in range(6)] == ["Pick it up."] * 2 + ["Fold."] * 4
+    convert(tmp_path / "in", tmp_path / "out", kind="shards", options=options)
+    assert json.loads((tmp_path / "out/instructions.json").read_text()) == {
+        "pick_it_up": "Pick it up.",
+        "fold": "Fold.",
+    }
+    table.unlink()
+    assert open_source(tmp_path / "in", "shards", options)[0].sentences == ["Fold."]

@@ -28,7 +28,7 @@ from rdt2.data.continuity import STEP_TIMES, chunk_paths, disagreement, fits, re
 from rdt2.data.dataset import ShardIndex
 from rdt2.data.episode import Episode
 from rdt2.data.resample import sample_frames
-from rdt2.data.shards import INSTRUCTION_KEY, decode_jpeg, told_key
+from rdt2.data.shards import INSTRUCTION_KEY, decode_jpeg, read_instructions, told_key
 from rdt2.data.sources.base import Pictures, Source
 from rdt2.errors import RDT2Error, ShardError
 
@@ -52,8 +52,10 @@ class Shards(Source):
             ShardError: a damaged shard, or no sentence for a sample and no ``options.instruction``.
         """
         super().__init__(path, options)
-        ignore = self.options.instruction is not None
-        self._index = ShardIndex(self.path, instructions="ignore" if ignore else "file")
+        # Sentences that are missing are filled one by one, so the index must not insist on them.
+        self._instead = (self.options.instruction or "").strip()
+        self._index = ShardIndex(self.path, instructions="ignore" if self._instead else "file")
+        self._table = (read_instructions(self._index.paths[0]) or {}) if self._instead else {}
         self._times = self._index.times.copy()
         self._episodes = self._find_episodes()
         self.names = _unique([name or "episode" for name, _ in self._episodes])
@@ -113,12 +115,18 @@ class Shards(Source):
         for row in sample_frames(times)[::stride].tolist():
             sample = int(numbers[row])
             meta = index.meta(sample)
-            key = None if self.options.instruction else told_key(meta)
+            sentence = self._sentence(sample)
+            # A sentence that was filled in gets a key of its own.
+            key = (
+                told_key(meta)
+                if not self._instead or self._table.get(told_key(meta) or "") == sentence
+                else None
+            )
             told = {"frame": row, "timestamp": round(float(times[row] - times[0]), 9)}
             yield {
                 "picture": index.jpeg(sample),
                 "action": index.action(sample),
-                "instruction": self._sentence(sample),
+                "instruction": sentence,
                 "instruction_key": key,
                 "meta": ({} if recorded_time(meta, where=index.where(sample)) is not None else told)
                 | {"episode": self.names[number]}
@@ -127,7 +135,11 @@ class Shards(Source):
             }
 
     def _sentence(self, number: int) -> str:
-        return self.options.instruction or self._index.instruction(int(number)) or ""
+        """The stored sentence of a sample, --instruction where there is none."""
+        if not self._instead:
+            return self._index.instruction(int(number)) or ""
+        stored = self._table.get(told_key(self._index.meta(int(number))) or "", "")
+        return stored if stored.strip() else self._instead
 
     def _beyond(self, before: int, after: int) -> dict[str, np.ndarray]:
         """Pose of each arm at a sample relative to one more than 0.8 s before, see the module."""
