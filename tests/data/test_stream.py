@@ -7,6 +7,8 @@ import http.server
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -110,6 +112,18 @@ def test_more_workers_than_shards_share_them(
         first = [number for part in one_epoch for number in part]
         assert len(set(first)) == len(first) == lanes, "what lanes read at first is of different samples"
     assert set(numbers) == set(range(whole)), "every sample is somebody's"
+
+
+def test_a_program_may_end_without_closing_its_streams(folder: Path) -> None:
+    program = (
+        "import sys; from rdt2.data import StreamingData\n"
+        "streams = [iter(StreamingData(sys.argv[1], workers=4, batch_size=2, shuffle=0)) for _ in range(6)]\n"
+        "print(*(next(each).actions.shape for each in streams))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_fewer_samples_than_workers(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ workers) and ``prefetch`` batches, whatever the number of workers.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import itertools
-import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,13 +36,11 @@ import numpy as np
 from rdt2.data.batch import Batch, Corruption, fill_picture
 from rdt2.data.mixture import StreamSource, open_sources
 from rdt2.data.ring import Building, Job, Ring
-from rdt2.data.shards.reading import ReadReport, parse_sample, stream_shard
+from rdt2.data.shards.reading import ReadReport, Tolerance, parse_sample, stream_shard
 from rdt2.data.shards.remote import open_shard, shard_name
 from rdt2.data.shards.sample import Sample
 from rdt2.data.shards.tar import TarReader
 from rdt2.errors import ConfigError, ShardError
-
-_log = logging.getLogger(__name__)
 
 _FIRST_BLOCK = 64
 """The first blocks are small and double, so that the first batch does not wait for a whole one."""
@@ -106,7 +104,7 @@ class StreamingData:
         self.workers, self.shuffle, self.interleave, self.prefetch = workers, shuffle, interleave, prefetch
         self.split, self.held_out, self.pictures, self.corruption = split, held_out, pictures, corruption
         self.report = ReadReport()
-        self._damage = _Tolerance(self.report, max_damaged)
+        self._damage = Tolerance(self.report, max_damaged)
         self._state: dict[str, Any] = {
             "batch": 0,
             "settings": self._settings(),
@@ -154,6 +152,13 @@ class StreamingData:
             )
             for worker, lane in enumerate(lanes)
         ]
+
+        def end() -> None:
+            ring.stop()
+            for thread in threads:
+                thread.join(timeout=5)
+
+        atexit.register(end)  # while threads still run: later they stand where they are, with what they hold
         for thread in threads:
             thread.start()
         try:
@@ -164,9 +169,8 @@ class StreamingData:
                 self._state = {"batch": number + 1, "settings": self._settings(), "lanes": list(states)}
                 yield building.finish(self._state)
         finally:
-            ring.stop()
-            for thread in threads:
-                thread.join(timeout=5)
+            end()
+            atexit.unregister(end)
             for lane in lanes:
                 lane.close()
 
@@ -261,28 +265,6 @@ def _sources(
     if given and all(isinstance(each, StreamSource) for each in given):
         return given  # type: ignore[return-value]
     return open_sources(given, instructions=instructions)  # type: ignore[arg-type]
-
-
-class _Tolerance:
-    """Counts damage, each piece once however often it is met, and makes it an error above the limit."""
-
-    def __init__(self, report: ReadReport, limit: int) -> None:
-        self._report, self._limit, self._lock = report, limit, threading.Lock()
-
-    def note(self, error: ShardError, remark: str = "") -> None:
-        if self._limit == 0:
-            raise error
-        line = f"{error}{remark}"
-        with self._lock:
-            if line in self._report.skipped:
-                return
-            self._report.skipped.append(line)
-            count = len(self._report.skipped)
-        _log.warning("left out (%d of at most %d): %s", count, self._limit, line)
-        if count > self._limit:
-            raise ShardError(
-                f"{count} damaged samples or shards, at most {self._limit} are to be left out; the last: {line}"
-            )
 
 
 # ------------------------------------------------------------------------------------------------- reading

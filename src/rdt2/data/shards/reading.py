@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,8 @@ from rdt2.data.shards.sample import (
 from rdt2.data.shards.tar import Member, TarReader
 from rdt2.errors import ShardError
 from rdt2.files import disguise
+
+_log = logging.getLogger(__name__)
 
 INSTRUCTION_FILES = ("instructions.json", "instruction.json")
 
@@ -275,6 +279,29 @@ class ReadReport:
     """What a tolerant reader left out: one line for each damaged shard or sample."""
 
     skipped: list[str] = field(default_factory=list)
+
+
+class Tolerance:
+    """Counts damage, each piece once however often it is met, and makes it an error above the limit. Threads may share
+    it."""
+
+    def __init__(self, report: ReadReport, limit: int) -> None:
+        self._report, self._limit, self._lock = report, limit, threading.Lock()
+
+    def note(self, error: ShardError, remark: str = "") -> None:
+        if self._limit == 0:
+            raise error
+        line = f"{error}{remark}"
+        with self._lock:
+            if line in self._report.skipped:
+                return
+            self._report.skipped.append(line)
+            count = len(self._report.skipped)
+        _log.warning("left out (%d of at most %d): %s", count, self._limit, line)
+        if count > self._limit:
+            raise ShardError(
+                f"{count} damaged samples or shards, at most {self._limit} are to be left out; the last: {line}"
+            )
 
 
 def find_shards(source: str | Path | Iterable[str | Path]) -> list[Path]:
