@@ -261,11 +261,12 @@ def disguise(head: bytes) -> str | None:
     return next((told for magic, told in _INSTEAD if head.startswith(magic) or text.startswith(magic)), None)
 
 
-def disguise_of(path: str | Path) -> str | None:
-    """`disguise` of a file on disk, for messages about what a reader cannot make sense of."""
+def unreadable(path: str | Path, words: str) -> str:
+    """What to say of a file that its reader makes no sense of: ``words``, or what stands in the file's place."""
+    instead = None
     with contextlib.suppress(OSError), open(path, "rb") as stream:
-        return disguise(stream.read(64))
-    return None
+        instead = disguise(stream.read(64))
+    return f"{path}: {words}" if instead is None else f"{path}: is {instead}."
 
 
 def forbidden(path: Path) -> str:

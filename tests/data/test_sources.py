@@ -275,6 +275,26 @@ def test_lerobot_path_outside_the_dataset(lerobot_v21, motions) -> None:
         open_source(path, "lerobot")
 
 
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [
+        ("hdf5", "*.hdf5"),
+        ("umi-zarr", "*.zip"),
+        ("lerobot", "meta/info.json"),
+        ("lerobot", "data/*/*.parquet"),
+        ("lerobot", "meta/episodes.jsonl"),
+    ],
+)
+def test_git_lfs_pointers_are_not_called_damaged(kind, pattern, request, motions) -> None:
+    root = request.getfixturevalue(
+        {"hdf5": "fastumi", "umi-zarr": "umi_zarr", "lerobot": "lerobot_v21"}[kind]
+    )(motions)
+    for path in root.glob(pattern) if root.is_dir() else [root]:
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 60323840\n")
+    with pytest.raises(RecordingError, match="git lfs pull"):
+        list(open_source(root, kind, options()))
+
+
 # ------------------------------------------------------------------------------------------------ shards
 
 

@@ -28,6 +28,7 @@ from rdt2.data.sources.base import Source, guess_cameras, guess_rotation
 from rdt2.data.sources.options import ROTATION_SIZE, SourceOptions, guess_gripper
 from rdt2.data.sources.pictures import MAX_SIDE, NOT_COLOUR, decode_image
 from rdt2.errors import ConfigError, RecordingError
+from rdt2.files import unreadable
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
@@ -237,7 +238,7 @@ def _open(path: Path) -> Any:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise RecordingError(
-            f"{path}: is no whole HDF5 file ({error}). It was cut off: copy or record it again."
+            unreadable(path, f"is no whole HDF5 file ({error}). It was cut off: copy or record it again.")
         ) from None
 
 

@@ -133,12 +133,13 @@ class LeRobot(Source):
 
     def _first_state(self) -> np.ndarray:
         """(n, columns) state of the first episode that can be read."""
+        first: RecordingError | None = None
         for entry in self._entries:
             try:
                 return self._table(entry)[0]
-            except RecordingError:  # named when that episode is asked for
-                continue
-        raise RecordingError(f"{self.path}: no episode can be read; the first: {self._entries[0].problem}")
+            except RecordingError as error:  # named when that episode is asked for
+                first = first or error
+        raise RecordingError(f"{self.path}: no episode can be read; the first: {first}")
 
     def _table(self, entry: Entry) -> tuple[np.ndarray, Any]:
         """(n, columns) state, and the rows with clock, tasks and pictures stored inside."""

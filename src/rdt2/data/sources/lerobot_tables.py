@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rdt2.errors import RecordingError
+from rdt2.files import unreadable
 
 # The published templates, for datasets that leave them out.
 _DATA_PATH = {
@@ -300,7 +301,9 @@ def parquet(
                 columns = list(dict.fromkeys([*columns, *(name for name in optional if name in names)]))
             return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise RecordingError(f"{path}: is no whole parquet file ({error}). Download it again.") from None
+        raise RecordingError(
+            unreadable(path, f"is no whole parquet file ({error}). Download it again.")
+        ) from None
 
 
 def _sorted(rows: list[dict[str, Any]], where: Path) -> list[dict[str, Any]]:
@@ -335,7 +338,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RecordingError(f"{path}: cannot be read ({error}). This is no LeRobot dataset.") from None
+        raise RecordingError(
+            unreadable(path, f"cannot be read ({error}). This is no LeRobot dataset.")
+        ) from None
     if not isinstance(value, dict):
         raise RecordingError(f"{path}: expected a JSON object.")
     return value
@@ -345,7 +350,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise RecordingError(f"{path}: cannot be read ({error}).") from None
+        raise RecordingError(unreadable(path, f"cannot be read ({error}).")) from None
     if not all(isinstance(line, dict) for line in lines):
         raise RecordingError(f"{path}: expected a JSON object in every line.")
     return lines

@@ -30,6 +30,7 @@ from rdt2.data.sources.base import Source, guess_cameras
 from rdt2.data.sources.options import SourceOptions, guess_gripper
 from rdt2.data.sources.pictures import MAX_SIDE, decode_image
 from rdt2.errors import ConfigError, RecordingError
+from rdt2.files import unreadable
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
@@ -198,7 +199,10 @@ def _reader(path: Path) -> Iterator[Any]:
             yield make_reader(stream, decoder_factories=[DecoderFactory()])
     except (McapError, EOFError, OSError) as error:
         raise RecordingError(
-            f"{path}: no whole MCAP file ({error or type(error).__name__}). Copy it again, or 'mcap recover' it."
+            unreadable(
+                path,
+                f"no whole MCAP file ({error or type(error).__name__}). Copy it again, or 'mcap recover' it.",
+            )
         ) from None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from rdt2.data.resample import nearest
 from rdt2.data.sources.pictures import MAX_SIDE, NOT_COLOUR
 from rdt2.errors import RecordingError
+from rdt2.files import unreadable
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -30,7 +31,9 @@ def picture_stamps(path: Path) -> tuple[Int[np.ndarray, " m"], float]:
     try:
         written = path.stat()
     except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error}). Copy or download it again.") from None
+        raise RecordingError(
+            unreadable(path, f"cannot be read ({error}). Copy or download it again.")
+        ) from None
     return _picture_stamps(path, written.st_size, written.st_mtime_ns)
 
 
@@ -52,7 +55,9 @@ def _picture_stamps(path: Path, *_: int) -> tuple[Int[np.ndarray, " m"], float]:
             stamps = [packet.pts for packet in shown if packet.pts is not None]
             seconds = float(stream.time_base or 0)
     except (av.FFmpegError, OSError) as error:
-        raise RecordingError(f"{path}: is no whole video ({error}). Copy or download it again.") from None
+        raise RecordingError(
+            unreadable(path, f"is no whole video ({error}). Copy or download it again.")
+        ) from None
     if not stamps or len(stamps) < len(shown) or not seconds:
         raise RecordingError(
             f"{path}: {len(shown)} pictures, {len(stamps)} with a time. Encode the video again."

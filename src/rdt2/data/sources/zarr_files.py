@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.errors import RecordingError
+from rdt2.files import unreadable
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -65,7 +66,9 @@ class ZarrFiles:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
             raise RecordingError(
-                f"{path}: is no whole zip file ({error}). It was cut off: download or record it again."
+                unreadable(
+                    path, f"is no whole zip file ({error}). It was cut off: download or record it again."
+                )
             ) from None
         self._names = set(self._zip.namelist())
         ends = [f"{marker}/{name}" for name in (".zarray", "zarr.json")]
