@@ -78,6 +78,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenes", type=int, default=32, help="observations that are compared")
+    parser.add_argument(
+        "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="which of them"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     if options.scenes < 1:
@@ -86,7 +89,8 @@ def main() -> None:
     chunks, tokens = answers(seen, SETTINGS["bfloat16"])
     results = {}
     print(f"{'':12}{'FM, GB':>9}{'VQ, GB':>9}{'position, mm':>15}{'rotation, deg':>15}{'other tokens':>14}")
-    for name, settings in SETTINGS.items():
+    for name in options.settings:
+        settings = SETTINGS[name]
         ours, written = answers(seen, settings)
         errors = action_errors(ours, chunks).as_dict()
         results[name] = {

@@ -139,6 +139,14 @@ def test_learning_rate_warms_up_and_decays():
     assert learning_rate(config(schedule="constant", steps=100), 99) == 0.05
 
 
+def test_a_warm_up_that_never_ends_is_said(tmp_path, capsys):
+    fit(ToyStage(), config(steps=3, warmup_steps=100), tmp_path)
+    assert (
+        "warmup_steps=100 is no shorter than the run of 3 steps: the learning rate only comes to 0.0015"
+        in (capsys.readouterr().err)
+    )
+
+
 def test_ranks_draw_different_noise():
     draws = {
         float(torch.rand((), generator=step_generator(0, step, rank)))

@@ -118,6 +118,17 @@ def test_a_chunk_of_another_shape_is_named(tmp_path):
         take(tmp_path)
 
 
+def test_a_picture_that_does_not_decode_is_named(tmp_path):
+    write(tmp_path, moving(8))
+    shard = tmp_path / "shard-000000.tar"
+    content = bytearray(shard.read_bytes())
+    place = [at for at in range(len(content)) if content.startswith(JPEG[:4], at)][5]
+    content[place : place + 4] = b"none"
+    shard.write_bytes(content)
+    with pytest.raises(ShardError, match=r"sample 000005: image.jpg does not start like a JPEG"):
+        take(tmp_path, held_out=0)
+
+
 def test_tokens_that_are_none_are_named(tmp_path):
     tokens = np.zeros((32, 27), np.int16)
     tokens[5, 3] = 1024
@@ -130,11 +141,12 @@ def test_tokens_that_are_none_are_named(tmp_path):
 
 def test_of_many_samples_an_even_part_is_looked_at_and_the_others_when_they_come(tmp_path, monkeypatch):
     monkeypatch.setattr(samples_module, "LOOKED_AT", 8)
+    monkeypatch.setattr(samples_module, "DECODED", 4)
     actions = moving(64)
     actions[5] = spoil(actions[5], "nan")
     write(tmp_path, actions)
     found = take(tmp_path, held_out=0)
-    assert "looked through the actions of 8 of 64 samples" in found.notes[1]
+    assert "the actions of 8 of 64 samples and the pictures of 4 of 64 samples" in found.notes[1]
     step = next(step for step in range(16) if 5 in found.train.numbers_of(step))
     with pytest.raises(ShardError, match=r"sample 000005: action.npy holds NaN"):
         found.batch(step)

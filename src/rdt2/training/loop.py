@@ -179,6 +179,11 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
         more = "" if start < config.steps else ": all are done; to train on, set steps to more"
         notes += [*found, f"going on from step {start} of {config.steps}{more}"]
     if accelerator.is_main_process:
+        if config.warmup_steps >= config.steps:
+            notes.append(
+                f"warmup_steps={config.warmup_steps} is no shorter than the run of {config.steps} steps: the learning "
+                f"rate only comes to {learning_rate(config, config.steps - 1):.2g}"
+            )
         for line in (*stage.notes, *notes):
             note(line)
 

@@ -95,11 +95,13 @@ class PointingStage(Stage):
 
     def _check(self, data: Path) -> None:
         """Refuse recordings that do not say where things are, before anything is made."""
-        told = self.source.index.meta(0).get("objects")
+        index = self.source.index
+        silent = next((n for n in map(int, self._some()) if "objects" not in index.meta(n)), None)
+        where = data if silent is None else index.where(silent)
         words = [sentence.lower() for sentence in self.sentences]
-        if told is None or not all(COLOUR.search(line) and HAND.search(line) for line in words):
+        if silent is not None or not all(COLOUR.search(line) and HAND.search(line) for line in words):
             raise ConfigError(
-                f"{data}: expected recordings of the simulated cell, whose sentences name a colour "
+                f"{where}: expected recordings of the simulated cell, whose sentences name a colour "
                 f"({', '.join(HUES)}) and a hand, and whose meta.json says where the objects are; got others. "
                 "Record some with 'rdt2 data record', or start 'rdt2 train vq' from a pretrained VLM instead."
             )

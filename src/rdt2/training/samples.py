@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 LOOKED_AT = 10_000  # samples before the first step: all of a small set, in seconds
+DECODED = 300  # pictures of them
 ROTATION_TOLERANCE = 1e-2  # of the columns' lengths and their product
 CODES = 1024
 
@@ -66,7 +67,7 @@ class Samples:
             pictures=pictures, states=states,
         )  # fmt: skip
         self.data = index.fingerprint()
-        looked_at = _check(index, tokens=tokens and index.has_tokens, states=states)
+        looked_at = _check(index, tokens=tokens and index.has_tokens, states=states, pictures=pictures)
         self.notes = [_told(self.train, self.held_out), looked_at]
 
     def batch(self, step: int) -> Batch:
@@ -130,10 +131,9 @@ def _of(bad: np.ndarray) -> str:
     return f"{int(bad.sum())} of {len(bad)} samples looked at"
 
 
-def _check(index: ShardIndex, *, tokens: bool, states: bool) -> str:
+def _check(index: ShardIndex, *, tokens: bool, states: bool, pictures: bool) -> str:
     """Look at all samples of a small set, at an even part of a large one; says which."""
-    count = min(len(index), LOOKED_AT)
-    numbers = np.linspace(0, len(index) - 1, count).astype(int)
+    numbers = _spread(index, LOOKED_AT)
     check_actions(index.all_actions(numbers), lambda row: index.where(int(numbers[row])))
     for number in map(int, numbers):
         if states:
@@ -145,8 +145,20 @@ def _check(index: ShardIndex, *, tokens: bool, states: bool) -> str:
                     f"{index.where(number)}: action_token.npy holds {written.min()} to {written.max()}, expected 0 to "
                     f"{CODES - 1}. Write the tokens again with 'rdt2 data tokenize'."
                 )
-    which = "all" if count == len(index) else f"{count} of"
-    return f"looked through the actions of {which} {len(index)} samples: all can be learnt from"
+    decoded = _spread(index, DECODED) if pictures else []
+    for number in map(int, decoded):
+        index.picture(number)
+    which = [
+        f"the {name} of {'all' if len(some) == len(index) else f'{len(some)} of'} {len(index)} samples"
+        for name, some in (("actions", numbers), ("pictures", decoded))
+        if len(some)
+    ]
+    return f"looked through {' and '.join(which)}: all can be learnt from"
+
+
+def _spread(index: ShardIndex, count: int) -> np.ndarray:
+    """So many sample numbers, evenly; all where there are no more."""
+    return np.linspace(0, len(index) - 1, min(len(index), count)).astype(int)
 
 
 def _told(train: TrainingData, held_out: TrainingData) -> str:
