@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rdt2.cli.main import main
-from rdt2.errors import CheckpointError
+from rdt2.errors import CheckpointError, ConfigError
 from rdt2.policy import load_policy
 from rdt2.training.adapters import merge_adapters
-from rdt2.training.config import VQTraining
+from rdt2.training.config import ExpertTraining, VQTraining
+from rdt2.training.expert import ExpertStage
 from rdt2.training.loop import fit
 from rdt2.training.settings import load_settings
 from rdt2.training.vq import VQStage
@@ -132,14 +135,72 @@ def test_adapters_are_read_by_peft_alone(run, tiny_vlm):
     torch.testing.assert_close(loss, expected)
 
 
+def test_training_goes_on_from_adapters(run, samples, tiny_vlm, tmp_path):
+    before, _, out = run
+    stage = VQStage(config(tiny_vlm, start_from=str(out / "model"), evaluate_samples=2), samples, tmp_path)
+    batch = before.batch(5)
+    losses = [training_loss(s.module.vlm.eval(), batch)[0] for s in (stage, before)]
+    torch.testing.assert_close(*losses)
+    stage.save(stage.module, tmp_path / "model")
+    merged = load_vlm(tmp_path / "model")  # they are beside the same VLM still
+    torch.testing.assert_close(training_loss(merged, batch)[0], losses[1], rtol=1e-5, atol=1e-5)
+
+
+def test_all_weights_train_from_merged_adapters(run, samples, tiny_vlm, tmp_path):
+    before, _, out = run
+    settings = config(tiny_vlm, start_from=str(out / "model"), adapter="none")
+    stage, batch = VQStage(settings, samples, tmp_path), before.batch(5)
+    losses = [training_loss(s.module.vlm.eval(), batch)[0] for s in (stage, before)]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_of_another_rank_scale_or_place_are_named(run, samples, tiny_vlm, tmp_path):
+    _, _, out = run
+    start = {"start_from": str(out / "model")}
+    for changes, match in (
+        (
+            {"lora_rank": 4},
+            "of rank 8 and alpha 8, but lora_rank is 4 .*lora_rank=8 and lora_alpha=8.*export merge",
+        ),
+        ({"lora_alpha": 16}, "of rank 8 and alpha 8, but .* lora_alpha 16"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            VQStage(config(tiny_vlm, **start, **changes), samples, tmp_path)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(out / "model", fewer)
+    state = load_file(fewer / "adapter_model.safetensors")
+    kept = {name: value for name, value in state.items() if "up_proj" not in name}
+    save_file(kept, fewer / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match=r"expected plain adapters on the 21 .*got 18.* rdt2 export merge"):
+        VQStage(config(tiny_vlm, start_from=str(fewer)), samples, tmp_path)
+
+
+def test_a_policy_and_the_expert_take_adapters_as_their_vlm(run, samples, tiny_vlm, tmp_path):
+    _, _, out = run
+    adapters, merged = out / "model", merge_adapters(out / "model", tmp_path / "merged", dtype=torch.float32)
+    first, second = (
+        ExpertStage(
+            ExpertTraining(
+                vlm=str(vlm), start_from="tiny", batch_size=2, precision="fp32", evaluate_samples=2
+            ),
+            samples,
+        )
+        for vlm in (adapters, merged)
+    )
+    for (name, ours), theirs in zip(
+        first.module.vlm.inner.named_parameters(), second.module.vlm.inner.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+    with pytest.raises(CheckpointError, match=r"RDT2-VQ model alone.*tokenizer="):
+        load_policy(adapters)
+
+
 def test_wrong_adapters_are_named(run, samples, tiny_vlm, tmp_path):
     _, _, out = run
     with pytest.raises(CheckpointError, match=r"expected adapter_config\.json"):
         merge_adapters(tiny_vlm, tmp_path / "merged")
     with pytest.raises(CheckpointError, match="not empty"):
         merge_adapters(out / "model", tiny_vlm)
-    with pytest.raises(CheckpointError, match="rdt2 export merge"):
-        load_policy(out / "model")
 
     from rdt2.vlm import TinyConfig, create_tiny_vlm
 

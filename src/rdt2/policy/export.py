@@ -50,7 +50,7 @@ def export_policies(
     out = Path(out)
     with whole_folder(out, error=CheckpointError) as partial:
         save_vlm(load_vlm(vlm), partial / "vlm", dtype=dtype)
-        VLMProcessor.from_pretrained(vlm).save_pretrained(partial / "vlm")
+        VLMProcessor.beside(vlm).save_pretrained(partial / "vlm")
         ActionTokenizer.from_pretrained(tokenizer).save_pretrained(partial / "tokenizer")
         LinearNormalizer.from_pretrained(normalizer or tokenizer).save_pretrained(partial)
         if expert is not None:

@@ -154,10 +154,8 @@ def _override(found: Bundle, given: dict[str, str]) -> Bundle:
 def _kind_of(folder: Path, path: str) -> Kind:
     """Which model a ``config.json`` in the published layout describes."""
     file = folder / "config.json"
-    if (folder / "adapter_config.json").is_file() and not file.is_file():
-        raise CheckpointError(
-            f"{path} holds adapters, not a whole model. Merge them first: rdt2 export merge {path} OUT"
-        )
+    if (folder / "adapter_config.json").is_file():
+        return "vq"
     if not file.is_file():
         raise CheckpointError(
             f"{path} holds neither {bundle.FILE_NAME} nor config.json, so it is no checkpoint. Point at a "
@@ -279,19 +277,15 @@ def _load_draft(
 def _load_processor(parts: Bundle) -> VLMProcessor:
     from rdt2.vlm import VLMProcessor
 
-    if "processor" in parts.parts:
-        return VLMProcessor.from_pretrained(parts["processor"])
-    try:
-        return VLMProcessor.from_pretrained(parts["vlm"])
-    except CheckpointError as error:  # the published RDT2-VQ comes without
-        raise CheckpointError(f"{error}. Or pass processor='Qwen/Qwen2.5-VL-7B-Instruct'.") from error
+    return VLMProcessor.beside(parts["vlm"], given=parts.parts.get("processor"))
 
 
 def _check_expert_fits_vlm(expert: Expert, parts: Bundle) -> None:
     """Layers and key-value heads are compared before the VLM's weights are read."""
+    from rdt2.vlm.adapters import base_of
     from rdt2.vlm.layout import read_config
 
-    text = read_config(locate(parts["vlm"], ("config.json",))).text_config  # type: ignore[attr-defined]
+    text = read_config(locate(base_of(parts["vlm"]), ("config.json",))).text_config  # type: ignore[attr-defined]
     layers, heads = text.num_hidden_layers, text.num_key_value_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     config = expert.config

@@ -14,6 +14,7 @@ import torch
 
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.files import whole_folder
+from rdt2.vlm.adapters import ADAPTER_CONFIG, Adapters, adapters_folder
 from rdt2.vlm.quantize import BLOCK
 
 if TYPE_CHECKING:
@@ -23,16 +24,19 @@ if TYPE_CHECKING:
 
 # Matched against whole names: the vision tower has projections of the same last names.
 TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-WEIGHTS = "adapter_model.safetensors"
 
 
-def add_adapters(vlm: Any, config: VQTraining, *, base: str) -> PeftModel:
+def add_adapters(vlm: Any, config: VQTraining, *, base: str, earlier: Adapters | None = None) -> PeftModel:
     """Freeze ``vlm`` and give it float32 adapters, the only weights that then train.
 
     Args:
         vlm: a whole Qwen2.5-VL, of any dtype; its projections are replaced in place.
         config: rank, alpha and dropout.
         base: folder or hub id of the VLM, noted in the adapters so that they can be merged later.
+        earlier: adapters of this VLM to go on from; none starts where nothing is added yet.
+
+    Raises:
+        ConfigError: the earlier ones are of another rank, scale or place than config asks for.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -45,6 +49,8 @@ def add_adapters(vlm: Any, config: VQTraining, *, base: str) -> PeftModel:
     model = get_peft_model(vlm, settings)
     place = Path(base)
     settings.base_model_name_or_path = str(place.resolve()) if place.is_dir() else base
+    if earlier is not None:
+        _go_on_from(earlier, model, config)
     return model  # type: ignore[return-value]  # a mixed model only when asked for one
 
 
@@ -90,6 +96,40 @@ def save_adapters(model: PeftModel, folder: Path) -> None:
     model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
+def _go_on_from(earlier: Adapters, model: PeftModel, config: VQTraining) -> None:
+    """Put earlier adapters in the place of the new ones."""
+    merge = f"merge them, and start from what comes out: rdt2 export merge {earlier.folder} OUT"
+    ours: dict[str, Any] = {
+        f"{name}.weight": module
+        for name, module in model.get_base_model().named_modules()
+        if hasattr(module, "lora_A")
+    }
+    plain = not earlier.whole and all(delta.magnitude is None for delta in earlier.deltas.values())
+    if earlier.deltas.keys() != ours.keys() or not plain:
+        raise ConfigError(
+            f"{earlier.folder}: expected plain adapters on the {len(ours)} projections of the language model and "
+            f"nothing else, got {len(earlier.deltas)}{'' if plain else ', with DoRA or whole weights'}, of which "
+            f"{len(earlier.deltas.keys() & ours.keys())} are on these. To go on from them, {merge}"
+        )
+    scale = config.lora_alpha / config.lora_rank
+    for name, delta in earlier.deltas.items():
+        rank = delta.a.shape[0]
+        if rank != config.lora_rank or abs(delta.scale - scale) > 1e-6 * scale:
+            raise ConfigError(
+                f"{earlier.folder}: adapters of rank {rank} and alpha {delta.scale * rank:g}, but lora_rank is "
+                f"{config.lora_rank} and lora_alpha {config.lora_alpha}. Go on from them with lora_rank={rank} and "
+                f"lora_alpha={delta.scale * rank:g}, or {merge}"
+            )
+        for part, values in ((ours[name].lora_A, delta.a), (ours[name].lora_B, delta.b)):
+            weight = part["default"].weight
+            if weight.shape != values.shape:
+                raise ConfigError(
+                    f"{earlier.folder}: the adapter of {name} is {tuple(values.shape)}, expected "
+                    f"{tuple(weight.shape)}: it is of another VLM."
+                )
+            weight.data.copy_(values)
+
+
 def merge_adapters(
     adapter: str | Path,
     out: str | Path,
@@ -100,57 +140,24 @@ def merge_adapters(
     """Add adapters to the weights they were trained beside, and write a whole VLM in the published layout.
 
     Args:
-        adapter: folder that `save_adapters` (or PEFT) wrote.
+        adapter: folder or hub id of what `save_adapters` (or PEFT) wrote.
         out: a folder that is empty or not there.
         base: folder or hub id of the VLM; none takes the one that the adapters name.
-        dtype: in which the weights are loaded, merged and written.
+        dtype: of the weights that are written; the sums are made in float32.
 
     Raises:
         CheckpointError: no adapters there, adapters of another model, values that are not finite, or ``out``
             holds something already.
     """
-    from peft import PeftConfig, PeftModel
-
     from rdt2.vlm import VLMProcessor, load_vlm, save_vlm
 
-    adapter, out = Path(adapter), Path(out)
-    for name in ("adapter_config.json", WEIGHTS):
-        if not (adapter / name).is_file():
-            raise CheckpointError(
-                f"{adapter}: expected {name}, found none. Point at the model folder of a run with adapters."
-            )
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out}: is not empty. Merge into a new folder.")
-    base = base or PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
-    if base is None:
-        raise CheckpointError(f"{adapter}: does not say which VLM it belongs to. Name it with --base.")
-    processor = VLMProcessor.from_pretrained(adapter if (adapter / "tokenizer.json").is_file() else base)
-    vlm = load_vlm(base, dtype=dtype)
-    try:
-        model = PeftModel.from_pretrained(vlm, str(adapter))
-    except RuntimeError as error:  # shapes that differ
-        raise CheckpointError(f"{adapter}: these adapters do not fit {base} ({error}).") from error
-    _check_complete(model, adapter, base)
-    try:
-        merged = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
-    except ValueError as error:
-        raise CheckpointError(f"{adapter}: cannot be merged into {base} ({error}).") from error
-    with whole_folder(out, error=CheckpointError) as partial:
-        save_vlm(merged, partial)
-        processor.save_pretrained(partial)
-    return out
-
-
-def _check_complete(model: PeftModel, adapter: Path, base: str | Path) -> None:
-    """PEFT only warns of adapters that found no place or got no weights; both mean a wrong result here."""
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
-
-    with safe_open(adapter / WEIGHTS, framework="pt") as handle:
-        found = set(handle.keys())
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if different := sorted(found ^ wanted):
+    out = Path(out)
+    if adapters_folder(adapter) is None:
         raise CheckpointError(
-            f"{adapter}: {len(different)} of its tensors do not fit {base}, first {different[0]}. "
-            "Name the VLM they were trained beside with --base."
+            f"{adapter}: expected {ADAPTER_CONFIG}, found a whole model or none. Point at the model folder of a run "
+            "with adapters."
         )
+    with whole_folder(out, error=CheckpointError) as partial:
+        save_vlm(load_vlm(adapter, dtype=dtype, base=base), partial)
+        VLMProcessor.beside(adapter, base=base).save_pretrained(partial)
+    return out

@@ -133,9 +133,11 @@ class VQTraining(RunConfig):
     learning_rate: Annotated[float, above(0, to=1)] = 1e-5
     schedule: Literal["cosine", "constant"] = "cosine"
     start_from: str = "robotics-diffusion-transformer/RDT2-VQ"
-    """VLM folder or hub id to start from; 'tiny' builds a small model from scratch."""
+    """VLM folder or hub id to start from; 'tiny' builds a small model from scratch. A folder of adapters: with
+    adapter=lora or qlora they train on, with adapter=none they are merged into the weights that train."""
     processor: str | None = None
-    """Folder or hub id of the text and picture processing; none looks beside the VLM."""
+    """Folder or hub id of the text and picture processing; none takes the one beside the VLM, else that of
+    Qwen2.5-VL-7B-Instruct, with which the released models were trained."""
     adapter: Literal["none", "lora", "qlora"] = "none"
     """What is trained: all weights (none), adapters in the language model (lora), beside 4-bit weights (qlora)."""
     frozen_layers: Annotated[int, at_least(0)] = 0
@@ -185,13 +187,14 @@ class ExpertTraining(RunConfig):
 
     steps: Annotated[int, at_least(1)] = 50_000
     vlm: str = "robotics-diffusion-transformer/RDT2-VQ"
-    """Frozen VLM folder or hub id."""
+    """Frozen VLM folder or hub id; of adapters too, which are merged into it."""
     start_from: str = "robotics-diffusion-transformer/RDT2-FM"
     """Expert folder or hub id; 'scratch' or 'tiny' start from random weights."""
     normalizer: str | None = None
     """Normalizer file or folder; none uses that of the expert to start from, else the one beside the shards."""
     processor: str | None = None
-    """Folder or hub id of the text and picture processing; none looks beside the VLM."""
+    """Folder or hub id of the text and picture processing; none takes the one beside the VLM, else that of
+    Qwen2.5-VL-7B-Instruct, with which the released models were trained."""
     draws: Annotated[int, at_least(1)] = 1
     """Noise and time draws that share one prefill of the VLM."""
     gradient_checkpointing: bool = False

@@ -38,7 +38,7 @@ class ExpertStage(Stage):
         )  # fmt: skip
         self.take(self.samples)
         self.normalizer = find_normalizer(config.normalizer, data, start=config.start_from)
-        self.processor = VLMProcessor.from_pretrained(config.processor or config.vlm)
+        self.processor = VLMProcessor.beside(config.vlm, given=config.processor)
         if config.compile:
             compile_layers()
         torch.manual_seed(config.seed)

@@ -20,6 +20,7 @@ from rdt2.training.normalizer import find_normalizer
 from rdt2.training.samples import Samples
 from rdt2.training.start import tiny_start
 from rdt2.vlm import VLMProcessor, compile_layers, generate_actions, load_vlm, save_vlm, training_loss
+from rdt2.vlm.adapters import read_adapters
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,7 +59,7 @@ class VQStage(Stage):
         start = config.start_from
         if start == "tiny":
             start = str(tiny_start(out / "start", index.sentences, seed=config.seed))
-        self.processor = VLMProcessor.from_pretrained(config.processor or start)
+        self.processor = VLMProcessor.beside(start, given=config.processor)
         torch.manual_seed(config.seed)
         self.module = VQModule(
             _build(config, start), self.processor, checkpointing=config.gradient_checkpointing
@@ -149,10 +150,12 @@ def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration
         _freeze(model, config.frozen_layers)
         return model
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    base = load_vlm(start, dtype=dtype)
+    earlier = read_adapters(start)
+    place = start if earlier is None else earlier.base
+    base = load_vlm(place, dtype=dtype)
     if config.adapter == "qlora":
         quantise(base, device=processes().device, compute=dtype)
-    return add_adapters(base, config, base=start)
+    return add_adapters(base, config, base=place, earlier=earlier)
 
 
 def _freeze(model: Qwen2_5_VLForConditionalGeneration, layers: int) -> None:

@@ -35,6 +35,11 @@ _STEPS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_cente
 PRECISION_BITS = 22  # of the shares with which PIL mixes pixels
 
 
+def has_settings(folder: Path) -> bool:
+    """Whether a local folder says how pictures are processed."""
+    return (folder / CONFIG_NAME).is_file() or (folder / PROCESSOR_NAME).is_file()
+
+
 @dataclass(frozen=True)
 class ImageProcessor:
     """Image processing as ``preprocessor_config.json`` describes it; the defaults are Qwen2.5-VL's.

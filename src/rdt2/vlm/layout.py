@@ -55,7 +55,8 @@ def read_config(folder: Path) -> Any:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise CheckpointError(
             f"{file}: the weights are quantized ({method}), expected whole ones. Point at the model that they were "
-            "made from; quantize='int8' or 'int4' makes it as small while it is loaded."
+            "made from; quantize='int8' or 'int4' makes it as small while it is loaded. (Adapters that name it are "
+            "merged by 'rdt2 export merge ADAPTERS OUT --base MODEL'.)"
         )
     try:
         return Qwen2_5_VLConfig(**raw)
@@ -140,9 +141,11 @@ def internal(name: str) -> str | None:
     name = _WRAPPERS.sub("", name)
     if _COMPUTED.search(name):
         return None
-    if name.startswith("visual."):
-        return "model." + name
-    if name.startswith("model.") and not name.startswith(("model.visual.", "model.language_model.")):
+    if name.startswith(("visual.", "language_model.")):
+        name = "model." + name
+    if name.startswith("model.language_model."):
+        return name.replace("language_model.model.", "language_model.", 1)
+    if name.startswith("model.") and not name.startswith("model.visual."):
         return "model.language_model." + name.removeprefix("model.")
     return name
 

@@ -8,43 +8,34 @@ from __future__ import annotations
 import json
 import logging
 import re
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import is_zipfile
 
 import torch
 
 from rdt2.errors import CheckpointError, ConfigError
-from rdt2.files import require_file, whole_file, write_whole
-from rdt2.hub import locate, locate_any, offline_note
+from rdt2.files import whole_file, write_whole
+from rdt2.hub import locate
+from rdt2.vlm.adapters import Delta, read_adapters
 from rdt2.vlm.layout import (
     CONFIG,
     EMBEDDING,
     GENERATION_CONFIG,
     HEAD,
-    internal,
     published,
     published_config,
     read_config,
     read_generation_config,
-    read_json,
 )
 from rdt2.vlm.memory import offload_linears, offloadable, require_memory, resident_bytes
 from rdt2.vlm.quantize import fill_layer, quantize_layers
+from rdt2.vlm.weights import WEIGHTS, find_tensors, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     from rdt2.vlm.quantize import Quantization
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLED = "pytorch_model.bin"
-PICKLED_INDEX = "pytorch_model.bin.index.json"
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +48,7 @@ def load_vlm(
     device: str | torch.device = "cpu",
     quantize: Quantization | None = None,
     offload: int = 0,
+    base: str | Path | None = None,
 ) -> Qwen2_5_VLForConditionalGeneration:
     """Load a Qwen2.5-VL checkpoint, tensor by tensor, straight to the device.
 
@@ -64,7 +56,8 @@ def load_vlm(
     in memory twice.
 
     Args:
-        path: local folder or hub id, in the published layout.
+        path: local folder or hub id, in the published layout; or of LoRA adapters, which are added to the weights
+            of the VLM that they name.
         layers: load only what the KV caches of the first ``layers`` layers need: those layers, the last of
             them with nothing but its input norm and K/V projections, no final norm and no head. Such a model
             serves :func:`rdt2.vlm.prefill` and nothing else. None loads everything.
@@ -74,6 +67,7 @@ def load_vlm(
             arithmetic stays in ``dtype``. Such a model is for inference only.
         offload: the matrices of so many language layers, from the first, stay in CPU memory and come to the device
             each time their layer runs: for cards that the model does not fit on. Each such matrix then costs a copy.
+        base: folder or hub id of the VLM that adapters belong to, if it is not where they say.
 
     Raises:
         CheckpointError: a file or tensor is missing, unexpected or of another shape, or the model is not a
@@ -84,6 +78,8 @@ def load_vlm(
     device = torch.device(device)
     if offload and quantize is not None:
         raise ConfigError("offload and quantize do not go together: choose one.")
+    given, adapters = path, read_adapters(path, base=base)
+    path = path if adapters is None else adapters.base
     folder = locate(path, (CONFIG, GENERATION_CONFIG), what="a Qwen2.5-VL")
     config = read_config(folder)
     asked = config.tie_word_embeddings
@@ -92,22 +88,28 @@ def load_vlm(
     model.generation_config = read_generation_config(folder, config)
     quantized = quantize_layers(model, quantize) if quantize is not None else ()
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    found = _find_tensors(path)
+    found = find_tensors(path)
     if asked:  # one of the two stands for both
         for one, other in ((HEAD, EMBEDDING), (EMBEDDING, HEAD)):
             if other in found:
                 found.setdefault(one, found[other])
+    deltas: dict[str, Delta] = {}
+    if adapters is not None:
+        adapters.check_places(set(found))
+        found |= adapters.whole
+        deltas = adapters.deltas
     _check_names(folder, set(wanted), set(found), partial=layers is not None)
     absent = offloadable(model, offload)
     needed = resident_bytes(model, dtype=dtype, quantized=quantized, quantize=quantize, absent=absent)
     require_memory(needed, device, f"the VLM {path}")
 
-    if one_tensor := layers is None and found[HEAD] == found[EMBEDDING]:
+    one_tensor = layers is None and found[HEAD] == found[EMBEDDING] and not {HEAD, EMBEDDING} & deltas.keys()
+    if one_tensor:
         del wanted[HEAD]
     files = sorted({found[name][0] for name in wanted})
-    folder = locate(path, files)  # from the hub: these files and no others
+    folder = locate(path, [file for file in files if not Path(file).is_absolute()])  # these and no others
     for file in files:
-        with _opened(folder / file, "cpu" if offload else str(device)) as handle:
+        with opened(folder / file, "cpu" if offload else str(device)) as handle:
             for name in (name for name in wanted if found[name][0] == file):
                 value = handle.get_tensor(found[name][1])
                 if value.shape != wanted[name]:
@@ -115,6 +117,8 @@ def load_vlm(
                         f"{folder / file}: expected {found[name][1]} of shape {tuple(wanted[name])} "
                         f"(config.json), got {tuple(value.shape)}; config and weights are of different models"
                     )
+                if name in deltas:
+                    value = deltas[name].added_to(value, f"{given}, {found[name][1]}")
                 value = value.to(dtype) if name in absent else value.to(device, dtype)
                 if name in quantized:
                     fill_layer(model.get_submodule(name.removesuffix(".weight")), value)
@@ -204,65 +208,6 @@ def save_vlm(model: Any, folder: str | Path, *, dtype: torch.dtype | None = None
         write_whole(folder / name, json.dumps(content, indent=2) + "\n", error=CheckpointError)
     with whole_file(folder / WEIGHTS, error=CheckpointError) as partial:
         save_file(state, partial, metadata={"format": "pt"})
-
-
-def _find_tensors(path: str | Path) -> dict[str, tuple[str, str]]:
-    """Our name of every tensor of the checkpoint -> (file, name in the file)."""
-    file = locate_any(path, (CONFIG,), (WEIGHTS, INDEX, PICKLED, PICKLED_INDEX), what="a Qwen2.5-VL")
-    if file is None:
-        folder = locate(path, (CONFIG,))
-        raise CheckpointError(
-            f"expected {WEIGHTS} or {INDEX} in {folder}, found neither{offline_note(path)}. Download the checkpoint "
-            "again"
-        )
-    if file.name in (WEIGHTS, PICKLED):
-        with _opened(file, "cpu") as handle:
-            places = dict.fromkeys(handle.keys(), file.name)
-    else:
-        places = read_json(file, advice="Download it again.").get("weight_map", {})
-        if not isinstance(places, dict) or not places:
-            raise CheckpointError(f"{file} is no index of weights (no weight_map); download it again")
-    return {ours: (place, name) for name, place in places.items() if (ours := internal(name)) is not None}
-
-
-@contextmanager
-def _opened(file: Path, device: str) -> Iterator[Any]:
-    """A file of weights whose tensors are read one by one, by ``keys()`` and ``get_tensor(name)``."""
-    from safetensors import SafetensorError, safe_open
-
-    require_file(file, advice="Download the checkpoint again.")
-    if file.suffix != ".safetensors":
-        yield _Pickled(file)
-        return
-    try:
-        with safe_open(file, framework="pt", device=device) as handle:
-            yield handle
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} is damaged ({error}); download it again") from error
-
-
-class _Pickled:
-    """A ``pytorch_model.bin``: nothing in it is executed, and tensors are read when they are asked for."""
-
-    def __init__(self, file: Path) -> None:
-        try:
-            self._tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
-        except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{file} was refused: it is damaged, or holds something other than tensors ({reason:.200}). Nothing in "
-                "it was executed; download it again"
-            ) from error
-        if not isinstance(self._tensors, dict) or not all(
-            isinstance(value, torch.Tensor) for value in self._tensors.values()
-        ):
-            raise CheckpointError(f"{file}: expected tensors by their names, got something else")
-
-    def keys(self) -> list[str]:
-        return list(self._tensors)
-
-    def get_tensor(self, name: str) -> Tensor:
-        return self._tensors[name]
 
 
 def _check_names(folder: Path, wanted: set[str], found: set[str], *, partial: bool) -> None:

@@ -21,7 +21,8 @@ import torch
 from rdt2.errors import ActionError, CheckpointError, ObservationError
 from rdt2.files import require_file
 from rdt2.hub import locate
-from rdt2.vlm.images import CONFIG_NAME, PROCESSOR_NAME, ImageProcessor
+from rdt2.vlm.adapters import base_of
+from rdt2.vlm.images import CONFIG_NAME, PROCESSOR_NAME, ImageProcessor, has_settings
 from rdt2.vlm.layout import read_json
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "chat_template.jinja",
 )
+PROCESSOR_FILES = (*TOKENIZER_FILES, CONFIG_NAME, PROCESSOR_NAME)
+PUBLISHED = "Qwen/Qwen2.5-VL-7B-Instruct"  # whose processor RDT2-VQ, which has none, was trained with
 IntOrTensor = TypeVar("IntOrTensor", int, torch.Tensor)
 IGNORE = -100  # label of a position that carries no loss
 
@@ -89,7 +92,7 @@ class VLMProcessor:
         """
         from tokenizers import Tokenizer
 
-        folder = locate(path, (*TOKENIZER_FILES, CONFIG_NAME, PROCESSOR_NAME), what="a processor")
+        folder = locate(path, PROCESSOR_FILES, what="a processor")
         file = require_file(
             folder / "tokenizer.json",
             advice="Copy the tokenizer files of Qwen/Qwen2.5-VL-7B-Instruct there, or point at that model",
@@ -101,6 +104,38 @@ class VLMProcessor:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return cls(tokenizer, ImageProcessor.from_pretrained(folder), source=folder)
+
+    @classmethod
+    def beside(
+        cls, vlm: str | Path, *, given: str | Path | None = None, base: str | Path | None = None
+    ) -> VLMProcessor:
+        """The processor to use with a VLM: ``given``, or the one beside it, else the published one of all RDT2.
+
+        Args:
+            vlm: folder or hub id of a VLM, or of adapters, which share what their VLM has beside it.
+            given: folder or hub id of the processor to use.
+            base: folder or hub id of the VLM of adapters, if it is not where they say.
+
+        Raises:
+            CheckpointError: as :meth:`from_pretrained`, or there is none beside the VLM and the published one can
+                not be fetched.
+        """
+        if given is not None:
+            return cls.from_pretrained(given)
+        for place in dict.fromkeys((str(vlm), base_of(vlm, base=base))):
+            folder = locate(place, PROCESSOR_FILES, what="a processor")
+            if (folder / "tokenizer.json").is_file() and has_settings(folder):
+                return cls.from_pretrained(place)
+        if (folder / "tokenizer.json").is_file() or has_settings(folder):
+            return cls.from_pretrained(folder)  # half of one, which says what is missing
+        try:
+            return cls.from_pretrained(PUBLISHED)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{vlm}: has no tokenizer.json beside it. Copy the tokenizer files and preprocessor_config.json of "
+                f"{PUBLISHED} there, or pass a folder with them as processor= (--set processor=FOLDER in training). "
+                f"{error}"
+            ) from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer and picture settings into ``folder``, as every transformers since 4.49 reads them."""
