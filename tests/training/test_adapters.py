@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from rdt2.cli.main import main
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.expert import Expert, ExpertConfig
 from rdt2.policy import load_policy
 from rdt2.training.adapters import merge_adapters
 from rdt2.training.config import ExpertTraining, VQTraining
@@ -178,19 +179,20 @@ def test_adapters_of_another_rank_scale_or_place_are_named(run, samples, tiny_vl
 def test_a_policy_and_the_expert_take_adapters_as_their_vlm(run, samples, tiny_vlm, tmp_path):
     _, _, out = run
     adapters, merged = out / "model", merge_adapters(out / "model", tmp_path / "merged", dtype=torch.float32)
-    first, second = (
-        ExpertStage(
-            ExpertTraining(
-                vlm=str(vlm), start_from="tiny", batch_size=2, precision="fp32", evaluate_samples=2
-            ),
-            samples,
-        )
-        for vlm in (adapters, merged)
-    )
-    for (name, ours), theirs in zip(
-        first.module.vlm.inner.named_parameters(), second.module.vlm.inner.parameters(), strict=True
+    shape = ExpertConfig.tiny(hidden_size=32, head_dim=32, num_kv_heads=1, selected_layers=(1, 2))
+    expert = Expert.from_config(shape).save_pretrained(tmp_path / "expert")
+
+    policies = [
+        load_policy(expert, vlm=vlm, normalizer=samples, dtype=torch.float32) for vlm in (adapters, merged)
+    ]
+    settings = {"start_from": str(expert), "batch_size": 2, "precision": "fp32", "evaluate_samples": 2}
+    stages = [ExpertStage(ExpertTraining(vlm=str(vlm), **settings), samples) for vlm in (adapters, merged)]
+    for first, second in (
+        [policy.vlm for policy in policies],
+        [stage.module._vlm.on(torch.device("cpu")) for stage in stages],
     ):
-        assert torch.equal(ours, theirs), name
+        for (name, ours), theirs in zip(first.named_parameters(), second.parameters(), strict=True):
+            assert torch.equal(ours, theirs), name
     with pytest.raises(CheckpointError, match=r"RDT2-VQ model alone.*tokenizer="):
         load_policy(adapters)
 

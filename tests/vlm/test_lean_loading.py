@@ -99,7 +99,7 @@ def test_from_the_hub_only_needed_files_are_asked_for(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     load_vlm("owner/vlm", layers=2)
     assert set(asked) == {
-        "config.json", "generation_config.json",
+        "config.json", "generation_config.json", "adapter_config.json",
         "model.safetensors", "model.safetensors.index.json",  # whichever there is
         "first.safetensors",
     }  # fmt: skip

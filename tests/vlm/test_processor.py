@@ -137,3 +137,31 @@ def test_a_folder_as_transformers_5_saves_it(
     assert config["tokenizer_class"] == "Qwen2Tokenizer"
     assert (again / "preprocessor_config.json").is_file()
     assert "<|quad_start|>" in AutoTokenizer.from_pretrained(again).all_special_tokens
+
+
+def test_the_processor_beside_the_vlm_comes_before_the_published_one(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Regression: the presets named the published one, which was fetched for a merged model with its own."""
+    for preset in (request.config.rootpath / "configs" / "training").glob("*.yaml"):
+        assert "processor:" not in preset.read_text(), preset
+    asked: list[str] = []
+
+    def snapshot(name: str, **_: object) -> str:
+        asked.append(name)
+        return str(tiny.folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert VLMProcessor.beside(tiny.folder).source == tiny.folder
+    tiny.processor.save_pretrained(tmp_path / "given")
+    assert VLMProcessor.beside(tiny.folder, given=tmp_path / "given").source == tmp_path / "given"
+    assert not asked
+
+    alone = tmp_path / "published"  # RDT2-VQ comes without
+    alone.mkdir()
+    (alone / "config.json").write_text((tiny.folder / "config.json").read_text())
+    assert VLMProcessor.beside(alone).source == tiny.folder
+    assert asked == ["Qwen/Qwen2.5-VL-7B-Instruct"]
+    (alone / "tokenizer.json").write_text((tiny.folder / "tokenizer.json").read_text())
+    with pytest.raises(CheckpointError, match=r"expected preprocessor_config\.json"):
+        VLMProcessor.beside(alone)  # half of its own is not completed by another's
