@@ -74,6 +74,7 @@ def test_a_unit_that_cannot_be_told_is_settled_by_the_flag_the_wall_clock_or_the
         (np.where(np.arange(45) == 7, EVEN[6], EVEN), "frame 7 is the same as that of frame 6.*--fps"),
         (np.where(np.arange(45) > 20, EVEN - 0.6, EVEN), "frame 21 lies before that of frame 20"),
         (np.arange(45, dtype=np.uint64)[::-1] * 33, "frame 1 lies before"),
+        (np.repeat(np.arange(15) / 10, 3) + np.tile([0, 1e-3, 2e-3], 15), r"come in bursts.*--fps 3\d"),
         (EVEN * 1e-6, "no rate of a recording"),
         (EVEN * 1e12, "no rate of a recording"),
         (np.zeros((45, 2)), r"\(45, 2\), expected one number a frame"),

@@ -514,3 +514,27 @@ def test_v3_task_tables_as_pandas_writes_them(v3: Callable[..., Path], column: s
     root = v3()
     pq.write_table(pa.table({"task_index": [0.0], column: ["Stack."]}), root / "meta/tasks.parquet")
     assert opened(root)[1].instruction == "Stack."
+
+
+# ----------------------------------------------------------------------------------------------------- damage
+
+
+def test_files_that_are_something_else(v21: Callable[..., Path]) -> None:
+    """Pointers of Git LFS say what to run; shadow files of macOS are no episodes."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    root = v21()
+    (root / f"videos/chunk-000/{CAMERAS['left']}/episode_000000.mp4").write_bytes(pointer)
+    with pytest.raises(RecordingError, match=r"episode_000000\.mp4: is a pointer of Git LFS.*git lfs pull"):
+        opened(root)[0]
+    (root / "data/chunk-000/episode_000000.parquet").write_bytes(pointer)
+    with pytest.raises(
+        RecordingError, match=r"episode_000000\.parquet: is a pointer of Git LFS.*git lfs pull"
+    ):
+        opened(root)[0]
+
+
+def test_shadow_files(v3: Callable[..., Path]) -> None:
+    root = v3(tweak=stale)
+    for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
+        (root / folder / "._file-000.parquet").write_bytes(b"\x00\x05\x16\x07")
+    is_motion(opened(root)[2], 2)

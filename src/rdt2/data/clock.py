@@ -23,6 +23,8 @@ _SINCE_1970 = 946_684_800.0, 4_102_444_800.0
 _BRIDGED_S = 3.5 / FPS
 """The longest step that is interpolated: two missing frames of 30 a second. A hand that accelerates at 2 m/s2 strays
 under 4 mm from the straight line in that time, and 60 mm in half a second."""
+_BURST = 3
+"""Frames so many times further apart on average than usually come in bursts."""
 _DISAGREE = 0.1
 """A clock and a stated rate may differ by this part: stamps in whole milliseconds do, and cameras."""
 
@@ -90,6 +92,14 @@ def to_seconds(
         raise ConfigError(
             f"{where}: steps of {step:.6g} {unit} make {found:.4g} frames a second, which no recording has. Choose "
             f"another --time-unit, or say how fast it was recorded: --fps 30"
+        )
+    steps = np.diff(times)
+    mean = float(steps[steps <= longest_step(1 / found)].mean())
+    if mean > _BURST / found:
+        raise ConfigError(
+            f"{where}: frames come in bursts, usually {1 / found:.2g} s apart and {mean:.2g} s on average: they were "
+            f"stamped when they were written, not when they were taken. Say how fast it was recorded: "
+            f"--fps {1 / mean:.3g}"
         )
     if rate is not None and abs(found / rate - 1) > _DISAGREE:
         raise ConfigError(

@@ -180,12 +180,12 @@ class Source(ABC):
 
     def _sentences(self, recorded: str | Sequence[str | None] | None, where: str) -> str | list[str]:
         """The recorded sentence or sentences, --instruction in the place of blank ones."""
-        one = recorded is None or isinstance(recorded, str)
-        found = [recorded] if one else list(recorded)  # type: ignore[arg-type]
+        found = [recorded] if recorded is None or isinstance(recorded, str) else list(recorded)
         instead = (self.options.instruction or "").strip()
         filled = [(sentence or "").strip() or instead for sentence in found]
         if "" in filled:
-            missing = "no instruction is recorded" if one else f"frame {filled.index('')} has no instruction"
+            some = f"frame {filled.index('')} has no instruction"
+            missing = some if any(filled) else "no instruction is recorded"
             raise RecordingError(f"{where}: {missing}. Give one: --instruction 'Pick up the apple.'")
         return filled[0] if len(set(filled)) == 1 else filled
 

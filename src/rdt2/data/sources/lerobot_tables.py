@@ -158,7 +158,7 @@ class Tables:
     def _files_of(self) -> dict[int, list[Path]]:
         """Which data files hold rows of which episode, by the rows themselves."""
         found: dict[int, list[Path]] = {}
-        for file in sorted((self.root / "data").rglob("*.parquet")):
+        for file in _parquet_files(self.root / "data"):
             try:
                 numbers = parquet(file, columns=["episode_index"])["episode_index"].unique().to_pylist()
             except RecordingError:  # whoever needs this one is told that rows are missing
@@ -169,7 +169,7 @@ class Tables:
 
     def _entries_v3(self) -> Iterator[Entry]:
         rows: list[dict[str, Any]] = []
-        files = sorted((self.root / "meta" / "episodes").rglob("*.parquet"))
+        files = _parquet_files(self.root / "meta" / "episodes")
         if not files:
             raise RecordingError(f"{self.root}: meta/episodes holds no parquet file. Download it again.")
         for file in files:
@@ -304,6 +304,11 @@ def parquet(
         raise RecordingError(
             unreadable(path, f"is no whole parquet file ({error}). Download it again.")
         ) from None
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """Those below a folder in name order, without the shadows (``._x``) that macOS writes beside them."""
+    return sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("._"))
 
 
 def _sorted(rows: list[dict[str, Any]], where: Path) -> list[dict[str, Any]]:
