@@ -38,6 +38,8 @@ class _Train:
 
         existing(self.data, "folder of shards")
         if self.json is not None:
+            if self.json.is_dir():
+                raise ConfigError(f"{self.json}: is a folder, expected a file for --json.")
             require_writable(self.json, error=ConfigError)
         go_on = f"go on with: {self.resume_command(stage)}"
         try:
@@ -158,7 +160,8 @@ def _next(stage: str, model: Path, data: Path) -> str:
     folder = shlex.quote(str(model))
     shards = shlex.quote(str(data))
     if stage == "tokenizer":
-        return f"rdt2 data tokenize --data {shards} --tokenizer {folder} --out TOKENS, then rdt2 train vq --data TOKENS"
+        tokenize = f"rdt2 data tokenize --data {shards} --tokenizer {folder} --out TOKENS"
+        return f"{tokenize}, then rdt2 train vq --data TOKENS --out RUN"
     if stage == "pointing":
         return f"rdt2 train vq --data TOKENS --set start_from={folder} --out RUN"
     if stage == "vq" and (model / "adapter_config.json").is_file():

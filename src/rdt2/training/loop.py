@@ -244,7 +244,9 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
                         done, {"loss": loss_mean, "lr": rate, "grad_norm": grad_norm, **_scalars(metrics)}
                     )
                 if stop and done < config.steps:
-                    raise stopping.stopped(done, config.steps, save(done))
+                    folder = save(done)
+                    accelerator.end_training()  # trackers write what they hold
+                    raise stopping.stopped(done, config.steps, folder)
                 if config.evaluate_every and done % config.evaluate_every == 0 and done < config.steps:
                     evaluate(done)
                 if done % config.save_every == 0 and done < config.steps:
@@ -343,11 +345,15 @@ def _check_loss(
     exploded = len(recent) == recent.maxlen and loss > EXPLOSION_FACTOR * max(statistics.median(recent), 1e-3)
     if math.isfinite(loss) and not exploded:
         return
-    with whole_file(path, error=TrainingError) as partial:
-        torch.save(batch, partial)
+    try:
+        with whole_file(path, error=TrainingError) as partial:
+            torch.save(batch, partial)
+        kept = f"The batch is saved in {path}."
+    except TrainingError as error:  # a full disk must not hide why the run ends
+        kept = f"The batch is lost: {error}"
     raise TrainingError(
         f"step {step}: the loss is {loss:.4g}, expected a finite value near {statistics.median(recent or [0]):.4g}. "
-        f"The batch is saved in {path}. Look at it, then go on from the last checkpoint with a lower rate: "
+        f"{kept} Look at it, then go on from the last checkpoint with a lower rate: "
         f"the same command with --resume --set learning_rate={config.learning_rate / 2:.3g}"
     )
 

@@ -145,7 +145,7 @@ def _check(index: ShardIndex, *, tokens: bool, states: bool, pictures: bool) -> 
                     f"{index.where(number)}: action_token.npy holds {written.min()} to {written.max()}, expected 0 to "
                     f"{CODES - 1}. Write the tokens again with 'rdt2 data tokenize'."
                 )
-    decoded = _spread(index, DECODED) if pictures else []
+    decoded = _spread(index, DECODED if pictures else 0)
     for number in map(int, decoded):
         index.picture(number)
     which = [
