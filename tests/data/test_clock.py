@@ -241,12 +241,8 @@ def test_blank_sentences_are_filled_and_each_frame_keeps_its_own(
         if s.meta["episode"] == "episode_2"
     ]
     assert keys == ["pick_it_up"] * 3 + ["fold"] * 3
-    blank = open_source(folder, "hdf5", SourceOptions(**{**vars(OPTIONS), "instruction": " "}))
-    assert blank[1].instruction == "Pick it up."
-    with pytest.raises(RecordingError, match=r"no instruction is recorded.*--instruction"):
-        blank[0]
-    with pytest.raises(RecordingError, match=r"frame 3 has no instruction.*--instruction"):
-        blank[2]
+    with pytest.raises(ConfigError, match=r"no instruction is recorded in 2 of 3 episodes.*--instruction"):
+        open_source(folder, "hdf5", SourceOptions(**{**vars(OPTIONS), "instruction": " "}))
 
 
 def test_sentences_are_one_or_one_a_frame() -> None:

@@ -170,8 +170,8 @@ def test_one_arm(bag: Callable[..., Path]) -> None:
 
 def test_what_is_wrong_is_named(bag: Callable[..., Path], tmp_path: Path) -> None:
     folder = bag(Motion(30), text="")
-    with pytest.raises(RecordingError, match="no instruction"):
-        open_source(folder, "mcap")[0]
+    with pytest.raises(ConfigError, match="no instruction"):
+        open_source(folder, "mcap")
     with pytest.raises(ConfigError, match=r"no pose topic of an arm.*right/tcp_pose"):
         open_source(folder, "mcap", SourceOptions(pose_key="/{arm}/eef"))
     path = folder / "episode_0.mcap"

@@ -14,7 +14,7 @@ from motion import Motion, same, same_pictures
 from rdt2.action import ARMS
 from rdt2.data import Episode, ShardWriter
 from rdt2.data.sources import SourceOptions, open_source
-from rdt2.data.sources.options import to_matrices, to_widths
+from rdt2.data.sources.numbers import to_matrices, to_widths
 from rdt2.data.sources.pictures import to_picture
 from rdt2.errors import ConfigError, PoseError, RDT2Error, RecordingError, ShardError
 

@@ -23,6 +23,7 @@ from rdt2.data.episode import Episode, cut_chunks, decoded_picture
 from rdt2.data.resample import sample_frames
 from rdt2.data.shards import ShardWriter, encode_jpeg, write_atomic, write_dataset_yaml, write_instructions
 from rdt2.data.sources import Source, SourceKind, SourceOptions, open_source
+from rdt2.data.sources.base import explain
 from rdt2.data.sources.shards import Shards
 from rdt2.errors import ConfigError, RDT2Error, RecordingError
 
@@ -120,7 +121,9 @@ def convert(
         raise ConfigError(f"{folder}: the shards need a folder of their own, not the recording's.")
     opened = open_source(source, kind, options)
     if opened.guesses and not accept_guesses:
-        raise ConfigError(explain_guesses(opened))
+        raise ConfigError(explain(opened.path, opened.guesses))
+    if opened.damaged and on_error == "raise":
+        raise opened.damaged[min(opened.damaged)]
     path = str(Path(source).absolute())  # a worker elsewhere has another working directory
     plan = _Plan(path, kind, options or SourceOptions(), tail, stride, samples_per_shard, on_error)
     signature = plan.signature(opened)
@@ -143,14 +146,6 @@ def convert(
     report = _finish(folder, len(groups), signature)
     report.seconds = time.monotonic() - began
     return report
-
-
-def explain_guesses(source: Source) -> str:
-    """The guesses of a source as a message that names the flags which confirm them."""
-    lines = [f"{source.path}: the recording does not say all that is needed. Look at these guesses:"]
-    lines += [f"  {guess.flag:32} {guess.reason}" for guess in source.guesses]
-    lines.append("Confirm or correct them with these flags, or take all of them with --accept-guesses.")
-    return "\n".join(lines)
 
 
 def episode_samples(

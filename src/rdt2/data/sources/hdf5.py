@@ -17,22 +17,40 @@ Timestamps are read from ``timestamp``, ``timestamps`` or ``observations/timesta
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdt2.data.clock import at_rate, to_seconds
-from rdt2.data.sources.base import Source, guess_cameras, guess_rotation
-from rdt2.data.sources.options import ROTATION_SIZE, SourceOptions, guess_gripper
+from rdt2.data.sources.base import Source, guess_cameras
+from rdt2.data.sources.columns import ArmColumns, counted
+from rdt2.data.sources.layout import read_layout
+from rdt2.data.sources.numbers import ROTATION_SIZE, is_quaternion, require_finite
+from rdt2.data.sources.options import Rotation, SourceOptions
 from rdt2.data.sources.pictures import MAX_SIDE, NOT_COLOUR, decode_image
-from rdt2.errors import ConfigError, RecordingError
+from rdt2.errors import ConfigError, PoseError, RecordingError
 from rdt2.files import unreadable
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
 
+_QPOS = "observations/qpos"
+_IMAGES = "observations/images"
+_NAME_ATTRIBUTES = (
+    "names",
+    "column_names",
+    "columns",
+    "labels",
+    "fields",
+    "axes",
+    "state_names",
+    "dim_names",
+)
 _POSE_KEYS = ("eef_pose", "ee_pose", "eef_poses", "ee_poses", "end_effector", "eef", "eef_state")
 _TIME_KEYS = ("timestamp", "timestamps", "observations/timestamp", "observations/timestamps")
 _TEXT_KEYS = ("instruction", "language_instruction", "task", "language_raw")
@@ -44,139 +62,232 @@ _MAX_VALUES = 1 << 27
 """Numbers a pose or time array may hold; a day at 30 Hz is 52 million."""
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What one file holds: robots of FastUMI's layout, datasets that may be poses, cameras."""
+
+    robots: int
+    pose_keys: tuple[str, ...]
+    columns: int
+    cameras: tuple[str, ...]
+
+
 class Hdf5(Source):
-    """See the module. ``path`` is one file or a folder of them. Needs h5py."""
+    """See the module. ``path`` is one file or a folder of them. Needs h5py.
+
+    The layout is that of most files; a file that cannot be read, or lacks what the others have, is ``damaged``.
+    """
 
     kind = "hdf5"
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
         """
         Raises:
-            RecordingError: a truncated file, another layout, or object arrays.
+            RecordingError: no file can be read.
             ConfigError: options that are missing or contradict the files.
         """
         super().__init__(path, options)
-        files = [self.path] if self.path.is_file() else _episodes_of(self.path)
-        if not files:
+        self._paths = [self.path] if self.path.is_file() else _episodes_of(self.path)
+        if not self._paths:
             raise RecordingError(f"{self.path}: holds no .hdf5 or .h5 file.")
-        self._paths = files
         root = self.path.parent if self.path.is_file() else self.path
-        self.names = [path.relative_to(root).with_suffix("").as_posix() for path in files]
-        with _open(files[0]) as first:
-            self._fastumi = "robot_0" in first and self.options.pose_key is None
+        self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self._paths]
+        facts: dict[int, _Facts] = {}
+        for number, file_path in enumerate(self._paths):
+            try:
+                with _reading(file_path) as file:
+                    facts[number] = self._facts(file)
+            except RecordingError as error:
+                self.damaged[number] = error
+        if not facts:
+            raise self.damaged[0]
+        with_poses = {number: each for number, each in facts.items() if each.columns}
+        counts = Counter((with_poses or facts).values())
+        common = max(counts, key=counts.__getitem__)
+        reference = next(number for number, each in facts.items() if each == common)
+        with _reading(self._paths[reference]) as file:
+            self._fastumi = common.robots > 0
             if self._fastumi:
-                self._read_fastumi_layout(first)
+                self._read_fastumi_layout(file, common.robots)
             else:
-                self._read_aloha_layout(first)
-            has_times = any(key in first for key in _TIME_KEYS)
-            grippers = np.concatenate([self._poses(first, robot)[1] for robot in self._robots_of.values()])
-        if not has_times and self.options.fps is None:
-            raise ConfigError(_NO_CLOCK.format(files[0]))
-        unit = self._choose("gripper_unit", lambda: guess_gripper(grippers, where=str(files[0])))
+                self._read_aloha_layout(file, common)
+            if self.options.fps is None and _time_key(file) is None:
+                self._ask(_NO_CLOCK.format(file.filename))
         color = self._choose("color", lambda: ("rgb", "nothing is recorded; OpenCV users often store bgr"))
-        self.options = replace(self.options, gripper_unit=unit, color=color)  # type: ignore[arg-type]
-        self.lengths = [self._length(path) for path in files]
+        self.options = replace(self.options, color=color)  # type: ignore[arg-type]
+        self.lengths = [0] * len(self._paths)
+        texts: list[str | None] = []
+        self._settle_units(self._scan(texts))
+        self._ask_instruction(texts)
+        self._settle()
+
+    def _scan(self, texts: list[str | None]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Names and numbers of all files that have what the layout asks for; the others are damaged."""
+        for number, path in enumerate(self._paths):
+            if number in self.damaged:
+                continue
+            try:
+                with _reading(path) as file:
+                    parts = self._numbers_of(file)
+                    for arm, part in parts.items():
+                        where = f"{self.path.name}, {self.names[number]}, {arm} arm"
+                        require_finite(part[0], part[1], where=where)
+                    count = self.lengths[number] = len(next(iter(parts.values()))[0])
+                    for key in self._camera_of.values():
+                        _require_pictures(file, key, count, path)
+                    text = _text(file, count)
+            except (RecordingError, PoseError) as error:
+                self.damaged[number] = error
+                continue
+            texts.append(text if isinstance(text, str) or text is None else min(text, key=len))
+            yield self.names[number], parts
 
     def episode(self, number: int) -> Episode:
         """One episode. Raises RDT2Error that names file and frame."""
         path = self._paths[number]
-        with _open(path) as file:
-            parts = {arm: self._poses(file, robot) for arm, robot in self._robots_of.items()}
+        with _reading(path) as file:
+            parts = self._numbers_of(file)
             count = self.lengths[number]
             times = self._times(file, count)
             text = _text(file, count)
-            for arm in parts:
-                _require_pictures(file, self._camera_of[arm], count, path)
         return self._episode(
             number,
-            position={arm: part[0][:, :3] for arm, part in parts.items()},
-            rotation={arm: part[0][:, 3:] for arm, part in parts.items()},
-            gripper={arm: part[1] for arm, part in parts.items()},
+            position={arm: part[0] for arm, part in parts.items()},
+            rotation={arm: part[1] for arm, part in parts.items()},
+            gripper={arm: part[2] for arm, part in parts.items()},
             frames={arm: _Frames(path, self._camera_of[arm]) for arm in parts},
             timestamps=times,
             instruction=text,
         )
 
-    def _read_fastumi_layout(self, file: Any) -> None:
-        count = 2 if "robot_1" in file else 1
-        guess = ("left-right", "robot_0 is the left hand in FastUMI's recordings") if count == 2 else (
-            "left", "robot_0 is the left hand in FastUMI's recordings"
-        )  # fmt: skip
-        self._robots_of = self._robots(count, *guess)
-        rotation = self._choose("rotation", lambda: ("xyzw", "FastUMI stores quaternions x y z w"))
-        self.options = replace(self.options, rotation=rotation)  # type: ignore[arg-type]
-        self._camera_of = {}
+    def _facts(self, file: Any) -> _Facts:
+        given = self.options.pose_key
+        robots = 0 if given else sum(f"robot_{number}" in file for number in (0, 1))
+        keys = [given] if given else [f"observations/{name}" for name in _POSE_KEYS]
+        keys = [key for key in keys if hasattr(file.get(key), "shape")]
+        if not keys and not robots and given is None and _is_quaternion_qpos(file):
+            keys = [_QPOS]
+        # Read here, so that the layout is never taken from a file whose poses cannot be read.
+        first = f"robot_0/{_QPOS}" if robots else keys[0] if keys else None
+        shape = _numbers(file, first, 2).shape if first else (0, 0)
+        folder = f"robot_0/{_IMAGES}" if robots else _IMAGES
+        cameras = tuple(sorted(file[folder])) if folder in file else ()
+        return _Facts(robots, tuple(keys), shape[1] if shape[0] else 0, cameras)
+
+    def _read_fastumi_layout(self, file: Any, count: int) -> None:
+        reason = "robot_0 is the left hand in FastUMI's recordings"
+        self._robots_of = self._robots(count, "left-right" if count == 2 else "left", reason)
+        self._columns, self._camera_of = {}, {}
         for arm, robot in self._robots_of.items():
-            folder = f"robot_{robot}/observations/images"
-            names = sorted(file[folder]) if folder in file else []
+            key = f"robot_{robot}/{_QPOS}"
+            self._columns[arm] = self._columns_of_robot(file, key)
+            action = getattr(file.get(f"robot_{robot}/action"), "shape", ())
+            if self._columns[arm].gripper is None and action[1:] != (self._width + 1,):
+                choices = _datasets(file, columns=1, count=len(file[key]))
+                self._ask_gripper(f"{key} has {self._width} columns, a position and a quaternion", choices)
+            folder = f"robot_{robot}/{_IMAGES}"
+            names = _cameras(file, folder)
             if self.options.cameras is not None:
-                name = self.options.cameras[0 if arm == "right" else 1]
-            elif len(names) == 1:
-                name = names[0]
+                names = [self.options.cameras[0 if arm == "right" else 1]]
+            if len(names) == 1:
+                self._camera_of[arm] = f"{folder}/{names[0]}"
             else:
-                raise ConfigError(
+                self._ask(
                     f"{file.filename}: {folder} holds {', '.join(names) or 'no camera'}. "
                     f"Name the wrist cameras: --cameras RIGHT LEFT"
                 )
-            self._camera_of[arm] = f"{folder}/{name}"
 
-    def _read_aloha_layout(self, file: Any) -> None:
-        key = self.options.pose_key
-        if key is None:
-            found = [f"observations/{name}" for name in _POSE_KEYS if f"observations/{name}" in file]
-            if len(found) != 1:
-                raise ConfigError(
-                    f"{file.filename}: no end-effector poses under observations/ by any usual name "
-                    f"({', '.join(_POSE_KEYS)}). Say where they are: --pose-key observations/NAME. "
-                    f"ALOHA's qpos are joint angles, which are no poses."
-                )
-            key = found[0]
-        self._pose_key = key
-        columns = _numbers(file, key, 2).shape[1]
-        arms = self._arms_of_columns(columns, "ALOHA writes the left arm first")
-        rotation = self._choose("rotation", lambda: guess_rotation(columns, arms, where=file.filename))
-        if columns != arms * (4 + ROTATION_SIZE[rotation]):
+    def _columns_of_robot(self, file: Any, key: str) -> ArmColumns:
+        values = _numbers(file, key, 2)
+        self._width = values.shape[1]
+        names = [*(self.options.pose_names or _names(file, key))]
+        if names:
+            alone = replace(self.options, arms=None)
+            layout = read_layout(key, names, values, alone, where=f"{file.filename}: {key}")
+            self.options = replace(self.options, rotation=layout.rotation, **layout.units)  # type: ignore[arg-type]
+            return layout.arms[0]
+        usual: Rotation = "xyzw"
+        rotation = self._choose("rotation", lambda: (usual, "FastUMI stores quaternions x y z w"))
+        assert rotation is not None
+        self.options = replace(self.options, rotation=rotation)
+        size = 3 + ROTATION_SIZE[rotation]
+        if self._width not in (size, size + 1):
             raise ConfigError(
-                f"{file.filename}: {key} has {columns} columns; {arms} arm(s) of position, {rotation}, gripper "
-                f"have {arms * (4 + ROTATION_SIZE[rotation])}. Choose another --rotation or --arms."
+                f"{file.filename}: {key} has {self._width} columns, expected {size} or {size + 1} with {rotation!r} "
+                f"rotations. Choose another --rotation, or name the columns: --pose-names x y z qx qy qz qw gripper"
             )
-        self.options = replace(self.options, rotation=rotation)  # type: ignore[arg-type]
-        names = sorted(file["observations/images"]) if "observations/images" in file else []
-        if arms == 1 and self.options.cameras is None and len(names) == 1:
-            cameras = (names[0], names[0])
+        (columns,) = counted(1, rotation, gripper=self._width == size + 1)
+        return columns
+
+    def _read_aloha_layout(self, file: Any, facts: _Facts) -> None:
+        choices = ", ".join(_datasets(file)) or "no numbers"
+        if not facts.pose_keys and self.options.pose_key is not None:
+            raise ConfigError(
+                f"{file.filename}: has no dataset {self.options.pose_key}. Name one with --pose-key; there are "
+                f"{choices}."
+            )
+        if len(facts.pose_keys) != 1:
+            found = f"several: {', '.join(facts.pose_keys)}" if facts.pose_keys else "none by any usual name"
+            raise ConfigError(
+                f"{file.filename}: end-effector poses under observations/: {found} ({', '.join(_POSE_KEYS)}). Say "
+                f"where they are: --pose-key NAME (there are {choices}). "
+                f"ALOHA's qpos are joint angles, which are no poses."
+            )
+        (key,) = facts.pose_keys
+        if key == _QPOS and self.options.pose_key is None:
+            reason = "columns 4 to 7 are unit quaternions, as in FastUMI's one-armed files"
+            self._choose("pose_key", lambda: (key, reason))
+        values = _numbers(file, key, 2)
+        self._width = values.shape[1]
+        self._read_columns(
+            key,
+            _names(file, key),
+            values,
+            left_first="ALOHA writes the left arm first",
+            gripper_choices=_datasets(file, columns=2, count=len(values)),
+        )
+        names = _cameras(file, _IMAGES)
+        if len(self._robots_of) == 1 and self.options.cameras is None and len(names) == 1:
+            cameras: tuple[str, ...] = (names[0], names[0])
         else:
-            cameras = self._choose("cameras", lambda: guess_cameras(names, where=file.filename))
+            cameras = self._choose("cameras", lambda: guess_cameras(names, where=file.filename)) or ()
         self._camera_of = {
-            arm: f"observations/images/{cameras[0 if arm == 'right' else 1]}" for arm in self._robots_of
+            arm: f"{_IMAGES}/{cameras[0 if arm == 'right' else 1]}" for arm in self._robots_of if cameras
         }
 
-    def _poses(self, file: Any, robot: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n, 3 + rotation) pose numbers and (n,) gripper numbers of one robot."""
-        assert self.options.rotation is not None
-        size = 3 + ROTATION_SIZE[self.options.rotation]
+    def _numbers_of(self, file: Any) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Position, rotation and gripper numbers of each arm."""
+        grippers = self._gripper_numbers(
+            lambda key: _numbers(file, key, 1, 2), lambda key: _names(file, key), where=file.filename
+        )
         if not self._fastumi:
-            values = _numbers(file, self._pose_key, 2)
-            part = values[:, robot * (size + 1) : (robot + 1) * (size + 1)]
-            return part[:, :size], part[:, size]
-        values = _numbers(file, f"robot_{robot}/observations/qpos", 2)
-        if values.shape[1] == size:
-            clamp = _numbers(file, f"robot_{robot}/action", 2)
-            if clamp.shape != (len(values), size + 1):
-                raise RecordingError(
-                    f"{file.filename}: neither robot_{robot}/observations/qpos {values.shape} nor "
-                    f"robot_{robot}/action {clamp.shape} holds the gripper as column {size}."
-                )
-            return values, clamp[:, size]
-        if values.shape[1] != size + 1:
+            return self._parts(self._table(file, self._key), grippers)
+        parts = {}
+        for arm, robot in self._robots_of.items():
+            values = self._table(file, f"robot_{robot}/{_QPOS}")
+            part = self._parts(values, grippers)[arm]
+            if part[2] is None and self.options.gripper_fixed is None and not self._missing:
+                clamp = _numbers(file, f"robot_{robot}/action", 2)
+                if clamp.shape != (len(values), self._width + 1):
+                    raise RecordingError(
+                        f"{file.filename}: neither robot_{robot}/{_QPOS} {values.shape} nor robot_{robot}/action "
+                        f"{clamp.shape} holds the gripper as column {self._width}."
+                    )
+                part = (*part[:2], clamp[:, self._width])
+            parts[arm] = part
+        return parts
+
+    def _table(self, file: Any, key: str) -> np.ndarray:
+        values = _numbers(file, key, 2)
+        if values.shape[1] != self._width:
             raise RecordingError(
-                f"{file.filename}: robot_{robot}/observations/qpos has {values.shape[1]} columns, expected "
-                f"{size} or {size + 1} with {self.options.rotation!r} rotations."
+                f"{file.filename}: {key} has {values.shape[1]} columns, in most files {self._width}."
             )
-        return values[:, :size], values[:, size]
+        return values
 
     def _times(self, file: Any, count: int) -> np.ndarray:
         """(count,) seconds from the first frame."""
-        key = next((key for key in _TIME_KEYS if hasattr(file.get(key), "shape")), None)
+        key = _time_key(file)
         stamps = None if key is None or file[key].size > _MAX_VALUES else file[key][()]
         if self.options.fps is not None:
             return at_rate(self.options.fps, count, stamps)
@@ -189,13 +300,6 @@ class Hdf5(Source):
                 f"say how fast it was recorded: --fps 30"
             )
         return times
-
-    def _length(self, path: Path) -> int:
-        key = "robot_0/observations/qpos" if self._fastumi else self._pose_key
-        with _open(path) as file:
-            if key not in file:
-                raise RecordingError(f"{path}: has no {key}, which {self._paths[0].name} has.")
-            return int(file[key].shape[0])
 
 
 class _Frames:
@@ -222,13 +326,62 @@ class _Frames:
         return decode_image(data, where=f"{self._path}: {self._key}, frame {number}")
 
 
+def _time_key(file: Any) -> str | None:
+    return next((key for key in _TIME_KEYS if hasattr(file.get(key), "shape")), None)
+
+
+def _is_quaternion_qpos(file: Any) -> bool:
+    """FastUMI's one-armed files keep poses under the name that ALOHA has for joint angles."""
+    found = file.get(_QPOS)
+    if len(getattr(found, "shape", ())) != 2 or found.dtype.kind not in "fiu" or found.shape[1] not in (7, 8):
+        return False
+    return is_quaternion(_numbers(file, _QPOS, 2)[:, 3:7])
+
+
+def _datasets(file: Any, *, columns: int | None = None, count: int | None = None) -> list[str]:
+    """Names of datasets with a row of numbers a frame: of at most ``columns`` and ``count`` rows, if given."""
+    found: list[str] = []
+
+    def visit(name: str, item: Any) -> None:
+        shape = getattr(item, "shape", None)
+        if shape is None or len(shape) not in (1, 2) or item.dtype.kind not in "fiu" or name in _TIME_KEYS:
+            return
+        wide = shape[1] if len(shape) == 2 else 1
+        if (columns is None and len(shape) == 2 and wide < 100) or (
+            (columns or 0) >= wide and shape[0] == count
+        ):
+            found.append(name)
+
+    file.visititems(visit)
+    return found
+
+
+def _names(file: Any, key: str) -> list[str]:
+    """Names of the columns of a dataset, where an attribute of it or of its dimension has them."""
+    attributes = file[key].attrs
+    for attribute in _NAME_ATTRIBUTES:
+        if attribute in attributes:
+            values = np.asarray(attributes[attribute], dtype=object).reshape(-1)
+            names = [_decoded(value) for value in values]
+            return re.split(r"[\s,;]+", names[0].strip("[]")) if len(names) == 1 else names
+    return []
+
+
+def _cameras(file: Any, folder: str) -> list[str]:
+    """Cameras with colour pictures; all, where there are none."""
+    names = sorted(file[folder]) if folder in file else []
+    return [name for name in names if _is_colour(file[f"{folder}/{name}"])] or names
+
+
 def _episodes_of(folder: Path) -> list[Path]:
     """The recordings of a folder, episode_2 before episode_10."""
 
     def natural(path: Path) -> list[Any]:
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
-    return sorted([*folder.rglob("*.hdf5"), *folder.rglob("*.h5")], key=natural)
+    files = [*folder.rglob("*.hdf5"), *folder.rglob("*.h5")]
+    # ._name is what macOS keeps beside a file on other file systems: no recording.
+    return sorted((path for path in files if not path.name.startswith("._")), key=natural)
 
 
 def _open(path: Path) -> Any:
@@ -242,17 +395,29 @@ def _open(path: Path) -> Any:
         ) from None
 
 
-def _numbers(file: Any, key: str, dimensions: int) -> np.ndarray:
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """An open file; what HDF5 raises about damage inside it is a RecordingError."""
+    with _open(path) as file:
+        try:
+            yield file
+        except (OSError, RuntimeError, KeyError) as error:
+            raise RecordingError(
+                f"{path}: is damaged inside ({error}). Copy or record it again, or leave it out."
+            ) from None
+
+
+def _numbers(file: Any, key: str, *dimensions: int) -> np.ndarray:
     """A numeric array as float64, whatever its byte order. Raises RecordingError."""
-    if key not in file or not hasattr(file[key], "shape"):
+    found = file.get(key)
+    if not hasattr(found, "shape"):
         raise RecordingError(f"{file.filename}: has no dataset {key}.")
-    found = file[key]
     if found.dtype.kind not in "fiu":
         raise RecordingError(f"{file.filename}: {key} holds {found.dtype}, expected numbers.")
-    if found.ndim != dimensions or found.size > _MAX_VALUES:
+    if found.ndim not in dimensions or found.size > _MAX_VALUES:
         raise RecordingError(
-            f"{file.filename}: {key} is {found.shape}, expected {dimensions} dimensions and at most "
-            f"{_MAX_VALUES} numbers."
+            f"{file.filename}: {key} is {found.shape}, expected {' or '.join(map(str, dimensions))} dimensions "
+            f"and at most {_MAX_VALUES} numbers."
         )
     return found[()].astype(np.float64)
 
@@ -286,14 +451,18 @@ def _require_pictures(file: Any, key: str, count: int, path: Path) -> None:
         raise RecordingError(
             f"{path}: {key} has {found.shape[0] if found.shape else 0} pictures for {count} poses."
         )
-    raw = found.dtype == np.uint8 and found.ndim == 4 and found.shape[3] in (3, 4)
-    if not (raw or _is_packed(found)):
+    if not _is_colour(found):
         raise RecordingError(
             f"{path}: {key} is {found.dtype} {found.shape}, expected uint8 (n, h, w, 3) or JPEG bytes a frame. "
             f"{NOT_COLOUR}"
         )
-    if raw and max(found.shape[1:3]) > MAX_SIDE:
+    if found.ndim == 4 and max(found.shape[1:3]) > MAX_SIDE:
         raise RecordingError(f"{path}: {key} is {found.shape}: no camera has such pictures.")
+
+
+def _is_colour(found: Any) -> bool:
+    raw = getattr(found, "dtype", None) == np.uint8 and found.ndim == 4 and found.shape[3] in (3, 4)
+    return raw or (hasattr(found, "shape") and _is_packed(found))
 
 
 def _is_packed(found: Any) -> bool:

@@ -7,6 +7,7 @@ Datasets written by :mod:`rdt2.data.lerobot_writer` name their columns and leave
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,17 @@ import numpy as np
 
 from rdt2.action import ARMS, FPS
 from rdt2.data.clock import at_rate, to_seconds, usual_step
-from rdt2.data.sources.base import Source, guess_cameras, guess_rotation
+from rdt2.data.sources.base import Source, guess_cameras
+from rdt2.data.sources.columns import flat_names
 from rdt2.data.sources.lerobot_tables import Clip, Entry, Tables, matrix
-from rdt2.data.sources.options import ROTATION_SIZE, SourceOptions, guess_gripper
-from rdt2.data.sources.pictures import decode_image
+from rdt2.data.sources.numbers import require_finite
+from rdt2.data.sources.pictures import NOT_COLOUR, decode_image
 from rdt2.data.sources.video import VideoFrames, by_number, by_time, picture_stamps
-from rdt2.errors import ConfigError, RDT2Error, RecordingError
+from rdt2.errors import ConfigError, PoseError, RDT2Error, RecordingError
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
+    from rdt2.data.sources.options import SourceOptions
 
 STATE_NAMES = [
     f"{arm}_{name}"
@@ -31,7 +34,8 @@ STATE_NAMES = [
     for name in ("x", "y", "z", "r00", "r10", "r20", "r01", "r11", "r21", "width")
 ]
 """Columns of a state written by this package: position (m), first two COLUMNS of R, gripper width (m)."""
-_JOINT_WORDS = ("joint", "motor", "shoulder", "elbow", "waist", "forearm", ".pos")
+_CLOCKS = ("timestamp", "frame_index")
+_BOOKKEEPING = (*_CLOCKS, "episode_index", "index", "task_index")
 
 
 class LeRobot(Source):
@@ -55,65 +59,100 @@ class LeRobot(Source):
 
     def _read_layout(self) -> None:
         key = self.options.pose_key or "observation.state"
-        if key not in self._features:
-            raise ConfigError(
-                f"{self.path}: has no feature {key}; there are {', '.join(self._features)}. "
-                f"Name the one that holds end-effector poses: --pose-key NAME"
-            )
-        self._pose_key = key
-        names = _flat_names(self._features[key].get("names"))
-        columns = self._columns = self._tables.width(key)
-        own = names == STATE_NAMES
-        if (
-            not own
-            and self.options.pose_key is None
-            and any(word in name.lower() for name in names for word in _JOINT_WORDS)
-        ):
-            raise ConfigError(
-                f"{self.path}: {key} holds joint angles ({', '.join(names[:3])}, ...), which are no poses. "
-                f"Point --pose-key at end-effector poses."
-            )
-        if own:
-            self.options = replace(self.options, arms="right-left", rotation="columns", gripper_unit="m")
-        arms = self._arms_of_columns(columns, "LeRobot's two-armed robots list the left arm first")
-        rotation = self._choose("rotation", lambda: guess_rotation(columns, arms, where=str(self.path)))
-        self._size = 4 + ROTATION_SIZE[rotation]
-        if columns != arms * self._size:
-            raise ConfigError(
-                f"{self.path}: {key} has {columns} columns; {arms} arm(s) of position, {rotation}, gripper have "
-                f"{arms * self._size}. Choose another --rotation or --arms."
-            )
-        pictures = [
-            name for name, value in self._features.items() if value.get("dtype") in ("video", "image")
+        numbers = [
+            name
+            for name, value in self._features.items()
+            if value.get("dtype") not in ("video", "image", "string")
         ]
-        if arms == 1 and self.options.cameras is None and len(pictures) == 1:
-            cameras = (pictures[0], pictures[0])
-        elif own and self.options.cameras is None:
-            cameras = guess_cameras(pictures, where=str(self.path))[0]
-        else:
-            cameras = self._choose("cameras", lambda: guess_cameras(pictures, where=str(self.path)))
-        self._camera_of = {arm: cameras[0 if arm == "right" else 1] for arm in self._robots_of}
-        for name in self._camera_of.values():
+        for named in (key, *self._gripper_keys(("right", "left"))):
+            if named not in self._features:
+                flag = "--pose-key" if named == key else "--gripper-key"
+                raise ConfigError(
+                    f"{self.path}: has no feature {named}; there are {', '.join(numbers)}. Name the one that holds "
+                    f"{'end-effector poses' if named == key else 'the gripper openings'}: {flag} NAME"
+                )
+        names = flat_names(self._features[key].get("names"))
+        self._width = self._tables.width(key)
+        self._read_columns(
+            key,
+            names,
+            self._first_state(key),
+            left_first="LeRobot's two-armed robots list the left arm first",
+            gripper_choices=[name for name in numbers if name not in (key, *_BOOKKEEPING)],
+        )
+        own = names == STATE_NAMES
+        if own and self.options.gripper_unit is None:
+            self.options = replace(self.options, gripper_unit="m")
+        cameras = self._cameras(own)
+        self._camera_of = {arm: cameras[0 if arm == "right" else 1] for arm in self._robots_of if cameras}
+        self._settle_units(self._scan())
+        others = [text for text in self._tables.tasks.values() if text.strip()]
+        self._ask_instruction(
+            next(iter([*(text for text in entry.tasks if text.strip()), *others]), None)
+            for entry in self._entries
+        )
+        self._settle()
+
+    def _cameras(self, own: bool) -> tuple[str, ...]:
+        """The right and the left wrist camera; () where they have to be named."""
+        pictures = {
+            name: value for name, value in self._features.items() if value.get("dtype") in ("video", "image")
+        }
+        colour = [name for name, value in pictures.items() if not _is_depth(value)]
+        given = self.options.cameras
+        if given is None and len(self._robots_of) == 1 and len(colour) == 1:
+            return (colour[0], colour[0])
+        if given is None and own:
+            return guess_cameras(colour, where=str(self.path))[0]
+        found = self._choose("cameras", lambda: guess_cameras(colour, where=str(self.path)))
+        for name in found or ():
             if name not in pictures:
                 raise ConfigError(f"{self.path}: has no camera {name!r}; there are {', '.join(pictures)}.")
-        self.options = replace(self.options, rotation=rotation)  # type: ignore[arg-type]
-        if self.options.gripper_unit is None:
-            state = self._first_state()
-            grippers = np.concatenate(
-                [state[:, (robot + 1) * self._size - 1] for robot in self._robots_of.values()]
-            )
-            unit = self._choose("gripper_unit", lambda: guess_gripper(grippers, where=str(self.path)))
-            self.options = replace(self.options, gripper_unit=unit)
+            if name not in colour:
+                raise ConfigError(
+                    f"{self.path}: camera {name!r} holds depth by its description. {NOT_COLOUR}"
+                )
+        return found or ()
+
+    def _gripper_keys(self, arms: Iterable[str]) -> list[str]:
+        """The features that hold gripper openings of these arms, if not the poses' own."""
+        key = self.options.gripper_key
+        if key is None:
+            return []
+        if "{arm}" in key:
+            arms = self.options.arms.split("-") if self.options.arms else arms
+            return [key.replace("{arm}", arm) for arm in arms]
+        return [key]
+
+    def _scan(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Names and numbers of all episodes that can be read; the others are damaged."""
+        for number, entry in enumerate(self._entries):
+            try:
+                wanted = [self._key, *self._gripper_keys(self._robots_of)]
+                table = self._tables.rows(entry, wanted, optional=_CLOCKS)
+                parts = self._numbers_of(entry, table)
+                for arm, part in parts.items():
+                    where = f"{self.path.name}, {self.names[number]}, {arm} arm"
+                    require_finite(part[0], part[1], where=where)
+            except (RecordingError, PoseError) as error:
+                self.damaged[number] = error
+                continue
+            if (
+                "timestamp" not in table.column_names
+                and self.options.fps is None
+                and self._tables.fps is None
+            ):
+                self._ask("has neither timestamps nor fps in info.json. Say it: --fps 30")
+            yield self.names[number], parts
 
     def episode(self, number: int) -> Episode:
         """One episode. Raises RDT2Error that names file and frame."""
         entry = self._entries[number]
-        state, table = self._table(entry)
+        inside = [key for key in set(self._camera_of.values()) if self._features[key].get("dtype") == "image"]
+        wanted = [self._key, *self._gripper_keys(self._robots_of), *inside]
+        table = self._tables.rows(entry, wanted, optional=(*_CLOCKS, "task_index"))
         times, offset, seconds = self._times(table, f"{entry.data}, episode {entry.index}")
-        part = {
-            arm: state[:, robot * self._size : (robot + 1) * self._size]
-            for arm, robot in self._robots_of.items()
-        }
+        parts = self._numbers_of(entry, table)
         frames: dict[str, Any] = {}
         for arm, key in self._camera_of.items():
             if key in table.column_names:
@@ -123,37 +162,44 @@ class LeRobot(Source):
                 frames[arm] = _video_pictures(entry.videos[key], seconds, offset)
         return self._episode(
             number,
-            position={arm: values[:, :3] for arm, values in part.items()},
-            rotation={arm: values[:, 3:-1] for arm, values in part.items()},
-            gripper={arm: values[:, -1] for arm, values in part.items()},
+            position={arm: part[0] for arm, part in parts.items()},
+            rotation={arm: part[1] for arm, part in parts.items()},
+            gripper={arm: part[2] for arm, part in parts.items()},
             frames=frames,
             timestamps=times,
             instruction=self._sentences_of(entry, table),
         )
 
-    def _first_state(self) -> np.ndarray:
+    def _first_state(self, key: str) -> np.ndarray:
         """(n, columns) state of the first episode that can be read."""
         first: RecordingError | None = None
         for entry in self._entries:
             try:
-                return self._table(entry)[0]
+                return self._state(entry, self._tables.rows(entry, [key]), key)
             except RecordingError as error:  # named when that episode is asked for
                 first = first or error
-        raise RecordingError(f"{self.path}: no episode can be read; the first: {first}")
+        raise first or RecordingError(f"{self.path}: holds no episode.")
 
-    def _table(self, entry: Entry) -> tuple[np.ndarray, Any]:
-        """(n, columns) state, and the rows with clock, tasks and pictures stored inside."""
-        inside = [key for key in set(self._camera_of.values()) if self._features[key].get("dtype") == "image"]
-        table = self._tables.rows(
-            entry, [self._pose_key, *inside], optional=("timestamp", "frame_index", "task_index")
-        )
-        state = matrix(table[self._pose_key], where=f"{entry.data}, episode {entry.index}: {self._pose_key}")
-        if entry.length and state.shape[1] != self._columns:
+    def _state(self, entry: Entry, table: Any, key: str) -> np.ndarray:
+        where = f"{entry.data}, episode {entry.index}: {key}"
+        state = matrix(table[key], where=where)
+        if state.shape[1] != self._width:
             raise RecordingError(
-                f"{entry.data}, episode {entry.index}: {self._pose_key} has {state.shape[1]} columns, info.json "
-                f"promises {self._columns}. Mend its shape there."
+                f"{where} has {state.shape[1]} columns, info.json promises {self._width}. Mend its shape there."
             )
-        return state, table
+        return state
+
+    def _numbers_of(
+        self, entry: Entry, table: Any
+    ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Position, rotation and gripper numbers of each arm."""
+        where = f"{entry.data}, episode {entry.index}"
+        grippers = self._gripper_numbers(
+            lambda key: matrix(table[key], where=f"{where}: {key}"),
+            lambda key: flat_names(self._features[key].get("names")),
+            where=where,
+        )
+        return self._parts(self._state(entry, table, self._key), grippers)
 
     def _times(self, table: Any, where: str) -> tuple[np.ndarray, float, np.ndarray]:
         """Seconds of the rows, what the recorded clock shows at the first one (s), and its own seconds."""
@@ -225,7 +271,10 @@ def _stored_pictures(values: list[Any], folder: Path, where: str) -> Any:
     return read
 
 
-def _flat_names(names: Any) -> list[str]:
-    if isinstance(names, dict):
-        return [str(name) for part in names.values() for name in (part if isinstance(part, list) else [part])]
-    return [str(name) for name in names] if isinstance(names, list) else []
+def _is_depth(feature: dict[str, Any]) -> bool:
+    """Whether a feature's description says depth or a single channel."""
+    info = feature.get("info") or feature.get("video_info") or {}
+    shape = feature.get("shape")
+    single = isinstance(shape, list) and len(shape) == 3 and 1 in (shape[0], shape[2])
+    gray = isinstance(info, dict) and str(info.get("video.pix_fmt", "")).startswith("gray")
+    return single or gray or (isinstance(info, dict) and info.get("video.is_depth_map") is True)

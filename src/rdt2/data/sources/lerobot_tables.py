@@ -62,6 +62,7 @@ class Tables:
             RecordingError: files missing or damaged, or another version.
         """
         self.root = root
+        self._read: tuple[tuple[Any, ...], Any] = ((), None)
         info = _json(root / "meta" / "info.json")
         self._info = info
         self.features = {
@@ -143,7 +144,10 @@ class Tables:
     def _rows_of(self, file: Path, entry: Entry, columns: list[str], optional: tuple[str, ...]) -> Any:
         import pyarrow.compute as pc
 
-        table = parquet(file, columns=[*columns, "episode_index"], optional=optional)
+        wanted = (file, *columns, *optional)
+        if self._read[0] != wanted:  # many episodes lie in one file, which is read once
+            self._read = (wanted, parquet(file, columns=[*columns, "episode_index"], optional=optional))
+        table = self._read[1]
         return table.filter(pc.equal(table["episode_index"], entry.index))
 
     def _rows_elsewhere(self, entry: Entry, columns: list[str], optional: tuple[str, ...]) -> Any:

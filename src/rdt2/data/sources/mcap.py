@@ -14,11 +14,11 @@ sentence holds until the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from rdt2.data.clock import at_rate
 from rdt2.data.resample import nearest
 from rdt2.data.sources.alignment import Topic, common_frames, poses_at
 from rdt2.data.sources.base import Source, guess_cameras
-from rdt2.data.sources.options import SourceOptions, guess_gripper
+from rdt2.data.sources.options import SourceOptions
 from rdt2.data.sources.pictures import MAX_SIDE, decode_image
 from rdt2.errors import ConfigError, RecordingError
 from rdt2.files import unreadable
@@ -35,10 +35,14 @@ from rdt2.files import unreadable
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
 
+Value = TypeVar("Value")
+
 _POSES = ("geometry_msgs/msg/PoseStamped",)
 _GRIPPERS = ("std_msgs/msg/Float32", "std_msgs/msg/Float64", "sensor_msgs/msg/JointState")
 _IMAGES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 _TEXTS = ("std_msgs/msg/String",)
+_SAMPLED = 16
+"""Files that are read to judge the units of all."""
 
 
 class Mcap(Source):
@@ -53,44 +57,95 @@ class Mcap(Source):
             ConfigError: options that are missing or contradict the files.
         """
         super().__init__(path, options)
-        self._paths = [self.path] if self.path.is_file() else sorted(self.path.rglob("*.mcap"))
+        self._paths = (
+            [self.path]
+            if self.path.is_file()
+            else sorted(path for path in self.path.rglob("*.mcap") if not path.name.startswith("._"))
+        )
         if not self._paths:
             raise RecordingError(f"{self.path}: holds no .mcap file.")
         root = self.path.parent if self.path.is_file() else self.path
         self.names = [path.relative_to(root).with_suffix("").as_posix() for path in self._paths]
-        types = _topic_types(self._paths[0])
-        where = str(self._paths[0])
+        found = self._each_readable(_topic_types)
+        if not found:
+            raise self.damaged[0]
+        first = min(found)
+        types, where = found[first], str(self._paths[first])
         pose_topics = _of_arms(
             types, _POSES, self.options.pose_key, where=where, what="pose", flag="--pose-key"
         )
         named = tuple(pose_topics)
         robots = self._robots(len(named), "-".join(named), "by the names of the pose topics")
-        grippers = _of_arms(
-            types, _GRIPPERS, self.options.gripper_key, where=where, what="gripper", flag="--gripper-key"
-        )
-        missing = [arm for arm in named if arm not in grippers]
-        if missing:
-            raise ConfigError(
-                f"{where}: no gripper topic of the {missing[0]} arm. Name it: --gripper-key '/{{arm}}/...'"
-            )
+        grippers = {} if self.options.gripper_fixed is not None else self._grippers(types, named, where)
         cameras = self._cameras(types, named, where)
         # robots says which recorded arm each of ours is, by its place in the names.
         self._topics = {
-            arm: (pose_topics[named[robot]], grippers[named[robot]], cameras[named[robot]])
+            arm: (pose_topics[named[robot]], grippers.get(named[robot]), cameras.get(named[robot], ""))
             for arm, robot in robots.items()
         }
         self._text = next((topic for topic, kind in sorted(types.items()) if kind in _TEXTS), None)
-        read = _read(self._paths[0], [topics[1] for topics in self._topics.values()])
-        openings = np.concatenate([np.array(topic.values, dtype=np.float64) for topic in read.values()])
-        unit = self._choose("gripper_unit", lambda: guess_gripper(openings, where=where))
-        self.options = replace(self.options, gripper_unit=unit, rotation="xyzw")  # type: ignore[arg-type]
+        self.options = replace(self.options, rotation="xyzw")
+        texts: list[str] = []
+        self._settle_units(self._sampled(texts))
+        self._ask_instruction(texts)
+        self._settle()
         camera = next(iter(self._topics.values()))[2]
-        self.lengths = [_count(path, camera) for path in self._paths]
+        counts = self._each_readable(lambda path: _count(path, camera))
+        self.lengths = [counts.get(number, 0) for number in range(len(self))]
+
+    def _each_readable(self, read: Callable[[Path], Value]) -> dict[int, Value]:
+        """What ``read`` finds in each file; a file that cannot be read is damaged."""
+        found = {}
+        for number, path in enumerate(self._paths):
+            try:
+                if number not in self.damaged:
+                    found[number] = read(path)
+            except RecordingError as error:
+                self.damaged[number] = error
+        return found
+
+    def _grippers(self, types: dict[str, str], arms: Sequence[str], where: str) -> dict[str, str]:
+        try:
+            found = _of_arms(
+                types, _GRIPPERS, self.options.gripper_key, where=where, what="gripper", flag="--gripper-key"
+            )
+        except ConfigError as error:
+            self._ask(f"{error} Or declare the width in metres: --gripper-fixed 0.05")
+            return {}
+        missing = [arm for arm in arms if arm not in found]
+        if missing:
+            self._ask(
+                f"{where}: no gripper topic of the {missing[0]} arm. Name it: --gripper-key '/{{arm}}/...', or "
+                f"declare the width in metres: --gripper-fixed 0.05"
+            )
+        return found
+
+    def _sampled(self, texts: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Names and numbers of some files, evenly spread: reading the numbers means reading all pictures.
+
+        texts: gets a sentence of each, or "".
+        """
+        whole = [number for number in range(len(self)) if number not in self.damaged]
+        for number in whole[:: -(-len(whole) // _SAMPLED)]:
+            wanted = [topic for topics in self._topics.values() for topic in topics[:2] if topic]
+            try:
+                read = _read(self._paths[number], [*wanted, *([self._text] if self._text else [])])
+            except RecordingError as error:
+                self.damaged[number] = error
+                continue
+            said = [str(text) for text in read[self._text].values] if self._text else []
+            texts.append(next((text for text in said if text.strip()), ""))
+            parts = {}
+            for arm, (pose, opening, _) in self._topics.items():
+                values = np.array(read[pose].values, np.float64).reshape(-1, 7)
+                numbers = np.array(read[opening].values, np.float64) if opening else None
+                parts[arm] = (values[:, :3], values[:, 3:], numbers)
+            yield self.names[number], parts
 
     def episode(self, number: int) -> Episode:
         """One episode at the rate of its camera. Raises RDT2Error that names file and topic."""
         path = self._paths[number]
-        wanted = [topic for topics in self._topics.values() for topic in topics]
+        wanted = [topic for topics in self._topics.values() for topic in topics if topic]
         topics = _read(path, [*wanted, *([self._text] if self._text else [])])
         times = {name: self._times(topics[name], path, name) for name in wanted}
         cameras = [camera for _, _, camera in self._topics.values()]
@@ -105,7 +160,8 @@ class Mcap(Source):
             position[arm], rotation[arm] = poses_at(
                 times[pose], topics[pose].values, frames, where=f"{path}, {pose}"
             )
-            gripper[arm] = np.interp(frames, times[opening], np.array(topics[opening].values))
+            if opening is not None:
+                gripper[arm] = np.interp(frames, times[opening], np.array(topics[opening].values))
             shots = [topics[camera].values[row] for row in nearest(times[camera], frames)]
             pictures[arm] = _Pictures(shots, f"{path}, {camera}")
         return self._episode(
@@ -144,6 +200,8 @@ class Mcap(Source):
         if len(arms) == 1 and self.options.cameras is None and len(images) == 1:
             return {arms[0]: images[0]}
         chosen = self._choose("cameras", lambda: guess_cameras(sorted(images), where=where))
+        if chosen is None:
+            return {}
         unknown = [topic for topic in chosen if topic not in images]
         if unknown:
             raise ConfigError(

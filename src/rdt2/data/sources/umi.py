@@ -12,6 +12,7 @@ All episodes follow each other in the arrays; 59.94 frames a second; robot 0 is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from rdt2.data.clock import at_rate, to_seconds
 from rdt2.data.sources.base import Source
-from rdt2.data.sources.options import SourceOptions, guess_gripper
+from rdt2.data.sources.options import SourceOptions
 from rdt2.data.sources.pictures import MAX_SIDE
 from rdt2.data.sources.zarr_files import MAX_ROWS, ZarrFiles
 from rdt2.errors import ConfigError, RecordingError
@@ -43,8 +44,6 @@ class UmiZarr(Source):
             RecordingError: truncated, not in UMI's layout, object arrays, or sizes that are no recording.
             ConfigError: options that contradict the file.
         """
-        from dataclasses import replace
-
         super().__init__(path, options)
         self._files = ZarrFiles(self.path, "meta/episode_ends")
         ends = self._files.array("meta/episode_ends")
@@ -61,33 +60,22 @@ class UmiZarr(Source):
             raise RecordingError(f"{self.path}: no data/robot0_eef_pos. This is not UMI's layout.")
         self._robots_of = self._robots(count, *_ORDER[min(count, 2)])
         total = int(self._ends[-1])
-        self._low: dict[str, dict[str, np.ndarray]] = {}
-        for arm, robot in self._robots_of.items():
-            self._low[arm] = {
-                name: self._low_dim(f"data/robot{robot}_{key}", total, columns)
-                for name, key, columns in (
-                    ("position", "eef_pos", 3),
-                    ("rotation", "eef_rot_axis_angle", 3),
-                    ("gripper", "gripper_width", 1),
-                )
-            }
         if self.options.rotation not in (None, "rotvec"):
             raise ConfigError(
                 f"{self.path}: stores rotations as axis times angle; --rotation {self.options.rotation} "
                 f"contradicts its own array names."
             )
-        widths = np.concatenate([low["gripper"][:, 0] for low in self._low.values()])
+        self._low = {arm: self._numbers(arm, robot, total) for arm, robot in self._robots_of.items()}
         self._stamps = self._clock(total)
         if self._stamps is None:
             fps = self._choose(
                 "fps", lambda: (UMI_FPS, "the file has no timestamps; UMI's cameras run at 59.94")
             )
             self.options = replace(self.options, fps=fps)
-        self.options = replace(
-            self.options,
-            rotation="rotvec",
-            gripper_unit=self._choose("gripper_unit", lambda: guess_gripper(widths, where=str(self.path))),
-        )
+        self.options = replace(self.options, rotation="rotvec")
+        self._settle_units((name, self._parts_of(number)) for number, name in enumerate(self.names))
+        self._ask_instruction([None] * len(self))
+        self._settle()
         self._pictures = {arm: self._camera(arm, robot, total) for arm, robot in self._robots_of.items()}
         self._block: dict[str, tuple[int, np.ndarray]] = {}
 
@@ -97,19 +85,44 @@ class UmiZarr(Source):
         for name, missing in self._missing_rows.items():
             if missing[start:end].any():
                 raise RecordingError(self._lost(name, int(missing[start:end].argmax()), number))
-
-        def part(name: str) -> dict[str, np.ndarray]:
-            return {arm: low[name][start:end] for arm, low in self._low.items()}
-
+        parts = self._parts_of(number)
         return self._episode(
             number,
-            position=part("position"),
-            rotation=part("rotation"),
-            gripper={arm: values[:, 0] for arm, values in part("gripper").items()},
+            position={arm: part[0] for arm, part in parts.items()},
+            rotation={arm: part[1] for arm, part in parts.items()},
+            gripper={arm: part[2] for arm, part in parts.items()},
             frames={arm: partial(self._frame, arm, start) for arm in self._pictures},
             timestamps=self._times(start, end, number),
             instruction=None,
         )
+
+    def _numbers(self, arm: str, robot: int, total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Position, rotation and gripper numbers of an arm in all frames."""
+        key = self.options.gripper_key or "data/robot{robot}_gripper_width"
+        name = key.replace("{robot}", str(robot)).replace("{arm}", arm)
+        name = name if self._files.has(name) else f"data/{name}"
+        gripper = None
+        if (
+            self.options.gripper_fixed is None
+            and self.options.gripper_key is None
+            and not self._files.has(name)
+        ):
+            self._ask_gripper("position and rotation are recorded", ())
+        elif self.options.gripper_fixed is None:
+            gripper = self._low_dim(name, total, 1)[:, 0]
+        return (
+            self._low_dim(f"data/robot{robot}_eef_pos", total, 3),
+            self._low_dim(f"data/robot{robot}_eef_rot_axis_angle", total, 3),
+            gripper,
+        )
+
+    def _parts_of(self, number: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Position, rotation and gripper numbers of each arm in one episode."""
+        rows = slice(int(self._ends[number] - self.lengths[number]), int(self._ends[number]))
+        return {
+            arm: (position[rows], rotation[rows], None if gripper is None else gripper[rows])
+            for arm, (position, rotation, gripper) in self._low.items()
+        }
 
     def _clock(self, total: int) -> np.ndarray | None:
         """The recorded stamps of all frames, where there are any."""
