@@ -80,9 +80,7 @@ def offline_note(path: str | Path) -> str:
 
     if not constants.HF_HUB_OFFLINE or Path(path).expanduser().exists():
         return ""
-    return (
-        f" (HF_HUB_OFFLINE is set: without it, or by 'hf download {path}', files that lack would be fetched)"
-    )
+    return f" (HF_HUB_OFFLINE is set: without it, or by 'hf download {path}', what is missing is fetched)"
 
 
 def locate_any(

@@ -230,14 +230,14 @@ def _frozen_parameters(values: Mapping[str, Any]) -> torch.nn.ParameterDict:
 
 def _find(path: str | Path) -> Path:
     given = Path(path).expanduser()
-    if given.suffix in (".pt", ".safetensors") and not given.is_dir():
+    if given.suffix in (".pt", ".safetensors"):
         return require_file(
             given,
             error=NormalizerError,
             advice="Pass a .safetensors or .pt file, a folder, or a hub id 'owner/name'.",
         )
-    if given.is_file():
-        return given
+    if os.path.isfile(given):
+        return require_file(given, error=NormalizerError)
     folder = locate(path, (FILE_NAME, PUBLISHED_FILE_NAME), what="a normalizer", error=NormalizerError)
     for name in (FILE_NAME, PUBLISHED_FILE_NAME):
         if os.path.lexists(folder / name):

@@ -166,3 +166,36 @@ def test_full_disk_leaves_the_last_checkpoint_whole(
     with pytest.raises(CheckpointError, match="the disk is full"):
         random_expert(seed=9).save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_pickled_expert_in_the_cache_is_found_without_a_network(
+    folder: Path, expert: Expert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: asked for model.safetensors first, the cache was said not to hold the expert at all."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--owner--expert"
+    snapshot = repo / "snapshots" / commit
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=r"neither is there.*HF_HUB_OFFLINE"):
+        Expert.from_pretrained("owner/expert")
+    torch.save(load_file(folder / "model.safetensors"), snapshot / "pytorch_model.bin")
+    loaded = Expert.from_pretrained("owner/expert")
+    for ours, theirs in zip(loaded.parameters(), expert.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_others_may_read_what_is_saved(expert: Expert, tmp_path: Path) -> None:
+    """Regression: safetensors makes files that only their owner may read."""
+    before = os.umask(0o022)
+    try:
+        saved = expert.save_pretrained(tmp_path / "shared")
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in saved.iterdir()} == {"0o644"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -306,6 +307,15 @@ def test_how_text_is_drawn_is_handed_on(folder: Path, tmp_path: Path, drawn: boo
     for key in ("eos_token_id", "bos_token_id", "pad_token_id", "repetition_penalty", "temperature"):
         assert saved[key] == settings[key]
     assert saved.get("do_sample", False) is drawn
+
+
+def test_others_may_read_what_is_saved(folder: Path, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_vlm(load_vlm(folder), tmp_path / "saved")
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "saved").iterdir()} == {"0o644"}
 
 
 def test_the_first_layers_alone_are_not_saved(folder: Path, tmp_path: Path) -> None:

@@ -76,22 +76,22 @@ class ExportMerge:
       rdt2 export bundle --vlm runs/lora/merged --tokenizer runs/rvq/model --out my-policy
     """
 
-    adapter: Positional[Path]
-    """Folder of the adapters: the model folder of a run with adapter=lora."""
+    adapter: Positional[str]
+    """Folder or hub id of the adapters: the model folder of a run with adapter=lora, or what PEFT wrote (LoRA, rsLoRA,
+    DoRA). Without merging, it may stand wherever a VLM is asked for; merged it loads sooner and others read it."""
     out: Positional[Path]
     """New folder."""
     base: str | None = None
     """Folder or hub id of the vision-language model; none takes the one that the adapters name."""
     dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
-    """In which the weights are merged and written."""
+    """Of the weights that are written; the sums are made in float32."""
 
     def run(self) -> None:
         import torch
 
-        from rdt2.cli.output import console, existing, working
+        from rdt2.cli.output import console, working
         from rdt2.training.adapters import merge_adapters
 
-        existing(self.adapter, "folder of adapters")
         with working("merging"):
             out = merge_adapters(self.adapter, self.out, base=self.base, dtype=getattr(torch, self.dtype))
         size = sum(file.stat().st_size for file in out.iterdir())
