@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +26,11 @@ JPEG_QUALITY = 95
 class Observation:
     """One moment: both wrist cameras, the instruction, and the (unused so far) proprioceptive state.
 
+    Pictures and state are copies and read-only: a camera may fill its buffer again at once.
+
     Raises:
-        ObservationError: for pictures that are not RGB uint8 (384, 384, 3), an empty instruction, or a state
-            that is not 20 finite numbers.
+        ObservationError: for pictures that are not RGB uint8 (384, 384, 3) (:func:`wrist_picture` makes them), an
+            empty instruction, or a state that is not 20 finite numbers.
     """
 
     left: UInt8[ndarray, "384 384 3"]
@@ -49,14 +53,11 @@ class Observation:
             raise ObservationError(
                 f"the instruction is {self.instruction!r}; expected a sentence such as 'Pick up the apple.'"
             )
-        state = np.array(_to_numpy(self.state), dtype=np.float32)
-        if state.shape != (ACTION_DIM,):
-            raise ObservationError(f"the state has shape {state.shape}, expected ({ACTION_DIM},).")
-        if not np.isfinite(state).all():
-            raise ObservationError("the state holds NaN or infinite values; pass zeros if it is not known.")
-        object.__setattr__(self, "state", state)
-        if self.timestamp is not None and not np.isfinite(self.timestamp):
-            raise ObservationError(f"the timestamp is {self.timestamp}; expected seconds, or None.")
+        object.__setattr__(self, "state", _checked_state(self.state))
+        if self.timestamp is not None and not (
+            isinstance(self.timestamp, Real) and math.isfinite(self.timestamp)
+        ):
+            raise ObservationError(f"the timestamp is {self.timestamp!r}; expected seconds, or None.")
 
 
 def _to_numpy(value: Any) -> np.ndarray:
@@ -68,16 +69,81 @@ def _to_numpy(value: Any) -> np.ndarray:
 def _checked_picture(value: Any, side: str) -> np.ndarray:
     array = _to_numpy(value)
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    _check_colours(array, f"the {side} picture")
+    if array.shape != shape:
+        raise ObservationError(
+            f"the {side} picture has shape {array.shape}, expected {shape}; crop and resize it with "
+            "rdt2.observation.wrist_picture(picture), as the pictures of recordings are."
+        )
+    return _frozen(array, np.uint8)
+
+
+def _checked_state(value: Any) -> np.ndarray:
+    try:
+        state = _frozen(_to_numpy(value), np.float32)
+    except (TypeError, ValueError) as error:
+        raise ObservationError(
+            f"the state is {value!r:.60}, expected {ACTION_DIM} numbers; pass zeros if it is not known."
+        ) from error
+    if state.shape != (ACTION_DIM,):
+        raise ObservationError(f"the state has shape {state.shape}, expected ({ACTION_DIM},).")
+    if not np.isfinite(state).all():
+        raise ObservationError("the state holds NaN or infinite values; pass zeros if it is not known.")
+    return state
+
+
+def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
+    """A copy that nobody else holds and nobody changes."""
+    own = np.array(array, dtype=dtype)
+    own.flags.writeable = False
+    return own
+
+
+def _check_colours(array: np.ndarray, what: str, channels: tuple[int, ...] = (3,)) -> None:
+    """Refuse what is no colour picture of 8 bits."""
     if array.dtype != np.uint8:
         raise ObservationError(
-            f"the {side} picture is {array.dtype}, expected uint8 RGB in 0..255; multiply pictures in 0..1 "
-            "by 255 and convert them."
+            f"{what} is {array.dtype}, expected uint8 RGB in 0..255; multiply pictures in 0..1 by 255 and convert "
+            "them, and save those of 16 bits as 8-bit RGB."
         )
-    if array.shape != shape:
-        channels_first = array.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
-        hint = "it has the channels first: move them last" if channels_first else "crop and resize it"
-        raise ObservationError(f"the {side} picture has shape {array.shape}, expected {shape}; {hint}.")
-    return array
+    if array.ndim != 3 or array.shape[2] not in channels:
+        hint = "expected one colour picture (height, width, 3)"
+        if array.ndim == 3 and array.shape[0] in (3, 4):
+            hint = "it has the channels first: move them last"
+        raise ObservationError(f"{what} has shape {array.shape}; {hint}.")
+
+
+def wrist_picture(image: Any, *, crop: int | None = None, bgr: bool = False) -> UInt8[ndarray, "384 384 3"]:
+    """A camera's picture as the models see it: its centred square, resized to 384 x 384, RGB.
+
+    Converters do the same with recorded pictures; what a policy sees later must be cut the same way.
+
+    Args:
+        image: uint8 (h, w, 3), or (h, w, 4), whose alpha is left out: array, torch tensor or PIL picture.
+        crop: side in pixels of the square; None takes the largest.
+        bgr: the channels are blue, green, red, as OpenCV reads them.
+
+    Raises:
+        ObservationError: no colour picture of 8 bits, or smaller than the crop.
+    """
+    array = _to_numpy(image)
+    _check_colours(array, "the picture", channels=(3, 4))
+    height, width = array.shape[:2]
+    side = min(height, width) if crop is None else crop
+    if not 1 <= side <= min(height, width):
+        raise ObservationError(
+            f"a square of {side} pixels is asked for, the picture is {height} x {width}; choose a crop of 1 to "
+            f"{min(height, width)}, or none."
+        )
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.ascontiguousarray(array[top : top + side, left : left + side, :3])
+    if side != IMAGE_SIZE:
+        import cv2
+
+        # INTER_AREA averages what it shrinks; growing, linear is the smooth choice.
+        method = cv2.INTER_AREA if side > IMAGE_SIZE else cv2.INTER_LINEAR
+        square = cv2.resize(square, (IMAGE_SIZE, IMAGE_SIZE), interpolation=method)
+    return np.ascontiguousarray(square[..., ::-1]) if bgr else square
 
 
 def picture(observation: Observation) -> UInt8[ndarray, "384 768 3"]:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rdt2.errors import ActionError, ObservationError
-from rdt2.policy.base import draw_noise, finished_chunk, model_pictures
+from rdt2.observation import Observation
+from rdt2.policy.base import checked_observations, draw_noise, finished_chunk
 
 
 def resting() -> np.ndarray:
@@ -40,8 +41,35 @@ def test_a_seed_leaves_the_global_generator_alone():
 def test_wrong_counts_are_refused():
     with pytest.raises(ObservationError, match="2 seeds for 3"):
         draw_noise(3, [1, 2])
-    with pytest.raises(ObservationError, match="at least one"):
-        model_pictures([])
+
+
+@pytest.mark.parametrize(
+    "seed", [np.int64(3), np.uint8(3), torch.tensor(3), [np.int32(3)], np.array([3]), torch.tensor([3]), (3,)]
+)
+def test_seeds_of_any_integer_type_are_the_same_seed(seed):
+    """regression: np.int64(3) was a TypeError."""
+    assert torch.equal(draw_noise(1, seed), draw_noise(1, 3))
+
+
+@pytest.mark.parametrize("seed", [-1, True, np.True_, 2.0, np.float32(2), "3", [1.5], 2**63, None])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ObservationError, match="the seed is"):
+        draw_noise(1, [None] if seed is None else seed)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (Observation(np.zeros((384, 384, 3), np.uint8), np.zeros((384, 384, 3), np.uint8), "Go."), r"\[observation\]"),
+        ({"left": 1}, "got dict"),
+        (None, "got NoneType"),
+        ([{"left": 1}], "observation 0 is of type dict"),
+        ([], "at least one"),
+    ],
+)  # fmt: skip
+def test_predict_takes_a_list_of_observations(given, match: str):
+    with pytest.raises(ObservationError, match=match):
+        checked_observations(given)
 
 
 @pytest.mark.parametrize(

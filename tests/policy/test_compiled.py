@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +14,22 @@ from torch._dynamo.testing import CompileCounter
 
 from rdt2.errors import ConfigError
 from rdt2.expert import model as expert_model
+from rdt2.observation import Observation
 from rdt2.policy import CompiledFMPolicy, CompiledVQPolicy, FMPolicy, VQPolicy, load_policy
 from rdt2.policy.compiled import Recorded, padded_prompt
 from rdt2.vlm import compiled, text, vision
 from rdt2.vlm.compiled import align_vision, join_projections
+
+SHORT = "Pick up the apple."
+LONG = (
+    "Pick up the apple, then put it gently into the blue bowl that stands beside the big red cup on the left."
+)
+
+
+def observation(text: str) -> Observation:
+    rng = np.random.default_rng(len(text))
+    left, right = rng.integers(0, 256, (2, 384, 384, 3), dtype=np.uint8)
+    return Observation(left, right, text)
 
 
 @pytest.fixture
@@ -182,3 +196,65 @@ def test_a_recording_on_a_cpu_is_the_function():
 def test_compiled_vq_takes_no_draft(bundles: dict[str, Path]):
     with pytest.raises(ConfigError, match="takes no draft"):
         load_policy(bundles["vq"], draft=bundles["fm"], compile=True)
+
+
+def test_no_sentence_and_no_batch_compiles_again_on_a_cpu(bundles: dict[str, Path], counter: CompileCounter):
+    """regression: a longer sentence, then a batch, each took half a minute once more."""
+    own = load_policy(bundles["fm"])
+    assert isinstance(own, FMPolicy)
+    policy = CompiledFMPolicy(
+        vlm=own.vlm, processor=own.processor, expert=own.expert, normalizer=own.normalizer, backend=counter
+    )
+    frames = counter.frame_count
+    for sentence, rows in ((SHORT, 1), (LONG, 1), (SHORT, 3), (LONG, 5), (SHORT, 2)):
+        policy.predict([observation(sentence)] * rows, seed=0)
+    assert counter.frame_count == frames
+
+
+def test_no_sentence_and_no_batch_compiles_vq_again_on_a_cpu(
+    bundles: dict[str, Path], counter: CompileCounter
+):
+    own = load_policy(bundles["vq"])
+    assert isinstance(own, VQPolicy)
+    policy = CompiledVQPolicy(
+        vlm=own.vlm, processor=own.processor, tokenizer=own.tokenizer, normalizer=own.normalizer,
+        backend=counter,
+    )  # fmt: skip
+    frames = counter.frame_count
+    for sentence, rows in ((SHORT, 1), (LONG, 1), (SHORT, 3), (LONG, 5)):
+        policy.predict([observation(sentence)] * rows)
+    assert counter.frame_count == frames
+
+
+@pytest.mark.parametrize("kind", ["fm", "vq"])
+def test_threads_that_share_a_compiled_policy_take_turns(
+    kind: str, bundles: dict[str, Path], counter: CompileCounter, monkeypatch: pytest.MonkeyPatch
+):
+    """regression: on a GPU both wrote into the same recorded buffers."""
+    policy = load_policy(bundles[kind])
+    parts = {name: getattr(policy, name) for name in ("vlm", "processor", "normalizer")}
+    if isinstance(policy, FMPolicy):
+        shared: FMPolicy | VQPolicy = CompiledFMPolicy(**parts, expert=policy.expert, backend=counter)
+    else:
+        shared = CompiledVQPolicy(**parts, tokenizer=policy.tokenizer, backend=counter)
+    alone = [shared.predict([observation(sentence)], seed=0)[0].values for sentence in (SHORT, LONG)]
+    inside, most, prompt = 0, 0, shared.processor.prompt
+
+    def slow(*args, **kwargs):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.02)
+        batch = prompt(*args, **kwargs)
+        inside -= 1
+        return batch
+
+    monkeypatch.setattr(shared.processor, "prompt", slow)
+    with ThreadPoolExecutor(4) as threads:
+        jobs = [
+            threads.submit(shared.predict, [observation(sentence)], seed=0) for sentence in (SHORT, LONG) * 4
+        ]
+        found = [job.result()[0].values for job in jobs]
+    assert most == 1
+    for values, expected in zip(found, alone * 4, strict=True):
+        np.testing.assert_array_equal(values, expected)

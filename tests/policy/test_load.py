@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from rdt2.errors import CheckpointError, ConfigError, NormalizerError
 from rdt2.packed import PackedLinear
 from rdt2.policy import FMPolicy, VQPolicy, load_policy, save_bundle
 from rdt2.policy.load import ALIASES
+from rdt2.policy.place import checked_dtype
 
 
 def copied(source: Path, target: Path) -> Path:
@@ -247,3 +250,82 @@ def test_layers_that_wait_in_memory_change_no_chunk(bundles: dict[str, Path], sa
         assert abs(one.values - other.values).max() < 1e-4
     with pytest.raises(ConfigError, match="leave out offload"):
         load_policy(bundles["fm"], offload=2, compile=True)
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "cuda:x", 3.5])
+def test_devices_that_policies_do_not_run_on(bundles: dict[str, Path], device):
+    with pytest.raises(ConfigError, match=r"device is .*expected cpu"):
+        load_policy(bundles["fm"], device=device)
+
+
+def test_a_gpu_that_is_not_there_is_said(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    """regression: torch's own errors, or a damaged file."""
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ConfigError, match="built without CUDA"):
+        load_policy(bundles["fm"], device="cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="sees no NVIDIA GPU"):
+        load_policy(bundles["fm"], device=torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"'cuda:9', but the GPUs here are cuda:0 to cuda:1"):
+        load_policy(bundles["fm"], device="cuda:9")
+
+
+def test_every_name_of_the_cpu_and_of_a_dtype(bundles: dict[str, Path]):
+    """regression: cpu:0 called the file damaged, and "bfloat16" was no dtype."""
+    assert load_policy(bundles["fm"], device="cpu:0").device == torch.device("cpu")
+    for name in ("bfloat16", "bf16", "torch.bfloat16", torch.bfloat16):
+        assert checked_dtype(name, torch.device("cpu")) == torch.bfloat16
+    assert load_policy(bundles["fm"], dtype="bf16").expert.dtype == torch.bfloat16
+    assert checked_dtype("float32", torch.device("cuda")) == torch.float32
+    for wrong in ("int8", torch.float64, "bfloat", 16):
+        with pytest.raises(ConfigError, match=r"dtype is .*expected one of float32"):
+            load_policy(bundles["fm"], dtype=wrong)  # type: ignore[arg-type]
+
+
+def test_a_processor_with_more_words_than_the_vlm(parts: dict[str, Path], tmp_path: Path):
+    """regression: an IndexError out of torch."""
+    other = copied(parts["processor"], tmp_path / "processor")
+    words = json.loads((other / "tokenizer.json").read_text())
+    last = max(each["id"] for each in words["added_tokens"])
+    words["added_tokens"] += [
+        {**words["added_tokens"][-1], "id": last + 1 + n, "content": f"<|more_{n}|>"} for n in range(4000)
+    ]
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    for policy in ("expert", "vlm"):
+        rest = {name: parts[name] for name in ("vlm", "tokenizer", "normalizer")}
+        with pytest.raises(CheckpointError, match=r"knows \d+ words, but the VLM .* has rows for"):
+            load_policy(parts[policy], processor=other, **rest)
+
+
+def test_a_policy_says_why_it_cannot_be_pickled(fm: FMPolicy, vq: VQPolicy):
+    for policy in (fm, vq):
+        for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(ConfigError, match=r"load_policy\(\.\.\.\) where it is used"):
+                attempt(policy)
+
+
+def test_a_folder_of_bundles_names_them(parts: dict[str, Path], tmp_path: Path):
+    """regression: what 'export bundle' wrote was no checkpoint as a folder."""
+    given = {name: parts[name] for name in ("vlm", "processor", "normalizer")}
+    vq = save_bundle(tmp_path / "vq.json", kind="vq", tokenizer=parts["tokenizer"], **given)
+    (tmp_path / "notes.json").write_text('{"kind": ["fm"]}')
+    assert isinstance(load_policy(tmp_path), VQPolicy)
+    fm = save_bundle(tmp_path / "fm.json", kind="fm", expert=parts["expert"], **given)
+    with pytest.raises(CheckpointError, match="several policies") as caught:
+        load_policy(tmp_path)
+    assert f"{fm} or {vq}" in str(caught.value)
+    with pytest.raises(CheckpointError, match="kind"):
+        load_policy(tmp_path / "notes.json")
+
+
+def test_near_misses_of_a_path_say_what_was_meant(parts: dict[str, Path], tmp_path: Path):
+    run = tmp_path / "runs"
+    copied(parts["expert"], run / "model")
+    (run / "config.json").write_text('{"stage": "expert"}')
+    with pytest.raises(CheckpointError, match=f"its model is {run / 'model'}"):
+        load_policy(run)
+    with pytest.raises(CheckpointError, match="is a file, expected a bundle"):
+        load_policy(run / "model" / "model.safetensors")

@@ -33,7 +33,7 @@ _EXTRAS = {
     "av": "sim",
     "matplotlib": "sim",
     "tensorboard": "train",
-    **dict.fromkeys(("cv2", "h5py", "jinja2", "numcodecs", "pyarrow", "zarr"), "data"),
+    **dict.fromkeys(("h5py", "jinja2", "numcodecs", "pyarrow", "zarr"), "data"),
     **dict.fromkeys(("mcap", "mcap_ros2"), "mcap"),
     "peft": "train",
     "bitsandbytes": "quant",

@@ -86,12 +86,11 @@ def read_picture(path: Path) -> UInt8[ndarray, "384 384 3"]:
     Raises:
         ObservationError: no such file, no picture, or one of more than 8 bits a channel.
     """
-    import numpy as np
     from PIL import Image, UnidentifiedImageError
 
     from rdt2.data.sources.pictures import deep
     from rdt2.errors import ObservationError
-    from rdt2.observation import IMAGE_SIZE
+    from rdt2.observation import wrist_picture
 
     try:
         with Image.open(path) as file:
@@ -106,12 +105,7 @@ def read_picture(path: Path) -> UInt8[ndarray, "384 384 3"]:
         raise ObservationError(
             f"{path}: cannot be read as a picture ({error}). Pass a PNG or JPEG file."
         ) from error
-    side = min(image.size)
-    x, y = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((x, y, x + side, y + side))
-    if side != IMAGE_SIZE:
-        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return wrist_picture(image)
 
 
 def _table(chunk: ActionChunk) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from rdt2.action import ACTION_DIM, ARMS, HORIZON, ActionChunk, arm_slice
-from rdt2.errors import ObservationError, PoseError
+from rdt2.errors import ConfigError, ObservationError, PoseError
 from rdt2.observation import Observation, jpeg_roundtrip, picture
 from rdt2.pose import rot6d_to_matrix
 
@@ -31,25 +32,56 @@ class Policy(Protocol):
 
         Args:
             observations: at least one.
-            seed: of whatever is random. One number: every row is predicted as it would be alone with that
-                seed. A sequence: one seed a row. None: a fresh draw for every row.
+            seed: of whatever is random, 0 or more. One number: every row is predicted as it would be alone with
+                that seed. A sequence: one seed a row. None: a fresh draw for every row.
 
         A chunk that came out unusable is returned with ``valid=False``; executing it raises.
 
         Raises:
-            ObservationError: no observations, or not as many seeds as observations.
+            ObservationError: no list of observations, or not as many seeds as observations.
         """
         ...
 
 
-def model_pictures(observations: Sequence[Observation]) -> list[UInt8[ndarray, "384 768 3"]]:
-    """Left | right pictures after one JPEG step, which training pictures had: all policies begin with this.
+class OneProcess:
+    """A policy stays in the process that loaded it: its weights are laid out, compiled and placed for it."""
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            f"a {type(self).__name__} can be neither pickled nor copied: its weights are laid out for the process "
+            "that loaded it. Hand over its name instead, and call rdt2.policy.load_policy(...) where it is used; in "
+            "evaluations rdt2.evaluation.policies.PolicySource says which one."
+        )
+
+
+def checked_observations(observations: Any) -> list[Observation]:
+    """What was given to ``predict``, if it is observations, and at least one.
 
     Raises:
-        ObservationError: if there are no observations.
+        ObservationError: it is not.
     """
-    if not observations:
+    if isinstance(observations, Observation):
+        raise ObservationError(
+            "predict takes a list of observations, got a single one: (chunk,) = policy.predict([observation])."
+        )
+    if isinstance(observations, (Mapping, str)) or not isinstance(observations, Iterable):
+        raise ObservationError(
+            f"predict takes a list of rdt2.observation.Observation, got {type(observations).__name__}."
+        )
+    found = list(observations)
+    for number, each in enumerate(found):
+        if not isinstance(each, Observation):
+            raise ObservationError(
+                f"observation {number} is of type {type(each).__name__}; expected "
+                "rdt2.observation.Observation(left=..., right=..., instruction=...)."
+            )
+    if not found:
         raise ObservationError("predict needs at least one observation, got none.")
+    return found
+
+
+def model_pictures(observations: Sequence[Observation]) -> list[UInt8[ndarray, "384 768 3"]]:
+    """Left | right pictures after one JPEG step, which training pictures had: all policies begin with this."""
     return [
         picture(observation) if observation.compressed else jpeg_roundtrip(picture(observation))
         for observation in observations
@@ -77,16 +109,34 @@ def row_generators(rows: int, seed: int | Sequence[int] | None) -> list[torch.Ge
     """What draws for each row: torch's own generator without a seed, else one that nothing else uses.
 
     Raises:
-        ObservationError: if there are not as many seeds as rows.
+        ObservationError: a seed that is none, or not as many as rows.
     """
     if seed is None:
         return [None] * rows
-    seeds = [seed] * rows if isinstance(seed, int) else list(seed)
+    several = isinstance(seed, Iterable) and not isinstance(seed, str) and np.ndim(seed) > 0
+    seeds = [checked_seed(each) for each in seed] if several else [checked_seed(seed)] * rows
     if len(seeds) != rows:
         raise ObservationError(
             f"got {len(seeds)} seeds for {rows} observations; pass one number, or one a row."
         )
     return [torch.Generator().manual_seed(each) for each in seeds]
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed of any integer type as torch takes it.
+
+    Raises:
+        ObservationError: no whole number of 0 to 2**63 - 1.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, (bool, np.bool_)) or not 0 <= number < 2**63:
+        raise ObservationError(
+            f"the seed is {seed!r} ({type(seed).__name__}), expected a whole number of 0 to 2**63 - 1, or None."
+        )
+    return number
 
 
 def finished_chunk(

@@ -2,9 +2,10 @@
 
     {"kind": "fm", "vlm": "../vlm", "tokenizer": "../tokenizer", "normalizer": "..", "expert": "../expert"}
 
-Paths are relative to the folder of the file. A folder that holds such a file under the name ``policy.json``
-is itself a checkpoint. ``processor`` may be added where the VLM's folder lacks its tokenizer files, and
-``settings`` may say how the policy is used unless its user says otherwise: ``{"draws": 4, "temperature": 0.8}``.
+Paths are relative to the folder of the file. A folder that holds such a file under the name ``policy.json``, or
+a single one under another name, is itself a checkpoint. ``processor`` may be added where the VLM's folder lacks
+its tokenizer files, and ``settings`` may say how the policy is used unless its user says otherwise:
+``{"draws": 4, "temperature": 0.8}``.
 """
 
 from __future__ import annotations
@@ -42,6 +43,35 @@ class Bundle:
         return self.parts[part]
 
 
+def bundle_files(folder: Path) -> list[Path]:
+    """The bundle files of a folder: ``policy.json`` alone where it is there, else all."""
+    if (folder / FILE_NAME).is_file():
+        return [folder / FILE_NAME]
+    return [file for file in sorted(folder.glob("*.json")) if _is_bundle(file)]
+
+
+def find_bundle(folder: Path) -> Path | None:
+    """The bundle file that a folder stands for, or None if it holds no bundle.
+
+    Raises:
+        CheckpointError: there are several, of which one must be named.
+    """
+    found = bundle_files(folder)
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder} holds several policies. Say which one: {' or '.join(str(file) for file in found)}."
+        )
+    return found[0] if found else None
+
+
+def _is_bundle(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") in list(REQUIRED)
+
+
 def read_bundle(file: Path) -> Bundle:
     """Reads a bundle file; all paths in it must exist.
 
@@ -52,7 +82,7 @@ def read_bundle(file: Path) -> Bundle:
         content = json.loads(file.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}); write it again.") from error
-    if not isinstance(content, dict) or content.get("kind") not in REQUIRED:
+    if not isinstance(content, dict) or content.get("kind") not in list(REQUIRED):
         raise CheckpointError(
             f"{file}: expected an object with kind 'fm' or 'vq' and the parts {list(PARTS)}, got "
             f"{content!s:.200}."

@@ -9,6 +9,7 @@ The padding is on the right, where causality alone keeps it out and the fastest 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -131,17 +132,27 @@ def embed_prompt(vlm: Any, prompt: Prompt, grids: tuple[tuple[int, ...], ...]) -
 
 
 class _Compiled:
-    """What both compiled policies do before the VLM."""
+    """What both compiled policies do before the VLM. Threads that share one take turns: recordings have one place
+    each for what goes in and what comes out."""
 
     vlm: torch.nn.Module
     processor: VLMProcessor
     device: torch.device
 
     def _compile(self, backend: Backend) -> None:
-        compile_layers(backend)
+        self._turn = threading.RLock()
+        # Where nothing is recorded, code for any length of a sentence and any batch is as fast, and compiled once.
+        self._dynamic = None if self.device.type == "cuda" else True
+        compile_layers(backend, dynamic=self._dynamic)
         join_projections(self.vlm)
         if self.device.type == "cuda":
             align_vision(self.vlm)
+
+    def predict_pictures(self, *args: Any, **kwargs: Any) -> list[ActionChunk]:
+        """As that of the plain policy."""
+        with self._turn:
+            chunks: list[ActionChunk] = super().predict_pictures(*args, **kwargs)  # type: ignore[misc]
+            return chunks
 
     def _batch(
         self, pictures: Sequence[UInt8[ndarray, "h w 3"]], instructions: Sequence[str]
@@ -182,7 +193,9 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         super().__init__(**parts)
         self._compile(backend)
         if not is_compiled(expert_model.run_block):
-            expert_model.run_block = torch.compile(expert_model.run_block, backend=backend)
+            expert_model.run_block = torch.compile(
+                expert_model.run_block, backend=backend, dynamic=self._dynamic
+            )
         self._read = Recorded(self._read_prompt, self.device)
         self._sample = Recorded(self._sample_chunk, self.device)
         _warm_up(self)
@@ -199,14 +212,15 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         """As :meth:`FMPolicy.predict_batch`."""
         watch = watch or Stopwatch(self.device)
         prompt, grids = padded_prompt(batch, self.processor.pad_id)
-        keys_values = self._read(*prompt, fixed=(grids,))
-        watch.lap("vlm")
-        mask = prompt.attention_mask.bool()[:, None, None]
-        given = [noise.float(), mask]
-        if state is not None:
-            given.append(state.repeat(len(noise) // len(mask), 1))
-        normalized = self._sample(*given, *keys_values, fixed=(len(given),))
-        return self._finished(normalized, len(mask), watch)
+        with self._turn:
+            keys_values = self._read(*prompt, fixed=(grids,))
+            watch.lap("vlm")
+            mask = prompt.attention_mask.bool()[:, None, None]
+            given = [noise.float(), mask]
+            if state is not None:
+                given.append(state.repeat(len(noise) // len(mask), 1))
+            normalized = self._sample(*given, *keys_values, fixed=(len(given),))
+            return self._finished(normalized, len(mask), watch)
 
     def _read_prompt(self, *inputs: Any) -> tuple[Tensor, ...]:
         """All keys, then all values, of the layers that the expert reads, in its dtype."""
@@ -249,9 +263,10 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
         # Products with one token read their matrix from memory as fast as it goes only after this search.
         search = {"coordinate_descent_tuning": True, "max_autotune_pointwise": True}
         tuned: Any = search if backend == "inductor" else None
-        self._attend = torch.compile(_attend, backend=backend, options=tuned)
-        self._widen = torch.compile(_widen, backend=backend, options=tuned)
-        self._narrow = torch.compile(_narrow, backend=backend, options=tuned)
+        settings: Any = {"backend": backend, "dynamic": self._dynamic}
+        self._attend = torch.compile(_attend, options=tuned, **settings)
+        self._widen = torch.compile(_widen, options=tuned, **settings)
+        self._narrow = torch.compile(_narrow, options=tuned, **settings)
         self._answer = Recorded(self._write_answer, self.device)
         self._chunk = Recorded(self._decode_plainly, self.device)
         _warm_up(self)
@@ -374,6 +389,9 @@ def _narrow(layer: Any, x: Float[Tensor, "b 1 d"], wide: Float[Tensor, "b 1 wide
 
 
 def _warm_up(policy: FMPolicy | VQPolicy) -> None:
-    """Compile and record for one observation."""
+    """Compile and record for one observation, and compile for several where that code serves any number."""
     black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    policy.predict([Observation(black, black, "Pick up the apple.", state=np.ones(ACTION_DIM))], seed=0)
+    observation = Observation(black, black, "Pick up the apple.", state=np.ones(ACTION_DIM))
+    policy.predict([observation], seed=0)
+    if policy.device.type != "cuda":
+        policy.predict([observation] * 2, seed=0)

@@ -13,7 +13,14 @@ from rdt2.errors import CheckpointError, ConfigError, ObservationError
 from rdt2.expert import Expert
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
-from rdt2.policy.base import Stopwatch, draw_noise, finished_chunk, model_pictures
+from rdt2.policy.base import (
+    OneProcess,
+    Stopwatch,
+    checked_observations,
+    draw_noise,
+    finished_chunk,
+    model_pictures,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from rdt2.vlm import KVCache, VLMProcessor
 
 
-class FMPolicy:
+class FMPolicy(OneProcess):
     """Prefills the VLM once, no further than the expert reads, then samples in a few Euler steps.
 
     The state input of the expert gets zeros, which is all the released models ever saw, and ``Observation.state`` is
@@ -82,6 +89,7 @@ class FMPolicy:
         self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
     ) -> list[ActionChunk]:
         """See :class:`rdt2.policy.Policy`."""
+        observations = checked_observations(observations)
         watch = Stopwatch(self.device)
         pictures = model_pictures(observations)
         noise = draw_noise(len(observations), seed, draws=self.draws)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,9 +13,10 @@ from rdt2.hub import locate
 from rdt2.normalizer import LinearNormalizer, has_normalizer
 from rdt2.packed import pack_linears
 from rdt2.policy import bundle
-from rdt2.policy.bundle import REQUIRED, Bundle, Kind, read_bundle
+from rdt2.policy.bundle import REQUIRED, Bundle, Kind, bundle_files, find_bundle, read_bundle
 from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
 from rdt2.policy.fm import FMPolicy
+from rdt2.policy.place import checked_device, checked_dtype
 from rdt2.policy.vq import VQPolicy, check_draws
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def load_policy(
     processor: str | Path | None = None,
     tokenizer: str | Path | None = None,
     normalizer: str | Path | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    device: str | int | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
     steps: int | None = None,
     draft: str | Path | None = None,
     temperature: float | None = None,
@@ -49,14 +50,14 @@ def load_policy(
     Args:
         path: one of
             "demo-fm", "demo-vq": the small checkpoints that come with the package;
-            a bundle: a ``.json`` file, or a folder (or hub repository) that holds ``policy.json``;
+            a bundle: a ``.json`` file, or a folder (or hub repository) that holds ``policy.json`` or a single other;
             the folder or hub id of an RDT2-FM expert, with ``vlm`` (RDT2-VQ) and ``normalizer``;
             the folder or hub id of an RDT2-VQ model, with ``tokenizer`` and ``normalizer``.
         vlm, processor, tokenizer, normalizer: parts, each a folder or hub id; they replace a bundle's. The
             processor is looked for beside the VLM if not given, the normalizer in ``path``.
-        device: where the models run.
-        dtype: of the VLM and the expert; None for bfloat16 on a GPU, float32 elsewhere. The tokenizer is
-            always float32.
+        device: where the models run: "cpu", "cuda" or "cuda:N".
+        dtype: of the VLM and the expert, by name ("bfloat16") or torch's; None for bfloat16 on a GPU, float32
+            elsewhere. The tokenizer is always float32.
         steps: Euler steps of an FM policy; None for the checkpoint's own; 1 for a one-step checkpoint.
         draft: for a VQ policy, an FM policy ("demo-fm", a bundle, or an expert alone) that was trained on the same
             VLM. Its expert drafts the tokens, which makes decoding faster and changes no result.
@@ -73,15 +74,16 @@ def load_policy(
 
     Raises:
         CheckpointError: if a file is missing or damaged, is of another model, or parts do not fit each other.
-        ConfigError: if steps is not a positive number, the device has too little memory, or a library is missing.
+        ConfigError: if steps is not a positive number, the device is not there or has too little memory, or a library
+            is missing.
         NormalizerError: if the normalizer cannot be read or trusted.
     """
     if compile and offload:
         raise ConfigError(
             "a compiled policy keeps its weights on the device: leave out offload= or compile=True."
         )
-    device = torch.device(device)
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    device = checked_device(device)
+    dtype = checked_dtype(dtype, device)
     given = {"vlm": vlm, "processor": processor, "tokenizer": tokenizer, "normalizer": normalizer}
     chosen = _resolve(str(path), {name: str(value) for name, value in given.items() if value is not None})
     if chosen.kind == "fm":
@@ -123,12 +125,12 @@ def _resolve(path: str, given: dict[str, str], *, fallback: dict[str, str] | Non
             )
         return _override(read_bundle(file), given)
     if path.endswith(".json"):
-        return _override(read_bundle(Path(path)), given)
-    folder = Path(path)
+        return _override(read_bundle(Path(path).expanduser()), given)
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         folder = _from_hub(path)
-    if (folder / bundle.FILE_NAME).is_file():
-        return _override(read_bundle(folder / bundle.FILE_NAME), given)
+    if file := find_bundle(folder):
+        return _override(read_bundle(file), given)
     kind = _kind_of(folder, path)
     own = {"expert" if kind == "fm" else "vlm": path}
     if has_normalizer(folder):
@@ -156,10 +158,12 @@ def _kind_of(folder: Path, path: str) -> Kind:
     file = folder / "config.json"
     if (folder / "adapter_config.json").is_file():
         return "vq"
+    if any((folder / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise CheckpointError(f"{path} is the folder of a training run; its model is {Path(path) / 'model'}.")
     if not file.is_file():
         raise CheckpointError(
-            f"{path} holds neither {bundle.FILE_NAME} nor config.json, so it is no checkpoint. Point at a "
-            "bundle, an RDT2-FM expert or an RDT2-VQ model."
+            f"{path} holds neither a bundle (such as {bundle.FILE_NAME}) nor config.json, so it is no checkpoint. "
+            "Point at a bundle, an RDT2-FM expert or an RDT2-VQ model."
         )
     try:
         config = json.loads(file.read_text())
@@ -178,13 +182,15 @@ def _kind_of(folder: Path, path: str) -> Kind:
 
 def _from_hub(path: str) -> Path:
     """The hub snapshot of a repository: all of a bundle, else only what says which model it is."""
+    if Path(path).expanduser().is_file():
+        raise CheckpointError(f"{path}: is a file, expected a bundle (.json) or the folder of a model.")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise CheckpointError(
             f"{path}: no such folder. Expected {', '.join(ALIASES)}, a bundle (.json), a folder, or a hub id "
             "owner/name."
         )
     folder = locate(path, ("*.json", "normalizer.*"), what="a policy")
-    if (folder / bundle.FILE_NAME).is_file():
+    if bundle_files(folder):
         folder = locate(path, ("*",), what="a policy")
     return folder
 
@@ -277,15 +283,28 @@ def _load_draft(
 def _load_processor(parts: Bundle) -> VLMProcessor:
     from rdt2.vlm import VLMProcessor
 
-    return VLMProcessor.beside(parts["vlm"], given=parts.parts.get("processor"))
+    given = parts.parts.get("processor")
+    processor = VLMProcessor.beside(parts["vlm"], given=given)
+    words, rows = processor.tokenizer.get_vocab_size(), _text_config(parts["vlm"]).vocab_size
+    if words > rows:
+        raise CheckpointError(
+            f"the processor {given or parts['vlm']} knows {words} words, but the VLM {parts['vlm']} has rows for "
+            f"{rows}. Use the processor that this VLM was trained with."
+        )
+    return processor
+
+
+def _text_config(vlm: str) -> Any:
+    """What a VLM's folder says of its language model."""
+    from rdt2.vlm.adapters import base_of
+    from rdt2.vlm.layout import read_config
+
+    return read_config(locate(base_of(vlm), ("config.json",))).text_config
 
 
 def _check_expert_fits_vlm(expert: Expert, parts: Bundle) -> None:
     """Layers and key-value heads are compared before the VLM's weights are read."""
-    from rdt2.vlm.adapters import base_of
-    from rdt2.vlm.layout import read_config
-
-    text = read_config(locate(base_of(parts["vlm"]), ("config.json",))).text_config  # type: ignore[attr-defined]
+    text = _text_config(parts["vlm"])
     layers, heads = text.num_hidden_layers, text.num_key_value_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     config = expert.config

@@ -12,7 +12,14 @@ from rdt2.action import ACTION_DIM, HORIZON, NUM_TOKENS, ActionChunk
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
-from rdt2.policy.base import Stopwatch, finished_chunk, model_pictures, row_generators
+from rdt2.policy.base import (
+    OneProcess,
+    Stopwatch,
+    checked_observations,
+    finished_chunk,
+    model_pictures,
+    row_generators,
+)
 from rdt2.tokenizer import ActionTokenizer
 from rdt2.vlm.decode import check_temperature
 
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
     from rdt2.vlm import KVCache, VLMProcessor
 
 
-class VQPolicy:
+class VQPolicy(OneProcess):
     """Decoding over the action tokens alone, one by one or, with a draft, many at a time.
 
     The draft is the chunk of an RDT2-FM expert, encoded by the tokenizer. It reads the keys and values that the
@@ -92,6 +99,7 @@ class VQPolicy:
         self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
     ) -> list[ActionChunk]:
         """See :class:`rdt2.policy.Policy`. Greedy decoding draws nothing: there ``seed`` changes nothing."""
+        observations = checked_observations(observations)
         watch = Stopwatch(self.device)
         pictures = model_pictures(observations)
         watch.lap("jpeg")
@@ -159,12 +167,11 @@ class VQPolicy:
     def _noise(self, rows: int, seed: int | Sequence[int] | None) -> Float[Tensor, "bxdraws 27 n"] | None:
         from rdt2.vlm import sampling_noise
 
+        generators = row_generators(rows, seed)
         if self.temperature == 0:
             return None
         shape = (self.draws, NUM_TOKENS, self.tokenizer.num_embeddings)
-        return torch.cat(
-            [sampling_noise(shape, self.temperature, generator=each) for each in row_generators(rows, seed)]
-        )
+        return torch.cat([sampling_noise(shape, self.temperature, generator=each) for each in generators])
 
     def _write(
         self, batch: dict[str, Tensor], noise: Float[Tensor, "bxdraws 27 n"] | None

@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 BLOCK = 64  # widths of the vision tower are padded to multiples of this
 
 
-def compile_layers(backend: str | Callable[..., Any] = "inductor") -> None:
+def compile_layers(backend: str | Callable[..., Any] = "inductor", *, dynamic: bool | None = None) -> None:
     """From now on text and vision layers run through ``torch.compile``; the first step of each shape takes longer.
 
     Needs a C++ compiler on a CPU. Results differ by rounding.
 
     Args:
         backend: of ``torch.compile``. Layers that are compiled already stay as they are.
+        dynamic: True compiles code for any batch and length at once; None as ``torch.compile`` has it.
     """
     for module, name in ((text, "run_layer"), (vision, "run_block")):
         function = getattr(module, name)
         if not is_compiled(function):
-            setattr(module, name, torch.compile(function, backend=backend))
+            setattr(module, name, torch.compile(function, backend=backend, dynamic=dynamic))
 
 
 def is_compiled(function: Callable[..., Any]) -> bool:

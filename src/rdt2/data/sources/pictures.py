@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rdt2.errors import RecordingError
-from rdt2.observation import IMAGE_SIZE
+from rdt2.observation import wrist_picture
 
 if TYPE_CHECKING:
     from jaxtyping import Shaped, UInt8
@@ -71,23 +71,12 @@ def to_picture(
     Raises:
         RecordingError: no uint8 colour picture, or smaller than the crop.
     """
-    import cv2
-
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
         raise RecordingError(f"{where}: a picture is {image.dtype} {image.shape}. {NOT_COLOUR}")
     if max(image.shape[:2]) > MAX_SIDE:
         raise RecordingError(f"{where}: a picture of {image.shape[:2]} pixels is no wrist picture.")
-    side = min(image.shape[:2]) if options.crop is None else options.crop
-    if side > min(image.shape[:2]):
+    if options.crop is not None and options.crop > min(image.shape[:2]):
         raise RecordingError(
-            f"{where}: a picture is {image.shape[0]} x {image.shape[1]}, smaller than --crop {side}."
+            f"{where}: a picture is {image.shape[0]} x {image.shape[1]}, smaller than --crop {options.crop}."
         )
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    image = np.ascontiguousarray(image[top : top + side, left : left + side, :3])
-    if side != IMAGE_SIZE:
-        # INTER_AREA averages what it shrinks; growing, linear is the smooth choice.
-        method = cv2.INTER_AREA if side > IMAGE_SIZE else cv2.INTER_LINEAR
-        image = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=method)
-    if options.color == "bgr":
-        image = image[..., ::-1]
-    return np.ascontiguousarray(image)
+    return wrist_picture(image, crop=options.crop, bgr=options.color == "bgr")
