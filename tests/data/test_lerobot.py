@@ -420,6 +420,13 @@ def test_clocks_of_the_table(v21: Callable[..., Path], per: float, start: float)
     shows(opened(root, fps=30)[0], range(COUNT))
 
 
+def test_dates_as_a_clock(v21: Callable[..., Path]) -> None:
+    stamps = np.datetime64("2026-03-01T10:00:00", "us") + np.round(Motion(COUNT).times * 1e6).astype("m8[us]")
+    root = v21(timestamp=stamps, video={"numbers": list(range(COUNT + 2))})
+    is_motion(opened(root)[0])
+    shows(opened(root)[0], range(COUNT))
+
+
 def test_rounded_clocks_are_exact_on_the_grid_of_their_rate(v21: Callable[..., Path]) -> None:
     is_motion(opened(v21(timestamp=(40_000 + Motion(COUNT).times).astype(np.float32)))[0])
 
@@ -511,9 +518,29 @@ def test_sentences_of_the_episode(v21: Callable[..., Path], tasks: Any, expected
 
 @pytest.mark.parametrize("column", ["task", "__index_level_0__", "name"])
 def test_v3_task_tables_as_pandas_writes_them(v3: Callable[..., Path], column: str) -> None:
-    root = v3()
+    def tweak(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["tasks"] = None if column == "name" else ["Stack."]
+
+    root = v3(tweak=tweak)
     pq.write_table(pa.table({"task_index": [0.0], column: ["Stack."]}), root / "meta/tasks.parquet")
     assert opened(root)[1].instruction == "Stack."
+
+
+def test_a_task_that_the_episode_does_not_list(v3: Callable[..., Path]) -> None:
+    """Where episodes list their tasks, one that lists none has none; a row with another task is named."""
+
+    def tweak(rows: list[dict[str, Any]]) -> None:
+        rows[0]["tasks"], rows[1]["tasks"], rows[2]["tasks"] = ["Stack."], [], ["Lift it."]
+
+    root = v3(tweak=tweak)
+    pq.write_table(
+        pa.table({"task_index": [0, 1], "task": ["Stack. ", "Lift it."]}), root / "meta/tasks.parquet"
+    )
+    source = opened(root, instruction="Fold.")
+    assert [source[0].instruction, source[1].instruction] == ["Stack.", "Fold."]
+    with pytest.raises(RecordingError, match=r"rows of episode 2 have the task 'Stack\.'.*lists 'Lift it\.'"):
+        source[2]
 
 
 # ----------------------------------------------------------------------------------------------------- damage

@@ -214,6 +214,8 @@ class LeRobot(Source):
             times = at_rate(given or rate or 0.0, count, stamps)
             return times, 0.0, times
         assert stamps is not None
+        if stamps.dtype.kind in "mM":
+            stamps = stamps.astype(f"{stamps.dtype.kind}8[ns]")
         try:
             seconds = to_seconds(
                 stamps, where=f"{where}: timestamp", unit=self.options.time_unit, rate=None if given else rate
@@ -223,17 +225,24 @@ class LeRobot(Source):
                 raise
             seconds = at_rate(rate or given, count)
             return at_rate(given, count, stamps), 0.0, seconds
-        span = float(stamps[-1] - stamps[0]) if count > 1 else 0.0
-        offset = float(stamps[0]) * seconds[-1] / span if span else 0.0
+        shown = stamps.astype(np.float64)
+        offset = float(shown[0] / (shown[-1] - shown[0]) * seconds[-1]) if count > 1 else 0.0
         return (seconds if given is None else at_rate(given, count, stamps)), offset, seconds
 
     def _sentences_of(self, entry: Entry, table: Any) -> str | list[str | None] | None:
         """The task of each row by its task_index, else the only one of the episode."""
         only = entry.tasks[0] if len(entry.tasks) == 1 else None
-        if "task_index" in table.column_names:
-            found = [self._tables.tasks.get(number, only) for number in table["task_index"].to_pylist()]
+        # A dataset that lists tasks and none here means none: task_index is 0 where nobody set it.
+        if "task_index" in table.column_names and (entry.tasks or not self._tables.lists_tasks):
+            found = [self._tables.tasks.get(number) for number in table["task_index"].to_pylist()]
+            other = next((text for text in found if text and entry.tasks and text not in entry.tasks), None)
+            if other is not None:
+                raise RecordingError(
+                    f"{self.path}: rows of episode {entry.index} have the task {other!r} by their task_index, the "
+                    f"episode lists {', '.join(map(repr, entry.tasks))}. Mend one of them, or leave the episode out."
+                )
             if any(text is not None for text in found):
-                return found
+                return [only if text is None else text for text in found]
         if len(entry.tasks) > 1 and not self.options.instruction:
             raise RecordingError(
                 f"{self.path}: episode {entry.index} lists {len(entry.tasks)} tasks, and no task_index says which "

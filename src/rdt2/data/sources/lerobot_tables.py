@@ -101,10 +101,15 @@ class Tables:
                 for text in [next((value for value in row.values() if isinstance(value, str)), None)]
             ]
         return {
-            _whole(row.get("task_index"), f"{path}: task_index"): row["task"]
+            _whole(row.get("task_index"), f"{path}: task_index"): row["task"].strip()
             for row in rows
             if isinstance(row.get("task"), str)
         }
+
+    @cached_property
+    def lists_tasks(self) -> bool:
+        """Whether episodes list their tasks."""
+        return any(entry.tasks for entry in self.entries)
 
     def rows(self, entry: Entry, columns: list[str], *, optional: tuple[str, ...] = ()) -> Any:
         """The rows of an episode as a pyarrow table, with those ``optional`` columns that there are.
@@ -334,9 +339,9 @@ def _whole(value: Any, where: str) -> int:
 
 
 def _texts(value: Any) -> list[str]:
-    """The sentences of an episode, each once."""
+    """The sentences of an episode, each once, without blank ones."""
     values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return list(dict.fromkeys(text for text in values if isinstance(text, str)))
+    return list(dict.fromkeys(text.strip() for text in values if isinstance(text, str) and text.strip()))
 
 
 def _dict(value: Any) -> dict[str, Any]:
