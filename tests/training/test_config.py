@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import typing
@@ -8,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdt2.errors import ConfigError
-from rdt2.training.config import CONFIGS, DistillTraining, ExpertTraining, VQTraining
+from rdt2.errors import ConfigError, TrainingError
+from rdt2.training.cli import run_training
+from rdt2.training.config import CONFIGS, DistillTraining, ExpertTraining, VQTraining, check_installed
 from rdt2.training.settings import load_settings, to_mapping
 
 
@@ -199,3 +201,37 @@ def test_a_wrong_setting_is_said_before_torch_is_loaded(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "--set steps=0: steps is 0" in done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_a_package_that_a_run_needs_is_asked_for_before_anything_is_loaded(monkeypatch):
+    for package, config, message in (
+        ("matplotlib", VQTraining(), r"needs matplotlib.*pip install 'rdt2\[train\]'\.$"),
+        ("peft", VQTraining(adapter="lora"), r"'rdt2\[train\]', or set adapter=none"),
+        ("bitsandbytes", VQTraining(adapter="qlora"), r"'rdt2\[quant\]', or set adapter=lora"),
+        ("bitsandbytes", ExpertTraining(quantize="int4"), r"or set quantize=int8"),
+        ("trackio", VQTraining(trackers=("trackio",)), r"'rdt2\[trackio\]', or set trackers=\[\]"),
+    ):
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, p=package: object() if name != p else None
+        )
+        with pytest.raises(ConfigError, match=message):
+            check_installed(config)
+
+
+def test_a_gpu_that_is_too_small_is_no_traceback(tmp_path, monkeypatch):
+    import torch
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr("rdt2.training.cli._build_stage", full)
+    with pytest.raises(
+        TrainingError, match=r"smaller batch_size .now 8. and as many times more accumulate .now 2."
+    ):
+        run_training(
+            "tokenizer",
+            config=None,
+            overrides=["batch_size=8", "accumulate=2"],
+            data=tmp_path,
+            out=tmp_path / "out",
+        )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rdt2.errors import ConfigError
+from rdt2.errors import ConfigError, TrainingError
 from rdt2.training import run
 from rdt2.training.config import (
     CONFIGS,
@@ -54,9 +54,18 @@ def run_training(
     check_installed(settings)
     run.look(Path(out), run.identity(stage, settings), settings, resume=resume)
 
+    import torch
+
     from rdt2.training.loop import fit
 
-    return fit(_build_stage(settings, Path(data), Path(out)), settings, out, resume=resume)
+    try:
+        return fit(_build_stage(settings, Path(data), Path(out)), settings, out, resume=resume)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory is too small for this run ({error}). Start again in a new --out with a smaller "
+            f"batch_size (now {settings.batch_size}) and as many times more accumulate (now {settings.accumulate}), "
+            "which learns the same, or with gradient_checkpointing=true where the stage has it."
+        ) from error
 
 
 def _build_stage(config: RunConfig, data: Path, out: Path) -> Stage:

@@ -79,10 +79,16 @@ class RunConfig:
         """What two settings say against each other; empty where they agree."""
         return ""
 
-    def packages(self) -> dict[str, str]:
-        """Packages that these settings need and not every installation has, and the extra each comes with."""
-        # accelerate leaves out a tracker that is not installed with a warning: enough for what nobody asked for.
-        return {name: TRACKERS[name] for name in self.trackers if name != DEFAULT_TRACKER}
+    def packages(self) -> dict[str, tuple[str, str]]:
+        """Packages that this run needs and not every installation has: the extra each comes with, and what to set
+        to do without it."""
+        needed = {"matplotlib": ("train", "")}
+        for name in self.trackers:
+            if (
+                name != DEFAULT_TRACKER
+            ):  # accelerate leaves it out with a warning: enough for what nobody asked for
+                needed[name] = (TRACKERS[name], "trackers=[]")
+        return needed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +182,9 @@ class VQTraining(RunConfig):
             )
         return ""
 
-    def packages(self) -> dict[str, str]:
-        needed = {"none": {}, "lora": {"peft": "train"}, "qlora": {"peft": "train", "bitsandbytes": "quant"}}
+    def packages(self) -> dict[str, tuple[str, str]]:
+        peft, quant = {"peft": ("train", "adapter=none")}, {"bitsandbytes": ("quant", "adapter=lora")}
+        needed = {"none": {}, "lora": peft, "qlora": {**peft, **quant}}
         return {**super().packages(), **needed[self.adapter]}
 
 
@@ -223,8 +230,9 @@ class ExpertTraining(RunConfig):
             )
         return ""
 
-    def packages(self) -> dict[str, str]:
-        return {**super().packages(), **({"bitsandbytes": "quant"} if self.quantize == "int4" else {})}
+    def packages(self) -> dict[str, tuple[str, str]]:
+        needed = {"bitsandbytes": ("quant", "quantize=int8")} if self.quantize == "int4" else {}
+        return {**super().packages(), **needed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,10 +274,10 @@ MAY_CHANGE = frozenset(
 
 
 def check_installed(config: RunConfig) -> None:
-    """Raises ConfigError where a setting needs a package that is not installed."""
-    for package, extra in config.packages().items():
+    """Raises ConfigError where a run needs a package that is not installed."""
+    for package, (extra, instead) in config.packages().items():
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
-                f"these settings need {package}, which is not installed: pip install 'rdt2[{extra}]', or choose "
-                f"other {'trackers' if package in TRACKERS else 'settings'}."
+                f"this run needs {package}, which is not installed: pip install 'rdt2[{extra}]'"
+                f"{f', or set {instead}' if instead else ''}."
             )
