@@ -199,6 +199,10 @@ def test_damaged_and_foreign_adapters_are_refused(tiny: SimpleNamespace, tmp_pat
     first = next(name for name in state if name.endswith("q_proj.lora_A.weight"))
     for change, match in (
         ({first: None}, "expected two matrices"),
+        (
+            {first: None, first.replace("lora_A", "lora_B"): None},
+            r"1 more weights .*layers\.0\.self_attn\.q_proj",
+        ),
         ({first.replace("layers.0", "layers.9"): state[first].clone()}, "expected two matrices|do not fit"),
         ({first: torch.zeros(4, 7)}, r"do not fit: \(4, 7\) and .* weight is \(64, 64\)"),
         ({first: torch.full_like(state[first], torch.nan)}, "not finite"),

@@ -21,7 +21,7 @@ import torch
 from rdt2.errors import CheckpointError
 from rdt2.files import require_file
 from rdt2.hub import locate, locate_any
-from rdt2.vlm.layout import CONFIG, internal, read_json
+from rdt2.vlm.layout import CONFIG, internal, published, read_json
 from rdt2.vlm.weights import FILES, opened
 
 if TYPE_CHECKING:
@@ -96,16 +96,43 @@ class Adapters:
     """Weights that were saved whole and take the place of the VLM's: (file, name in the file)."""
 
     def check_places(self, names: set[str]) -> None:
-        """See that all adapters find their place among the VLM's weights.
+        """See that all adapters find their place among the VLM's weights, and that none are missing.
 
         Raises:
-            CheckpointError: some do not.
+            CheckpointError: some do not, or are.
         """
         if lost := sorted((self.deltas.keys() | self.whole.keys()) - names):
             raise CheckpointError(
                 f"{self.folder}: {len(lost)} of its tensors do not fit {self.base}, first that of {lost[0]}. Name the "
                 f"VLM they were trained beside: rdt2 export merge {self.folder} OUT --base VLM"
             )
+        if missing := self._missing(names):
+            raise CheckpointError(
+                f"{self.folder}: by its target_modules {len(missing)} more weights should have adapters, first "
+                f"{missing[0]}: the file is not whole. Copy it again."
+            )
+
+    def _missing(self, names: set[str]) -> list[str]:
+        """Weights that the settings mean to have adapters, and that have none; none where they do not say which."""
+        targets = self.settings.get("target_modules")
+        if targets in (None, "all-linear") or any(
+            self.settings.get(key) for key in ("layers_to_transform", "exclude_modules")
+        ):
+            return []
+        readings = []
+        for naming in (str, published):  # the names of modules, of newer and of older versions
+            meant = {name for name in names - self.whole.keys() if _is_target(naming(name), targets)}
+            if self.deltas.keys() <= meant:
+                readings.append(sorted(meant - self.deltas.keys()))
+        return min(readings, key=len, default=[])
+
+
+def _is_target(weight: str, targets: str | list[str]) -> bool:
+    """Whether PEFT would put adapters on the module of this weight."""
+    module, _, leaf = weight.rpartition(".")
+    if isinstance(targets, str):
+        return leaf == "weight" and re.fullmatch(targets, module) is not None
+    return leaf == "weight" and any(f".{module}".endswith(f".{target}") for target in targets)
 
 
 def adapters_folder(path: str | Path) -> Path | None:
