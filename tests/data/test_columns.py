@@ -167,6 +167,20 @@ def test_degrees(written) -> None:
         opened(written([degrees], said), angle_unit="rad")
 
 
+def test_lengths_named_in_millimetres(written) -> None:
+    motion = Motion(30)
+    motion_mm = Motion(30)
+    for arm in ARMS:
+        motion_mm.position[arm] = 1e3 * motion.position[arm]
+        motion_mm.width[arm] = 1e3 * motion.width[arm]
+    names = prefixed(LEFT_FIRST, ["x_mm", "y_mm", "z_mm", "qx", "qy", "qz", "qw", "gripper_mm"])
+    source = opened(written([table(motion_mm, LEFT_FIRST, Q)], names))
+    same(source[0], motion)
+    assert not {guess.option for guess in source.guesses} & {"position_unit", "gripper_unit"}
+    with pytest.raises(ConfigError, match="named in mm, --position-unit says m"):
+        opened(written([table(motion_mm, LEFT_FIRST, Q)], names), position_unit="m")
+
+
 def test_what_cannot_be_told_is_said(written) -> None:
     motion = Motion(30)
     for turn, flag, other in (

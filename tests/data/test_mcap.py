@@ -168,6 +168,23 @@ def test_one_arm(bag: Callable[..., Path]) -> None:
     assert episode.meta["still_arms"] == ["right"]
 
 
+def test_a_gripper_of_fixed_width_and_damaged_files(bag: Callable[..., Path]) -> None:
+    folder = bag(Motion(30))
+    source = open_source(folder, "mcap", SourceOptions(gripper_fixed=0.04))
+    assert (source[0].widths["left"] == 0.04).all()
+    with pytest.raises(ConfigError, match=r"no gripper topic[\s\S]*--gripper-fixed"):
+        open_source(folder, "mcap", SourceOptions(gripper_key="/{arm}/nothing"))
+    bag(Motion(30), "episode_1")
+    (folder / "._episode_0.mcap").write_bytes(b"shadow")
+    (folder / "episode_0.mcap").write_bytes(b"not mcap" * 10)
+    source = open_source(folder, "mcap")
+    assert source.names == ["episode_0", "episode_1"]
+    assert list(source.damaged) == [0]
+    assert len(source[1]) > 0
+    with pytest.raises(RecordingError, match=r"episode_0\.mcap"):
+        source[0]
+
+
 def test_what_is_wrong_is_named(bag: Callable[..., Path], tmp_path: Path) -> None:
     folder = bag(Motion(30), text="")
     with pytest.raises(ConfigError, match="no instruction"):

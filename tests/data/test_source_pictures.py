@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from rdt2.data.sources import SourceOptions, open_source
 from rdt2.data.sources.pictures import decode_image, to_picture
-from rdt2.errors import RecordingError
+from rdt2.errors import ConfigError, RecordingError
 
 OPTIONS = SourceOptions(fps=30.0, instruction="Pick up the cup.")
 
@@ -90,3 +91,30 @@ def test_packed_bytes_in_hdf5(fastumi, motions, storage) -> None:
                 strings = np.array(data, f"S{size}")
                 file[key] = strings[:, None] if storage == "column" else strings
     same_pictures(open_source(folder, "hdf5", OPTIONS)[0], motions[0])
+
+
+def test_depth_by_its_description_is_no_camera(lerobot_v21, motions) -> None:
+    path = lerobot_v21(motions[:1])
+    info = json.loads((path / "meta" / "info.json").read_text())
+    for arm in ("left", "right"):
+        info["features"][f"cam_{arm}_wrist_depth"] = {"dtype": "video", "shape": [48, 48, 1]}
+        described = {"dtype": "video", "shape": [48, 48, 3], "info": {"video.is_depth_map": True}}
+        info["features"][f"cam_{arm}_wrist_d"] = described
+    (path / "meta" / "info.json").write_text(json.dumps(info))
+    same_pictures(open_source(path, "lerobot")[0], motions[0])
+    with pytest.raises(ConfigError, match="'cam_right_wrist_d' holds depth by its description"):
+        open_source(path, "lerobot", SourceOptions(cameras=("cam_right_wrist_d", "cam_left_wrist")))
+
+
+def test_depth_beside_colour_in_hdf5_is_no_camera(tmp_path, motions) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
+        file["observations/eef_pose"] = motions[0].table(("left", "right"), motions[0].quaternion)
+        for arm in ("left", "right"):
+            file[f"observations/images/{arm}_wrist"] = motions[0].picture[arm]
+            file[f"observations/images/{arm}_wrist_depth"] = np.zeros((30, 16, 16), np.uint16)
+    same_pictures(open_source(tmp_path, "hdf5", OPTIONS)[0], motions[0])
+    named = ("right_wrist_depth", "left_wrist")
+    with pytest.raises(RecordingError, match=r"right_wrist_depth is uint16 \(30, 16, 16\).*8-bit RGB"):
+        open_source(tmp_path, "hdf5", SourceOptions(fps=30.0, instruction="Fold.", cameras=named))[0]

@@ -170,8 +170,8 @@ class Hdf5(Source):
         # Read here, so that the layout is never taken from a file whose poses cannot be read.
         first = f"robot_0/{_QPOS}" if robots else keys[0] if keys else None
         shape = _numbers(file, first, 2).shape if first else (0, 0)
-        folder = f"robot_0/{_IMAGES}" if robots else _IMAGES
-        cameras = tuple(sorted(file[folder])) if folder in file else ()
+        folders = [f"robot_{number}/{_IMAGES}" for number in range(robots)] or [_IMAGES]
+        cameras = tuple(f"{folder}/{name}" for folder in folders for name in sorted(file.get(folder, ())))
         return _Facts(robots, tuple(keys), shape[1] if shape[0] else 0, cameras)
 
     def _read_fastumi_layout(self, file: Any, count: int) -> None:
