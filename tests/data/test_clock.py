@@ -70,7 +70,7 @@ def test_a_unit_that_cannot_be_told_is_settled_by_the_flag_the_wall_clock_or_the
     [
         ((1.7e9 + EVEN).astype(np.float32), "float32.*resolve 128.*--fps"),
         ((1.7e9 + EVEN).astype(np.float32).astype(np.float64), "float32.*resolve 128.*--fps"),
-        (np.where(np.arange(45) == 7, np.nan, EVEN), "frame 7 is no number"),
+        (np.where(np.arange(45) == 7, np.nan, EVEN), "frame 7 is no number of a clock"),
         (np.where(np.arange(45) == 7, EVEN[6], EVEN), "frame 7 is the same as that of frame 6.*--fps"),
         (np.where(np.arange(45) > 20, EVEN - 0.6, EVEN), "frame 21 lies before that of frame 20"),
         (np.arange(45, dtype=np.uint64)[::-1] * 33, "frame 1 lies before"),

@@ -20,6 +20,8 @@ _RATES = 0.5, 2000.0
 """Frames a second that a recording may have: a likely unit gives a rate between these."""
 _SINCE_1970 = 946_684_800.0, 4_102_444_800.0
 """Seconds since 1970 in the years 2000 and 2100: a wall clock starts between these."""
+_LATEST = 4.2e18
+"""Nanoseconds since 1970 in the year 2103; larger numbers are of no clock, and too large to subtract."""
 _BRIDGED_S = 3.5 / FPS
 """The longest step that is interpolated: two missing frames of 30 a second. A hand that accelerates at 2 m/s2 strays
 under 4 mm from the straight line in that time, and 60 mm in half a second."""
@@ -82,7 +84,8 @@ def to_seconds(
         unit = "ns"
     if len(values) < 2:
         return np.zeros(len(values))
-    _require_resolution(values, rate, where)
+    resolution = _resolution(values, rate, where)
+    values = _exact(values)
     _require_steps(values, where)
     step = usual_step(values)
     unit = unit or _unit(float(values[0]), step, rate, where)
@@ -108,11 +111,9 @@ def to_seconds(
         )
     if rate is not None:
         # Rounded stamps are exact on the grid of the stated rate.
-        grid, rounding = (
-            np.round(times * rate) / rate,
-            float(np.spacing(np.abs(values).max())) / _PER_SECOND[unit],
-        )
-        if np.abs(grid - times).max() < max(1e-3, rounding) and (np.diff(grid) > 0).all():
+        grid = np.round(times * rate) / rate
+        off = np.abs(grid - times).max()
+        if off < max(1e-3, resolution / _PER_SECOND[unit]) and (np.diff(grid) > 0).all():
             return grid
     return times
 
@@ -124,7 +125,8 @@ def at_rate(fps: float, count: int, stamps: np.ndarray | None = None) -> Float[n
     """
     steps = np.ones(max(count - 1, 0))
     if stamps is not None and np.asarray(stamps).dtype.kind in "fiumM" and np.size(stamps) == count > 2:
-        found = np.diff(_integers(np.asarray(stamps).reshape(-1))).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a clock that is not finite nothing is taken
+            found = np.diff(_exact(np.asarray(stamps).reshape(-1))).astype(np.float64)
         usual = np.sort(found)[(len(found) - 1) // 2]
         if np.isfinite(found).all() and found.min() > 0 and (np.abs(found / usual - 1) < 0.5).mean() > 0.8:
             steps = np.where(found / usual > longest_step(1 / fps) * fps, found / usual, 1.0)
@@ -132,7 +134,7 @@ def at_rate(fps: float, count: int, stamps: np.ndarray | None = None) -> Float[n
 
 
 def _checked(stamps: np.ndarray, where: str) -> np.ndarray:
-    """The stamps as (n,) int64 or float64."""
+    """The stamps as (n,) int64, or floats as they are stored."""
     values = np.asarray(stamps)
     if values.dtype.kind not in "fiumM" or values.size != max(values.shape, default=0):
         raise RecordingError(
@@ -144,21 +146,21 @@ def _checked(stamps: np.ndarray, where: str) -> np.ndarray:
         raise RecordingError(
             f"{where}: frame {frame} has no timestamp. Cut the recording there, or say --fps 30"
         )
-    return _integers(values.reshape(-1))
+    return values.reshape(-1) if values.dtype.kind == "f" else _exact(values.reshape(-1))
 
 
-def _integers(values: np.ndarray) -> np.ndarray:
-    """Integers and dates as int64, which holds nanoseconds since 1970 exactly; floats as they are stored."""
+def _exact(values: np.ndarray) -> np.ndarray:
+    """Integers and dates as int64, which holds nanoseconds since 1970; floats as float64."""
     if values.dtype.kind in "mM":
         return values.astype(f"{values.dtype.kind}8[ns]").astype(np.int64)
-    return values.astype(np.int64) if values.dtype.kind in "iu" else values
+    return values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
 
 
 def _require_steps(values: np.ndarray, where: str) -> None:
-    if not np.isfinite(values).all():
-        frame = int((~np.isfinite(values)).argmax())
+    wrong = ~(np.abs(values.astype(np.float64)) < _LATEST)
+    if wrong.any():
         raise RecordingError(
-            f"{where}: the timestamp of frame {frame} is no number. Cut the recording there."
+            f"{where}: the timestamp of frame {int(wrong.argmax())} is no number of a clock. Cut the recording there."
         )
     steps = np.diff(values)
     if (steps <= 0).any():
@@ -171,15 +173,20 @@ def _require_steps(values: np.ndarray, where: str) -> None:
         )
 
 
-def _require_resolution(values: np.ndarray, rate: float | None, where: str) -> None:
-    """float32 holds seconds since 1970 to 128 s; a cast to float64 does not bring them back."""
+def _resolution(values: np.ndarray, rate: float | None, where: str) -> float:
+    """What the stamps resolve, in their unit. float32 holds seconds since 1970 to 128 s, and a cast to float64 does not
+    bring them back.
+
+    Raises:
+        RecordingError: too little of a step to tell a motion by.
+    """
     if values.dtype.kind != "f" or not np.isfinite(values).all():
-        return
-    stored: Any = values
-    if values.dtype.itemsize > 4 and (values == values.astype(np.float32)).all():
-        stored = values.astype(np.float32)
+        return 0.0
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    stored: Any = single if values.dtype.itemsize > 4 and (values == single).all() else values
     resolution = float(np.spacing(np.abs(stored).max()))
-    step = float(values[-1] - values[0]) / (len(values) - 1)
+    step = (float(values[-1]) - float(values[0])) / (len(values) - 1)
     whole = resolution <= 1 and (values == np.round(values)).all()
     # A hand that turns at 1 rad/s turns 0.1 degrees in a twentieth of 1/30 s; a stated rate makes up for more.
     if resolution > step / (4 if rate else 20) and not whole:
@@ -187,6 +194,7 @@ def _require_resolution(values: np.ndarray, rate: float | None, where: str) -> N
             f"{where}: timestamps are {stored.dtype} numbers about {stored[0]:.4g}, which resolve {resolution:.3g} and "
             f"hold no clock any more. Say how fast it was recorded, for example --fps 30, or store them as float64."
         )
+    return resolution
 
 
 def _unit(first: float, step: float, rate: float | None, where: str) -> TimeUnit:
