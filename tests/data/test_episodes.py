@@ -12,11 +12,20 @@ from tests.data.test_shards import encode_jpeg, picture
 
 from rdt2.action import ARMS
 from rdt2.cli.main import main
-from rdt2.data import Episode, ShardIndex, ShardWriter, check_shards, cut_chunks, read_shards
+from rdt2.data import (
+    Episode,
+    ShardIndex,
+    ShardWriter,
+    check_shards,
+    cut_chunks,
+    read_instructions,
+    read_shards,
+)
 from rdt2.data.convert import convert
 from rdt2.data.episode import stored_state
-from rdt2.data.sources import SourceOptions, open_source
+from rdt2.data.sources import open_source
 from rdt2.data.stats import action_statistics, magnified, recorded_minutes
+from rdt2.errors import ShardError
 
 SENTENCES = ("Pick up the cup.", "拿起苹果。", "pick up the cup")
 
@@ -50,7 +59,7 @@ def write(
                     tokens=np.full(27, frame),
                     meta={
                         **({"episode": f"e{number}"} if named else {}),
-                        **({"frame": frame} if timed else {}),
+                        **({"frame": frame, "timestamp": float(motion.times[frame])} if timed else {}),
                         **({"state": stored_state(poses, widths, frame)} if states else {}),
                         "phase": "reach",
                     },
@@ -95,9 +104,9 @@ def test_shards_of_shards_are_the_same_samples(folder: Path, tmp_path: Path) -> 
     assert [new.tokens for _, new in pairs] == [None] * 210, "they belong to another normalizer"
     convert(folder, tmp_path / "third", kind="shards", stride=3)
     assert [each.meta["frame"] for each in read_shards(tmp_path / "third")][:12] == [*range(0, 30, 3), 60, 63]
-    options = SourceOptions(instruction="Wave the left hand.")
-    convert(folder, tmp_path / "reworded", kind="shards", options=options)
-    assert {each.instruction for each in read_shards(tmp_path / "reworded")} == {"Wave the left hand."}
+    fast = write(tmp_path / "fast", [Motion(124, fps=30.4)], left_out=range(0))
+    assert convert(fast, tmp_path / "fast again", kind="shards").samples == ShardIndex(fast).times.size
+    assert read_instructions(tmp_path / "again") == read_instructions(folder)
 
 
 @pytest.mark.parametrize("states", [True, False])
@@ -121,6 +130,25 @@ def test_samples_without_a_name_are_as_many_episodes_as_fit_together(tmp_path: P
     write(tmp_path, motions, left_out=range(0), named=False, timed=timed)
     assert check_shards(tmp_path).counts["episodes"] == len(open_source(tmp_path, "shards")) == 2
     assert not [finding for finding in check_shards(tmp_path).findings if finding.name == "time gap"]
+
+
+def test_times_that_are_not_told_follow_from_the_chunks(tmp_path: Path) -> None:
+    motion = Motion(124)
+    (episode,) = open_source(write(tmp_path, [motion], stride=3, timed=False), "shards")
+    frames = [*range(0, 30, 3), *range(60, 100, 3)]
+    np.testing.assert_allclose(episode.timestamps[:10], np.array(frames[:10]) / 30, atol=1e-9)
+    assert episode.timestamps[10] - episode.timestamps[9] == pytest.approx(0.8 + 1 / 30, abs=1e-5)
+    for arm in ARMS:
+        truth = np.linalg.inv(motion.poses[arm][0]) @ motion.poses[arm][frames]
+        np.testing.assert_allclose(episode.poses[arm], truth, atol=1e-5)
+
+
+def test_two_recordings_in_one_folder_are_named(tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / str(number), [Motion(40, number=number)])
+    (tmp_path / "1" / "shard-000000.tar").rename(tmp_path / "0" / "shard-000001.tar")
+    with pytest.raises(ShardError, match=r"the other is shard-000000.tar, sample 0\. Were two recordings"):
+        open_source(tmp_path / "0", "shards")
 
 
 def test_two_sentences_in_one_episode_are_one_episode(tmp_path: Path) -> None:

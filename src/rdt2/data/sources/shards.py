@@ -27,7 +27,6 @@ from rdt2.action import ARMS, FPS, HORIZON, arm_slice
 from rdt2.data.continuity import STEP_TIMES, chunk_paths, disagreement, fits, recorded_time
 from rdt2.data.dataset import ShardIndex
 from rdt2.data.episode import Episode
-from rdt2.data.resample import sample_frames
 from rdt2.data.shards import INSTRUCTION_KEY, decode_jpeg, read_instructions, told_key
 from rdt2.data.sources.base import Pictures, Source
 from rdt2.errors import RDT2Error, ShardError
@@ -102,8 +101,7 @@ class Shards(Source):
         )
 
     def samples(self, number: int, *, stride: int = 1) -> Iterator[dict[str, Any]]:
-        """The stored samples of an episode, every ``stride``-th of those nearest to 30 a second, as arguments of
-        `ShardWriter.write`.
+        """The stored samples of an episode, every ``stride``-th, as arguments of `ShardWriter.write`.
 
         Action tokens are left out: they belong to the normalizer that they were made with.
 
@@ -112,7 +110,7 @@ class Shards(Source):
         """
         numbers, index = self._episodes[number][1], self._index
         times = self._times[numbers]
-        for row in sample_frames(times)[::stride].tolist():
+        for row in range(0, len(numbers), stride):
             sample = int(numbers[row])
             meta = index.meta(sample)
             sentence = self._sentence(sample)
@@ -174,14 +172,16 @@ class Shards(Source):
         for name, group in groups.items():
             numbers = np.array(group)
             told = not np.isnan(self._times[numbers]).any()
-            if not told:
-                self._times[numbers] = np.arange(len(numbers)) / FPS
             if not name:
+                if not told:
+                    self._times[numbers] = np.arange(len(numbers)) / FPS
                 episodes += [("", run) for run in self._fitting(numbers)]
                 continue
             if told:
                 numbers = numbers[np.argsort(self._times[numbers], kind="stable")]
                 self._require_fit(name, numbers)
+            else:
+                self._times[numbers] = np.cumsum([0.0, *self._steps(numbers)])
             episodes.append((name, numbers))
         return episodes
 
@@ -193,7 +193,9 @@ class Shards(Source):
             where = self._index.where(after)
             if step <= 0:
                 raise ShardError(
-                    f"{where}: two samples of episode {name!r} at the same time. Convert the recording again."
+                    f"{where}: two samples of episode {name!r} at the same time, the other is "
+                    f"{self._index.where(before)}. Were two recordings put into one folder? Keep them apart and train "
+                    f"on a mixture of both, or convert them again."
                 )
             path, path_before = self._paths(after), path
             if step <= _REACH and not fits(path_before, path, step):
@@ -204,13 +206,22 @@ class Shards(Source):
                     f"relative to their own frame."
                 )
 
+    def _steps(self, numbers: np.ndarray) -> Iterator[float]:
+        """Seconds between samples that tell no times: the fewest steps after which their chunks go on with each
+        other for 0.4 s, or more than a chunk reaches."""
+        path = self._paths(numbers[0])
+        for after in numbers[1:]:
+            path, before = self._paths(after), path
+            steps = np.arange(1, HORIZON // 2 + 1) / FPS
+            yield next((float(step) for step in steps if fits(before, path, step)), _REACH + 1 / FPS)
+
     def _fitting(self, numbers: np.ndarray) -> list[np.ndarray]:
         """Samples without a name as runs that fit together."""
         breaks = []
         path = self._paths(numbers[0])
         for row, (before, after) in enumerate(pairwise(numbers), 1):
             path, path_before = self._paths(after), path
-            same = self._index.instruction(before) == self._index.instruction(after)
+            same = self._sentence(before) == self._sentence(after)
             if not (same and fits(path_before, path, self._times[after] - self._times[before])):
                 breaks.append(row)
         return np.split(numbers, breaks)
