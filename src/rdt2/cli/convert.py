@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
@@ -177,6 +177,8 @@ class DataView:
       rdt2 data view data/pick --out pick.html
       rdt2 data view dataset.zarr.zip --from umi-zarr --arms right-left --rerun cups.rrd
     """
+
+    out_is_file: ClassVar = True
 
     source: Positional[Path]
     """Folder of shards, or recordings of another layout."""

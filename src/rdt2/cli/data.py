@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tyro.conf import Positional
 
@@ -79,6 +79,8 @@ class DataAugmentSheet:
     For example:
       rdt2 data augment-sheet data/pick --out sheet.png
     """
+
+    out_is_file: ClassVar = True
 
     folder: Positional[Path]
     """Folder of shards."""

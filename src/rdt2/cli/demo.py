@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from rdt2.evaluation.cell import EpisodeRecord
@@ -28,6 +28,8 @@ class Demo:
       rdt2 demo --model vq --task pick --seed 7
       rdt2 demo --instruction "Pick up the red cube with the left hand."
     """
+
+    out_is_file: ClassVar = True
 
     robot: Literal["ur5e", "fr3", "handheld"] = "ur5e"
     """Which arms."""

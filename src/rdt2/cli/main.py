@@ -7,12 +7,15 @@ heavy (torch, transformers, mujoco) is imported before `run`, so that `rdt2 --he
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
 from rdt2 import __version__
+from rdt2.cli.output import check_outputs
+from rdt2.cli.usage import check_usage
 from rdt2.errors import RDT2Error
 
 EPILOG = """\
@@ -93,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments:
         arguments = ["--help"]
     try:
-        parse(arguments).run()
+        command = parse(arguments)
+        check_outputs(command)
+        command.run()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) closed its end; Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -108,13 +113,47 @@ def main(argv: Sequence[str] | None = None) -> None:
         if extra is None or os.environ.get("RDT2_DEBUG") == "1":
             raise
         _fail(f"{error.name} is not installed. This command needs it: pip install 'rdt2[{extra}]'", 2)
+    except (OSError, MemoryError) as error:
+        if os.environ.get("RDT2_DEBUG") == "1":
+            raise
+        _fail(_system_error(error), 2)
+
+
+_ADVICE = {
+    errno.ENOENT: "Look at the path; relative ones are taken from the current folder.",
+    errno.EACCES: "Choose a place that you may read and write, or ask its owner.",
+    errno.EPERM: "Choose a place that you may read and write, or ask its owner.",
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.EISDIR: "Name a file, not a folder.",
+    errno.ENOTDIR: "A part of this path is a file, expected a folder.",
+    errno.EEXIST: "Choose another name.",
+    errno.ENOSPC: "Free some space, or choose another disk.",
+    errno.EDQUOT: "Your share of the disk is used up: free some space, or choose another disk.",
+    errno.EMFILE: "Too many files are open: raise the limit with 'ulimit -n 65536', or take fewer --workers.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+
+
+def _system_error(error: OSError | MemoryError) -> str:
+    """What the system refused, and what to do."""
+    if isinstance(error, MemoryError):
+        return f"the memory is used up ({error}). Take a smaller batch or fewer --workers."
+    where = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    what = error.strerror or str(error) or type(error).__name__
+    advice = _ADVICE.get(error.errno or 0, "RDT2_DEBUG=1 shows where it happened.")
+    return f"{where}: {what}. {advice}" if where else f"{what}. {advice}"
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """The command that `arguments` name, filled in. Exits with help or a usage error as argparse does."""
+    """The command that `arguments` name, filled in. Exits with help or a usage error as argparse does.
+
+    Raises:
+        ConfigError: a command or an option that is not there.
+    """
     import tyro
     from tyro import conf
 
+    check_usage(arguments, commands())
     if len(arguments) > 1 and arguments[0] in commands():
         group = commands()[arguments[0]]
         # A group of one command is that command to tyro: its name is taken off here.

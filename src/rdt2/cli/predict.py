@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rdt2.cli.options import PolicyOptions
+from rdt2.errors import ConfigError
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
     from numpy import ndarray
 
     from rdt2.action import ActionChunk
+
+DRAWINGS = (".png", ".svg", ".pdf")
 
 
 @dataclass(kw_only=True)
@@ -24,6 +27,8 @@ class Predict(PolicyOptions):
       rdt2 predict --left left.png --right right.png --instruction "Pick up the red cube with the left hand."
       rdt2 predict --policy runs/fm --left l.jpg --right r.jpg --instruction "Pick up the apple." --plot c.png
     """
+
+    out_is_file: ClassVar = True
 
     left: Path
     """Picture of the left wrist camera; other sizes are cropped to the middle square and resized to 384."""
@@ -45,6 +50,8 @@ class Predict(PolicyOptions):
         from rdt2.evaluation.policies import open_policy
         from rdt2.observation import Observation, check_instruction
 
+        if self.plot is not None and self.plot.suffix.lower() not in DRAWINGS:
+            raise ConfigError(f"--plot {self.plot}: a drawing ends in {', '.join(DRAWINGS)}.")
         for warning in check_instruction(self.instruction):
             note(f"instruction: {warning}")
         observation = Observation(
@@ -152,16 +159,12 @@ def _save_plot(path: Path, chunk: ActionChunk) -> None:
 
     from rdt2.action import ARMS
     from rdt2.cli.output import note
-    from rdt2.errors import ConfigError
     from rdt2.evaluation.figures import chunk_figure
     from rdt2.files import write_whole
 
-    kind = path.suffix.lstrip(".").lower()
-    if kind not in ("png", "svg", "pdf"):
-        raise ConfigError(f"{path}: a drawing ends in .png, .svg or .pdf.")
     figure = chunk_figure(
         {arm: chunk.relative_poses(arm)[:, :3, 3] for arm in ARMS}, {arm: chunk.widths(arm) for arm in ARMS}
     )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150)
+    figure.savefig(buffer, format=path.suffix.lstrip(".").lower(), dpi=150)
     note(f"drawing: {write_whole(path, buffer.getvalue())}")

@@ -26,6 +26,7 @@ from rdt2.data.sources import Source, SourceKind, SourceOptions, open_source
 from rdt2.data.sources.base import explain
 from rdt2.data.sources.shards import Shards
 from rdt2.errors import ConfigError, RDT2Error, RecordingError
+from rdt2.workers import worker_pool
 
 _STATE = ".convert"
 _DONE = "conversion.json"
@@ -240,23 +241,11 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
         finally:
             _opened.clear()
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
+    from concurrent.futures import as_completed
 
-    # Spawned, not forked: readers such as zarr and HDF5 keep threads and locks that do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context)
-    try:
+    with worker_pool(min(workers, len(jobs))) as pool:
         for future in as_completed([pool.submit(_convert_group, job) for job in jobs]):
             yield future.result()
-    except BrokenProcessPool:
-        raise RecordingError(
-            "a worker process was ended from outside, most likely for want of memory. Take fewer --workers "
-            "and start again: finished shards are kept."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _run_on_ray(jobs: list[_Job], workers: int) -> Iterator[int]:

@@ -23,6 +23,7 @@ from rdt2.errors import ConfigError
 from rdt2.evaluation.policies import PolicySource, open_policy
 from rdt2.evaluation.scenes import Trial, draw_trials
 from rdt2.evaluation.statistics import Rate
+from rdt2.workers import worker_pool
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -334,19 +335,12 @@ def _run(
         for trial in trials:
             yield run_trial(trial, policy, robot, config=config, max_seconds=max_seconds)[0]
         return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures import as_completed
 
-    # Spawned, not forked: neither an OpenGL context nor torch's threads survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with worker_pool(workers, initializer=_one_thread) as pool:
         futures = [pool.submit(_in_worker, source, robot, trial, config, max_seconds) for trial in trials]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            yield future.result()
 
 
 _loaded: dict[PolicySource, Policy] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from rdt2.sim.demonstrator import (
 )
 from rdt2.sim.scene import TASK_KINDS, Scene, make_scene
 from rdt2.sim.tasks import Monitor, Task, task_for
+from rdt2.workers import worker_pool
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -279,18 +280,10 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, _Counts]]:
         for job in jobs:
             yield job, _record_shard(job)
         return
-    import multiprocessing
-
-    # Spawned, not forked: an OpenGL context does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with worker_pool(workers) as pool:
         futures = {pool.submit(_record_shard, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def _record_shard(job: _Job) -> _Counts:
