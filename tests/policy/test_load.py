@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rdt2.errors import CheckpointError, ConfigError, NormalizerError
+from rdt2.errors import CheckpointError, ConfigError, NormalizerError, RDT2Error
+from rdt2.expert import Expert
+from rdt2.normalizer import LinearNormalizer
 from rdt2.packed import PackedLinear
 from rdt2.policy import FMPolicy, VQPolicy, load_policy, save_bundle
 from rdt2.policy.load import ALIASES
 from rdt2.policy.place import checked_dtype
+from rdt2.tokenizer import ActionTokenizer
+from rdt2.vlm import VLMProcessor, load_vlm
 
 
 def copied(source: Path, target: Path) -> Path:
@@ -327,5 +333,38 @@ def test_near_misses_of_a_path_say_what_was_meant(parts: dict[str, Path], tmp_pa
     (run / "config.json").write_text('{"stage": "expert"}')
     with pytest.raises(CheckpointError, match=f"its model is {run / 'model'}"):
         load_policy(run)
-    with pytest.raises(CheckpointError, match="is a file, expected a bundle"):
+    with pytest.raises(CheckpointError, match="is a file, expected the folder of a policy"):
         load_policy(run / "model" / "model.safetensors")
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder that this process, for now a user without rights, may not look into."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    for name in ("fm.json", "config.json", "normalizer.safetensors"):
+        (folder / name).write_text("{}")
+    folder.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield folder
+    if root:
+        os.seteuid(0)
+    folder.chmod(0o700)
+
+
+def test_what_may_not_be_read_is_not_said_to_be_missing(locked: Path) -> None:
+    """Regression: safetensors and is_file know no difference, or end in a PermissionError."""
+    for load in (
+        lambda: load_policy(locked),
+        lambda: load_policy(locked / "fm.json"),
+        lambda: load_vlm(locked),
+        lambda: VLMProcessor.beside(locked),
+        lambda: Expert.from_pretrained(locked),
+        lambda: ActionTokenizer.from_pretrained(locked),
+        lambda: LinearNormalizer.from_pretrained(locked),
+        lambda: LinearNormalizer.from_pretrained(locked / "normalizer.safetensors"),
+    ):
+        with pytest.raises(RDT2Error, match=r"locked.*: permission denied\. .*chmod a\+rX"):
+            load()

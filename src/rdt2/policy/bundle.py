@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdt2.errors import CheckpointError
-from rdt2.files import whole_file
+from rdt2.files import forbidden, require_file, whole_file
 
 Kind = Literal["fm", "vq"]
 
@@ -67,6 +67,8 @@ def find_bundle(folder: Path) -> Path | None:
 def _is_bundle(file: Path) -> bool:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise CheckpointError(forbidden(file)) from error
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("kind") in list(REQUIRED)
@@ -79,8 +81,8 @@ def read_bundle(file: Path) -> Bundle:
         CheckpointError: if it is damaged, lacks a part, or names a file that is not there.
     """
     try:
-        content = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(require_file(file, advice="Name a bundle that is there.").read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}); write it again.") from error
     if not isinstance(content, dict) or content.get("kind") not in list(REQUIRED):
         raise CheckpointError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.files import require_file
 from rdt2.hub import locate
 from rdt2.normalizer import LinearNormalizer, has_normalizer
 from rdt2.packed import pack_linears
@@ -126,11 +128,9 @@ def _resolve(path: str, given: dict[str, str], *, fallback: dict[str, str] | Non
         return _override(read_bundle(file), given)
     if path.endswith(".json"):
         return _override(read_bundle(Path(path).expanduser()), given)
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        folder = _from_hub(path)
-    if file := find_bundle(folder):
-        return _override(read_bundle(file), given)
+    folder = _folder(path)
+    if (found := find_bundle(folder)) is not None:
+        return _override(read_bundle(found), given)
     kind = _kind_of(folder, path)
     own = {"expert" if kind == "fm" else "vlm": path}
     if has_normalizer(folder):
@@ -160,13 +160,13 @@ def _kind_of(folder: Path, path: str) -> Kind:
         return "vq"
     if any((folder / "model" / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{path} is the folder of a training run; its model is {Path(path) / 'model'}.")
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise CheckpointError(
             f"{path} holds neither a bundle (such as {bundle.FILE_NAME}) nor config.json, so it is no checkpoint. "
             "Point at a bundle, an RDT2-FM expert or an RDT2-VQ model."
         )
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(require_file(file).read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}). Copy it again.") from error
     if config.get("model_type") == "qwen2_5_vl":
@@ -180,19 +180,11 @@ def _kind_of(folder: Path, path: str) -> Kind:
     )
 
 
-def _from_hub(path: str) -> Path:
-    """The hub snapshot of a repository: all of a bundle, else only what says which model it is."""
-    if Path(path).expanduser().is_file():
-        raise CheckpointError(f"{path}: is a file, expected a bundle (.json) or the folder of a model.")
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise CheckpointError(
-            f"{path}: no such folder. Expected {', '.join(ALIASES)}, a bundle (.json), a folder, or a hub id "
-            "owner/name."
-        )
-    folder = locate(path, ("*.json", "normalizer.*"), what="a policy")
-    if bundle_files(folder):
-        folder = locate(path, ("*",), what="a policy")
-    return folder
+def _folder(path: str) -> Path:
+    """The folder of a checkpoint; from the hub all of a bundle, else only what says which model it is."""
+    what = f"a policy ({', '.join(ALIASES)}, a bundle's .json, or a model's folder)"
+    folder = locate(path, ("*.json", "normalizer.*"), what=what)
+    return locate(path, ("*",), what=what) if bundle_files(folder) else folder
 
 
 # ------------------------------------------------------------------------------------------- loading
