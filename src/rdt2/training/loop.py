@@ -141,13 +141,13 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
         TrainingError: the loss is not finite or exploded (the batch is saved), or the disk is full.
         Stopped: a signal asked the run to end; its state is saved.
     """
+    check_installed(config)
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin, send_to_device
 
     out = Path(out)
     if not torch.cuda.is_available():
         _keep_freed_memory()
-    check_installed(config)
     engines.check_possible()
     processes()
     accelerator = Accelerator(
