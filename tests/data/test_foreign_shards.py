@@ -20,6 +20,7 @@ from rdt2.data import (
     fit_normalizer,
     read_instructions,
     read_shards,
+    split_by_episode,
     tokenize_shards,
 )
 from rdt2.data.shards import instruction_key
@@ -277,3 +278,36 @@ def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
     for damaged in (whole[: len(whole) // 2], b"", b"PK\x03\x04", whole[:200] + bytes(50) + whole[250:]):
         table.write_bytes(damaged)
         assert len(ShardIndex(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    "told", [{"timestamp": 1e308}, {"frame": 10**30}, {"episode": "\ud83d"}, {"state": [None]}]
+)
+def test_metas_that_tell_nonsense(tmp_path: Path, told: dict[str, object]) -> None:
+    content = {}
+    for number in range(3):
+        content |= {f"{number}.{name}": data for name, data in sample(number).items()}
+        meta = {"sub_task_instruction_key": "k", "episode": "e", **(told if number else {"frame": 0})}
+        content[f"{number}.meta.json"] = json.dumps(meta).encode()
+    assert check_shards(folder(tmp_path, content)).counts["samples"] == 3
+    assert len(np.concatenate(split_by_episode(ShardIndex(tmp_path)))) <= 3
+    stream = iter(StreamingData(tmp_path, batch_size=3, split="train", pictures=False))
+    assert next(stream).actions.shape == (3, 24, 20)
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_header_that_breaks_off(tmp_path: Path) -> None:
+    content = files(count=1)
+    content["0.action.npy"] = content["0.action.npy"].replace(b"(24, 20), }", b"(24, 20 , {")
+    with pytest.raises(ShardError, match=r"action\.npy is no \.npy file"):
+        list(read_shards(folder(tmp_path, content)))
+    assert "action.npy is no .npy file" in check_shards(tmp_path).table()
+
+
+@pytest.mark.parametrize("told", [{"timestamp": "soon"}, {"frame": None}, {"timestamp": float("nan")}])
+def test_times_that_are_no_numbers(tmp_path: Path, told: dict[str, object]) -> None:
+    content = files(count=1)
+    content["0.meta.json"] = json.dumps({"sub_task_instruction_key": "k", **told}).encode()
+    with pytest.raises(ShardError, match=r"sample 0: .* in meta\.json is .*, expected a number"):
+        ShardIndex(folder(tmp_path, content))
+    assert "expected a number" in check_shards(tmp_path).table()

@@ -209,7 +209,7 @@ class EpisodeTrack:
     def _cameras(self, before: _Before, now: _Before, seconds: float | None) -> Iterator[Remark]:
         if before.thumbs is None or now.thumbs is None:
             return
-        step = 1 if seconds is None else int(np.clip(round(seconds * FPS), 1, HORIZON))
+        step = 1 if seconds is None else round(float(np.clip(seconds * FPS, 1, HORIZON)))
         for row, arm in enumerate(ARMS):
             here = before.paths[row, step]
             turn = np.arccos(np.clip((np.trace(here[:3, :3]) - 1) / 2, -1, 1))

@@ -253,7 +253,7 @@ def split_by_episode(index: ShardIndex, *, held_out: float = 0.05) -> tuple[np.n
     if len(names) < 2 or "" in names:
         count = max(1, round(held_out * len(index)))
         return everything[: max(0, len(index) - count - HORIZON)], everything[len(index) - count :]
-    order = sorted(names, key=lambda name: hashlib.sha256(str(name).encode()).digest())
+    order = sorted(names, key=lambda name: hashlib.sha256(str(name).encode(errors="surrogatepass")).digest())
     chosen = np.isin(index.episodes, order[: max(1, round(held_out * len(names)))])
     return everything[~chosen], everything[chosen]
 

@@ -252,7 +252,7 @@ def is_held_out(episode: str, share: float) -> bool:
     episode is never held out. (``split_by_episode``, which sees all episodes, holds out other ones: read
     the held-out part with the class that reads the training part.)
     """
-    digest = hashlib.sha256(episode.encode()).digest()
+    digest = hashlib.sha256(episode.encode(errors="surrogatepass")).digest()
     return episode != "" and int.from_bytes(digest[:8], "big") < share * 2**64
 
 
@@ -480,4 +480,9 @@ class _Reader:
     def _sample_number(self, sample: Sample) -> int:
         """A number for the sample that depends on its name only."""
         name = f"{self._source.name}/{sample.shard}/{sample.key}"
-        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+        return (
+            int.from_bytes(
+                hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
+            )
+            >> 1
+        )

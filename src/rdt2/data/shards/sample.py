@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -112,7 +113,7 @@ def parse_npy(
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
         found_shape, fortran, found = read_header(stream, max_header_size=1024)
-    except (ValueError, SyntaxError, TypeError) as error:
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise ShardError(f"{where}: {name} is no .npy file ({error}). Save it with numpy.save.") from None
     if found_shape != shape:
         raise ShardError(
