@@ -565,3 +565,13 @@ def test_shadow_files(v3: Callable[..., Path]) -> None:
     for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
         (root / folder / "._file-000.parquet").write_bytes(b"\x00\x05\x16\x07")
     is_motion(opened(root)[2], 2)
+
+
+@pytest.mark.parametrize("name", ["observation.state", "timestamp", "episode_index", "task_index"])
+@pytest.mark.parametrize(
+    "values", [["x"] * COUNT, [[]] * COUNT, [[0.0], [0.0, 1.0]] * (COUNT // 2), [None] * COUNT]
+)
+def test_columns_that_hold_something_else(v21: Callable[..., Path], name: str, values: list[Any]) -> None:
+    root = v21(**{name: values})
+    with pytest.raises(RDT2Error, match=r"episode_000000|episode 0|no episode"):
+        opened(root)[0]

@@ -234,7 +234,8 @@ class LeRobot(Source):
         only = entry.tasks[0] if len(entry.tasks) == 1 else None
         # A dataset that lists tasks and none here means none: task_index is 0 where nobody set it.
         if "task_index" in table.column_names and (entry.tasks or not self._tables.lists_tasks):
-            found = [self._tables.tasks.get(number) for number in table["task_index"].to_pylist()]
+            numbers = matrix(table["task_index"], where=f"{entry.data}, episode {entry.index}: task_index")
+            found = [self._tables.tasks.get(number) for number in numbers[:, 0].tolist()]
             other = next((text for text in found if text and entry.tasks and text not in entry.tasks), None)
             if other is not None:
                 raise RecordingError(

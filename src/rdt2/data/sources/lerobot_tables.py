@@ -147,13 +147,17 @@ class Tables:
         raise RecordingError(f"{self.root}: no episode holds {key}, and info.json has no shape of it.")
 
     def _rows_of(self, file: Path, entry: Entry, columns: list[str], optional: tuple[str, ...]) -> Any:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         wanted = (file, *columns, *optional)
         if self._read[0] != wanted:  # many episodes lie in one file, which is read once
             self._read = (wanted, parquet(file, columns=[*columns, "episode_index"], optional=optional))
         table = self._read[1]
-        return table.filter(pc.equal(table["episode_index"], entry.index))
+        numbers = table["episode_index"]
+        if not (pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)):
+            raise RecordingError(f"{file}: episode_index holds {numbers.type}, expected whole numbers.")
+        return table.filter(pc.equal(numbers, entry.index))
 
     def _rows_elsewhere(self, entry: Entry, columns: list[str], optional: tuple[str, ...]) -> Any:
         import pyarrow as pa
@@ -282,6 +286,8 @@ def matrix(column: Any, *, where: str) -> np.ndarray:
         if values.null_count or pc.min(sizes).as_py() != pc.max(sizes).as_py():
             raise RecordingError(f"{where} has empty rows, or rows of different lengths.")
         values = values.flatten()
+    if rows and not len(values):
+        raise RecordingError(f"{where} has empty rows.")
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
         raise RecordingError(f"{where} holds {values.type}, expected numbers.")
     return np.asarray(values, np.float64).reshape(rows, -1 if rows else 0)
