@@ -23,7 +23,7 @@ from rdt2.data import (
     split_by_episode,
     tokenize_shards,
 )
-from rdt2.data.shards import instruction_key
+from rdt2.data.shards import instruction_key, write_instructions
 from rdt2.errors import RecordingError, ShardError
 
 SENTENCE = "Pick up the red cube."
@@ -202,6 +202,7 @@ ALIKE = (
     "把红色方块放进碗里。",
     "拿起苹果。",
     "...",
+    "Pick up \ud83d.",
     "Pick up the cube. " * 30,
     "Pick up the cube. " * 31,
 )
@@ -216,6 +217,10 @@ def test_sentences_that_differ_have_keys_that_differ(tmp_path: Path) -> None:
             writer.write(picture=picture(number), action=action(number), instruction=sentence)
     assert ShardIndex(tmp_path).sentences == list(ALIKE)
     assert [each.instruction for each in read_shards(tmp_path)] == list(ALIKE)
+
+
+def test_tables_are_written_as_people_read_them(tmp_path: Path) -> None:
+    write_instructions(tmp_path, {"a": "拿起苹果。"})
     assert "拿起苹果。" in (tmp_path / "instructions.json").read_text(encoding="utf-8")
 
 

@@ -245,7 +245,9 @@ def _temporary(path: Path) -> Path:
 
 def write_instructions(folder: str | Path, table: Mapping[str, str]) -> None:
     """Write ``instructions.json`` (key -> sentence) of a data set. Raises RecordingError."""
-    text = json.dumps(table, indent=1, sort_keys=True, ensure_ascii=False)
+    # As people read it, but for half characters, which UTF-8 cannot hold and JSON can.
+    halves = any("\ud800" <= letter <= "\udfff" for pair in table.items() for text in pair for letter in text)
+    text = json.dumps(table, indent=1, sort_keys=True, ensure_ascii=halves)
     write_atomic(Path(folder) / INSTRUCTION_FILES[0], text + "\n")
 
 
