@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from rdt2.action import ARMS
 from rdt2.data.sources import Source, SourceOptions, open_source
 from rdt2.data.sources.columns import flat_names, read_names
-from rdt2.errors import ConfigError, PoseError
+from rdt2.errors import ConfigError, PoseError, RecordingError
 
 LEFT_FIRST, RIGHT_FIRST = ("left", "right"), ("right", "left")
 XYZ = ["x", "y", "z"]
@@ -314,3 +314,16 @@ def test_one_bad_quaternion_is_the_recordings_fault(written) -> None:
 def test_names_that_contradict_each_other(written, names) -> None:
     with pytest.raises(ConfigError, match="name something twice, more than two arms, different rotations"):
         opened(written([table(Motion(30), LEFT_FIRST, Q)], names))
+
+
+def test_names_that_are_not_as_many_as_columns(written) -> None:
+    names = prefixed(LEFT_FIRST, QUATERNION_NAMES)
+    with pytest.raises(ConfigError, match=r"has 16 columns and 15 names for them.*--pose-names"):
+        opened(written([table(Motion(30), LEFT_FIRST, Q)], names[:-1]))
+    same(opened(written([table(Motion(30), LEFT_FIRST, Q)], ["state"]))[0], Motion(30))
+
+
+def test_poses_of_whole_numbers_are_refused(written) -> None:
+    rows = (1000 * table(Motion(30), LEFT_FIRST, lambda m, a: m.rotvec[a])).astype(np.int32)
+    with pytest.raises(RecordingError, match="eef_pose holds int32: poses of whole numbers"):
+        opened(written([rows]), position_unit="mm")

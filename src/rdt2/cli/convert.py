@@ -24,7 +24,9 @@ class DataConvert:
 
     Recordings rarely say which hand is robot 0, how a rotation is stored or how fast they were taken. What is
     not said is guessed, and the command stops and shows the guesses with the flags that confirm or correct
-    them; wrong ones give data that look right and teach the wrong motion. Afterwards: rdt2 data check OUT.
+    them, and all that has to be said; wrong ones give data that look right and teach the wrong motion. Names of
+    columns (left_qw, right_roll, gripper) are believed before their count; --pose-names gives or corrects them.
+    Afterwards: rdt2 data check OUT.
 
     umi-zarr: dataset.zarr.zip of UMI. lerobot: a LeRobotDataset v3.0 or v2.1 whose state are end-effector
     poses. hdf5: a folder of FastUMI or ALOHA-style files, an episode a file. mcap: ROS 2 recordings, an episode a
@@ -37,6 +39,8 @@ class DataConvert:
       rdt2 data convert recordings data/fold --from hdf5 --fps 30 --arms left-right --rotation xyzw --workers 4
       rdt2 data convert bags data/tidy --from mcap --pose-key "/{arm}/tcp_pose" --gripper-key "/{arm}/opening"
       rdt2 data convert my_dataset data/set --from lerobot --pose-key observation.eef --rotation rotvec
+      rdt2 data convert files data/one --from hdf5 --pose-names x y z roll pitch yaw --rotation euler-xyz \\
+        --angle-unit deg --position-unit mm --gripper-key observations/gripper --arms right --missing-arm still
     """
 
     source: Positional[Path]

@@ -141,6 +141,11 @@ def is_joint(name: str) -> bool:
     return _parse(name).part == "joint"
 
 
+def tells(name: str) -> bool:
+    """A name of a number in a pose, or of a gripper."""
+    return _parse(name).part not in ("", "joint", "delta")
+
+
 def read_names(names: Sequence[str], *, where: str) -> Named | None:
     """What names of columns say about poses; None where they say nothing ("state_0", "state_1", ...).
 

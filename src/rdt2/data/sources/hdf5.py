@@ -11,11 +11,15 @@ ALOHA-style (absolute end-effector poses of all arms side by side)::
     observations/{eef_pose, ee_pose, ...}  (n, arms * (3 + rotation + 1))
     observations/images/{camera}
 
+FastUMI's one-armed files have ``observations/qpos`` at the root; their unit quaternions tell them from ALOHA's joint
+angles of the same name. An attribute of the dataset (``names``, ``columns``, ...) may say what its columns are.
+
 Timestamps are read from ``timestamp``, ``timestamps`` or ``observations/timestamp(s)``, in any unit.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -33,7 +37,7 @@ from rdt2.data.sources.layout import read_layout
 from rdt2.data.sources.numbers import ROTATION_SIZE, is_quaternion, require_finite
 from rdt2.data.sources.options import Rotation, SourceOptions
 from rdt2.data.sources.pictures import MAX_SIDE, NOT_COLOUR, decode_image
-from rdt2.errors import ConfigError, PoseError, RecordingError
+from rdt2.errors import ConfigError, PoseError, RDT2Error, RecordingError
 from rdt2.files import unreadable
 
 if TYPE_CHECKING:
@@ -169,9 +173,9 @@ class Hdf5(Source):
             keys = [_QPOS]
         # Read here, so that the layout is never taken from a file whose poses cannot be read.
         first = f"robot_0/{_QPOS}" if robots else keys[0] if keys else None
-        shape = _numbers(file, first, 2).shape if first else (0, 0)
+        shape = _poses(file, first).shape if first else (0, 0)
         folders = [f"robot_{number}/{_IMAGES}" for number in range(robots)] or [_IMAGES]
-        cameras = tuple(f"{folder}/{name}" for folder in folders for name in sorted(file.get(folder, ())))
+        cameras = tuple(f"{folder}/{name}" for folder in folders for name in _inside(file, folder))
         return _Facts(robots, tuple(keys), shape[1] if shape[0] else 0, cameras)
 
     def _read_fastumi_layout(self, file: Any, count: int) -> None:
@@ -278,7 +282,7 @@ class Hdf5(Source):
         return parts
 
     def _table(self, file: Any, key: str) -> np.ndarray:
-        values = _numbers(file, key, 2)
+        values = _poses(file, key)
         if values.shape[1] != self._width:
             raise RecordingError(
                 f"{file.filename}: {key} has {values.shape[1]} columns, in most files {self._width}."
@@ -314,7 +318,7 @@ class _Frames:
             self._file = _open(self._path)
         try:
             value = self._file[self._key][number]
-        except OSError as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise RecordingError(
                 f"{self._path}: {self._key}, frame {number} cannot be read ({error})."
             ) from None
@@ -350,7 +354,7 @@ def _datasets(file: Any, *, columns: int | None = None, count: int | None = None
         if (columns is None and len(shape) == 2 and wide < 100) or (
             (columns or 0) >= wide and shape[0] == count
         ):
-            found.append(name)
+            found.append(os.fsdecode(name))
 
     file.visititems(visit)
     return found
@@ -367,9 +371,14 @@ def _names(file: Any, key: str) -> list[str]:
     return []
 
 
+def _inside(file: Any, folder: str) -> list[str]:
+    """Names in a group; a damaged one, which HDF5 gives as bytes, as text that can be shown."""
+    return sorted(os.fsdecode(name) for name in file.get(folder, ()))
+
+
 def _cameras(file: Any, folder: str) -> list[str]:
     """Cameras with colour pictures; all, where there are none."""
-    names = sorted(file[folder]) if folder in file else []
+    names = _inside(file, folder)
     return [name for name in names if _is_colour(file[f"{folder}/{name}"])] or names
 
 
@@ -401,10 +410,29 @@ def _reading(path: Path) -> Iterator[Any]:
     with _open(path) as file:
         try:
             yield file
-        except (OSError, RuntimeError, KeyError) as error:
+        except RDT2Error:
+            raise
+        except (
+            OSError,
+            RuntimeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # of h5py, by what is damaged
             raise RecordingError(
                 f"{path}: is damaged inside ({error}). Copy or record it again, or leave it out."
             ) from None
+
+
+def _poses(file: Any, key: str) -> np.ndarray:
+    """(n, columns) numbers with fractions. Raises RecordingError."""
+    values = _numbers(file, key, 2)
+    if file[key].dtype.kind != "f":
+        raise RecordingError(
+            f"{file.filename}: {key} holds {file[key].dtype}: poses of whole numbers have lost their fractions. "
+            f"Store them as float32 or float64."
+        )
+    return values
 
 
 def _numbers(file: Any, key: str, *dimensions: int) -> np.ndarray:

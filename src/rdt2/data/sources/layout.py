@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.data.sources.columns import EULER, ArmColumns, Named, counted, is_joint, read_names, sides
+from rdt2.data.sources.columns import EULER, ArmColumns, Named, counted, is_joint, read_names, sides, tells
 from rdt2.data.sources.numbers import ROTATION_SIZE, is_6d, is_quaternion
 from rdt2.data.sources.options import Rotation, SourceOptions
 from rdt2.errors import ConfigError
@@ -56,6 +56,11 @@ def read_layout(
     if any(is_joint(name) for name in names):
         raise ConfigError(
             f"{where}: holds joint angles ({', '.join(names[:3])}), which are no poses. {_ELSEWHERE}"
+        )
+    if len(names) != sample.shape[1] and any(tells(name) for name in names):
+        raise ConfigError(
+            f"{where}: has {sample.shape[1]} columns and {len(names)} names for them ({', '.join(names[:8])}). Name "
+            f"all columns in their order: --pose-names left_x left_y ..."
         )
     return _by_count(key, names, sample, options, where=where)
 

@@ -182,7 +182,7 @@ class LeRobot(Source):
 
     def _state(self, entry: Entry, table: Any, key: str) -> np.ndarray:
         where = f"{entry.data}, episode {entry.index}: {key}"
-        state = matrix(table[key], where=where)
+        state = matrix(table[key], where=where, fractions=True)
         if state.shape[1] != self._width:
             raise RecordingError(
                 f"{where} has {state.shape[1]} columns, info.json promises {self._width}. Mend its shape there."

@@ -267,8 +267,10 @@ class Tables:
         return path
 
 
-def matrix(column: Any, *, where: str) -> np.ndarray:
+def matrix(column: Any, *, where: str, fractions: bool = False) -> np.ndarray:
     """A parquet column of numbers, or of lists of equally many, as (n, columns) float64.
+
+    fractions: whole numbers are refused, as poses of integers have lost what is behind the point.
 
     Raises:
         RecordingError: other values, empty rows, or rows of different lengths.
@@ -290,6 +292,10 @@ def matrix(column: Any, *, where: str) -> np.ndarray:
         raise RecordingError(f"{where} has empty rows.")
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
         raise RecordingError(f"{where} holds {values.type}, expected numbers.")
+    if fractions and not pa.types.is_floating(values.type):
+        raise RecordingError(
+            f"{where} holds {values.type}: poses of whole numbers have lost their fractions. Store them as float32."
+        )
     return np.asarray(values, np.float64).reshape(rows, -1 if rows else 0)
 
 

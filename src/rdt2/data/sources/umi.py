@@ -166,6 +166,11 @@ class UmiZarr(Source):
             raise RecordingError(
                 f"{self.path}: {name} is {array.shape}, expected ({total}, {columns}) as episode_ends says."
             )
+        if columns == 3 and array.dtype.kind != "f":
+            raise RecordingError(
+                f"{self.path}: {name} holds {array.dtype}: poses of whole numbers have lost their fractions. "
+                f"Store them as float32 or float64."
+            )
         return self._files.rows(array, 0, total).astype(np.float64).reshape(total, columns)
 
     def _camera(self, arm: str, robot: int, total: int) -> Any:
