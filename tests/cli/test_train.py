@@ -120,7 +120,7 @@ def test_the_command_that_goes_on_begins_as_the_first_did(tmp_path, monkeypatch)
         ("--set", "stepz=3", "--set stepz=3: no setting 'stepz' of TokenizerTraining. Did you mean 'steps'?"),
         ("--json", "no/such/file/x.json", None),
         ("--json", "file/x.json", "is a file, not a folder"),
-        ("--json", ".", "is a folder, expected a file for --json"),
+        ("--json", ".", "--json .: is a folder"),
         ("--out", "file", "is a file, expected a folder"),
     ],
 )

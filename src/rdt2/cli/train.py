@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from rdt2.errors import ConfigError
-
 
 @dataclass(kw_only=True)
 class _Train:
@@ -32,15 +30,10 @@ class _Train:
 
     def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert", "distill"]) -> None:
         from rdt2.cli.output import existing, note, plain, save_json
-        from rdt2.files import require_writable
         from rdt2.training.cli import run_training
         from rdt2.training.stopping import Stopped
 
         existing(self.data, "folder of shards")
-        if self.json is not None:
-            if self.json.is_dir():
-                raise ConfigError(f"{self.json}: is a folder, expected a file for --json.")
-            require_writable(self.json, error=ConfigError)
         go_on = f"go on with: {self.resume_command(stage)}"
         try:
             result = run_training(
