@@ -82,8 +82,8 @@ def test_too_little_memory_is_said_before_weights_are_read(
     monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
     load_vlm(tiny.folder)
     monkeypatch.setattr(memory, "free_bytes", lambda device: needed - 1)
-    monkeypatch.setattr("rdt2.vlm.model._opened", None)  # reading anything would fail otherwise
-    monkeypatch.setattr("rdt2.vlm.model._find_tensors", lambda path, folder: _names(tiny))
+    monkeypatch.setattr("rdt2.vlm.model.opened", None)  # reading anything would fail otherwise
+    monkeypatch.setattr("rdt2.vlm.model.find_tensors", lambda path: _names(tiny))
     with pytest.raises(ConfigError, match=r"GB free.*int8"):
         load_vlm(tiny.folder)
 

@@ -56,7 +56,8 @@ def load_policy(
             the folder or hub id of an RDT2-FM expert, with ``vlm`` (RDT2-VQ) and ``normalizer``;
             the folder or hub id of an RDT2-VQ model, with ``tokenizer`` and ``normalizer``.
         vlm, processor, tokenizer, normalizer: parts, each a folder or hub id; they replace a bundle's. The
-            processor is looked for beside the VLM if not given, the normalizer in ``path``.
+            VLM may be LoRA adapters, which are added to the VLM they name. The processor is looked for beside the VLM
+            if not given (else it is Qwen2.5-VL-7B-Instruct's), the normalizer in ``path``.
         device: where the models run: "cpu", "cuda" or "cuda:N".
         dtype: of the VLM and the expert, by name ("bfloat16") or torch's; None for bfloat16 on a GPU, float32
             elsewhere. The tokenizer is always float32.
