@@ -174,6 +174,7 @@ def test_lost_episode_ends(store: Callable[..., Path]) -> None:
         ),
         ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [30]}}}, "chunks of"),
         ({"chunk_grid": None}, "unreadable zarr.json"),
+        ({"shape": [30, 1 << 40]}, "no recording has"),
         ({"node_type": "group"}, "unreadable zarr.json"),
         ({"codecs": [{"name": "no such codec"}]}, "cannot be opened"),
     ],

@@ -41,6 +41,11 @@ class _Meta:
     separator: str
     filled: bool
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many files there are along each axis."""
+        return tuple(-(-size // chunk) for size, chunk in zip(self.shape, self.stored, strict=True))
+
 
 class ZarrFiles:
     """The arrays of a store, by their path in it."""
@@ -105,6 +110,10 @@ class ZarrFiles:
             raise RecordingError(f"{where} has shape {meta.shape}: no recording is that long.")
         if len(meta.stored) != len(meta.shape):
             raise RecordingError(f"{where} has shape {meta.shape} and chunks of {meta.stored}.")
+        if math.prod(meta.counts) > MAX_ROWS:
+            raise RecordingError(
+                f"{where} has shape {meta.shape}, {math.prod(meta.counts)} chunks: no recording has."
+            )
         try:
             return zarr.open_array(
                 self._store,
@@ -123,8 +132,7 @@ class ZarrFiles:
         """Which rows of an array have a chunk that is not stored. Zarr would read it as the fill value, silently."""
         meta = self._meta(name)
         missing = np.zeros(meta.shape[0], bool)
-        counts = [-(-size // chunk) for size, chunk in zip(meta.shape, meta.stored, strict=True)]
-        for place in np.ndindex(*counts):
+        for place in np.ndindex(*meta.counts):
             if not self._exists(f"{name}/{meta.prefix}{meta.separator.join(map(str, place))}"):
                 missing[place[0] * meta.stored[0] : (place[0] + 1) * meta.stored[0]] = True
         return missing
