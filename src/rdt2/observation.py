@@ -94,7 +94,7 @@ def _checked_state(value: Any) -> np.ndarray:
 
 def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
     """A copy that nobody else holds and nobody changes."""
-    own = np.array(array, dtype=dtype)
+    own: np.ndarray = np.array(array, dtype=dtype)
     own.flags.writeable = False
     return own
 

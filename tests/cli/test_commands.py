@@ -320,3 +320,20 @@ def test_the_demo_runs_prints_and_writes_its_report(still, tmp_path, monkeypatch
     values = json.loads(figures.read_text())
     assert (values["success"], values["episodes"]) == (0, 1)
     assert values["tasks"]["press"]["trials"] == 1
+
+
+def test_a_sentence_of_ones_own_prints_what_came_of_it(still, tmp_path, monkeypatch, capsys):
+    """regression: a sentence that names no task of the scene printed no result at all."""
+    pytest.importorskip("mujoco")
+    from rdt2.evaluation import cell
+
+    run_trial = cell.run_trial
+
+    def short(trial, policy, robot, **settings):
+        return run_trial(trial, policy, robot, **{**settings, "max_seconds": 0.3})
+
+    monkeypatch.setattr(cell, "run_trial", short)
+    options = ["--robot", "handheld", "--task", "press", "--episodes", "1", "--out", str(tmp_path / "r.html")]
+    main(["demo", *options, "--instruction", "Dance a waltz."])
+    text = capsys.readouterr().out
+    assert "Dance a waltz. it names no task of this scene" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -227,7 +228,38 @@ def test_without_opengl_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match="apt-get install libosmesa6"):
         render.choose_backend()
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: "lib" if name == "OSMesa" else None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert render.choose_backend() == "osmesa"
+
+
+def test_opengl_that_does_not_work_is_one_error(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """regression: mujoco's and ctypes' own errors, after the policy was loaded."""
+    import ctypes.util
+
+    from rdt2.sim import render
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    for chosen, told in (("glfw", "there is none"), ("GLFW ", "there is none"), ("cgl", "egl or osmesa")):
+        monkeypatch.setenv("MUJOCO_GL", chosen)
+        with pytest.raises(ConfigError, match=f"MUJOCO_GL is .*{told}"):
+            render.choose_backend()
+    monkeypatch.setenv("MUJOCO_GL", "")
+    broken = tmp_path / "libOSMesa.so"
+    broken.write_text("no library")
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: str(broken) if name == "OSMesa" else None)
+    with pytest.raises(ConfigError, match="apt-get install libosmesa6"):
+        render.choose_backend()
+    code = "from rdt2.sim.render import require_rendering; require_rendering()"
+    for variables, told in (
+        ({"MUJOCO_GL": "glfw", "DISPLAY": ":77"}, "MUJOCO_GL=glfw"),
+        ({"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "MUJOCO_GL=osmesa"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **variables}
+        )
+        assert f"ConfigError: OpenGL could not start with {told}" in done.stderr
 
 
 def test_importing_the_package_imports_no_mujoco() -> None:

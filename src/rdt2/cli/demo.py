@@ -56,7 +56,9 @@ class Demo:
         from rdt2.evaluation.report import Report, stage_timings, write_report
         from rdt2.evaluation.scenes import draw_trials, trials_for
         from rdt2.observation import check_instruction
+        from rdt2.sim.render import require_rendering
 
+        require_rendering()
         kinds = ["pick", "place", "press"] if self.task == "all" else [self.task]
         if self.instruction is None:
             trials = [trial for kind in kinds for trial in draw_trials(kind, self.episodes, self.seed)]
@@ -107,6 +109,9 @@ class Demo:
         out = console()
         if summary:
             out.print(_table(summary, f"demo-{self.model} on {ROBOTS[self.robot]}"))
+        if self.instruction is not None:
+            for view in views:
+                out.print(_told(view), highlight=False, markup=False, soft_wrap=True)
         out.print(f"Report: [link=file://{path}]{path}[/link]", highlight=False, soft_wrap=True)
         save_json(self.json, self._figures(records, path))
 
@@ -140,6 +145,17 @@ def _row(kind: str, done: list[EpisodeRecord]) -> SummaryRow:
         followed=Rate.of(sum(record.followed for record in done), len(done)),
         seconds=median(times) if times else float("nan"),
     )
+
+
+def _told(view: EpisodeView) -> str:
+    """What the arms did about a sentence of the user's own."""
+    if view.success is None:
+        done = "it names no task of this scene, so look at the report for what the arms did"
+    elif view.success:
+        done = "done"
+    else:
+        done = "begun as asked, not finished" if view.followed else "not done"
+    return f"scene {view.seed}, {view.seconds:.1f} s: {view.instruction} {done} ({view.reason})"
 
 
 def _table(rows: list[SummaryRow], title: str) -> Any:

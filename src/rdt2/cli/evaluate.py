@@ -105,7 +105,9 @@ class EvaluateCell(PolicyOptions):
     def run(self) -> None:
         from rdt2.cli.output import console, progress, save_json
         from rdt2.evaluation.cell import evaluate_cell, loop_config
+        from rdt2.sim.render import require_rendering
 
+        require_rendering()
         with progress(f"{self.task} on {self.robot}", self.episodes) as advance:
             succeeded = 0
 

@@ -51,7 +51,7 @@ def _options(command: Any) -> Iterator[str]:
 
     hints = get_type_hints(command, include_extras=True)
     positional = get_args(Positional[int])[1:]
-    settings = type(arg())
+    settings: Any = type(arg())
     for field in dataclasses.fields(command):
         kind, name = hints[field.name], field.name
         told = get_args(kind)[1:] if get_origin(kind) is Annotated else ()

@@ -113,8 +113,10 @@ def row_generators(rows: int, seed: int | Sequence[int] | None) -> list[torch.Ge
     """
     if seed is None:
         return [None] * rows
-    several = isinstance(seed, Iterable) and not isinstance(seed, str) and np.ndim(seed) > 0
-    seeds = [checked_seed(each) for each in seed] if several else [checked_seed(seed)] * rows
+    if isinstance(seed, Iterable) and not isinstance(seed, str) and np.ndim(seed) > 0:
+        seeds = [checked_seed(each) for each in seed]
+    else:
+        seeds = [checked_seed(seed)] * rows
     if len(seeds) != rows:
         raise ObservationError(
             f"got {len(seeds)} seeds for {rows} observations; pass one number, or one a row."

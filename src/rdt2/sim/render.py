@@ -8,6 +8,7 @@ cell has its own `MjrContext` (the model's textures) on it and frees it.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import ctypes.util
 import logging
 import os
@@ -44,23 +45,42 @@ def choose_backend() -> str:
         ConfigError: the environment asks for a backend that does not exist, or neither OSMesa nor EGL is
             installed; the message names the packages.
     """
-    chosen = os.environ.get("MUJOCO_GL", "").lower()
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen:
         if chosen not in BACKENDS:
             raise ConfigError(
                 f"MUJOCO_GL is {chosen!r}, expected one of {BACKENDS}. Unset it to let rdt2 choose."
             )
+        if (chosen == "cgl") != (sys.platform == "darwin"):
+            usual = "cgl" if sys.platform == "darwin" else "egl or osmesa"
+            raise ConfigError(
+                f"MUJOCO_GL is {chosen!r}, this system has {usual}. Unset it to let rdt2 choose."
+            )
+        if chosen == "glfw" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise ConfigError(
+                "MUJOCO_GL is 'glfw', which draws on a screen, and there is none (DISPLAY is not set). Unset it to let "
+                f"rdt2 choose. {_HELP}"
+            )
         return chosen
     if sys.platform == "darwin":
         return "cgl"
-    egl = ctypes.util.find_library("EGL")
+    egl = _loads("EGL")
     if egl and (Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()):
         return "egl"
-    if ctypes.util.find_library("OSMesa"):
+    if _loads("OSMesa"):
         return "osmesa"
     if egl:
         return "egl"
-    raise ConfigError(f"found no library for off-screen rendering. {_HELP}")
+    raise ConfigError(f"found no library for off-screen rendering that works. {_HELP}")
+
+
+def _loads(library: str) -> bool:
+    """Whether a library is installed whole: a broken one is as good as none."""
+    name = ctypes.util.find_library(library)
+    try:
+        return name is not None and bool(ctypes.CDLL(name))
+    except OSError:
+        return False
 
 
 def load_mujoco() -> ModuleType:
@@ -70,15 +90,33 @@ def load_mujoco() -> ModuleType:
         ConfigError: mujoco is not installed, or no OpenGL library; the message says what to install.
     """
     if "mujoco" not in sys.modules:
-        os.environ.setdefault("MUJOCO_GL", choose_backend())
+        os.environ["MUJOCO_GL"] = choose_backend()
     try:
         import mujoco
     except ModuleNotFoundError as error:
         raise ConfigError("the simulation needs mujoco. Install it with 'pip install rdt2[sim]'.") from error
+    except Exception as error:  # whatever the binding of a platform raises when its library is broken
+        raise _no_opengl(error) from error
     if mujoco.get_mju_user_warning() is None:
         # Its own way is a MUJOCO_LOG.TXT in whatever folder the user is in. What matters becomes a SimulationError.
         mujoco.set_mju_user_warning(logging.getLogger(__name__).info)
     return mujoco
+
+
+def require_rendering() -> None:
+    """See that pictures can be drawn, before anything else is loaded or computed.
+
+    Raises:
+        ConfigError: as `load_mujoco`, or OpenGL does not start.
+    """
+    mujoco = load_mujoco()
+    _gl()
+    _made(mujoco.MjModel.from_xml_string("<mujoco/>")).free()
+
+
+def _no_opengl(error: Exception) -> ConfigError:
+    chosen = os.environ.get("MUJOCO_GL")
+    return ConfigError(f"OpenGL could not start with MUJOCO_GL={chosen}: {str(error).rstrip('.')}. {_HELP}")
 
 
 _local = threading.local()
@@ -96,12 +134,22 @@ def _gl() -> Any:
         except (
             Exception
         ) as error:  # whatever the platform's binding raises when its library or driver is missing
-            raise ConfigError(f"OpenGL could not start with MUJOCO_GL={backend}: {error}. {_HELP}") from error
+            raise _no_opengl(error) from error
         # mujoco's own clean-up would run when OpenGL's modules are already gone
         atexit.register(context.free)
         _local.context = context
     _local.context.make_current()
     return _local.context
+
+
+def _made(model: mujoco.MjModel) -> Any:
+    """A model's textures and buffers in OpenGL."""
+    import mujoco
+
+    try:
+        return mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    except mujoco.FatalError as error:  # a context that began and draws nothing
+        raise _no_opengl(error) from error
 
 
 class CellRenderer:
@@ -111,7 +159,7 @@ class CellRenderer:
         mujoco = load_mujoco()
         _gl()
         self._model = model
-        self._context: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        self._context: Any = _made(model)
         self._sharpen_textures()
         self._size = (int(model.vis.global_.offwidth), int(model.vis.global_.offheight))
         self._scene = mujoco.MjvScene(model, maxgeom=400)
