@@ -23,7 +23,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,37 +32,33 @@ import numpy as np
 from rdt2.data.clock import at_rate, to_seconds
 from rdt2.data.sources.base import Source, guess_cameras
 from rdt2.data.sources.columns import ArmColumns, counted
+from rdt2.data.sources.hdf5_files import (
+    MAX_VALUES,
+    Frames,
+    column_names,
+    is_colour,
+    numbers,
+    pose_numbers,
+    reading,
+    require_pictures,
+    sentences,
+)
 from rdt2.data.sources.layout import read_layout
 from rdt2.data.sources.numbers import ROTATION_SIZE, is_quaternion, require_finite
 from rdt2.data.sources.options import Rotation, SourceOptions
-from rdt2.data.sources.pictures import MAX_SIDE, NOT_COLOUR, decode_image
-from rdt2.errors import ConfigError, PoseError, RDT2Error, RecordingError
-from rdt2.files import unreadable
+from rdt2.errors import ConfigError, PoseError, RecordingError
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
 
 _QPOS = "observations/qpos"
 _IMAGES = "observations/images"
-_NAME_ATTRIBUTES = (
-    "names",
-    "column_names",
-    "columns",
-    "labels",
-    "fields",
-    "axes",
-    "state_names",
-    "dim_names",
-)
 _POSE_KEYS = ("eef_pose", "ee_pose", "eef_poses", "ee_poses", "end_effector", "eef", "eef_state")
 _TIME_KEYS = ("timestamp", "timestamps", "observations/timestamp", "observations/timestamps")
-_TEXT_KEYS = ("instruction", "language_instruction", "task", "language_raw")
 _NO_CLOCK = (
     "{}: has neither timestamps nor a rate. Say how fast it was recorded, for example --fps 30. "
     "A wrong rate makes every motion too fast or too slow."
 )
-_MAX_VALUES = 1 << 27
-"""Numbers a pose or time array may hold; a day at 30 Hz is 52 million."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ class Hdf5(Source):
         facts: dict[int, _Facts] = {}
         for number, file_path in enumerate(self._paths):
             try:
-                with _reading(file_path) as file:
+                with reading(file_path) as file:
                     facts[number] = self._facts(file)
             except RecordingError as error:
                 self.damaged[number] = error
@@ -109,7 +104,7 @@ class Hdf5(Source):
         counts = Counter((with_poses or facts).values())
         common = max(counts, key=counts.__getitem__)
         reference = next(number for number, each in facts.items() if each == common)
-        with _reading(self._paths[reference]) as file:
+        with reading(self._paths[reference]) as file:
             self._fastumi = common.robots > 0
             if self._fastumi:
                 self._read_fastumi_layout(file, common.robots)
@@ -131,15 +126,15 @@ class Hdf5(Source):
             if number in self.damaged:
                 continue
             try:
-                with _reading(path) as file:
+                with reading(path) as file:
                     parts = self._numbers_of(file)
                     for arm, part in parts.items():
                         where = f"{self.path.name}, {self.names[number]}, {arm} arm"
                         require_finite(part[0], part[1], where=where)
                     count = self.lengths[number] = len(next(iter(parts.values()))[0])
                     for key in self._camera_of.values():
-                        _require_pictures(file, key, count, path)
-                    text = _text(file, count)
+                        require_pictures(file, key, count, path)
+                    text = sentences(file, count)
             except (RecordingError, PoseError) as error:
                 self.damaged[number] = error
                 continue
@@ -149,17 +144,17 @@ class Hdf5(Source):
     def episode(self, number: int) -> Episode:
         """One episode. Raises RDT2Error that names file and frame."""
         path = self._paths[number]
-        with _reading(path) as file:
+        with reading(path) as file:
             parts = self._numbers_of(file)
             count = self.lengths[number]
             times = self._times(file, count)
-            text = _text(file, count)
+            text = sentences(file, count)
         return self._episode(
             number,
             position={arm: part[0] for arm, part in parts.items()},
             rotation={arm: part[1] for arm, part in parts.items()},
             gripper={arm: part[2] for arm, part in parts.items()},
-            frames={arm: _Frames(path, self._camera_of[arm]) for arm in parts},
+            frames={arm: Frames(path, self._camera_of[arm]) for arm in parts},
             timestamps=times,
             instruction=text,
         )
@@ -173,7 +168,7 @@ class Hdf5(Source):
             keys = [_QPOS]
         # Read here, so that the layout is never taken from a file whose poses cannot be read.
         first = f"robot_0/{_QPOS}" if robots else keys[0] if keys else None
-        shape = _poses(file, first).shape if first else (0, 0)
+        shape = pose_numbers(file, first).shape if first else (0, 0)
         folders = [f"robot_{number}/{_IMAGES}" for number in range(robots)] or [_IMAGES]
         cameras = tuple(f"{folder}/{name}" for folder in folders for name in _inside(file, folder))
         return _Facts(robots, tuple(keys), shape[1] if shape[0] else 0, cameras)
@@ -202,9 +197,9 @@ class Hdf5(Source):
                 )
 
     def _columns_of_robot(self, file: Any, key: str) -> ArmColumns:
-        values = _numbers(file, key, 2)
+        values = numbers(file, key, 2)
         self._width = values.shape[1]
-        names = [*(self.options.pose_names or _names(file, key))]
+        names = [*(self.options.pose_names or column_names(file, key))]
         if names:
             alone = replace(self.options, arms=None)
             layout = read_layout(key, names, values, alone, where=f"{file.filename}: {key}")
@@ -241,11 +236,11 @@ class Hdf5(Source):
         if key == _QPOS and self.options.pose_key is None:
             reason = "columns 4 to 7 are unit quaternions, as in FastUMI's one-armed files"
             self._choose("pose_key", lambda: (key, reason))
-        values = _numbers(file, key, 2)
+        values = numbers(file, key, 2)
         self._width = values.shape[1]
         self._read_columns(
             key,
-            _names(file, key),
+            column_names(file, key),
             values,
             left_first="ALOHA writes the left arm first",
             gripper_choices=_datasets(file, columns=2, count=len(values)),
@@ -262,7 +257,7 @@ class Hdf5(Source):
     def _numbers_of(self, file: Any) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """Position, rotation and gripper numbers of each arm."""
         grippers = self._gripper_numbers(
-            lambda key: _numbers(file, key, 1, 2), lambda key: _names(file, key), where=file.filename
+            lambda key: numbers(file, key, 1, 2), lambda key: column_names(file, key), where=file.filename
         )
         if not self._fastumi:
             return self._parts(self._table(file, self._key), grippers)
@@ -271,7 +266,7 @@ class Hdf5(Source):
             values = self._table(file, f"robot_{robot}/{_QPOS}")
             part = self._parts(values, grippers)[arm]
             if part[2] is None and self.options.gripper_fixed is None and not self._missing:
-                clamp = _numbers(file, f"robot_{robot}/action", 2)
+                clamp = numbers(file, f"robot_{robot}/action", 2)
                 if clamp.shape != (len(values), self._width + 1):
                     raise RecordingError(
                         f"{file.filename}: neither robot_{robot}/{_QPOS} {values.shape} nor robot_{robot}/action "
@@ -282,7 +277,7 @@ class Hdf5(Source):
         return parts
 
     def _table(self, file: Any, key: str) -> np.ndarray:
-        values = _poses(file, key)
+        values = pose_numbers(file, key)
         if values.shape[1] != self._width:
             raise RecordingError(
                 f"{file.filename}: {key} has {values.shape[1]} columns, in most files {self._width}."
@@ -292,7 +287,7 @@ class Hdf5(Source):
     def _times(self, file: Any, count: int) -> np.ndarray:
         """(count,) seconds from the first frame."""
         key = _time_key(file)
-        stamps = None if key is None or file[key].size > _MAX_VALUES else file[key][()]
+        stamps = None if key is None or file[key].size > MAX_VALUES else file[key][()]
         if self.options.fps is not None:
             return at_rate(self.options.fps, count, stamps)
         if stamps is None:
@@ -306,30 +301,6 @@ class Hdf5(Source):
         return times
 
 
-class _Frames:
-    """Reads frames of one camera; the file stays open from one frame to the next."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._path, self._key = path, key
-        self._file: Any = None
-
-    def __call__(self, number: int) -> np.ndarray:
-        if self._file is None:
-            self._file = _open(self._path)
-        try:
-            value = self._file[self._key][number]
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise RecordingError(
-                f"{self._path}: {self._key}, frame {number} cannot be read ({error})."
-            ) from None
-        if isinstance(value, np.ndarray) and value.ndim == 3:
-            return value
-        while isinstance(value, np.ndarray) and value.dtype == object:
-            value = value[0]
-        data = value if isinstance(value, bytes) else value.tobytes()
-        return decode_image(data, where=f"{self._path}: {self._key}, frame {number}")
-
-
 def _time_key(file: Any) -> str | None:
     return next((key for key in _TIME_KEYS if hasattr(file.get(key), "shape")), None)
 
@@ -339,7 +310,7 @@ def _is_quaternion_qpos(file: Any) -> bool:
     found = file.get(_QPOS)
     if len(getattr(found, "shape", ())) != 2 or found.dtype.kind not in "fiu" or found.shape[1] not in (7, 8):
         return False
-    return is_quaternion(_numbers(file, _QPOS, 2)[:, 3:7])
+    return is_quaternion(numbers(file, _QPOS, 2)[:, 3:7])
 
 
 def _datasets(file: Any, *, columns: int | None = None, count: int | None = None) -> list[str]:
@@ -360,17 +331,6 @@ def _datasets(file: Any, *, columns: int | None = None, count: int | None = None
     return found
 
 
-def _names(file: Any, key: str) -> list[str]:
-    """Names of the columns of a dataset, where an attribute of it or of its dimension has them."""
-    attributes = file[key].attrs
-    for attribute in _NAME_ATTRIBUTES:
-        if attribute in attributes:
-            values = np.asarray(attributes[attribute], dtype=object).reshape(-1)
-            names = [_decoded(value) for value in values]
-            return re.split(r"[\s,;]+", names[0].strip("[]")) if len(names) == 1 else names
-    return []
-
-
 def _inside(file: Any, folder: str) -> list[str]:
     """Names in a group; a damaged one, which HDF5 gives as bytes, as text that can be shown."""
     return sorted(os.fsdecode(name) for name in file.get(folder, ()))
@@ -379,7 +339,7 @@ def _inside(file: Any, folder: str) -> list[str]:
 def _cameras(file: Any, folder: str) -> list[str]:
     """Cameras with colour pictures; all, where there are none."""
     names = _inside(file, folder)
-    return [name for name in names if _is_colour(file[f"{folder}/{name}"])] or names
+    return [name for name in names if is_colour(file[f"{folder}/{name}"])] or names
 
 
 def _episodes_of(folder: Path) -> list[Path]:
@@ -391,115 +351,3 @@ def _episodes_of(folder: Path) -> list[Path]:
     files = [*folder.rglob("*.hdf5"), *folder.rglob("*.h5")]
     # ._name is what macOS keeps beside a file on other file systems: no recording.
     return sorted((path for path in files if not path.name.startswith("._")), key=natural)
-
-
-def _open(path: Path) -> Any:
-    import h5py
-
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise RecordingError(
-            unreadable(path, f"is no whole HDF5 file ({error}). It was cut off: copy or record it again.")
-        ) from None
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """An open file; what HDF5 raises about damage inside it is a RecordingError."""
-    with _open(path) as file:
-        try:
-            yield file
-        except RDT2Error:
-            raise
-        except (
-            OSError,
-            RuntimeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:  # of h5py, by what is damaged
-            raise RecordingError(
-                f"{path}: is damaged inside ({error}). Copy or record it again, or leave it out."
-            ) from None
-
-
-def _poses(file: Any, key: str) -> np.ndarray:
-    """(n, columns) numbers with fractions. Raises RecordingError."""
-    values = _numbers(file, key, 2)
-    if file[key].dtype.kind != "f":
-        raise RecordingError(
-            f"{file.filename}: {key} holds {file[key].dtype}: poses of whole numbers have lost their fractions. "
-            f"Store them as float32 or float64."
-        )
-    return values
-
-
-def _numbers(file: Any, key: str, *dimensions: int) -> np.ndarray:
-    """A numeric array as float64, whatever its byte order. Raises RecordingError."""
-    found = file.get(key)
-    if not hasattr(found, "shape"):
-        raise RecordingError(f"{file.filename}: has no dataset {key}.")
-    if found.dtype.kind not in "fiu":
-        raise RecordingError(f"{file.filename}: {key} holds {found.dtype}, expected numbers.")
-    if found.ndim not in dimensions or found.size > _MAX_VALUES:
-        raise RecordingError(
-            f"{file.filename}: {key} is {found.shape}, expected {' or '.join(map(str, dimensions))} dimensions "
-            f"and at most {_MAX_VALUES} numbers."
-        )
-    return found[()].astype(np.float64)
-
-
-def _text(file: Any, count: int) -> str | list[str] | None:
-    """The sentence of an episode, or one for each of its ``count`` frames."""
-    for key in _TEXT_KEYS:
-        if key in file.attrs:
-            value = file.attrs[key]
-        elif key in file and hasattr(file[key], "shape") and file[key].size in (1, count):
-            value = file[key][()]
-        else:
-            continue
-        found = [_decoded(each) for each in np.asarray(value, dtype=object).reshape(-1)]
-        if any(found):
-            return found[0] if len(found) == 1 else found
-    return None
-
-
-def _decoded(value: Any) -> str:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    return value.strip() if isinstance(value, str) else ""
-
-
-def _require_pictures(file: Any, key: str, count: int, path: Path) -> None:
-    if key not in file or not hasattr(file[key], "shape"):
-        raise RecordingError(f"{path}: has no camera {key}. Name it with --cameras RIGHT LEFT.")
-    found = file[key]
-    if found.shape[:1] != (count,):
-        raise RecordingError(
-            f"{path}: {key} has {found.shape[0] if found.shape else 0} pictures for {count} poses."
-        )
-    if not _is_colour(found):
-        raise RecordingError(
-            f"{path}: {key} is {found.dtype} {found.shape}, expected uint8 (n, h, w, 3) or JPEG bytes a frame. "
-            f"{NOT_COLOUR}"
-        )
-    if found.ndim == 4 and max(found.shape[1:3]) > MAX_SIDE:
-        raise RecordingError(f"{path}: {key} is {found.shape}: no camera has such pictures.")
-
-
-def _is_colour(found: Any) -> bool:
-    raw = getattr(found, "dtype", None) == np.uint8 and found.ndim == 4 and found.shape[3] in (3, 4)
-    return raw or (hasattr(found, "shape") and _is_packed(found))
-
-
-def _is_packed(found: Any) -> bool:
-    """JPEG or PNG bytes a frame: rows padded with zeros, byte strings, or arrays of variable length."""
-    import h5py
-
-    if found.ndim == 2 and found.shape[1] > 1:
-        return found.dtype == np.uint8
-    string = h5py.check_string_dtype(found.dtype)
-    bytes_of_any_length = h5py.check_vlen_dtype(found.dtype) in (np.uint8, np.int8)
-    single = found.ndim == 1 or found.shape[1:] == (1,)
-    return single and (string is not None or found.dtype.kind == "V" or bytes_of_any_length)
