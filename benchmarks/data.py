@@ -1,11 +1,14 @@
-"""Loading speed against a naive loader in the same run: webdataset, PIL decoding, augmentation in Python, as the
-published training scripts have them.
+"""What training waits for: batches that are ready for the model on its device, against a naive loader in the same run.
 
     python benchmarks/data.py --json data.json
+    python benchmarks/data.py --index 10000000 --json index.json
 
-Both read the same 2,000 samples of 384 x 768 JPEG with one worker and a shuffle buffer of 1,000, each in a fresh
-process; the naive loader is a torch DataLoader. Figures are samples a second after the first batch, seconds to the
-first batch, and the largest resident memory of the process that loads.
+Both loaders read the same JPEG samples (384 x 768) with one worker process and give what the VLM reads: patches, ids
+and masks on the device. Ours is the one of `rdt2 train`; the naive one is webdataset with PIL, augmentation in Python
+and transformers' own image processor in a torch DataLoader, as the published training scripts have it. Figures are
+samples a second after the first batch, seconds to the first batch, and resident memory of a worker process.
+
+--index: how long a start takes, and how much memory, with that many samples whose indices lie beside their shards.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -22,46 +26,58 @@ from typing import Any
 
 import numpy as np
 
-BATCH = 32
+BATCH = 16
 SHUFFLE = 1000
 SENTENCE = "Pick up the cup."
+RANKS = 8
+SAMPLES_A_SHARD = 20_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--samples", type=int, default=2000, help="samples that are decoded")
+    parser.add_argument("--samples", type=int, default=1200, help="samples that are decoded")
     parser.add_argument("--augmented", type=int, default=512, help="samples that are augmented, too")
+    parser.add_argument("--index", type=int, help="measure a start with so many samples instead")
+    parser.add_argument("--device", default="cpu", help="where the model is: cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    if min(options.samples, options.augmented) < 3 * BATCH:
-        parser.error(f"take at least {3 * BATCH} samples")
-    with tempfile.TemporaryDirectory() as folder:
-        write_shards(Path(folder), options.samples)
-        figures: dict[str, Any] = {}
-        for name, count, augment in (
-            ("decode", options.samples, False),
-            ("augment", options.augmented, True),
-        ):
-            naive = in_a_process(measure_naive, folder, count, augment)
-            ours = in_a_process(measure_ours, folder, count, augment)
-            figures[name] = {
-                "ratio": ours["samples_per_s"] / naive["samples_per_s"],
-                "samples_per_s": ours["samples_per_s"],
-                "naive_samples_per_s": naive["samples_per_s"],
-                "first_batch_s": ours["first_batch_s"],
-                "naive_first_batch_s": naive["first_batch_s"],
-                "memory_mb": ours["memory_mb"],
-                "naive_memory_mb": naive["memory_mb"],
-            }
-    figures["first_batch_s"] = max(figures[name]["first_batch_s"] for name in ("decode", "augment"))
-    figures["memory_mb"] = max(figures[name]["memory_mb"] for name in ("decode", "augment"))
-    show(figures)
+    if options.index is not None:
+        if options.index < 1:
+            parser.error("--index takes a number of samples")
+        figures = {"index": measure_index(options.index)}
+        show_index(figures["index"])
+    else:
+        if min(options.samples, options.augmented) < 3 * BATCH:
+            parser.error(f"take at least {3 * BATCH} samples")
+        figures = measure_loaders(options.samples, options.augmented, options.device)
+        show(figures)
     if options.json is not None:
         from rdt2.evaluation.files import write_json
 
         write_json(options.json, figures)
+
+
+def measure_loaders(samples: int, augmented: int, device: str) -> dict[str, Any]:
+    """All figures of both loaders, and of ours with two workers."""
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(Path(folder) / "shards", samples)
+        write_processor(Path(folder) / "processor")
+        for name, count, augment in (("decode", samples, False), ("augment", augmented, True)):
+            naive = in_a_process(measure_naive, folder, count, augment, device)
+            ours = in_a_process(measure_ours, folder, count, augment, device, 1)
+            figures[name] = {
+                "ratio": ours["samples_per_s"] / naive["samples_per_s"],
+                **ours,
+                **{f"naive_{key}": value for key, value in naive.items()},
+            }
+        two = in_a_process(measure_ours, folder, augmented, True, device, 2)
+    figures["scaling"] = two["samples_per_s"] / figures["augment"]["samples_per_s"]
+    for key in ("first_batch_s", "worker_memory_mb"):
+        figures[key] = max(figures[name][key] for name in ("decode", "augment"))
+    return figures
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -69,22 +85,25 @@ def show(figures: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="one worker, 384 x 768 JPEG", title_justify="left")
-    for name in ("", "samples/s", "naive", "ratio", "first batch (s)", "naive", "memory (MB)", "naive"):
+    table = Table(title="one worker, to what the model reads", title_justify="left")
+    for name in ("", "samples/s", "naive", "ratio", "first batch (s)", "naive", "worker (MB)", "naive"):
         table.add_column(name, justify="right" if name else "left")
     for name in ("decode", "augment"):
         row = figures[name]
-        table.add_row(
-            name,
-            f"{row['samples_per_s']:.0f}",
-            f"{row['naive_samples_per_s']:.0f}",
-            f"{row['ratio']:.1f}",
-            f"{row['first_batch_s']:.2f}",
-            f"{row['naive_first_batch_s']:.2f}",
-            f"{row['memory_mb']:.0f}",
-            f"{row['naive_memory_mb']:.0f}",
-        )
+        cells = [f"{row['samples_per_s']:.0f}", f"{row['naive_samples_per_s']:.0f}", f"{row['ratio']:.1f}"]
+        for key, digits in (("first_batch_s", 2), ("worker_memory_mb", 0)):
+            cells += [f"{row[key]:.{digits}f}", f"{row[f'naive_{key}']:.{digits}f}"]
+        table.add_row(name, *cells)
     Console().print(table)
+    Console().print(f"two workers, augmented: {figures['scaling']:.2f} x one")
+
+
+def show_index(figures: dict[str, float]) -> None:
+    """Print one line."""
+    print(
+        f"{figures['samples']:.0f} samples in {figures['shards']:.0f} shards: started in {figures['start_s']:.2f} s, "
+        f"{figures['rank_gb']:.3f} GB a rank, {figures['ranks_gb']:.3f} GB for {RANKS} ranks together"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- data
@@ -118,6 +137,16 @@ def write_shards(folder: Path, count: int) -> None:
             )
 
 
+def write_processor(folder: Path) -> None:
+    """The demo's small vocabulary, and pictures processed as the published model has them."""
+    import rdt2
+    from rdt2.vlm import VLMProcessor
+    from rdt2.vlm.images import ImageProcessor
+
+    demo = VLMProcessor.from_pretrained(Path(rdt2.__file__).parent / "checkpoints" / "demo" / "vlm")
+    VLMProcessor(demo.tokenizer, ImageProcessor()).save_pretrained(folder)
+
+
 # ---------------------------------------------------------------------------------------------------- measure
 
 
@@ -140,48 +169,179 @@ def _report(pipe: Any, measure: Any, arguments: tuple[Any, ...]) -> None:
     pipe.send(measure(*arguments))
 
 
-def measure_ours(folder: str, count: int, augment: bool) -> dict[str, float]:
-    """This project's stream, with its default shuffling."""
-    import cv2
-
-    from rdt2.data import StreamingData
-    from rdt2.data.augmentation import ImageCorruption
-
-    cv2.setNumThreads(1)  # one worker is one core, as in the naive loader
-    began = time.perf_counter()
-    corruption = ImageCorruption(seed=0) if augment else None
-    data = StreamingData(folder, batch_size=BATCH, shuffle=SHUFFLE, workers=1, corruption=corruption)
-    figures = timed(iter(data), began, count)
-    return {**figures, "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-
-
-def measure_naive(folder: str, count: int, augment: bool) -> dict[str, float]:
-    """webdataset's own decoding in a DataLoader of one worker process, which sends PIL pictures, as the published
-    training scripts have it.
-    """
+def measure_ours(folder: str, count: int, augment: bool, device: str, workers: int) -> dict[str, float]:
+    """The loader of `rdt2 train vq`, with its default shuffling."""
     import torch
-    import webdataset as wds
+
+    from rdt2.data import TrainingData
+    from rdt2.data.augmentation import ImageCorruption
+    from rdt2.training.pictures import PatchCutter
+    from rdt2.vlm import VLMProcessor
 
     torch.set_num_threads(1)
     began = time.perf_counter()
-    shards = [str(path) for path in sorted(Path(folder).glob("*.tar"))]
+    processor = VLMProcessor.from_pretrained(Path(folder) / "processor")
+    cutter = PatchCutter(processor.images, torch.device(device))
+    data = TrainingData(
+        str(Path(folder) / "shards"),
+        split="all",
+        batch_size=BATCH,
+        corruption=ImageCorruption(seed=0) if augment else None,
+        cut=cutter.while_loading,
+    )
+
+    def ready() -> Iterator[dict[str, Any]]:
+        steps = range(count // BATCH)
+        for batch in data.batches(steps, workers=workers, pin=device == "cuda"):
+            made = processor.training(cutter(batch), batch.instructions, torch.from_numpy(batch.tokens))
+            yield {name: value.to(device) for name, value in made.items()}
+
+    return timed(ready(), began, count, device)
+
+
+def measure_naive(folder: str, count: int, augment: bool, device: str) -> dict[str, float]:
+    """webdataset's own decoding and transformers' image processor in a DataLoader of one worker process."""
+    import torch
+    import webdataset as wds
+    from transformers import Qwen2VLImageProcessor
+
+    from rdt2.vlm import VLMProcessor
+    from rdt2.vlm.images import Patches
+
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    processor = VLMProcessor.from_pretrained(Path(folder) / "processor")
+    images = Qwen2VLImageProcessor.from_pretrained(Path(folder) / "processor")
+    shards = [str(path) for path in sorted((Path(folder) / "shards").glob("*.tar"))]
+
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        made = images([sample["picture"] for sample in samples], return_tensors="pt")
+        tokens = torch.from_numpy(np.stack([sample["tokens"] for sample in samples]).astype(np.int64))
+        patches = Patches(made["pixel_values"], made["image_grid_thw"])
+        return processor.training(patches, [SENTENCE] * len(samples), tokens)
+
     dataset = wds.WebDataset(shards, shardshuffle=len(shards)).repeat().shuffle(SHUFFLE, initial=SHUFFLE)
     dataset = dataset.decode("pil").map(_naive_augmented if augment else _naive_sample)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH, num_workers=1, collate_fn=list)
-    figures = timed(iter(loader), began, count)
-    return {**figures, "memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=BATCH, num_workers=1, collate_fn=collate, multiprocessing_context="fork"
+    )
+    ready = ({name: value.to(device) for name, value in batch.items()} for batch in loader)
+    return timed(ready, began, count, device)
 
 
-def timed(batches: Iterator[Any], began: float, count: int) -> dict[str, float]:
-    """Seconds to the first batch, and samples a second of those that follow."""
+def timed(batches: Iterator[Any], began: float, count: int, device: str) -> dict[str, float]:
+    """Seconds to the first batch, samples a second of those that follow, and the memory of the workers."""
+    import torch
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     next(batches)
+    wait()
     first = time.perf_counter()
     following = count // BATCH - 1
     for _ in range(following):
         next(batches)
+    wait()
     seconds = time.perf_counter() - first
     del batches
-    return {"first_batch_s": first - began, "samples_per_s": following * BATCH / seconds}
+    return {
+        "samples_per_s": following * BATCH / seconds,
+        "first_batch_s": first - began,
+        "worker_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+    }
+
+
+# ------------------------------------------------------------------------------------------------- many samples
+
+
+def measure_index(samples: int) -> dict[str, float]:
+    """A start of one rank, and the memory of all ranks of a machine, with indices in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        shards = write_indices(Path(folder), samples)
+        alone = in_a_process(start_of_a_rank, folder, 0, 1)
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(RANKS)]
+        ranks = [
+            context.Process(target=_rank, args=(theirs, folder, rank))
+            for rank, (_, theirs) in enumerate(pipes)
+        ]
+        for process in ranks:
+            process.start()
+        together = sum(ours.recv() for ours, _ in pipes)
+        for (ours, _), process in zip(pipes, ranks, strict=True):
+            ours.send("end")
+            process.join()
+    return {"samples": samples, "shards": shards, **alone, "ranks_gb": together}
+
+
+def _rank(pipe: Any, folder: str, rank: int) -> None:
+    """Start, wait until all have started, and say how much memory is this rank's, shared pages in parts."""
+    before = _proportional_gb()
+    data = _started(folder, rank, RANKS)
+    pipe.send(_proportional_gb() - before)
+    pipe.recv()
+    del data
+
+
+def start_of_a_rank(folder: str, rank: int, world_size: int) -> dict[str, float]:
+    """Seconds until the first batch's samples are known, and the memory that this takes, the imports of it included;
+    torch is not among them."""
+    before = _proportional_gb()
+    began = time.perf_counter()
+    data = _started(folder, rank, world_size)
+    seconds = time.perf_counter() - began
+    used = _proportional_gb() - before
+    del data
+    return {"start_s": seconds, "rank_gb": used}
+
+
+def _started(folder: str, rank: int, world_size: int) -> Any:
+    from rdt2.data import TrainingData
+
+    data = TrainingData(folder, batch_size=64, rank=rank, world_size=world_size)
+    numbers, _ = data.samples_of(0)
+    assert all(data.index.instruction(int(number)) == SENTENCE for number in numbers)
+    return data
+
+
+def _proportional_gb() -> float:
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1e6
+    raise SystemExit("this system does not say how much memory a process has")
+
+
+def write_indices(folder: Path, samples: int) -> int:
+    """Shards of nothing (holes of the right size) whose indices say that there are samples in them."""
+    from rdt2.data.shards.index import SUFFIX, ShardPlaces, save_index, signature_of
+
+    rows = min(samples, SAMPLES_A_SHARD)
+    sizes = np.tile(np.array([90_000, 2048, 182, 76], np.uint32), (rows, 1))
+    starts = np.arange(rows, dtype=np.uint64)[:, None] * np.uint64(100_352)
+    places = ShardPlaces(
+        offset=starts + np.array([512, 91_136, 93_696, 94_720], np.uint64),
+        size=sizes,
+        sentence=np.zeros(rows, np.uint32),
+        time=np.arange(rows) % 300 / 30,
+        key=np.array([f"{row:06d}" for row in range(rows)], "S6").view(np.uint8).reshape(rows, 6),
+    )
+    shards = -(-samples // rows)
+    for number in range(shards):
+        tar = folder / f"shard-{number:06d}.tar"
+        tar.touch()
+        os.truncate(tar, rows * 100_352)
+        episodes = [(f"{number}-{first}", min(300, rows - first)) for first in range(0, rows, 300)]
+        save_index(
+            Path(str(tar) + SUFFIX),
+            places,
+            shard=signature_of(str(tar)),
+            episodes=episodes,
+            sentences=["cup"],
+        )
+    (folder / "instructions.json").write_text(f'{{"cup": "{SENTENCE}"}}')
+    return shards
 
 
 # ------------------------------------------------------------------------------------------- the naive loader

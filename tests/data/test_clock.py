@@ -256,9 +256,8 @@ def test_shards_keep_their_sentences_and_have_missing_ones_filled(tmp_path: Path
     import json
 
     with ShardWriter(tmp_path / "in") as writer:
-        as_episode(
-            Motion(30), instruction=["Pick it up."] * 2 + ["Lift it."] * 2 + ["Put it down."] * 26
-        ).write(writer)
+        sentences = ["Pick it up."] * 2 + ["Lift it."] * 2 + ["Put it down."] * 26
+        as_episode(Motion(30), instruction=sentences, meta={"episode": "e"}).write(writer)
     table = tmp_path / "in/instructions.json"
     table.write_text(json.dumps({"pick_it_up": "Pick it up.", "lift_it": " "}))
     with pytest.raises(RDT2Error, match="no sentence for 'lift_it'"):

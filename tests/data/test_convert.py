@@ -43,9 +43,10 @@ def test_episode_to_shards_to_episode(umi_zarr, motions, tmp_path) -> None:
                 chunk.widths(arm), motions[0].width[arm][frame + 1 : frame + 25], atol=1e-6
             )
     index = ShardIndex(tmp_path / "out")
-    assert set(index.sentences) == {"Pick up the cup."}
+    assert set(index.instruction_counts()) == {"Pick up the cup."}
     assert {path.name for path in (tmp_path / "out").glob("*.*") if path.name[0] != "."} == {
-        "shard-000000.tar", "instructions.json", "normalizer.safetensors", "dataset.yaml", "conversion.json",
+        "shard-000000.tar", "shard-000000.tar.index", "instructions.json", "normalizer.safetensors", "dataset.yaml",
+        "conversion.json",
     }  # fmt: skip
     assert check_shards(tmp_path / "out").ok
 

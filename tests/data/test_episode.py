@@ -76,7 +76,7 @@ def test_samples_tell_where_the_arms_are(tmp_path: Path) -> None:
     recorded = episode(30)
     with ShardWriter(tmp_path) as writer:
         recorded.write(writer, stride=2)
-    batch = next(iter(TrainingData(tmp_path, split="all", batch_size=3, shuffle=False, states=True)))
+    batch = TrainingData(tmp_path, split="all", batch_size=3, shuffle=False, states=True).batch(0)
     assert batch.states is not None
     for row, frame in enumerate((0, 2, 4)):
         for arm, first in (("right", 0), ("left", 10)):

@@ -85,7 +85,7 @@ def test_an_epoch_mirrors_half_of_the_samples_and_the_next_one_the_others(tmp_pa
     plain = data.load(np.arange(20))
     assert plain.tokens is None
     assert not plain.mirrored.any()
-    first, second = (data.load(np.arange(20), epoch=epoch) for epoch in (0, 1))
+    first, second = (data.load(np.arange(20), np.full(20, epoch)) for epoch in (0, 1))
     assert 0 < first.mirrored.sum() < 20
     np.testing.assert_array_equal(first.mirrored, ~second.mirrored)
     for batch in (first, second):

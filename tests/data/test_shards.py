@@ -93,7 +93,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "instructions.json",
         "shard-000000.tar",
+        "shard-000000.tar.index",
         "shard-000001.tar",
+        "shard-000001.tar.index",
     ]
     samples = list(read_shards(tmp_path))
     assert [sample.key for sample in samples] == [str(number) for number in range(6)]
@@ -229,7 +231,7 @@ def test_full_disk_leaves_earlier_shards_whole(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(RecordingError, match=r"No space left.*1 earlier shard.*Free some space"):
         writer.write(picture=picture(), action=action(), instruction=SENTENCE)
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ["shard-000000.tar"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-000000.tar", "shard-000000.tar.index"]
     assert len(list(read_shards(tmp_path, instructions="ignore"))) == 2
 
 

@@ -49,7 +49,9 @@ def test_record_dataset(tmp_path: Path) -> None:
         "normalizer.safetensors",
         "recording.json",
         "shard-000000.tar",
+        "shard-000000.tar.index",
         "shard-000001.tar",
+        "shard-000001.tar.index",
     ]
     samples = list(read_shards(tmp_path / "a"))
     assert len(samples) == report.samples > 4
@@ -60,7 +62,8 @@ def test_record_dataset(tmp_path: Path) -> None:
     )
     normalizer = LinearNormalizer.from_pretrained(tmp_path / "a")
     found = check_shards(tmp_path / "a", normalizer=normalizer)
-    assert [finding.name for finding in found.findings] == ["tokens missing"]
+    # Pressing takes one hand; the other trembles, which the normalizer of so few episodes magnifies.
+    assert [finding.name for finding in found.findings] == ["resting arm"]
 
     record_dataset(tmp_path / "b", 2, **options, workers=2)  # type: ignore[arg-type]
     for name in ("shard-000000.tar", "shard-000001.tar", "instructions.json"):

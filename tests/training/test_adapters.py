@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toy import batch_of
 
 from rdt2.cli.main import main
 from rdt2.errors import CheckpointError, ConfigError
@@ -63,7 +64,7 @@ def test_only_adapters_of_the_language_model_train(run, tiny_vlm):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_loss_and_gradients_equal_the_plain_forward_with_adapters(run, checkpointing):
     stage, _, _ = run
-    model, batch = stage.module.vlm.eval(), stage.batch(0)
+    model, batch = stage.module.vlm.eval(), batch_of(stage, 0)
     trained = [p for p in model.parameters() if p.requires_grad]
     theirs = model(**batch).loss
     expected = torch.autograd.grad(theirs, trained)
@@ -88,7 +89,7 @@ def test_checkpointing_of_all_weights_changes_no_gradient(samples, tiny_vlm, tmp
     for checkpointing in (False, True):
         stage.module.checkpointing = checkpointing
         stage.module.zero_grad()
-        stage.module.train()(stage.batch(0), None)[0].backward()
+        stage.module.train()(batch_of(stage, 0), None)[0].backward()
         gradients.append([p.grad for p in stage.module.parameters()])
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, plain)
@@ -98,10 +99,10 @@ def test_an_interrupted_run_resumes_exactly_from_adapters_alone(run, samples, ti
     _, settings, whole = run
 
     class Interrupted(VQStage):
-        def batch(self, step):
+        def load(self, step):
             if step == 3:
                 raise KeyboardInterrupt
-            return super().batch(step)
+            return super().load(step)
 
     with pytest.raises(KeyboardInterrupt):
         fit(Interrupted(settings, samples, tmp_path), settings, tmp_path)
@@ -116,7 +117,7 @@ def test_the_merged_model_answers_as_the_adapters_do(run, tiny_vlm, tmp_path):
     stage, _, out = run
     merged = tmp_path / "merged"
     main(["export", "merge", str(out / "model"), str(merged), "--dtype", "float32"])
-    batch = stage.batch(7)
+    batch = batch_of(stage, 7)
     losses = [
         training_loss(model, batch)[1].loss
         for model in (stage.module.vlm.eval(), load_vlm(merged), load_vlm(tiny_vlm))
@@ -131,7 +132,7 @@ def test_adapters_are_read_by_peft_alone(run, tiny_vlm):
 
     stage, _, out = run
     model = PeftModel.from_pretrained(load_vlm(tiny_vlm), str(out / "model"))
-    batch = stage.batch(1)
+    batch = batch_of(stage, 1)
     loss, expected = (training_loss(m, batch)[0] for m in (model, stage.module.vlm.eval()))
     torch.testing.assert_close(loss, expected)
 
@@ -139,7 +140,7 @@ def test_adapters_are_read_by_peft_alone(run, tiny_vlm):
 def test_training_goes_on_from_adapters(run, samples, tiny_vlm, tmp_path):
     before, _, out = run
     stage = VQStage(config(tiny_vlm, start_from=str(out / "model"), evaluate_samples=2), samples, tmp_path)
-    batch = before.batch(5)
+    batch = batch_of(before, 5)
     losses = [training_loss(s.module.vlm.eval(), batch)[0] for s in (stage, before)]
     torch.testing.assert_close(*losses)
     stage.save(stage.module, tmp_path / "model")
@@ -150,7 +151,7 @@ def test_training_goes_on_from_adapters(run, samples, tiny_vlm, tmp_path):
 def test_all_weights_train_from_merged_adapters(run, samples, tiny_vlm, tmp_path):
     before, _, out = run
     settings = config(tiny_vlm, start_from=str(out / "model"), adapter="none")
-    stage, batch = VQStage(settings, samples, tmp_path), before.batch(5)
+    stage, batch = VQStage(settings, samples, tmp_path), batch_of(before, 5)
     losses = [training_loss(s.module.vlm.eval(), batch)[0] for s in (stage, before)]
     torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
 
@@ -216,11 +217,11 @@ def test_wrong_adapters_are_named(run, samples, tiny_vlm, tmp_path):
 def test_corrupted_pictures_are_for_training_only(samples, tiny_vlm, tmp_path):
     pytest.importorskip("cv2")
     plain, augmented = (VQStage(config(tiny_vlm, augment=flag), samples, tmp_path) for flag in (False, True))
-    pixels = [stage.batch(0)["pixel_values"] for stage in (plain, augmented, augmented)]
+    pixels = [batch_of(stage, 0)["pixel_values"] for stage in (plain, augmented, augmented)]
     assert not torch.equal(pixels[0], pixels[1])
     assert torch.equal(pixels[1], pixels[2])
     held_out = plain.samples.held_out.load(plain.samples.held_out.numbers[:2])
-    assert torch.equal(*(s._prepare(held_out)["pixel_values"] for s in (plain, augmented)))
+    assert torch.equal(*(s.ready(held_out, torch.device("cpu"))["pixel_values"] for s in (plain, augmented)))
 
 
 def test_the_lora_preset_is_the_published_recipe(request):

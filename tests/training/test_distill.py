@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from toy import batch_of
 
 from rdt2.cli.main import main
 from rdt2.errors import ConfigError
@@ -41,7 +42,7 @@ def config(teacher, vlm, **changes) -> DistillTraining:
 
 def test_the_loss_is_the_distance_of_one_step_from_the_teachers_five(samples, teacher, demo_vlm):
     stage = DistillStage(config(teacher, demo_vlm), samples)
-    batch = stage.batch(0)
+    batch = batch_of(stage, 0)
     loss, _ = stage.module(batch, step_generator(0, 0, 0))
 
     same = Expert.from_pretrained(teacher)

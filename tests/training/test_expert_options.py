@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from toy import batch_of
 
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.training import kv_cache
@@ -80,7 +81,7 @@ def test_a_cached_expert_stage_has_the_same_loss(samples, demo_vlm, tmp_path):
     losses = []
     for stage in (plain, cached, cached):  # written, then read
         with torch.no_grad():
-            losses.append(stage.module(stage.batch(0), step_generator(0, 0, 0))[0])
+            losses.append(stage.module(batch_of(stage, 0), step_generator(0, 0, 0))[0])
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(losses[2], losses[0])
     with pytest.raises(ConfigError, match="does not go with augment"):
@@ -96,7 +97,7 @@ def test_checkpointing_changes_no_gradient(samples, demo_vlm):
             for parameter in expert.parameters():
                 parameter.add_(0.02)
         expert.model.blocks[0].attn.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
-        stage.module.train()(stage.batch(0), step_generator(0, 0, 0))[0].backward()
+        stage.module.train()(batch_of(stage, 0), step_generator(0, 0, 0))[0].backward()
         assert len(ran) == 1 + flag
         gradients.append([p.grad for p in expert.parameters() if p.requires_grad])
     for plain, again in zip(*gradients, strict=True):

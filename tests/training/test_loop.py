@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from toy import ToyStage, config, rows
+from toy import ToyStage, batch_of, config, rows
 
 from rdt2.errors import CheckpointError, ConfigError, TrainingError
 from rdt2.training import loop
@@ -73,7 +73,7 @@ def test_gradients_of_several_batches_are_added(tmp_path):
     for part in range(3):
         generator = step_generator(0, part, 0)
         torch.manual_seed(generator.initial_seed())
-        loss, _ = module(stage.batch(part), generator)
+        loss, _ = module(batch_of(stage, part), generator)
         (loss / 3).backward()
         losses.append(float(loss.detach()))
     assert row["loss"] == pytest.approx(sum(losses) / 3)
@@ -90,7 +90,7 @@ def test_tensorboard_gets_the_figures(tmp_path):
 def test_trackers_that_cannot_be_had_are_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="expected one of tensorboard, wandb, trackio"):
         config(trackers=("tensorbord",))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'rdt2\[wandb\]'"):
         fit(ToyStage(), config(trackers=("wandb",)), tmp_path / "b")
 

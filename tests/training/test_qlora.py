@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from toy import batch_of
 
 from rdt2.errors import ConfigError
 from rdt2.training.adapters import merge_adapters, quantise
@@ -22,7 +23,7 @@ def test_training_beside_4_bit_weights_and_merging_into_whole_ones(samples, tiny
         precision="fp32", evaluate_samples=4, trackers=(), save_every=20, schedule="constant", lora_dropout=0.0,
     )  # fmt: skip
     stage = VQStage(config, samples, tmp_path)
-    batch = stage.batch(0)
+    batch = batch_of(stage, 0)
     before, whole = loss_of(stage.module.vlm, batch), loss_of(load_vlm(tiny_vlm), batch)
     assert 0 < abs(before - whole) < 0.1  # 4 bits are near, and not the same
     fit(stage, config, tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 
@@ -147,7 +146,7 @@ def test_of_many_samples_an_even_part_is_looked_at_and_the_others_when_they_come
     write(tmp_path, actions)
     found = take(tmp_path, held_out=0)
     assert "the actions of 8 of 64 samples and the pictures of 4 of 64 samples" in found.notes[1]
-    step = next(step for step in range(16) if 5 in found.train.numbers_of(step))
+    step = next(step for step in range(16) if 5 in found.train.samples_of(step)[0])
     with pytest.raises(ShardError, match=r"sample 000005: action.npy holds NaN"):
         found.batch(step)
 
@@ -172,15 +171,21 @@ def test_what_is_held_out_is_said_and_can_be_set(tmp_path):
 
 def test_few_samples_are_counted_out(tmp_path):
     write(tmp_path, moving(20), per_episode=100)
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError, match=r"of 20 samples none is left to train on.*take held_out=0"):
         take(tmp_path)
-    said = str(error.value)
-    assert "holds 20 samples, of which 20 are held back" in said
-    assert "0 are left, one step needs 4" in said
-    assert "Train on all with held_out=0 or record more." in said
     assert len(take(tmp_path, held_out=0).train) == 20
-    with pytest.raises(ConfigError, match=r"Take a smaller batch_size .now 64. or record more"):
-        take(tmp_path, held_out=0, batch_size=64)
+    many = take(tmp_path, held_out=0, batch_size=64)
+    assert "a step sees 64 samples, more than the 20 there are: some twice" in many.notes
+    assert set(many.batch(0).indices) == set(range(20))
+
+
+def test_a_validation_set_of_its_own(tmp_path):
+    write(tmp_path / "train", moving(16))
+    write(tmp_path / "other", moving(40))
+    found = take(tmp_path / "train", validation=str(tmp_path / "other"))
+    assert (len(found.train), len(found.held_out)) == (16, 40)
+    assert found.notes[0].startswith("training on all 16 samples of 2 episodes; evaluated on the 40 samples")
+    assert len(found.held_out_batch(0, 1).indices) == 32
 
 
 def test_a_run_that_holds_nothing_out_trains_and_evaluates_nothing(tmp_path):
@@ -195,47 +200,6 @@ def test_a_run_that_holds_nothing_out_trains_and_evaluates_nothing(tmp_path):
     assert result.metrics == {}
     assert (result.model / "config.json").is_file()
     assert "eval/" not in (tmp_path / "out" / "metrics.jsonl").read_text()
-
-
-# ------------------------------------------------------------------------------------------- the table beside shards
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "other arrays"])
-def test_a_damaged_table_of_samples_is_made_again(tmp_path, damage):
-    write(tmp_path, moving(8))
-    table = tmp_path / ".shard-index.npz"
-    keys = ShardIndex(tmp_path).keys.tolist()
-    content = table.read_bytes()
-    if damage == "cut":
-        table.write_bytes(content[: len(content) // 2])
-    elif damage == "empty":
-        table.write_bytes(b"")
-    elif damage == "text":
-        table.write_bytes(b"PK\x03\x04 no archive")
-    elif damage == "flipped":
-        middle = content.index(b"000003".decode().encode("utf-32-le"))
-        table.write_bytes(content[:middle] + b"9" + content[middle + 1 :])
-    else:
-        with np.load(table) as arrays:
-            kept = {name: arrays[name] for name in arrays.files}
-        kept["key"] = kept["key"][:3]
-        np.savez(table, **kept)
-    assert ShardIndex(tmp_path).keys.tolist() == keys
-
-
-def test_a_data_folder_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monkeypatch):
-    write(tmp_path, moving(8))
-
-    def refused(*_: object, **__: object) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(np, "savez", refused)
-    monkeypatch.setattr(os, "unlink", refused)
-    monkeypatch.setattr(
-        Path, "unlink", refused
-    )  # a read-only file system refuses this too, whether or not it is there
-    assert len(ShardIndex(tmp_path)) == 8
-    assert not (tmp_path / ".shard-index.npz").exists()
 
 
 def test_the_name_of_samples_is_that_of_what_they_hold(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy import batch_of
 
 from rdt2.data import ShardIndex
 from rdt2.normalizer import LinearNormalizer
@@ -39,9 +40,9 @@ def test_one_real_episode_teaches_the_motion_of_another(real: Path, tmp_path: Pa
 def test_batches_are_a_function_of_the_step(samples: Path, augment: bool) -> None:
     config = TokenizerTraining(size="tiny", batch_size=8, augment=augment)
     first, second = (TokenizerStage(config, samples) for _ in range(2))
-    later = first.batch(5)["actions"].numpy()
-    assert np.array_equal(second.batch(5)["actions"].numpy(), later)
-    recorded = first.source.index.all_actions(first.source.numbers_of(5))
+    later = batch_of(first, 5)["actions"].numpy()
+    assert np.array_equal(batch_of(second, 5)["actions"].numpy(), later)
+    recorded = first.source.index.all_actions(first.source.samples_of(5)[0])
     assert np.array_equal(later, recorded) is not augment
 
 

@@ -22,7 +22,7 @@ class ToyStage(Stage):
         self.fail_at, self.interrupt_at = fail_at, interrupt_at
         self.module = Toy()
 
-    def batch(self, step: int) -> torch.Tensor:
+    def load(self, step: int) -> torch.Tensor:
         if step == self.interrupt_at:
             raise KeyboardInterrupt
         x = torch.randn(8, 4, generator=step_generator(1, step, 0))
@@ -44,6 +44,11 @@ class Toy(nn.Module):
         noise = torch.randn(x.shape, generator=generator)
         loss = (self.linear(self.dropout(x + 0.1 * noise)) - x.sum(-1, keepdim=True)).square().mean()
         return loss, {"half": loss.detach() / 2}
+
+
+def batch_of(stage: Stage, step: int):
+    """The batch of a step as the module takes it."""
+    return stage.ready(stage.load(step), torch.device("cpu"))
 
 
 def config(**changes) -> RunConfig:

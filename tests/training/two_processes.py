@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from toy import batch_of
 
 from rdt2.training.config import VQTraining
 from rdt2.training.loop import fit, processes
@@ -41,11 +42,11 @@ def main(samples: str, vlm: str, out: str, engine: str) -> None:
             drawn.append(float(torch.rand((), generator=clone)))
 
     stage.module.register_forward_pre_hook(record)
-    fsdp2 = compare_with_fsdp2(stage.module, stage.batch(0)) if engine == "ddp" else None
+    fsdp2 = compare_with_fsdp2(stage.module, batch_of(stage, 0)) if engine == "ddp" else None
     fit(stage, config, out)
     report = {
         "numbers": [
-            stage.samples.train.numbers_of(step).tolist() for step in range(STEPS * config.accumulate)
+            stage.samples.train.samples_of(step)[0].tolist() for step in range(STEPS * config.accumulate)
         ],
         "drawn": drawn,
         "fsdp2": fsdp2,

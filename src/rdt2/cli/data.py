@@ -209,14 +209,14 @@ class DataStats:
         if not told:
             note("no instructions.json beside the shards: sentences are left out")
         statistics = action_statistics(index)
-        sentences = Counter(index.sentences)
+        sentences = Counter(index.instruction_counts() if told else {})
         train, held_out = split_by_episode(index)
         minutes, timed = recorded_minutes(index)
-        named = len(set(index.episodes) - {""})
+        named = len({name for name, _ in index.episode_runs()} - {""})
         values = {
             "samples": len(index),
             "minutes": minutes,
-            "shards": len(index.paths),
+            "shards": len(index.shards),
             "episodes": named,
             "tokens": index.has_tokens,
             "training_samples": len(train),
@@ -226,7 +226,7 @@ class DataStats:
         }
         out = console()
         out.print(
-            f"{len(index)} samples in {len(index.paths)} shards, {named or 'unnamed'} episodes, {minutes:.1f} minutes"
+            f"{len(index)} samples in {len(index.shards)} shards, {named or 'unnamed'} episodes, {minutes:.1f} minutes"
             f"{'' if timed else ' at 30 samples a second (no times are recorded)'}, "
             f"tokens: {'yes' if index.has_tokens else 'no'}; training holds out {len(held_out)} samples"
         )

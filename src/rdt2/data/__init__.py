@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from rdt2.data.batch import Batch
+from rdt2.data.batches import TrainingData
 from rdt2.data.check import CheckReport, Finding, check_shards
-from rdt2.data.dataset import ShardIndex, TrainingData, split_by_episode
+from rdt2.data.dataset import ShardIndex, split_by_episode
 from rdt2.data.episode import Episode, cut_chunks
-from rdt2.data.mixture import StreamSource, open_sources
+from rdt2.data.mixture import DataSource, open_sources
 from rdt2.data.shards import (
     ReadReport,
     Sample,
@@ -20,20 +21,18 @@ from rdt2.data.shards import (
     write_dataset_yaml,
 )
 from rdt2.data.stats import ActionStatistics, action_statistics, fit_normalizer
-from rdt2.data.stream import StreamingData
 
 __all__ = [
     "ActionStatistics",
     "Batch",
     "CheckReport",
+    "DataSource",
     "Episode",
     "Finding",
     "ReadReport",
     "Sample",
     "ShardIndex",
     "ShardWriter",
-    "StreamSource",
-    "StreamingData",
     "TrainingData",
     "action_statistics",
     "check_shards",

@@ -67,6 +67,11 @@ class ImageCorruption:
     """Corrupts pictures, the same way for the same (seed, sample, epoch)."""
 
     def __init__(self, *, seed: int = 0, config: CorruptionConfig | None = None) -> None:
+        import cv2
+
+        # Pictures are corrupted by several processes: each is to use one core, and where they are made by fork,
+        # threads that OpenCV began before would be waited for in vain.
+        cv2.setNumThreads(0)
         self.seed, self.config = seed, config or CorruptionConfig()
 
     def __call__(

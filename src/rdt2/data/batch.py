@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-
-from rdt2.data.shards.sample import decode_jpeg
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt8
@@ -22,11 +20,11 @@ Corruption = Callable[..., np.ndarray]
 class Batch:
     """What one training step sees.
 
-    pictures: uint8 (b, 384, 768, 3) or None when not asked for; actions: float32 (b, 24, 20)
-    metres; tokens: int64 (b, 27) or None; indices: int64 (b,) numbers that stand for the samples (of a
-    ShardIndex: their place in it); state: where the data stands after this batch, for ``load_state``; mirrored:
+    pictures: uint8 (b, 384, 768, 3), or None when not asked for or cut already; patches: what the VLM reads of them,
+    float32 (patches, 1176) and grids int64 (b, 3), where they were cut while loading; actions: float32 (b, 24, 20)
+    metres; tokens: int64 (b, 27) or None; indices: int64 (b,), the samples' numbers in the ShardIndex; mirrored:
     bool (b,), which samples are seen in a mirror (see rdt2.data.mirror); states: float32 (b, 20), where the arms were
-    (see rdt2.action.state_vector), or None when not asked for.
+    (see rdt2.action.state_vector), or None when not asked for; damaged: what other samples of the batch stand in for.
     """
 
     pictures: UInt8[np.ndarray, "b 384 768 3"] | None
@@ -34,21 +32,7 @@ class Batch:
     tokens: Int[np.ndarray, "b 27"] | None
     instructions: list[str]
     indices: Int[np.ndarray, " b"]
-    state: dict[str, Any]
     mirrored: Bool[np.ndarray, " b"]
     states: Float[np.ndarray, "b 20"] | None = None
-
-
-def fill_picture(
-    out: UInt8[np.ndarray, "384 768 3"],
-    jpeg: bytes,
-    *,
-    where: str,
-    corruption: Corruption | None = None,
-    sample: int = 0,
-    epoch: int = 0,
-) -> None:
-    """Decode a picture into a row of a batch, and corrupt it if there is a corruption. Raises ShardError."""
-    decode_jpeg(jpeg, where=where, out=out)
-    if corruption is not None:
-        out[...] = corruption(out, sample=sample, epoch=epoch)
+    patches: tuple[Float[np.ndarray, "patches 1176"], Int[np.ndarray, "b 3"]] | None = None
+    damaged: tuple[str, ...] = ()

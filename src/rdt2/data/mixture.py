@@ -20,11 +20,11 @@ a file does not give itself::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from rdt2.data.shards.reading import parse_instructions, read_instructions
 from rdt2.data.shards.remote import expand_locations, instructions_beside, is_url
@@ -34,16 +34,16 @@ _PATHS = ("instruction_path", "normalizer_path")
 
 
 @dataclass(frozen=True)
-class StreamSource:
+class DataSource:
     """One data set of a mixture.
 
-    shards: paths or URLs of its tars. instructions: key -> sentence; None leaves sentences out.
-    weight: share of the samples, relative to the other sources' weights.
+    shards: paths or URLs of its tars. instructions: folder of tars -> instruction key -> sentence; one table for
+    all is that of the folder "". weight: share of the samples seen, relative to the other sources' weights.
     """
 
     name: str
     shards: tuple[str, ...]
-    instructions: Mapping[str, str] | None = field(repr=False)
+    instructions: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     weight: float = 1.0
     normalizer: str | None = None
     """Where the data set's own normalizer is, as its yaml says."""
@@ -54,38 +54,55 @@ class StreamSource:
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"data set {self.name!r}: weight is {self.weight}, expected above 0.")
 
+    def table(self, shard: str) -> Mapping[str, str]:
+        """Instruction key -> sentence for the samples of a tar."""
+        return self.instructions[self.folder(shard)]
+
+    def folder(self, shard: str) -> str:
+        """Whose table goes for a tar."""
+        return "" if "" in self.instructions else shard.rpartition("/")[0]
+
 
 def open_sources(
-    location: str | Path | Iterable[str | Path],
+    location: str | Path | Iterable[str | Path] | Sequence[DataSource],
     *,
-    instructions: Mapping[str, str] | None = None,
-) -> list[StreamSource]:
-    """The sources of a folder, tars, URLs, or a yaml file.
+    instructions: Mapping[str, str] | Literal["file", "ignore"] = "file",
+) -> list[DataSource]:
+    """The sources of a folder, tars, URLs, a yaml file, or as they are given.
 
-    instructions: used instead of the table beside the shards; not with a yaml.
+    instructions: "file" reads the table beside the shards, or where the yaml says; "ignore" leaves sentences out;
+        or a table.
 
     Raises:
         ConfigError: a yaml that is neither form. ShardError: no shards, or no instructions beside them.
     """
     if isinstance(location, (str, Path)) and Path(location).suffix in (".yaml", ".yml"):
-        return _read_yaml(Path(location))
-    shards = expand_locations(location)
-    # Tars of several folders have several tables, so each folder is a source of as many shares as it has tars.
-    folders: dict[str, list[str]] = {}
-    for shard in shards:
-        folders.setdefault(shard.rpartition("/")[0], []).append(shard)
-    return [
-        StreamSource(
-            name=folder.rpartition("/")[2] or ".",
-            shards=tuple(members),
-            instructions=instructions_beside(members[0]) if instructions is None else instructions,
-            weight=float(len(members)),
-        )
-        for folder, members in folders.items()
-    ]
+        sources = _read_yaml(Path(location))
+    else:
+        given = [location] if isinstance(location, (str, Path)) else list(location)
+        sources = [each for each in given if isinstance(each, DataSource)]
+        if len(sources) not in (0, len(given)):
+            raise ConfigError("expected data sets, or places of shards, not some of each.")
+        if not sources:
+            shards = expand_locations(given)  # type: ignore[arg-type]
+            sources = [DataSource(name=str(given[0]), shards=tuple(shards))]
+    return [_with_instructions(source, instructions) for source in sources]
 
 
-def _read_yaml(path: Path) -> list[StreamSource]:
+def _with_instructions(
+    source: DataSource, instructions: Mapping[str, str] | Literal["file", "ignore"]
+) -> DataSource:
+    if not isinstance(instructions, str):
+        return replace(source, instructions={"": instructions})
+    if instructions == "ignore" or source.instructions:
+        return source
+    beside = {shard.rpartition("/")[0]: shard for shard in source.shards}
+    return replace(
+        source, instructions={folder: instructions_beside(shard) for folder, shard in beside.items()}
+    )
+
+
+def _read_yaml(path: Path) -> list[DataSource]:
     config = _load(path)
     if "train" not in config:
         return [_single(path, config, name=str(config.get("name", path.stem)), weight=1.0)]
@@ -115,21 +132,19 @@ def _single(
     name: str,
     weight: float,
     common: Mapping[str, str] = MappingProxyType({}),
-) -> StreamSource:
+) -> DataSource:
     """common: paths of a mixture, for those that the config does not give."""
     if config.get("type", "single") != "single" or not isinstance(config.get("shards_dir"), str):
         raise ConfigError(f"{path}: expected 'type: single' with a shards_dir.")
     paths = {**common, **_paths(path, config)}
     shards = expand_locations(_beside(path, config["shards_dir"]))
-    told = paths.get("instruction_path")
-    if told is None:
-        table: Mapping[str, str] = instructions_beside(shards[0])
-    else:
-        table = instructions_beside(told) if is_url(told) else _table(Path(told))
-    return StreamSource(
+    tables, told = {}, paths.get("instruction_path")
+    if told is not None:
+        tables = {"": instructions_beside(told) if is_url(told) else _table(Path(told))}
+    return DataSource(
         name=name,
         shards=tuple(shards),
-        instructions=table,
+        instructions=tables,
         weight=weight,
         normalizer=paths.get("normalizer_path"),
     )

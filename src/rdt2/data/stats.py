@@ -125,17 +125,19 @@ def magnified(
 def recorded_minutes(index: ShardIndex) -> tuple[float, bool]:
     """How long the episodes are together, from the first to the last sample of each piece, and whether the shards
     tell times: where they do not, 30 samples a second are taken for granted."""
-    times, names = index.times, index.episodes
+    times = index.times
     if np.isnan(times).any():
         return len(index) / FPS / 60, False
-    order = np.lexsort((times, names)) if "" not in names else np.arange(len(index))
-    names, times = names[order], times[order]
-    borders = np.flatnonzero((names[1:] != names[:-1]) | (np.diff(times) <= 0)) + 1
+    episodes: dict[str, list[np.ndarray]] = {}
+    for name, numbers in index.episode_runs():
+        episodes.setdefault(name, []).append(times[numbers.start : numbers.stop])
     seconds = 0.0
-    for run in np.split(times, borders):
-        # Each sample stands for the time until the next one, the last of a piece for a usual step.
-        usual = usual_step(run) if len(run) > 1 else 1 / FPS
-        seconds += sum(run[part][-1] - run[part][0] + usual for part in pieces(run))
+    for name, parts in episodes.items():
+        told = np.sort(np.concatenate(parts)) if name else np.concatenate(parts)
+        for run in np.split(told, np.flatnonzero(np.diff(told) <= 0) + 1):
+            # Each sample stands for the time until the next one, the last of a piece for a usual step.
+            usual = usual_step(run) if len(run) > 1 else 1 / FPS
+            seconds += sum(run[part][-1] - run[part][0] + usual for part in pieces(run))
     return seconds / 60, True
 
 

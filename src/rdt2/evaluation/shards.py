@@ -172,7 +172,7 @@ def chosen_samples(index: ShardIndex, split: str, limit: int | None = None) -> l
         raise ConfigError(f"split is {split!r}, expected one of {', '.join(splits)}.")
     numbers = splits[split]
     if not len(numbers):
-        raise ShardError(f"{index.paths[0].parent}: no sample in the {split} split. Try --split all.")
+        raise ShardError(f"{index.sources[0].name}: no sample in the {split} split. Try --split all.")
     if limit is not None and limit < len(numbers):
         numbers = numbers[np.linspace(0, len(numbers) - 1, limit).round().astype(int)]
     return [int(number) for number in numbers]

@@ -389,6 +389,5 @@ def _instruction_table(folder: Path) -> tuple[dict[str, str], int]:
     from rdt2.data.shards import INSTRUCTION_KEY
 
     index = ShardIndex(folder, instructions="ignore")
-    _, firsts = np.unique(index.sentence_keys, return_index=True)
-    metas = [index.meta(int(number)) for number in firsts]
+    metas = [index.meta(number) for number in index.first_of_each_instruction()]
     return {meta[INSTRUCTION_KEY]: meta["instruction"] for meta in metas}, len(index)

@@ -57,6 +57,18 @@ class RunConfig:
     held_out: Annotated[float, between(0, 0.5)] = 0.05
     """Share of the episodes that is never trained on but evaluated, at least one episode; 0 trains on all and
     evaluates nothing."""
+    validation: str | None = None
+    """Data to evaluate on instead: folder, URL or dataset yaml; then nothing of the training data is held out."""
+    shuffle_window: Annotated[int, at_least(0)] = 0
+    """A sample is seen at most about so many samples before or after its stored place, for disks that are slow at
+    reading here and there; 0 shuffles everything."""
+    max_damaged: Annotated[int, at_least(0)] = 0
+    """Damaged samples, and rests of damaged shards, that are left out and counted; one more ends the run."""
+    loader_workers: Annotated[int, at_least(0)] | None = None
+    """Processes that read, decode and corrupt; none takes up to 8 of a GPU's share of the cores, and no process of
+    their own on a CPU, which training uses itself."""
+    prefetch: Annotated[int, at_least(1)] = 2
+    """Batches that each of them makes ahead."""
     evaluate_samples: Annotated[int, at_least(1)] = 512
     """Held-out samples an evaluation looks at."""
     log_every: Annotated[int, at_least(1)] = 10
@@ -267,6 +279,7 @@ MAY_CHANGE = frozenset(
     (
         *("steps", "learning_rate", "schedule", "warmup_steps", "clip_norm", "precision"),
         *("save_every", "keep_checkpoints", "evaluate_every", "evaluate_samples", "log_every", "trackers"),
+        *("validation", "max_damaged", "loader_workers", "prefetch"),
         *("compile", "gradient_checkpointing", "kv_cache"),
     )
 )

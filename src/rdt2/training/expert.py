@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rdt2.data import Batch
 from rdt2.data.augmentation import ImageCorruption
-from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
 from rdt2.expert import Conditioning, Expert, ExpertConfig, flow_matching_loss, sample_timesteps
 from rdt2.metrics import action_errors
 from rdt2.packed import pack_linears
 from rdt2.training.config import ExpertTraining
 from rdt2.training.kv_cache import DiskCache
-from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, step_generator
+from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, processes, step_generator
 from rdt2.training.normalizer import find_normalizer
+from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
 from rdt2.vlm import KVCache, VLMProcessor, compile_layers, load_vlm, prefill
 
@@ -32,13 +33,14 @@ class ExpertStage(Stage):
 
     def __init__(self, config: ExpertTraining, data: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
+        self.processor = VLMProcessor.beside(config.vlm, given=config.processor)
+        self._cut = PatchCutter(self.processor.images, processes().device)
         self.samples = Samples(
             config, data, rank=rank, world_size=world_size, states=config.state, mirror=config.mirror,
-            corruption=ImageCorruption(seed=config.seed) if config.augment else None,
+            corruption=ImageCorruption(seed=config.seed) if config.augment else None, cut=self._cut.while_loading,
         )  # fmt: skip
         self.take(self.samples)
         self.normalizer = find_normalizer(config.normalizer, data, start=config.start_from)
-        self.processor = VLMProcessor.beside(config.vlm, given=config.processor)
         if config.compile:
             compile_layers()
         torch.manual_seed(config.seed)
@@ -65,17 +67,17 @@ class ExpertStage(Stage):
         vlm = load_vlm(config.vlm, layers=max(layers) + 1, dtype=dtype, quantize=quantize)
         return FrozenVLM(vlm, layers, precision=config.precision, cache=config.kv_cache)
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def load(self, step: int) -> Batch:
+        return self.samples.batch(step)
+
+    def ready(self, loaded: Batch, device: torch.device) -> dict[str, Tensor]:
         """A prompt (see VLMProcessor.prompt), the normalised chunks (b, 24, 20) it is to be answered with, and where
         the arms are (b, 20), if that is to be seen.
         """
-        return self._prepare(self.samples.batch(step))
-
-    def _prepare(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.pictures is not None
-        prompt = self.processor.prompt(list(batch.pictures), batch.instructions)
-        states = {} if batch.states is None else {"state": torch.from_numpy(batch.states)}
-        return {**prompt, **states, "actions": self.normalizer.normalize(torch.from_numpy(batch.actions))}
+        prompt = self.processor.prompt(self._cut(loaded), loaded.instructions)
+        states = {} if loaded.states is None else {"state": torch.from_numpy(loaded.states)}
+        batch = {**prompt, **states, "actions": self.normalizer.normalize(torch.from_numpy(loaded.actions))}
+        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """The loss with fixed noise, and the action errors of sampled chunks."""
@@ -84,7 +86,7 @@ class ExpertStage(Stage):
         count = self.samples.held_out_batches(self.config.evaluate_samples)
         for i in range(count):
             batch = self.samples.held_out_batch(i, count)
-            prepared = {k: v.to(device) for k, v in self._prepare(batch).items()}
+            prepared = self.ready(batch, device)
             generator = step_generator(self.config.seed, i, 0)
             loss, _ = module(prepared, generator)
             cond = module.condition(prepared)

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import statistics
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from rdt2.data import Batch
+from rdt2.data.loader import batches_ahead
 from rdt2.errors import ConfigError, TrainingError
 from rdt2.files import whole_file, whole_folder
 from rdt2.training import engines, run
@@ -72,13 +74,29 @@ class Stage(ABC):
     notes: Sequence[str] = ()
     examples: tuple[np.ndarray, np.ndarray] | None = None
 
+    _samples: Samples | None = None
+
     def take(self, samples: Samples) -> None:
         """Train on these."""
+        self._samples = samples
         self.data, self.notes, self.evaluates = samples.data, samples.notes, len(samples.held_out) > 0
 
+    def count_damage(self, loaded: Any) -> None:
+        """Raises ShardError where more was left out than the settings allow."""
+        if self._samples is not None and isinstance(loaded, Batch):
+            self._samples.train.count_damage(loaded)
+
     @abstractmethod
-    def batch(self, step: int) -> Any:
-        """The batch of this process for optimizer step ``step``: a pure function of seed, rank and step."""
+    def load(self, step: int) -> Any:
+        """What this process sees in a step, as it is read: a pure function of seed, rank and step. Other processes
+        call it ahead of time, so it touches no GPU.
+        """
+
+    def ready(self, loaded: Any, device: torch.device) -> Any:
+        """The batch as the module takes it, on its device."""
+        from accelerate.utils import send_to_device
+
+        return send_to_device(loaded, device, non_blocking=True)
 
     @abstractmethod
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
@@ -143,7 +161,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
     """
     check_installed(config)
     from accelerate import Accelerator
-    from accelerate.utils import GradientAccumulationPlugin, send_to_device
+    from accelerate.utils import GradientAccumulationPlugin
 
     out = Path(out)
     if not torch.cuda.is_available():
@@ -205,7 +223,12 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
     began = time.perf_counter()
     module.train()
     with Stopping(speaks=accelerator.is_main_process) as stopping:
-        with log.progress() as progress, _prefetch(stage, start, config) as batches, _attention(config):
+        positions = range(start * config.accumulate, config.steps * config.accumulate)
+        batches = batches_ahead(
+            stage.load, positions, workers=_loader_workers(config), prefetch=config.prefetch,
+            pin=accelerator.device.type == "cuda",
+        )  # fmt: skip
+        with log.progress() as progress, closing(batches), _attention(config):
             for step in range(start, config.steps):
                 rate = learning_rate(config, step)
                 for group in optimizer.param_groups:
@@ -213,7 +236,9 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
                 loss_sum, metrics = 0.0, {}
                 for part in range(config.accumulate):
                     position = step * config.accumulate + part
-                    batch = send_to_device(next(batches), accelerator.device)
+                    loaded = next(batches)
+                    stage.count_damage(loaded)
+                    batch = stage.ready(loaded, accelerator.device)
                     generator = step_generator(config.seed, position, accelerator.process_index)
                     # Dropout draws from the global generator: seed it too, so that a resumed run agrees.
                     torch.manual_seed(generator.initial_seed())
@@ -358,31 +383,13 @@ def _check_loss(
     )
 
 
-class _prefetch:
-    """Reads the next batches in a thread while the current one trains."""
-
-    def __init__(self, stage: Stage, start: int, config: RunConfig, ahead: int = 3):
-        self._positions = iter(range(start * config.accumulate, config.steps * config.accumulate))
-        self._stage, self._ahead = stage, ahead
-
-    def __enter__(self) -> Iterator[Any]:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        return self._read()
-
-    def _read(self) -> Iterator[Any]:
-        pending = deque(
-            self._pool.submit(self._stage.batch, p)
-            for _, p in zip(range(self._ahead), self._positions, strict=False)
-        )
-        while pending:
-            batch = pending.popleft().result()
-            position = next(self._positions, None)
-            if position is not None:
-                pending.append(self._pool.submit(self._stage.batch, position))
-            yield batch
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+def _loader_workers(config: RunConfig) -> int:
+    """Processes that load: as the settings say, else up to 8 of each GPU's share of the cores, and none on a CPU."""
+    if config.loader_workers is not None:
+        return config.loader_workers
+    if not torch.cuda.is_available():
+        return 0
+    return max(1, min(8, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count()) - 1))
 
 
 def mean_metrics(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -27,8 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdt2.action import ACTION_DIM, HORIZON, POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS
-from rdt2.data import TrainingData
-from rdt2.data.dataset import Batch
+from rdt2.data import Batch, TrainingData
 from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.observation import IMAGE_SIZE
@@ -74,7 +73,7 @@ class PointingStage(Stage):
         self.normalizer = find_normalizer(config.normalizer, data)
         if config.compile:
             compile_layers()
-        self.sentences = sorted(set(self.source.index.sentences))
+        self.sentences = sorted(self.source.index.instruction_counts())
         self._check(data)
         start = tiny_start(out / "start", self.sentences, seed=config.seed)
         self.processor = VLMProcessor.from_pretrained(start)
@@ -122,7 +121,7 @@ class PointingStage(Stage):
         actions = torch.from_numpy(self.source.index.all_actions(self._some()))
         return self.normalizer.normalize(actions).flatten(0, 1).std(0).clamp_min(SMALLEST_SPREAD)
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def load(self, step: int) -> dict[str, Tensor]:
         """Prompts, and what is asked: see PointingModule.forward."""
         return self._questions(
             np.random.default_rng([self.config.seed, self.rank, step]), self.source, self.samples.batch(step)

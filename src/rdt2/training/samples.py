@@ -11,6 +11,7 @@ import numpy as np
 from rdt2.action import ARMS, arm_slice
 from rdt2.data import ShardIndex, TrainingData
 from rdt2.data.batch import Batch
+from rdt2.data.shards.remote import is_url
 from rdt2.errors import ShardError
 from rdt2.training.config import RunConfig
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 10_000  # samples before the first step: all of a small set, in seconds
 DECODED = 300  # pictures of them
+REMOTELY = 32  # so many times fewer, where each is a request
 ROTATION_TOLERANCE = 1e-2  # of the columns' lengths and their product
 CODES = 1024
 
 
 class Samples:
-    """Both parts of a folder of shards, looked through before a model is loaded.
+    """What is learnt from and what is evaluated, looked through before a model is loaded.
 
     Attributes:
         train: batches to learn from.
@@ -36,7 +38,7 @@ class Samples:
     def __init__(
         self,
         config: RunConfig,
-        data: Path,
+        data: str | Path,
         *,
         rank: int,
         world_size: int,
@@ -58,34 +60,55 @@ class Samples:
         """
         self.train = TrainingData(
             data, batch_size=batch_size or config.batch_size, seed=config.seed, held_out=config.held_out,
-            rank=rank, world_size=world_size, pictures=pictures, states=states, **options,
+            rank=rank, world_size=world_size, pictures=pictures, states=states, max_damaged=config.max_damaged,
+            shuffle_window=config.shuffle_window, split="all" if config.validation else "train", **options,
         )  # fmt: skip
-        self.train.require_a_batch()
         index = self.train.index
         self.held_out = TrainingData(
-            index, split="held_out", held_out=config.held_out, batch_size=evaluation_batch, seed=config.seed,
-            pictures=pictures, states=states,
+            config.validation or index, split="all" if config.validation else "held_out", held_out=config.held_out,
+            batch_size=evaluation_batch, seed=config.seed, pictures=pictures, states=states,
+            instructions=options.get("instructions", "file"), cut=options.get("cut"),
         )  # fmt: skip
         self.data = index.fingerprint()
-        looked_at = _check(index, tokens=tokens and index.has_tokens, states=states, pictures=pictures)
-        self.notes = [_told(self.train, self.held_out), looked_at]
+        self.notes = [_told(self.train, self.held_out, config)]
+        self.notes += [
+            _check(
+                each,
+                tokens=tokens and index.has_tokens,
+                states=states,
+                pictures=pictures and not config.max_damaged,
+            )
+            for each in self._indices
+        ]
+        step = self.train.batch_size * world_size
+        if step > len(self.train):
+            self.notes.append(
+                f"a step sees {step} samples, more than the {len(self.train)} there are: some twice"
+            )
+
+    @property
+    def _indices(self) -> list[ShardIndex]:
+        """Of what is trained on, and of a validation set of its own."""
+        same = self.held_out.index is self.train.index
+        return [self.train.index] if same else [self.train.index, self.held_out.index]
 
     def batch(self, step: int) -> Batch:
         """This process's batch of a step. Raises ShardError where a sample cannot be learnt from."""
-        return self._sound(self.train.batch(step))
+        return self._sound(self.train, self.train.batch(step))
 
     def held_out_batch(self, number: int, count: int) -> Batch:
         """Batch ``number`` of ``count`` that are spread evenly over what is held out. Raises ShardError."""
         size = self.held_out.batch_size
         stride = max(1, len(self.held_out) // (count * size))
-        return self._sound(self.held_out.load(self.held_out.numbers[number * size * stride :: stride][:size]))
+        numbers = self.held_out.numbers[number * size * stride :: stride][:size]
+        return self._sound(self.held_out, self.held_out.load(numbers))
 
     def held_out_batches(self, samples: int) -> int:
         """How many batches of what is held out show about so many samples."""
         return max(1, min(samples, len(self.held_out)) // self.held_out.batch_size)
 
-    def _sound(self, batch: Batch) -> Batch:
-        check_actions(batch.actions, lambda row: self.train.index.where(int(batch.indices[row])))
+    def _sound(self, data: TrainingData, batch: Batch) -> Batch:
+        check_actions(batch.actions, lambda row: data.index.where(int(batch.indices[row])))
         return batch
 
 
@@ -157,18 +180,20 @@ def _check(index: ShardIndex, *, tokens: bool, states: bool, pictures: bool) -> 
 
 
 def _spread(index: ShardIndex, count: int) -> np.ndarray:
-    """So many sample numbers, evenly; all where there are no more."""
+    """So many sample numbers, evenly; all where there are no more, few where each is a request."""
+    count = count // REMOTELY if any(map(is_url, index.shards)) else count
     return np.linspace(0, len(index) - 1, min(len(index), count)).astype(int)
 
 
-def _told(train: TrainingData, held_out: TrainingData) -> str:
+def _told(train: TrainingData, held_out: TrainingData, config: RunConfig) -> str:
     """What is trained on and what is held out, in words."""
-    episodes = train.index.episodes
     if not len(held_out):
         return f"training on all {len(train)} samples; none is held out to be evaluated (held_out=0)"
     parts = []
     for data in (train, held_out):
-        names = np.unique(episodes[data.numbers])
+        names = data.index.episodes_of(data.numbers)
         named = "" if "" in names else f" of {len(names)} episode{'s' * (len(names) != 1)}"
         parts.append(f"{len(data)} samples{named}")
+    if config.validation:
+        return f"training on all {parts[0]}; evaluated on the {parts[1]} of {config.validation}"
     return f"training on {parts[0]}; {parts[1]} are held out to be evaluated (--set held_out=0 trains on all)"

@@ -63,10 +63,10 @@ class TokenizerStage(Stage):
             tokenizer.start_linear(self.normalizer.normalize(chunks), generator=generator)
         return tokenizer
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def load(self, step: int) -> dict[str, Tensor]:
         """Chunks (b, 24, 20) float32, metres."""
         rng = np.random.default_rng([self.config.seed, self.source.rank, step])
-        return {"actions": torch.from_numpy(self._chunks(self.source.numbers_of(step), rng))}
+        return {"actions": torch.from_numpy(self._chunks(self.source.samples_of(step)[0], rng))}
 
     def _chunks(self, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         chunks = self._actions[numbers]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rdt2.data import Batch, ShardIndex
 from rdt2.data.augmentation import ImageCorruption
-from rdt2.data.dataset import Batch
 from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.tokenizer import ActionTokenizer
@@ -17,6 +17,7 @@ from rdt2.training.adapters import add_adapters, quantise, save_adapters
 from rdt2.training.config import VQTraining
 from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, processes
 from rdt2.training.normalizer import find_normalizer
+from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
 from rdt2.training.start import tiny_start
 from rdt2.vlm import VLMProcessor, compile_layers, generate_actions, load_vlm, save_vlm, training_loss
@@ -41,9 +42,15 @@ class VQStage(Stage):
 
     def __init__(self, config: VQTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
+        start = config.start_from
+        if start == "tiny":
+            sentences = ShardIndex(data).instruction_counts()
+            start = str(tiny_start(out / "start", list(sentences), seed=config.seed))
+        self.processor = VLMProcessor.beside(start, given=config.processor)
+        self._cut = PatchCutter(self.processor.images, processes().device)
         self.samples = Samples(
             config, data, rank=rank, world_size=world_size, tokens=config.tokenizer is None, mirror=config.mirror,
-            corruption=ImageCorruption(seed=config.seed) if config.augment else None,
+            corruption=ImageCorruption(seed=config.seed) if config.augment else None, cut=self._cut.while_loading,
         )  # fmt: skip
         index = self.samples.train.index
         self.take(self.samples)
@@ -56,27 +63,27 @@ class VQStage(Stage):
             )
         if config.compile:
             compile_layers()
-        start = config.start_from
-        if start == "tiny":
-            start = str(tiny_start(out / "start", index.sentences, seed=config.seed))
-        self.processor = VLMProcessor.beside(start, given=config.processor)
         torch.manual_seed(config.seed)
         self.module = VQModule(
             _build(config, start), self.processor, checkpointing=config.gradient_checkpointing
         )
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def load(self, step: int) -> Batch:
+        return self.samples.batch(step)
+
+    def ready(self, loaded: Batch, device: torch.device) -> dict[str, Tensor]:
         """Prompt, answer and labels, right padded (see VLMProcessor.training)."""
-        return self._prepare(self.samples.batch(step))
+        batch = self.processor.training(self._cut(loaded), loaded.instructions, self._tokens(loaded, device))
+        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
-    def _prepare(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.pictures is not None
-        return self.processor.training(list(batch.pictures), batch.instructions, self._tokens(batch))
-
-    def _tokens(self, batch: Batch) -> Tensor:
+    def _tokens(self, batch: Batch, device: torch.device) -> Tensor:
         if self.tokenizer is None:
             return torch.from_numpy(batch.tokens)
-        return self.tokenizer.encode(self.normalizer.normalize(torch.from_numpy(batch.actions)))
+        actions = self.normalizer.normalize(torch.from_numpy(batch.actions))
+        with torch.backends.cudnn.flags(
+            enabled=False
+        ):  # its convolutions round to fewer bits, and codes are close
+            return self.tokenizer.to(device).encode(actions.to(device)).cpu()
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """Figures on held-out samples; action errors of greedy chunks where a tokenizer is named."""
@@ -85,16 +92,15 @@ class VQStage(Stage):
         count = self.samples.held_out_batches(self.config.evaluate_samples)
         for i in range(count):
             batch = self.samples.held_out_batch(i, count)
-            loss, metrics = module({k: v.to(device) for k, v in self._prepare(batch).items()}, None)
+            loss, metrics = module(self.ready(batch, device), None)
             row = {"loss": loss, **metrics}
             if self.tokenizer is not None:
-                assert batch.pictures is not None
-                prompt = self.processor.prompt(list(batch.pictures), batch.instructions)
+                prompt = self.processor.prompt(self._cut(batch), batch.instructions)
                 tokens, _ = generate_actions(
                     module.vlm, {k: v.to(device) for k, v in prompt.items()}, self.processor,
                     num_tokens=self.tokenizer.num_tokens, num_embeddings=self.tokenizer.num_embeddings,
                 )  # fmt: skip
-                chunks = self.normalizer.denormalize(self.tokenizer.decode(tokens.cpu()))
+                chunks = self.normalizer.denormalize(self.tokenizer.to(device).decode(tokens).cpu())
                 row |= action_errors(chunks.numpy(), batch.actions).as_dict()
                 if i == 0:
                     self.examples = chunks.numpy()[:EXAMPLES], batch.actions[:EXAMPLES]

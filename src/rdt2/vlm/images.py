@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,14 @@ PRECISION_BITS = 22  # of the shares with which PIL mixes pixels
 def has_settings(folder: Path) -> bool:
     """Whether a local folder says how pictures are processed."""
     return (folder / CONFIG_NAME).is_file() or (folder / PROCESSOR_NAME).is_file()
+
+
+class Patches(NamedTuple):
+    """Pictures that are cut already: patches (n, 1176) float32 of all, one picture after the other, and each picture's
+    grid (1, rows, columns), int64 (b, 3)."""
+
+    values: Tensor
+    grid: Tensor
 
 
 @dataclass(frozen=True)
@@ -148,9 +156,7 @@ class ImageProcessor:
             return picture
         return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
 
-    def __call__(
-        self, pictures: Sequence[UInt8[np.ndarray, "h w 3"]]
-    ) -> tuple[Float[Tensor, "patches 1176"], Int[Tensor, "b 3"]]:
+    def __call__(self, pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Patches:
         """Patches of all pictures one after the other, and each picture's grid (1, rows, columns) of patches.
 
         Patches come in blocks of merge x merge, so that four neighbours become one image token; inside a
@@ -168,7 +174,7 @@ class ImageProcessor:
                 values = blocks[channel].reshape(rows * columns, p * p)
                 patches[:, channel] = self._table[channel].take(values)[:, None]
             start += rows * columns
-        return torch.from_numpy(out.reshape(len(out), -1)), grid
+        return Patches(torch.from_numpy(out.reshape(len(out), -1)), grid)
 
     @cached_property
     def _table(self) -> Float[np.ndarray, "3 256"]:
@@ -204,6 +210,13 @@ class DeviceImages:
         channel = torch.arange(3, device=x.device)[:, None, None]
         values = self._values[channel, blocks]
         return values.expand(-1, -1, self._images.temporal_patch_size, -1).reshape(rows * columns, -1)
+
+    def __call__(self, pictures: UInt8[Tensor, "b h w 3"]) -> Patches:
+        """Patches of pictures of one size that lie on the device; the grids on the CPU."""
+        height, width = self._images.resized_shape(*pictures.shape[1:3])
+        rows, columns = height // self._images.patch_size, width // self._images.patch_size
+        grid = torch.tensor([(1, rows, columns)] * len(pictures), dtype=torch.int64)
+        return Patches(torch.cat([self.patches(picture) for picture in pictures]), grid)
 
     def grid(self, picture: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int, int]:
         """(1, rows, columns) of the patches of a picture."""

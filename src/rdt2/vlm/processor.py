@@ -22,7 +22,7 @@ from rdt2.errors import ActionError, CheckpointError, ObservationError
 from rdt2.files import require_file
 from rdt2.hub import locate
 from rdt2.vlm.adapters import base_of
-from rdt2.vlm.images import CONFIG_NAME, PROCESSOR_NAME, ImageProcessor, has_settings
+from rdt2.vlm.images import CONFIG_NAME, PROCESSOR_NAME, ImageProcessor, Patches, has_settings
 from rdt2.vlm.layout import read_json
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class VLMProcessor:
 
     def prompt(
         self,
-        pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+        pictures: Sequence[UInt8[np.ndarray, "h w 3"]] | Patches,
         instructions: Sequence[str],
         *,
         images: Callable[..., tuple[Tensor, Tensor]] | None = None,
@@ -164,7 +164,7 @@ class VLMProcessor:
         """A left-padded batch up to and including ``<|quad_start|>``, ready for the first action token.
 
         Args:
-            pictures: uint8 RGB, left wrist beside right wrist, one a sample.
+            pictures: uint8 RGB, left wrist beside right wrist, one a sample; or patches that are cut already.
             instructions: one sentence a sample.
             images: what makes pixel values and grids of pictures instead of ``self.images``.
 
@@ -184,7 +184,7 @@ class VLMProcessor:
 
     def training(
         self,
-        pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+        pictures: Sequence[UInt8[np.ndarray, "h w 3"]] | Patches,
         instructions: Sequence[str],
         tokens: Int[Tensor, "b 27"] | Int[np.ndarray, "b 27"],
         *,
@@ -213,16 +213,17 @@ class VLMProcessor:
 
     def _pictures(
         self,
-        pictures: Sequence[np.ndarray],
+        pictures: Sequence[np.ndarray] | Patches,
         instructions: Sequence[str],
         images: Callable[..., tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor]:
-        if len(pictures) != len(instructions) or not len(pictures):
+        count = len(pictures.grid if isinstance(pictures, Patches) else pictures)
+        if count != len(instructions) or not count:
             raise ObservationError(
-                f"expected one instruction a picture, got {len(pictures)} pictures and {len(instructions)} "
+                f"expected one instruction a picture, got {count} pictures and {len(instructions)} "
                 "instructions; pass lists of the same length, at least one"
             )
-        return images(pictures)
+        return pictures if isinstance(pictures, Patches) else images(pictures)
 
     def _image_tokens(self, grid: Int[Tensor, "b 3"]) -> list[int]:
         return (grid.prod(-1) // self.images.merge_size**2).tolist()

@@ -55,6 +55,12 @@ def scan_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Member]]]:
             yield key, members
 
 
+def scan_samples(reader: TarReader) -> Iterator[tuple[str, dict[str, Member]]]:
+    """scan_shard of a tar that is open. Raises ShardError."""
+    for key, members, _ in _grouped(reader, lambda member: member):
+        yield key, members
+
+
 def stream_shard(reader: TarReader) -> Iterator[tuple[str, dict[str, bytes], int]]:
     """The samples of a shard in order: (key, {member name: bytes}, where the next sample begins).
 

@@ -1,12 +1,11 @@
-"""Shards by URL: listed, and read forwards, through fsspec (http, s3, gs, memory, ...)."""
+"""Shards by URL: found and listed through fsspec (http, s3, gs, memory, ...)."""
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 from rdt2.data.shards.reading import (
     INSTRUCTION_FILES,
@@ -16,11 +15,6 @@ from rdt2.data.shards.reading import (
     read_instructions,
 )
 from rdt2.errors import ConfigError, ShardError
-
-_TRIES = 4
-_WAIT_S = 0.25
-"""Before the second try; doubled before each further one."""
-_CHUNK = 1 << 20
 
 
 def is_url(location: str | Path) -> bool:
@@ -58,7 +52,7 @@ def instructions_beside(shard: str) -> dict[str, str]:
         if table is not None:
             return table
     else:
-        filesystem, path = _filesystem(shard)
+        filesystem, path = filesystem_of(shard)
         folder = path.rsplit("/", 1)[0]
         for name in INSTRUCTION_FILES:
             try:
@@ -66,102 +60,15 @@ def instructions_beside(shard: str) -> dict[str, str]:
             except FileNotFoundError:
                 continue
             except Exception as error:  # each file system raises its own
-                raise ShardError(f"{folder}/{name}: cannot be read ({_words(error)}).") from None
+                raise ShardError(f"{folder}/{name}: cannot be read ({words_of(error)}).") from None
             return parse_instructions(data, where=f"{folder}/{name}")
     raise ShardError(
         f"{shard}: neither {' nor '.join(INSTRUCTION_FILES)} is beside it. Write one ({{key: sentence}})."
     )
 
 
-def shard_name(location: str) -> str:
-    """The file name of a tar, for messages."""
-    return PurePosixPath(location.partition("?")[0]).name
-
-
-def open_shard(location: str) -> BinaryIO | RemoteFile:
-    """A tar on disk or by URL, to be read forwards. Raises ShardError."""
-    if is_url(location):
-        return RemoteFile(location)
-    try:
-        return open(location, "rb")
-    except OSError as error:
-        raise ShardError(f"{location}: cannot be opened ({error}).") from None
-
-
-class RemoteFile:
-    """A file by URL, read forwards: opened when it is first read, and again where a connection broke."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._filesystem, self._path = _filesystem(url)
-        self._wanted = 0
-        self._file: Any = None
-        self._position = 0
-
-    def seek(self, position: int, /) -> int:
-        """The next read begins there."""
-        self._wanted = position
-        return position
-
-    def read(self, size: int, /) -> bytes:
-        """So many bytes, fewer only at the end of the file.
-
-        Raises:
-            ShardError: no such file, or the connection broke several times.
-        """
-        for attempt in range(_TRIES):
-            try:
-                self._go_to_wanted()
-                data = self._read_exactly(size)
-                self._wanted = self._position
-                return data
-            except (FileNotFoundError, PermissionError) as error:
-                raise ShardError(f"{self.url}: cannot be read ({_words(error)}).") from None
-            except Exception as error:  # each file system raises its own: aiohttp's, botocore's, ...
-                self.close()
-                if attempt == _TRIES - 1:
-                    raise ShardError(
-                        f"{self.url}: reading at byte {self._wanted} failed {_TRIES} times "
-                        f"({_words(error)}). Look at the network and the address."
-                    ) from None
-                time.sleep(_WAIT_S * 2**attempt)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _go_to_wanted(self) -> None:
-        if self._file is None or self._wanted < self._position:
-            self.close()
-            # Sequential reading: one buffer ahead, the old one dropped.
-            self._file = self._filesystem.open(self._path, "rb", cache_type="readahead")
-            self._position = 0
-        if self._wanted - self._position > _CHUNK:
-            try:
-                self._file.seek(self._wanted)
-                self._position = self._wanted
-            except (OSError, ValueError):
-                pass  # a server without ranges: what lies before is read and dropped, just below
-        while self._position < self._wanted:
-            if not self._read_exactly(min(_CHUNK, self._wanted - self._position)):
-                return  # the file ends before: the read that follows gives nothing, which the tar reader names
-
-    def _read_exactly(self, size: int) -> bytes:
-        parts = []
-        while size > 0:
-            part = self._file.read(size)
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
-            self._position += len(part)
-        return b"".join(parts)
-
-    def close(self) -> None:
-        """Give the connection back."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it. Raises ConfigError where there is no way to read it."""
     import fsspec
 
     try:
@@ -173,12 +80,12 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 def _listing(url: str) -> list[str]:
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
     try:
         listed = {name.rpartition("/")[2]: name for name in filesystem.glob(f"{path.rstrip('/')}/*")}
     except Exception as error:  # each file system raises its own
         raise ShardError(
-            f"{url}: cannot be listed ({_words(error)}). Give the tars' own addresses."
+            f"{url}: cannot be listed ({words_of(error)}). Give the tars' own addresses."
         ) from None
     found = [listed[name] for name in pick_shards(listed, url)]
     if not found:
@@ -199,5 +106,6 @@ def _ranges(url: str) -> list[str]:
     return [each for n in numbers for each in _ranges(f"{head}{n:0{len(first)}d}{tail}")]
 
 
-def _words(error: Exception) -> str:
+def words_of(error: Exception) -> str:
+    """An error of a file system in words."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.action import ACTION_DIM, HORIZON
+from rdt2.data.shards.index import write_index
 from rdt2.data.shards.reading import INSTRUCTION_FILES, read_instructions, split_name
 from rdt2.data.shards.sample import INSTRUCTION_KEY, NUM_TOKENS, PICTURE_SHAPE, encode_jpeg
-from rdt2.errors import RecordingError
+from rdt2.errors import RecordingError, ShardError
 from rdt2.files import write_whole as write_atomic
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ class ShardWriter:
         except OSError as error:
             self._fail(error)
         self.shards.append(self._target)
+        with contextlib.suppress(ShardError):  # a full disk: the first reader makes it then
+            write_index(str(self._target))
         self._stream, self._tar, self._count = None, None, 0
         self._number += 1
 

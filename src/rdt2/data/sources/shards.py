@@ -54,8 +54,8 @@ class Shards(Source):
         # Sentences that are missing are filled one by one, so the index must not insist on them.
         self._instead = (self.options.instruction or "").strip()
         self._index = ShardIndex(self.path, instructions="ignore" if self._instead else "file")
-        self._table = (read_instructions(self._index.paths[0]) or {}) if self._instead else {}
-        self._times = self._index.times.copy()
+        self._table = (read_instructions(self._index.shards[0]) or {}) if self._instead else {}
+        self._times = self._index.times
         self._episodes = self._find_episodes()
         self.names = _unique([name or "episode" for name, _ in self._episodes])
         self.lengths = [len(numbers) for _, numbers in self._episodes]
@@ -167,8 +167,8 @@ class Shards(Source):
         index = self._index
         episodes: list[tuple[str, np.ndarray]] = []
         groups: dict[str, list[int]] = {}
-        for number in range(len(index)):
-            groups.setdefault(str(index.episodes[number]), []).append(number)
+        for name, span in index.episode_runs():
+            groups.setdefault(name, []).extend(span)
         for name, group in groups.items():
             numbers = np.array(group)
             told = not np.isnan(self._times[numbers]).any()
