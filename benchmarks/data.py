@@ -203,7 +203,7 @@ def measure_naive(folder: str, count: int, augment: bool, device: str) -> dict[s
     """webdataset's own decoding and transformers' image processor in a DataLoader of one worker process."""
     import torch
     import webdataset as wds
-    from transformers import Qwen2VLImageProcessor
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from rdt2.vlm import VLMProcessor
     from rdt2.vlm.images import Patches
@@ -211,7 +211,7 @@ def measure_naive(folder: str, count: int, augment: bool, device: str) -> dict[s
     torch.set_num_threads(1)
     began = time.perf_counter()
     processor = VLMProcessor.from_pretrained(Path(folder) / "processor")
-    images = Qwen2VLImageProcessor.from_pretrained(Path(folder) / "processor")
+    images = Qwen2VLImageProcessorPil.from_pretrained(Path(folder) / "processor")
     shards = [str(path) for path in sorted((Path(folder) / "shards").glob("*.tar"))]
 
     def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rdt2.data.order import Order
 from rdt2.errors import ConfigError, ShardError
 
 _log = logging.getLogger(__name__)
-Cut = Callable[[Any], tuple[Any, Any]]
+Cut = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 """Pictures (b, 384, 768, 3) to patches and grids (see Batch)."""
 
 
@@ -176,8 +176,7 @@ class TrainingData:
         rows, pictures, damaged = self._rows(chosen, epochs)
         patches = None
         if pictures is not None and self.cut is not None:
-            values, grid = self.cut(pictures)
-            patches, pictures = (np.asarray(values), np.asarray(grid)), None
+            patches, pictures = self.cut(pictures), None
         return Batch(
             pictures=pictures,
             patches=patches,

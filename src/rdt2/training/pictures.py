@@ -1,7 +1,7 @@
 """Where the pictures of a batch become the patches that the VLM reads.
 
-A GPU cuts them faster than patches, eight times as many bytes, travel there; for a model on the CPU the processes that
-decode the pictures cut them, too.
+A GPU resizes and cuts them itself; for a model on the CPU the processes that decode the pictures do that, too, and
+hand over bytes: what they become takes eight times as much.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ class PatchCutter:
     """
 
     def __init__(self, images: ImageProcessor, device: torch.device) -> None:
+        self._images, self._device = images, device
         self._on_device = DeviceImages(images, device) if device.type == "cuda" else None
-        self._device = device
-        self.while_loading: Cut | None = images if self._on_device is None else None
+        self.while_loading: Cut | None = images.cut if self._on_device is None else None
 
     def __call__(self, batch: Batch) -> Patches:
         """The patches of a batch of TrainingData, loaded with ``cut=while_loading``."""
         if batch.patches is not None:
-            values, grid = (torch.from_numpy(part) for part in batch.patches)
-            return Patches(values, grid)
+            return self._images.normalized(*batch.patches)
         assert self._on_device is not None
         assert batch.pictures is not None
         pictures = torch.from_numpy(np.ascontiguousarray(batch.pictures))

@@ -162,19 +162,32 @@ class ImageProcessor:
         Patches come in blocks of merge x merge, so that four neighbours become one image token; inside a
         patch the order is channel, time (the still picture twice), row, column.
         """
+        return self.normalized(*self.cut(pictures))
+
+    def cut(
+        self, pictures: Sequence[UInt8[np.ndarray, "h w 3"]]
+    ) -> tuple[UInt8[np.ndarray, "patches 3 pp"], Int[np.ndarray, "b 3"]]:
+        """The first half of a call: patches as bytes, each once, an eighth of what they become; and the grids."""
         resized = [self.resize(picture) for picture in pictures]
         p, m = self.patch_size, self.merge_size
-        grid = torch.tensor([(1, r.shape[0] // p, r.shape[1] // p) for r in resized], dtype=torch.int64)
-        out = np.empty((int(grid.prod(-1).sum()), 3, self.temporal_patch_size, p * p), np.float32)
+        grid = np.array([(1, r.shape[0] // p, r.shape[1] // p) for r in resized], np.int64)
+        out = np.empty((int(grid.prod(-1).sum()), 3, p * p), np.uint8)
         start = 0
         for picture, (_, rows, columns) in zip(resized, grid.tolist(), strict=True):
-            blocks = picture.reshape(rows // m, m, p, columns // m, m, p, 3).transpose(6, 0, 3, 1, 4, 2, 5)
-            patches = out[start : start + rows * columns]
-            for channel in range(3):
-                values = blocks[channel].reshape(rows * columns, p * p)
-                patches[:, channel] = self._table[channel].take(values)[:, None]
+            blocks = picture.reshape(rows // m, m, p, columns // m, m, p, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+            out[start : start + rows * columns].reshape(blocks.shape)[...] = blocks
             start += rows * columns
-        return Patches(torch.from_numpy(out.reshape(len(out), -1)), grid)
+        return out, grid
+
+    def normalized(self, patches: UInt8[np.ndarray, "patches 3 pp"], grid: Int[np.ndarray, "b 3"]) -> Patches:
+        """The second half of a call."""
+        import cv2
+
+        out = np.empty((len(patches), 3, self.temporal_patch_size, patches.shape[-1]), np.float32)
+        for channel in range(3):
+            values = cv2.LUT(np.ascontiguousarray(patches[:, channel]), self._table[channel][None])
+            out[:, channel] = values[:, None]
+        return Patches(torch.from_numpy(out.reshape(len(out), -1)), torch.from_numpy(grid))
 
     @cached_property
     def _table(self) -> Float[np.ndarray, "3 256"]:
