@@ -226,3 +226,58 @@ def test_everything_missing_is_asked_at_once(tmp_path) -> None:
     source = open_source(tmp_path, "hdf5", said)
     assert source.guesses == []
     same(source[0], motion, arms=("left",))
+
+
+def asked(path, kind: str, **values: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        open_source(path, kind, SourceOptions(**values))  # type: ignore[arg-type]
+    return str(error.value)
+
+
+def test_where_the_poses_are_is_asked_together_with_the_rest(tmp_path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
+        file["observations/qpos"] = np.random.default_rng(0).normal(size=(30, 14))  # joint angles
+        file["observations/ee"] = np.zeros((30, 16))
+        for name in ("a", "b"):
+            file[f"observations/images/{name}"] = np.zeros((30, 8, 8, 3), np.uint8)
+    rest = ("--fps 30", "--cameras RIGHT LEFT", "--instruction", "--color rgb")
+    for key, said in (
+        (None, "--pose-key NAME"),
+        ("observations/qpos", "joint angles"),
+        ("gone", "no dataset"),
+    ):
+        message = asked(tmp_path, "hdf5", pose_key=key)
+        for flag in (said, *rest):
+            assert flag in message
+
+
+def test_contradictions_are_said_together_with_the_rest(umi_zarr, lerobot_v21) -> None:
+    message = asked(umi_zarr([Motion(30)]), "umi-zarr", rotation="xyzw", arms="left")
+    assert "--rotation says xyzw" in message
+    assert "--arms left names 1" in message
+    assert "--instruction" in message
+    parts = ("x", "y", "z", "qx", "qy", "qz", "qw", "gripper")
+    names = [f"{arm}_{part}" for arm in ("left", "right") for part in parts]
+    path = lerobot_v21([Motion(30)], names=names)
+    episodes = path / "meta" / "episodes.jsonl"
+    episodes.write_text(json.dumps(json.loads(episodes.read_text()) | {"tasks": [" "]}) + "\n")
+    for option, value, said in (
+        ("rotation", "wxyz", "--rotation says wxyz"),
+        ("pose_key", "gone", "has no feature gone"),
+    ):
+        message = asked(path, "lerobot", **{option: value})
+        assert said in message
+        assert "--instruction" in message
+        assert "--cameras" in message
+
+
+@pytest.mark.parametrize(("unit", "per_metre"), [("mm", 1000.0), ("cm", 100.0)])
+def test_an_episode_in_metres_among_others(fastumi, unit, per_metre) -> None:
+    near = in_unit([Motion(30)], 1.0 if unit == "mm" else 0.5)[0]
+    path = fastumi([*in_unit([Motion(30)], per_metre), near])
+    source = open_source(path, "hdf5", options(position_unit=unit))
+    same(source[0], Motion(30))
+    with pytest.raises(RecordingError, match=rf"episode_1.* mm in {unit}.*--position-unit m\b"):
+        source[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
@@ -15,6 +16,7 @@ from rdt2.data.episode import Episode
 from rdt2.data.sources.columns import sides
 from rdt2.data.sources.layout import read_layout
 from rdt2.data.sources.numbers import (
+    ARM_LENGTH_MIN,
     ROTATION_SIZE,
     check_positions,
     contradicts_unit,
@@ -130,6 +132,17 @@ class Source(ABC):
         """
         if self._missing:
             raise ConfigError(explain(self.path, self.guesses, self._missing))
+
+    @contextmanager
+    def _asking_as_well(self, others: Callable[[], None]) -> Iterator[None]:
+        """For what the rest of opening needs, such as where the poses are: a setting that is missing or wrong there ends
+        opening, together with what ``others`` asks for, which does not need it."""
+        try:
+            yield
+        except ConfigError as error:
+            self._ask(str(error))
+            others()
+            self._settle()
 
     def _ask_instruction(self, recorded: Iterable[str | None]) -> None:
         """Ask for a sentence where an episode has none."""
@@ -314,6 +327,7 @@ class Source(ABC):
             raise RecordingError(f"{where}: has no frame. Leave that episode out of the recording.")
         kind = self.options.rotation
         assert kind is not None
+        self._require_as_far_as_others(position, where=where)
         poses, widths, videos = {}, {}, {}
         for arm in ARMS:
             if arm not in position:
@@ -356,6 +370,17 @@ class Source(ABC):
             missing = some if any(filled) else "no instruction is recorded"
             raise RecordingError(f"{where}: {missing}. Give one: --instruction 'Pick up the apple.'")
         return filled[0] if len(set(filled)) == 1 else filled
+
+    def _require_as_far_as_others(self, position: Mapping[str, np.ndarray], *, where: str) -> None:
+        """Raises RecordingError for an episode in metres among others in --position-unit."""
+        unit = self.options.position_unit or "m"
+        farthest = max(extent(each, each, None, "rotvec").farthest for each in position.values())
+        if unit != "m" and 0 < farthest * METRES[unit] < ARM_LENGTH_MIN:
+            raise RecordingError(
+                f"{where}: no arm goes further than {farthest:.4g} from 0, which is "
+                f"{1e3 * farthest * METRES[unit]:.2g} mm in {unit}, as the other episodes are. In metres it would be "
+                f"likely: convert this episode apart with --position-unit m, or leave it out (--skip-damaged)."
+            )
 
     def _metres_and_radians(
         self, position: np.ndarray, rotation: np.ndarray, *, where: str

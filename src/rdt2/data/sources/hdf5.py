@@ -104,21 +104,30 @@ class Hdf5(Source):
         counts = Counter((with_poses or facts).values())
         common = max(counts, key=counts.__getitem__)
         reference = next(number for number, each in facts.items() if each == common)
-        with reading(self._paths[reference]) as file:
-            self._fastumi = common.robots > 0
-            if self._fastumi:
-                self._read_fastumi_layout(file, common.robots)
-            else:
-                self._read_aloha_layout(file, common)
-            if self.options.fps is None and _time_key(file) is None:
-                self._ask(_NO_CLOCK.format(file.filename))
         color = self._choose("color", lambda: ("rgb", "nothing is recorded; OpenCV users often store bgr"))
         self.options = replace(self.options, color=color)  # type: ignore[arg-type]
+        with reading(self._paths[reference]) as file:
+            if self.options.fps is None and _time_key(file) is None:
+                self._ask(_NO_CLOCK.format(file.filename))
+            self._fastumi = common.robots > 0
+            with self._asking_as_well(lambda: self._ask_without_layout(file, common.robots)):
+                if self._fastumi:
+                    self._read_fastumi_layout(file, common.robots)
+                else:
+                    self._read_aloha_layout(file, common)
         self.lengths = [0] * len(self._paths)
         texts: list[str | None] = []
         self._settle_units(self._scan(texts))
         self._ask_instruction(texts)
         self._settle()
+
+    def _ask_without_layout(self, file: Any, robots: int) -> None:
+        """Ask for what does not depend on where the poses are."""
+        names = _cameras(file, _IMAGES)
+        if not robots and len(names) != 1:
+            self._choose("cameras", lambda: guess_cameras(names, where=file.filename))
+        if sentences(file, 1) is None:
+            self._ask_instruction([None] * len(self._paths))
 
     def _scan(self, texts: list[str | None]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Names and numbers of all files that have what the layout asks for; the others are damaged."""

@@ -58,6 +58,16 @@ class LeRobot(Source):
         self._read_layout()
 
     def _read_layout(self) -> None:
+        with self._asking_as_well(self._ask_without_layout):
+            own = self._read_poses()
+        cameras = self._cameras(own)
+        self._camera_of = {arm: cameras[0 if arm == "right" else 1] for arm in self._robots_of if cameras}
+        self._settle_units(self._scan())
+        self._ask_sentences()
+        self._settle()
+
+    def _read_poses(self) -> bool:
+        """Where the poses and openings are; whether this package wrote them. Raises ConfigError."""
         key = self.options.pose_key or "observation.state"
         numbers = [
             name
@@ -83,22 +93,33 @@ class LeRobot(Source):
         own = names == STATE_NAMES
         if own and self.options.gripper_unit is None:
             self.options = replace(self.options, gripper_unit="m")
-        cameras = self._cameras(own)
-        self._camera_of = {arm: cameras[0 if arm == "right" else 1] for arm in self._robots_of if cameras}
-        self._settle_units(self._scan())
+        return own
+
+    def _ask_without_layout(self) -> None:
+        """Ask for what does not depend on where the poses are."""
+        colour = self._colour_cameras()
+        if len(colour) != 1:
+            self._choose("cameras", lambda: guess_cameras(colour, where=str(self.path)))
+        self._ask_sentences()
+
+    def _ask_sentences(self) -> None:
         others = [text for text in self._tables.tasks.values() if text.strip()]
         self._ask_instruction(
             next(iter([*(text for text in entry.tasks if text.strip()), *others]), None)
             for entry in self._entries
         )
-        self._settle()
+
+    def _pictures(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: value for name, value in self._features.items() if value.get("dtype") in ("video", "image")
+        }
+
+    def _colour_cameras(self) -> list[str]:
+        return [name for name, value in self._pictures().items() if not _is_depth(value)]
 
     def _cameras(self, own: bool) -> tuple[str, ...]:
         """The right and the left wrist camera; () where they have to be named."""
-        pictures = {
-            name: value for name, value in self._features.items() if value.get("dtype") in ("video", "image")
-        }
-        colour = [name for name, value in pictures.items() if not _is_depth(value)]
+        pictures, colour = self._pictures(), self._colour_cameras()
         given = self.options.cameras
         if given is None and len(self._robots_of) == 1 and len(colour) == 1:
             return (colour[0], colour[0])

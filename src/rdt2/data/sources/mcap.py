@@ -71,11 +71,13 @@ class Mcap(Source):
             raise self.damaged[0]
         first = min(found)
         types, where = found[first], str(self._paths[first])
-        pose_topics = _of_arms(
-            types, _POSES, self.options.pose_key, where=where, what="pose", flag="--pose-key"
-        )
-        named = tuple(pose_topics)
-        robots = self._robots(len(named), "-".join(named), "by the names of the pose topics")
+        self._text = next((topic for topic, kind in sorted(types.items()) if kind in _TEXTS), None)
+        with self._asking_as_well(lambda: self._ask_without_layout(types, where)):
+            pose_topics = _of_arms(
+                types, _POSES, self.options.pose_key, where=where, what="pose", flag="--pose-key"
+            )
+            named = tuple(pose_topics)
+            robots = self._robots(len(named), "-".join(named), "by the names of the pose topics")
         grippers = {} if self.options.gripper_fixed is not None else self._grippers(types, named, where)
         cameras = self._cameras(types, named, where)
         # robots says which recorded arm each of ours is, by its place in the names.
@@ -83,7 +85,6 @@ class Mcap(Source):
             arm: (pose_topics[named[robot]], grippers.get(named[robot]), cameras.get(named[robot], ""))
             for arm, robot in robots.items()
         }
-        self._text = next((topic for topic, kind in sorted(types.items()) if kind in _TEXTS), None)
         self.options = replace(self.options, rotation="xyzw")
         texts: list[str] = []
         self._settle_units(self._sampled(texts))
@@ -92,6 +93,14 @@ class Mcap(Source):
         camera = next(iter(self._topics.values()))[2]
         counts = self._each_readable(lambda path: _count(path, camera))
         self.lengths = [counts.get(number, 0) for number in range(len(self))]
+
+    def _ask_without_layout(self, types: dict[str, str], where: str) -> None:
+        """Ask for what does not depend on which topics hold the poses."""
+        if self.options.gripper_fixed is None:
+            self._grippers(types, (), where)
+        self._cameras(types, (), where)
+        if self._text is None:
+            self._ask_instruction([None] * len(self))
 
     def _each_readable(self, read: Callable[[Path], Value]) -> dict[int, Value]:
         """What ``read`` finds in each file; a file that cannot be read is damaged."""

@@ -23,6 +23,8 @@ _TOLERANCE = 1e-2
 """Of lengths and dot products: stored float16 is within, values of another kind are not."""
 _FARTHEST_M, _LONGEST_M = 10.0, 3.0
 """No arm works further from its origin, nor moves further in one episode, in metres."""
+ARM_LENGTH_MIN = 0.01
+"""Recordings in which no arm goes so far from its origin, in metres, are in another unit."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def check_positions(extents: Mapping[str, Extent], unit: str | None, *, where: s
                 f"does that in metres, they look like {likely}. Say the unit: --position-unit mm (or cm, or m)"
             )
     farthest = max((far.farthest for far in extents.values()), default=0.0)
-    if unit in ("cm", "mm") and 0 < farthest * METRES[unit] < 0.01:
+    if unit in ("cm", "mm") and 0 < farthest * METRES[unit] < ARM_LENGTH_MIN:
         raise ConfigError(
             f"{where}: positions go {farthest:.4g} from 0 at most, which is {1e3 * farthest * METRES[unit]:.2g} mm "
             f"in {unit}: they look like metres. Leave --position-unit out, or say --position-unit m"

@@ -58,13 +58,15 @@ class UmiZarr(Source):
             count += 1
         if count == 0:
             raise RecordingError(f"{self.path}: no data/robot0_eef_pos. This is not UMI's layout.")
-        self._robots_of = self._robots(count, *_ORDER[min(count, 2)])
-        total = int(self._ends[-1])
         if self.options.rotation not in (None, "rotvec"):
-            raise ConfigError(
-                f"{self.path}: stores rotations as axis times angle; --rotation {self.options.rotation} "
-                f"contradicts its own array names."
+            self._ask(
+                f"its arrays are named as rotations by axis times angle, --rotation says {self.options.rotation}. Leave "
+                f"--rotation out"
             )
+        self._ask_instruction([None] * len(self))
+        with self._asking_as_well(lambda: None):
+            self._robots_of = self._robots(count, *_ORDER[min(count, 2)])
+        total = int(self._ends[-1])
         self._low = {arm: self._numbers(arm, robot, total) for arm, robot in self._robots_of.items()}
         self._stamps = self._clock(total)
         if self._stamps is None:
@@ -74,7 +76,6 @@ class UmiZarr(Source):
             self.options = replace(self.options, fps=fps)
         self.options = replace(self.options, rotation="rotvec")
         self._settle_units((name, self._parts_of(number)) for number, name in enumerate(self.names))
-        self._ask_instruction([None] * len(self))
         self._settle()
         self._pictures = {arm: self._camera(arm, robot, total) for arm, robot in self._robots_of.items()}
         self._block: dict[str, tuple[int, np.ndarray]] = {}
