@@ -135,8 +135,8 @@ class Source(ABC):
 
     @contextmanager
     def _asking_as_well(self, others: Callable[[], None]) -> Iterator[None]:
-        """For what the rest of opening needs, such as where the poses are: a setting that is missing or wrong there ends
-        opening, together with what ``others`` asks for, which does not need it."""
+        """For what the rest of opening needs, such as where the poses are: a setting that is missing or wrong there
+        ends opening, together with what ``others`` asks for, which does not need it."""
         try:
             yield
         except ConfigError as error:

@@ -24,7 +24,7 @@ from rdt2.data.sources.base import Source
 from rdt2.data.sources.options import SourceOptions
 from rdt2.data.sources.pictures import MAX_SIDE
 from rdt2.data.sources.zarr_files import MAX_ROWS, ZarrFiles
-from rdt2.errors import ConfigError, RecordingError
+from rdt2.errors import RecordingError
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
@@ -60,8 +60,8 @@ class UmiZarr(Source):
             raise RecordingError(f"{self.path}: no data/robot0_eef_pos. This is not UMI's layout.")
         if self.options.rotation not in (None, "rotvec"):
             self._ask(
-                f"its arrays are named as rotations by axis times angle, --rotation says {self.options.rotation}. Leave "
-                f"--rotation out"
+                f"its arrays are named as rotations by axis times angle, --rotation says {self.options.rotation}. "
+                f"Leave --rotation out"
             )
         self._ask_instruction([None] * len(self))
         with self._asking_as_well(lambda: None):
