@@ -6,6 +6,7 @@ import http.server
 import os
 import pickle
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from rdt2.data import (
     write_dataset_yaml,
 )
 from rdt2.data.augmentation import ImageCorruption
+from rdt2.data.loader import batches_ahead
 from rdt2.errors import ConfigError, ShardError
 
 SHARDS, LENGTH = 8, 5
@@ -332,6 +334,15 @@ def test_an_error_of_ours_is_no_damage(folder: Path) -> None:
 
     with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
         take(data(folder, pictures=True, corruption=broken, max_damaged=9), 3)
+
+
+def test_workers_that_end_or_hang_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """regression: a worker ended for want of memory left a traceback of a library; one that hangs, nothing at all."""
+    with pytest.raises(ShardError, match=r"ended from outside .*fewer loader_workers"):
+        list(batches_ahead(lambda step: os.kill(os.getpid(), signal.SIGKILL), range(3), workers=1))
+    monkeypatch.setattr("rdt2.data.loader._PATIENCE_S", 0.2)
+    with pytest.raises(ShardError, match=r"no batch came for 0\.2 s"):
+        list(batches_ahead(lambda step: time.sleep(1), range(3), workers=1))
 
 
 def test_contradictions(folder: Path, tmp_path: Path) -> None:

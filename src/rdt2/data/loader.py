@@ -7,6 +7,7 @@ the number of workers changes nothing but the time.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import fields
 from typing import Any
@@ -15,6 +16,8 @@ from rdt2.data.batch import Batch
 from rdt2.errors import RDT2Error, ShardError
 
 MakeBatch = Callable[[int], Any]
+_PATIENCE_S = 600
+"""A batch that takes longer never comes: a file system or a worker hangs."""
 
 
 def batches_ahead(
@@ -30,7 +33,7 @@ def batches_ahead(
 
     Raises:
         RDT2Error: what ``make`` raised, as it raised it.
-        ShardError: a worker was ended from outside.
+        ShardError: a worker was ended from outside, or hangs.
     """
     from torch.utils.data import DataLoader
 
@@ -45,6 +48,8 @@ def batches_ahead(
         num_workers=min(workers, max(1, len(steps))),
         prefetch_factor=prefetch,
         pin_memory=pin,
+        timeout=_PATIENCE_S,
+        worker_init_fn=_begin_worker,
         # Models that the maker of batches may hold are not copied by a fork; elsewhere they have to be picklable.
         multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else None,
     )
@@ -54,6 +59,11 @@ def batches_ahead(
                 raise made.error
             yield _unpacked(made)
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            raise ShardError(
+                f"no batch came for {_PATIENCE_S} s: the file system, the server of the shards or a process that loads "
+                "hangs. Look at it, and go on with --resume."
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         raise ShardError(
@@ -80,6 +90,14 @@ class _Steps:
             return _packed(self._make(step))
         except RDT2Error as error:
             return _Failure(error)
+
+
+def _begin_worker(_: int) -> None:
+    """Ctrl-C and what asks a run to end are for the process that trains, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def _as_it_is(made: Any) -> Any:
