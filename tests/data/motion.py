@@ -18,9 +18,12 @@ SIDE = 48
 class Motion:
     """Poses, widths and pictures of both arms at ``count`` frames of a rate; every episode moves otherwise."""
 
-    def __init__(self, count: int = 30, fps: float = 30.0, number: int = 0) -> None:
+    def __init__(
+        self, count: int = 30, fps: float = 30.0, number: int = 0, times: np.ndarray | None = None
+    ) -> None:
         self.number = number
-        self.times = np.arange(count) / fps
+        self.times = np.arange(count) / fps if times is None else times
+        count = len(self.times)
         self.position, self.rotvec, self.width, self.picture = {}, {}, {}, {}
         for index, arm in enumerate(ARMS):
             t = self.times + number
