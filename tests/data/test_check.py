@@ -56,8 +56,30 @@ def test_rotation_that_is_not_one(tmp_path: Path) -> None:
 
 def test_jump(tmp_path: Path) -> None:
     chunk = action()
-    chunk[10:, 11] += 0.4
+    chunk[10:, 11] += 0.15
     assert names(write(tmp_path, chunk)) == {"jump": 1}
+    assert check_shards(tmp_path).ok
+
+
+@pytest.mark.parametrize(
+    ("rows", "metres"), [(slice(10, None), 0.3), (slice(10, 11), 0.12), (slice(None), 0.5)]
+)
+def test_what_no_hand_does_is_an_error(tmp_path: Path, rows: slice, metres: float) -> None:
+    chunk = action()
+    chunk[rows, 11] += metres
+    report = check_shards(write(tmp_path, chunk))
+    assert [(finding.name, finding.severity) for finding in report.findings] == [
+        ("impossible motion", "error")
+    ]
+
+
+def test_a_fast_hand_is_a_warning(tmp_path: Path) -> None:
+    chunk = action()
+    time = np.arange(1, 25) / 30
+    chunk[:, 11] = 0.3 * np.sin(2 * np.pi * 3 * time)  # 5.6 m/s and 107 m/s2: a stroke at table tennis
+    report = check_shards(write(tmp_path, chunk))
+    assert "jump" in {finding.name for finding in report.findings}
+    assert report.ok
 
 
 def test_width_outside_the_normalizer(tmp_path: Path) -> None:

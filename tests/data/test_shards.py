@@ -24,6 +24,7 @@ from rdt2.data import (
 from rdt2.data import shards as shards_module
 from rdt2.data.shards import writing
 from rdt2.errors import RecordingError, ShardError
+from rdt2.normalizer import LinearNormalizer
 
 SENTENCE = "Pick up the red cube with the left hand."
 
@@ -305,6 +306,31 @@ def test_tokenize_shards(tmp_path: Path) -> None:
     assert tokenize_shards(source, tmp_path / "out", FakeTokenizer(), normalizer) == 0
     with pytest.raises(RecordingError, match="folder of their own"):
         tokenize_shards(source, source, FakeTokenizer(), normalizer)
+
+
+def test_tokens_of_another_tokenizer_are_no_interrupted_run(tmp_path: Path) -> None:
+    from rdt2.data import fit_normalizer
+
+    class Other(FakeTokenizer):
+        def encode(self, actions):  # type: ignore[no-untyped-def]
+            return super().encode(actions) + 1
+
+    source, out = record(tmp_path / "in", tokens=False), tmp_path / "out"
+    normalizer = fit_normalizer(source)
+    tokenize_shards(source, out, FakeTokenizer(), normalizer)
+    before = (out / "shard-000000.tar").read_bytes()
+    with pytest.raises(RecordingError, match=r"shard-000000.tar: holds tokens of another tokenizer"):
+        tokenize_shards(source, out, Other(), normalizer)
+    wider = LinearNormalizer.fit(np.array([[-1.0] * 20, [1.0] * 20]))
+    with pytest.raises(
+        RecordingError, match=r"shard-000000.tar: holds tokens of another tokenizer or normal"
+    ):
+        tokenize_shards(source, out, FakeTokenizer(), wider)
+    with ShardWriter(tmp_path / "other") as writer:
+        writer.write(picture=picture(), action=action() + np.float32(0.01), instruction=SENTENCE)
+    with pytest.raises(RecordingError, match=r"shard-000000.tar: holds samples of another recording"):
+        tokenize_shards(tmp_path / "other", out, FakeTokenizer(), normalizer)
+    assert (out / "shard-000000.tar").read_bytes() == before
 
 
 def test_real_recording(real: Path) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rdt2.action import NUM_TOKENS
 from rdt2.data.shards.reading import find_shards, instruction_table, read_shards, told_key
 from rdt2.data.shards.sample import Sample
 from rdt2.data.shards.writing import ShardWriter, plain_key, write_dataset_yaml
 from rdt2.errors import RecordingError
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+
     from rdt2.normalizer import LinearNormalizer
+
+_SAME_TOKENS = 0.99
+"""The part of the tokens that one tokenizer finds again on another machine; two codes may lie equally near."""
 
 
 def tokenize_shards(
@@ -36,25 +43,30 @@ def tokenize_shards(
     already in ``out_dir`` are kept, so an interrupted run goes on. Returns the number of samples written.
 
     Raises:
-        ShardError: a damaged shard. RecordingError: the disk is full, or ``out_dir`` holds shards whose keys
-            stand for other sentences.
+        ShardError: a damaged shard. RecordingError: the disk is full, or ``out_dir`` holds shards of another
+            recording, tokenizer or normalizer, or whose keys stand for other sentences.
     """
     import torch
 
     source, target = Path(in_dir), Path(out_dir)
     if source.resolve() == target.resolve():
         raise RecordingError(f"{target}: tokenised shards need a folder of their own.")
+
+    def encode(batch: Sequence[Sample]) -> Int[np.ndarray, "b 27"]:
+        actions = torch.from_numpy(np.stack([sample.action for sample in batch]))
+        with torch.no_grad():
+            return tokenizer.encode(normalizer.normalize(actions)).cpu().numpy()
+
     written = 0
     for number, path in _numbered(find_shards(source)):
-        if (target / f"shard-{number:06d}.tar").is_file():
+        there = target / f"shard-{number:06d}.tar"
+        if there.is_file():
+            _require_same(there, path, encode, batch_size)
             continue
         table = instruction_table(path, instructions) or {}
         with ShardWriter(target, samples_per_shard=1 << 30, first_shard=number) as writer:
             for batch in _batched(read_shards(path, instructions=table), batch_size):
-                actions = torch.from_numpy(np.stack([sample.action for sample in batch]))
-                with torch.no_grad():
-                    tokens = tokenizer.encode(normalizer.normalize(actions)).cpu().numpy()
-                for sample, row in zip(batch, tokens, strict=True):
+                for sample, row in zip(batch, encode(batch), strict=True):
                     writer.write(
                         picture=sample.jpeg,
                         action=sample.action,
@@ -69,6 +81,28 @@ def tokenize_shards(
     normalizer.save_pretrained(target)
     write_dataset_yaml(target, name=target.name)
     return written
+
+
+def _require_same(
+    there: Path,
+    path: Path,
+    encode: Callable[[Sequence[Sample]], np.ndarray],
+    batch_size: int,
+) -> None:
+    """Raises RecordingError unless the first samples of ``there`` are those of ``path`` with these tokens."""
+    found, expected = (
+        list(islice(read_shards(tar, instructions="ignore"), batch_size)) for tar in (there, path)
+    )
+    same = [plain_key(sample.key) for sample in expected] == [sample.key for sample in found] and all(
+        np.array_equal(one.action, other.action) for one, other in zip(found, expected, strict=True)
+    )
+    what = "samples of another recording"
+    if same:
+        stored = [np.full(NUM_TOKENS, -1) if sample.tokens is None else sample.tokens for sample in found]
+        same = not found or float((encode(expected) == np.stack(stored)).mean()) >= _SAME_TOKENS
+        what = "tokens of another tokenizer or normalizer"
+    if not same:
+        raise RecordingError(f"{there}: holds {what}. Choose another folder, or remove this one.")
 
 
 def _numbered(paths: list[Path]) -> list[tuple[int, Path]]:

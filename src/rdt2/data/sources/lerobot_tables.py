@@ -320,8 +320,12 @@ def parquet(
                 raise RecordingError(f"{path}: lacks the columns {', '.join(sorted(missing))}.")
             if columns is not None:
                 columns = list(dict.fromkeys([*columns, *(name for name in optional if name in names)]))
-            return file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
+            table = file.read(columns=columns)
+            table.validate(full=True)  # damaged text would only show where it is used
+            return table
+    except RecordingError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError: damaged names of columns
         raise RecordingError(
             unreadable(path, f"is no whole parquet file ({error}). Download it again.")
         ) from None
