@@ -38,9 +38,11 @@ def test_training_says_where_the_model_is_and_what_comes_next(data, tmp_path, ca
     assert f"nothing to resume in {out}: starting at step 0" in told
     assert "training on 9 samples of 3 episodes; 3 samples of 1 episode are held out" in told
     assert "looked through the actions of all 12 samples" in told
-    lines = [line for line in told.splitlines() if line.startswith("tokenizer: step ")]  # this is no terminal
-    assert [line.split("  ")[0] for line in lines] == ["tokenizer: step 1 of 3", "tokenizer: step 3 of 3"]
-    assert all("loss" in line and "lr 1.0e-04" in line and "left" in line for line in lines)
+    # This is no terminal.
+    lines = [line for line in told.splitlines() if line.startswith("tokenizer: step: ")]
+    assert [line.split(",")[0] for line in lines] == ["tokenizer: step: 1 of 3", "tokenizer: step: 3 of 3"]
+    assert all("loss" in line and "lr 1.0e-04" in line for line in lines)
+    assert " left  " in lines[0]
     assert f"model: {out / 'model'}" in told
     following = next(line for line in told.splitlines() if line.startswith("next: "))
     assert f"--tokenizer '{out / 'model'}'" in following
@@ -71,7 +73,7 @@ def test_a_cluster_ends_the_run_and_the_printed_command_goes_on(data, tmp_path):
     run = subprocess.Popen([*rdt2, *first], stderr=subprocess.PIPE, text=True, env=environment)
     assert run.stderr is not None
     for line in run.stderr:
-        if "step 1 of 200" in line:
+        if "step: 1 of 200" in line:
             break
     run.send_signal(signal.SIGTERM)
     told = run.stderr.read()
@@ -87,6 +89,24 @@ def test_a_cluster_ends_the_run_and_the_printed_command_goes_on(data, tmp_path):
     assert json.loads((tmp_path / "f.json").read_text())["steps"] == 200
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in logged if "loss" in row] == list(range(1, 201))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
+def test_a_terminal_that_is_closed_loses_nothing(data, tmp_path):
+    """regression: saved, but what was to be told to the terminal that was gone ended in code 1."""
+    import pty
+
+    out, words = tmp_path / "out", [sys.executable, "-m", "rdt2.cli.main"]
+    words += command(data, tmp_path / "out", "steps=100000", "log_every=1")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(sys.executable, words, {**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (out / "metrics.jsonl").is_file():
+        os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    assert list((out / "checkpoints").iterdir())
 
 
 def test_only_the_first_process_speaks_and_writes(data, tmp_path, capsys, monkeypatch):

@@ -123,10 +123,10 @@ def test_what_the_system_refuses_is_one_message(error, told: str, capsys, monkey
 
 def test_without_a_terminal_work_is_told_in_lines(capsys, monkeypatch):
     """regression: nothing was printed until the end."""
-    from rdt2.cli import output
+    from rdt2 import progress
 
-    monkeypatch.setattr(output, "LINE_EVERY", (0.05, 0.05))
-    with output.progress("episodes", 4) as advance:
+    monkeypatch.setattr(progress, "LINE_EVERY", (0.05, 0.05))
+    with progress.progress("episodes", 4) as advance:
         time.sleep(0.2)
         advance(1, "1 succeeded")
         time.sleep(0.2)
@@ -136,12 +136,12 @@ def test_without_a_terminal_work_is_told_in_lines(capsys, monkeypatch):
     assert any(line.startswith("episodes: 1 of 4, ") and line.endswith("1 succeeded") for line in lines)
     assert lines[-1].startswith("episodes: 4 of 4, ")
     assert len(lines) >= 4
-    with output.working("loading"):
+    with progress.working("loading"):
         time.sleep(0.2)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("loading: at work, ")
     assert lines[-1].endswith(" s")
-    with output.progress("quick", 1) as advance:
+    with progress.progress("quick", 1) as advance:
         advance()
     assert len(capsys.readouterr().err.splitlines()) == 1
 

@@ -70,8 +70,9 @@ class DataConvert:
     """Write the counts to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, note, progress, save_json
+        from rdt2.cli.output import console, save_json
         from rdt2.data.convert import convert
+        from rdt2.progress import note, progress
 
         if self.kind == "sim":
             self._record()
@@ -150,9 +151,10 @@ class DataToLerobot:
     """Write the counts to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, note, progress, save_json
+        from rdt2.cli.output import console, save_json
         from rdt2.data.lerobot_writer import write_lerobot
         from rdt2.data.sources import open_source
+        from rdt2.progress import note, progress
 
         source = open_source(self.source, "shards")
         with progress("episodes", len(source)) as advance:
@@ -201,9 +203,10 @@ class DataView:
     """The page shows every n-th picture; paths are whole."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, note, progress
+        from rdt2.cli.output import console
         from rdt2.data.sources import open_source
         from rdt2.errors import ConfigError
+        from rdt2.progress import note, progress
 
         source = open_source(self.source, self.kind, self.options)
         for guess in source.guesses:

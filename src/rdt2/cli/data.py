@@ -43,7 +43,8 @@ class DataRecord:
     """Write the counts to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, progress, save_json
+        from rdt2.cli.output import console, save_json
+        from rdt2.progress import progress
         from rdt2.sim.recording import TASK_MIX, record_dataset
 
         with progress("episodes", self.episodes) as advance:
@@ -142,9 +143,10 @@ class DataCheck:
     """Write the findings to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, existing, note, save_json, working
+        from rdt2.cli.output import console, existing, save_json
         from rdt2.data import check_shards
         from rdt2.normalizer import LinearNormalizer
+        from rdt2.progress import note, working
 
         existing(self.folder, "folder of shards")
         normalizer = None if self.normalizer is None else LinearNormalizer.from_pretrained(self.normalizer)
@@ -197,10 +199,11 @@ class DataStats:
     def run(self) -> None:
         from collections import Counter
 
-        from rdt2.cli.output import console, existing, note, save_json
+        from rdt2.cli.output import console, existing, save_json
         from rdt2.data import ShardIndex, action_statistics, read_instructions, split_by_episode
         from rdt2.data.stats import magnified, recorded_minutes
         from rdt2.normalizer import LinearNormalizer
+        from rdt2.progress import note
 
         existing(self.folder, "folder of shards")
         other = None if self.compare is None else LinearNormalizer.from_pretrained(self.compare)
@@ -279,9 +282,10 @@ class DataTokenize:
     """Write the count to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, existing, save_json, working
+        from rdt2.cli.output import console, existing, save_json
         from rdt2.data import tokenize_shards
         from rdt2.normalizer import LinearNormalizer
+        from rdt2.progress import working
         from rdt2.tokenizer import ActionTokenizer
 
         existing(self.data, "folder of shards")

@@ -49,13 +49,14 @@ class Demo:
     """Write the figures to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, note, progress, save_json, working
+        from rdt2.cli.output import console, save_json
         from rdt2.evaluation.cell import loop_config, run_trial
         from rdt2.evaluation.film import EpisodeFilm
         from rdt2.evaluation.policies import open_policy
         from rdt2.evaluation.report import Report, stage_timings, write_report
         from rdt2.evaluation.scenes import draw_trials, trials_for
         from rdt2.observation import check_instruction
+        from rdt2.progress import note, progress, working
         from rdt2.sim.render import require_rendering
 
         require_rendering()

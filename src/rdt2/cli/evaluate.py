@@ -38,10 +38,11 @@ class EvaluateShards(PolicyOptions):
     """Write the figures to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, existing, progress, save_json, working
+        from rdt2.cli.output import console, existing, save_json
         from rdt2.data import ShardIndex
         from rdt2.evaluation.policies import open_policy
         from rdt2.evaluation.shards import chosen_samples, evaluate_shards
+        from rdt2.progress import progress, working
 
         existing(self.data, "folder of shards")
         total = len(chosen_samples(ShardIndex(self.data), self.split, self.limit))
@@ -103,8 +104,9 @@ class EvaluateCell(PolicyOptions):
     """Write counts, intervals and every episode to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, progress, save_json
+        from rdt2.cli.output import console, save_json
         from rdt2.evaluation.cell import evaluate_cell, loop_config
+        from rdt2.progress import progress
         from rdt2.sim.render import require_rendering
 
         require_rendering()

@@ -89,7 +89,8 @@ class ExportMerge:
     def run(self) -> None:
         import torch
 
-        from rdt2.cli.output import console, working
+        from rdt2.cli.output import console
+        from rdt2.progress import working
         from rdt2.training.adapters import merge_adapters
 
         with working("merging"):

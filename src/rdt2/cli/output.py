@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdt2.errors import ConfigError
 from rdt2.files import require_writable
+from rdt2.progress import note
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-LINE_EVERY = (10.0, 60.0)  # s between lines where no terminal is: at the beginning, and later
 
 
 def console() -> Console:
@@ -32,100 +27,6 @@ def save_json(path: Path | None, values: dict[str, Any]) -> None:
     from rdt2.evaluation.files import write_json
 
     note(f"figures: {write_json(path, values)}")
-
-
-def note(text: str) -> None:
-    """A line beside the results, on stderr."""
-    from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True).print(text, style="dim", markup=False, highlight=False)
-
-
-@contextmanager
-def progress(label: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, or where that is no terminal a line now and then. Gives `advance(steps=1, note="")`."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
-    terminal = Console(stderr=True)
-    if not terminal.is_terminal:
-        with _lines(label, total) as advance:
-            yield advance
-        return
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=32),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(label, total=total, note="")
-
-        def advance(steps: int = 1, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
-
-        yield advance
-
-
-@contextmanager
-def _lines(label: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """For log files: a line at each tenth of the work, and every so often, whether or not anything was finished."""
-    began = told = time.monotonic()
-    done, said = 0, ""
-    ended = threading.Event()
-
-    def tell() -> None:
-        nonlocal told
-        told = time.monotonic()
-        count = f"{done} of {total}" if total else f"{done} done" if done else "at work"
-        note(f"{label}: {count}, {told - began:.0f} s{'  ' if said else ''}{said}")
-
-    def beat() -> None:
-        while True:
-            wait = min(max(LINE_EVERY[0], (time.monotonic() - began) / 10), LINE_EVERY[1])
-            if ended.wait(max(told + wait - time.monotonic(), 0.01)):
-                return
-            if time.monotonic() - told >= wait:
-                tell()
-
-    def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal done, said
-        tenth = 10 * done // total if total else 0
-        done, said = done + steps, note
-        last = total is not None and done >= total
-        if last or (total and 10 * done // total > tenth and time.monotonic() - told >= 1):
-            tell()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield advance
-    finally:
-        ended.set()
-        thread.join()
-
-
-@contextmanager
-def working(label: str) -> Iterator[None]:
-    """A spinner for something without a known length, such as loading a model; says how long it took."""
-    from rich.console import Console
-
-    terminal = Console(stderr=True)
-    started = time.perf_counter()
-    with terminal.status(label) if terminal.is_terminal else _lines(label, None):
-        yield
-    terminal.print(f"{label}: {time.perf_counter() - started:.1f} s", style="dim", highlight=False)
 
 
 def check_outputs(command: Any) -> None:

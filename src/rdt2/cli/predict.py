@@ -46,9 +46,10 @@ class Predict(PolicyOptions):
     """Write the chunk to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, note, save_json, working
+        from rdt2.cli.output import console, save_json
         from rdt2.evaluation.policies import open_policy
         from rdt2.observation import Observation, check_instruction
+        from rdt2.progress import note, working
 
         if self.plot is not None and self.plot.suffix.lower() not in DRAWINGS:
             raise ConfigError(f"--plot {self.plot}: a drawing ends in {', '.join(DRAWINGS)}.")
@@ -142,8 +143,8 @@ def _save_arrays(path: Path, chunk: ActionChunk) -> None:
     import numpy as np
 
     from rdt2.action import ARMS
-    from rdt2.cli.output import note
     from rdt2.files import write_whole
+    from rdt2.progress import note
 
     arrays = {"values": chunk.values}
     for arm in ARMS:
@@ -158,9 +159,9 @@ def _save_plot(path: Path, chunk: ActionChunk) -> None:
     import io
 
     from rdt2.action import ARMS
-    from rdt2.cli.output import note
     from rdt2.evaluation.figures import chunk_figure
     from rdt2.files import write_whole
+    from rdt2.progress import note
 
     figure = chunk_figure(
         {arm: chunk.relative_poses(arm)[:, :3, 3] for arm in ARMS}, {arm: chunk.widths(arm) for arm in ARMS}

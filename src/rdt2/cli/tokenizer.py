@@ -85,10 +85,11 @@ class TokenizerCheck:
     """Write the figures to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, existing, note, save_json
+        from rdt2.cli.output import console, existing, save_json
         from rdt2.data import ShardIndex
         from rdt2.evaluation.shards import chosen_samples
         from rdt2.normalizer import LinearNormalizer
+        from rdt2.progress import note
         from rdt2.tokenizer import ActionTokenizer, evaluate_reconstruction, outside_range, worst_chunks
 
         existing(self.data, "folder of shards")

@@ -29,7 +29,8 @@ class _Train:
     """Write the final figures to this file."""
 
     def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert", "distill"]) -> None:
-        from rdt2.cli.output import existing, note, plain, save_json
+        from rdt2.cli.output import existing, plain, save_json
+        from rdt2.progress import note
         from rdt2.training.cli import run_training
         from rdt2.training.stopping import Stopped
 

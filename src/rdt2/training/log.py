@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,14 @@ import torch
 
 from rdt2.errors import ConfigError, RecordingError, TrainingError
 from rdt2.files import write_problem, write_whole
+from rdt2.progress import note, progress
 from rdt2.training.config import RunConfig
 from rdt2.training.plots import chunks_figure, loss_figure, save_figure
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LINE_EVERY = (5.0, 60.0)  # s between lines where no terminal is: at the beginning, and later
 RESUME = "Then go on with --resume."
-
-
-def note(text: str) -> None:
-    """A line for whoever watches, on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Log:
@@ -118,55 +114,21 @@ class Log:
         except RecordingError as error:
             note(f"{error}")
 
-    def progress(self) -> Progress:
-        return Progress(self._name, self._config, self._start, enabled=self._main)
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[int, float, float], None]]:
+        """Gives ``tell(done, loss, rate)``, for after each step."""
+        if not self._main:
+            yield lambda done, loss, rate: None
+            return
+        samples = self._config.batch_size * self._config.accumulate
+        began = time.perf_counter()
+        with progress(f"{self._name}: step", self._config.steps, done=self._start) as advance:
 
+            def tell(done: int, loss: float, rate: float) -> None:
+                speed = (done - self._start) * samples / (time.perf_counter() - began)
+                advance(1, f"loss {loss:.4f}  lr {rate:.1e}  {speed:.1f} samples/s  {_memory_gib():.1f} GiB")
 
-class Progress:
-    """Loss, learning rate, samples a second, memory and time left: a bar on a terminal, else lines now and then."""
-
-    def __init__(self, name: str, config: RunConfig, start: int, *, enabled: bool):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        console = Console(stderr=True)
-        self._samples = config.batch_size * config.accumulate
-        self._start, self._total, self._name = start, config.steps, name
-        self._lines = enabled and not console.is_terminal
-        self._bar = Bar(
-            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
-            console=console, disable=not enabled or self._lines,
-        )  # fmt: skip
-
-    def __enter__(self) -> Progress:
-        self._bar.start()
-        self._task = self._bar.add_task(self._name, total=self._total, completed=self._start, figures="")
-        self._began = self._told = time.perf_counter()
-        return self
-
-    def __call__(self, done: int, loss: float, rate: float) -> None:
-        now = time.perf_counter()
-        speed = (done - self._start) / (now - self._began)  # steps a second
-        figures = (
-            f"loss {loss:.4f}  lr {rate:.1e}  {speed * self._samples:.1f} samples/s  {_memory_gib():.1f} GiB"
-        )
-        self._bar.update(self._task, completed=done, figures=figures)
-        wait = min(max(LINE_EVERY[0], (now - self._began) / 10), LINE_EVERY[1])
-        if self._lines and (done in (self._start + 1, self._total) or now - self._told >= wait):
-            self._told = now
-            left = _duration((self._total - done) / speed)
-            note(f"{self._name}: step {done} of {self._total}  {figures}  {left} left")
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+            yield tell
 
 
 def _memory_gib() -> float:

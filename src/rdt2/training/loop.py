@@ -36,11 +36,12 @@ from rdt2.data import Batch
 from rdt2.data.loader import batches_ahead
 from rdt2.errors import ConfigError, TrainingError
 from rdt2.files import whole_file, whole_folder
+from rdt2.progress import note
 from rdt2.training import engines, run
 from rdt2.training.average import WeightAverage
 from rdt2.training.checkpoints import restore, save_checkpoint, without_frozen
 from rdt2.training.config import RunConfig, check_installed
-from rdt2.training.log import Log, note
+from rdt2.training.log import Log
 from rdt2.training.stopping import Stopping
 
 if TYPE_CHECKING:

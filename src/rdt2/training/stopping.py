@@ -86,10 +86,12 @@ class Stopping:
 
     def _say(self, number: int) -> None:
         """To the file itself: a handler may interrupt whoever writes to the stream."""
-        if self._speaks:
-            name = signal.Signals(number).name
-            line = f"\n{name}: finishing the step, then saving a checkpoint; a second signal ends at once.\n"
+        name = signal.Signals(number).name
+        line = f"\n{name}: finishing the step, then saving a checkpoint; a second signal ends at once.\n"
+        for stream in (1, 2):
             try:
-                os.write(2, line.encode())
-            except OSError:  # the terminal is gone, which may be why the signal came
-                self._speaks = False
+                os.write(stream, line.encode() if self._speaks and stream == 2 else b"")
+            except OSError:  # the terminal is gone, which may be why the signal came: all else goes nowhere
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
