@@ -7,6 +7,8 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,12 +49,11 @@ except Exception as error:
 
 
 @pytest.fixture
-def open_tmp(tmp_path: Path) -> Path:
-    """A folder in which every user may look (pytest makes it for one)."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        if folder.owner() == Path.home().owner() or os.geteuid() == 0:
-            folder.chmod(folder.stat().st_mode | 0o055)
-    return tmp_path
+def open_tmp() -> Iterator[Path]:
+    """A folder in which every user may look; pytest's own are closed again whenever another session starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def test_weights_get_the_usual_mode_and_not_only_their_owners(tmp_path: Path, umask: None) -> None:
@@ -168,6 +169,18 @@ def test_who_may_not_write_is_told_so(open_tmp: Path) -> None:
     assert "a.json: could not be written: no permission" in told
     told = as_nobody("require_writable(sys.argv[1])", open_tmp / "a")
     assert "no permission to write in" in told
+    open_tmp.chmod(0o755)
+
+
+def test_a_folder_that_may_not_even_be_looked_into_is_told_as_well(open_tmp: Path) -> None:
+    closed = open_tmp / "closed"
+    (closed / "inside").mkdir(parents=True)
+    closed.chmod(0o700 if os.geteuid() == 0 else 0)
+    for call in ("write_whole(sys.argv[1], '')", "require_writable(sys.argv[1])"):
+        told = as_nobody(call, closed / "inside" / "a.json")
+        assert "RecordingError" in told
+        assert "a.json: could not be written: no permission" in told
+    closed.chmod(0o700)
 
 
 def test_who_may_not_read_is_told_so_and_not_that_nothing_is_there(open_tmp: Path) -> None:

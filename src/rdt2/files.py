@@ -50,9 +50,9 @@ def whole_file(
         advice: a sentence more in its message.
     """
     target = Path(path).expanduser().absolute()
-    stream = _is_stream(target)
-    target = target.resolve() if target.is_symlink() and not stream else target
     with _told(target, error, advice):
+        stream = _is_stream(target)
+        target = target.resolve() if target.is_symlink() and not stream else target
         folder = Path(tempfile.gettempdir()) if stream else target.parent
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{target.name}.{os.getpid()}.partial"

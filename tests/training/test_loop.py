@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -90,7 +91,10 @@ def test_tensorboard_gets_the_figures(tmp_path):
 def test_trackers_that_cannot_be_had_are_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="expected one of tensorboard, wandb, trackio"):
         config(trackers=("tensorbord",))
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else found(name, *more)
+    )
     with pytest.raises(ConfigError, match=r"pip install 'rdt2\[wandb\]'"):
         fit(ToyStage(), config(trackers=("wandb",)), tmp_path / "b")
 
