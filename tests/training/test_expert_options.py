@@ -72,7 +72,8 @@ def test_a_damaged_entry_is_named(prompts, tiny_vlm, tmp_path):
 
 
 def config(vlm, **changes) -> ExpertTraining:
-    return ExpertTraining(start_from="tiny", vlm=str(vlm), batch_size=2, precision="fp32", **changes)
+    settings = dict(start_from="tiny", vlm=str(vlm), batch_size=2, precision="fp32", augment=False)
+    return ExpertTraining(**{**settings, **changes})
 
 
 def test_a_cached_expert_stage_has_the_same_loss(samples, demo_vlm, tmp_path):

@@ -21,6 +21,7 @@ def test_training_beside_4_bit_weights_and_merging_into_whole_ones(samples, tiny
     config = VQTraining(
         start_from=str(tiny_vlm), adapter="qlora", steps=40, batch_size=2, learning_rate=0.02, warmup_steps=1,
         precision="fp32", evaluate_samples=4, trackers=(), save_every=20, schedule="constant", lora_dropout=0.0,
+        augment=False,
     )  # fmt: skip
     stage = VQStage(config, samples, tmp_path)
     batch = batch_of(stage, 0)

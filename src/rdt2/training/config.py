@@ -169,7 +169,7 @@ class VQTraining(RunConfig):
     """Dropout on the adapters' input."""
     gradient_checkpointing: bool = False
     """Keep only the input of every layer and compute the rest again in the backward pass: less memory."""
-    augment: bool = False
+    augment: bool = True
     """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
     compile: bool = False
     """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
@@ -218,7 +218,7 @@ class ExpertTraining(RunConfig):
     """Noise and time draws that share one prefill of the VLM."""
     gradient_checkpointing: bool = False
     """Keep only the input of every block and compute the rest again in the backward pass: less memory."""
-    augment: bool = False
+    augment: bool = True
     """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
     compile: bool = False
     """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
