@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rdt2.action import ActionChunk
+from rdt2.cli.main import main
 from rdt2.data import ShardIndex, ShardWriter, split_by_episode
 from rdt2.errors import ConfigError, ShardError
 from rdt2.evaluation.files import write_json
@@ -73,6 +74,34 @@ def test_a_known_error_is_measured_and_baselines_stand_beside_it(folder):
     assert still.position_mm == pytest.approx(np.mean([k * 12.5 for k in range(6)]) / 2, rel=1e-4)
     assert still.width_mm == 0
     assert result.baselines[MEAN_CHUNK].position_mse < still.position_mse
+
+
+def test_the_command_evaluates_what_the_models_run_held_out(folder, tmp_path, monkeypatch, capsys):
+    """regression: always 5 %, so that a model trained with less was measured on what it had learnt."""
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    write_json(run / "config.json", {"stage": "expert", "config": {"held_out": 0.5}})
+    write_json(run / "model" / "config.json", {"hidden_size": 64})
+    asked = []
+
+    def opened(source):
+        asked.append(Oracle(folder))
+        return asked[-1]
+
+    monkeypatch.setattr("rdt2.evaluation.policies.open_policy", opened)
+
+    def evaluated(policy, *more) -> list[int]:
+        main(["evaluate", "shards", "--policy", str(policy), "--data", str(folder), *more])
+        return asked[-1].numbers
+
+    half, few = (split_by_episode(ShardIndex(folder), held_out=share)[1].tolist() for share in (0.5, 0.05))
+    assert len(half) == 2 * len(few)
+    assert evaluated(run / "model") == half
+    assert "training held out 0.5 of the episodes" in capsys.readouterr().err
+    assert evaluated(run / "model", "--held-out", "0.05") == few
+    assert evaluated(run / "model" / "elsewhere") == few
+    assert evaluated("demo-fm") == few
+    assert evaluated("demo-fm", "--held-out", "0.5") == half
 
 
 def test_only_held_out_episodes_are_read_unless_asked(folder):

@@ -51,6 +51,33 @@ def whole(tmp_path_factory):
 # ------------------------------------------------------------------------------------------- what may change
 
 
+def test_the_same_place_written_otherwise_is_no_other_setting(tmp_path, monkeypatch):
+    (tmp_path / "vlm").mkdir()
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "link").symlink_to("vlm")
+    monkeypatch.chdir(tmp_path)
+
+    def told(before: str, now: str, name: str = "start_from") -> list[str]:
+        out = tmp_path / "out"
+        out.mkdir(exist_ok=True)
+        first, second = (VQTraining(**{name: value}) for value in (before, now))
+        run.claim(out, run.identity("vq", first))
+        return run.look(out, run.identity("vq", second), second, resume=True)
+
+    for other in ("./vlm", "vlm/", str(tmp_path / "vlm"), "link", "tiny/../vlm"):
+        assert told("vlm", other) == []
+        assert told(other, "vlm") == []
+    for before, now in (
+        ("vlm", "tiny"),
+        ("tiny", "./tiny"),
+        ("./tiny", "tiny"),
+        ("gone", "./gone"),
+        ("a/vlm", "vlm"),
+    ):
+        with pytest.raises(CheckpointError, match="start_from was"):
+            told(before, now)
+
+
 def test_a_finished_run_is_extended_as_if_it_had_been_longer(tmp_path):
     long = {"schedule": "constant", "steps": 14}
     fit(ToyStage(), config(**long), tmp_path / "long")

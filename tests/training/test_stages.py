@@ -232,6 +232,26 @@ def test_as_many_frozen_layers_as_there_are_is_refused(runs):
         )  # fmt: skip
 
 
+def test_a_processor_with_more_words_than_the_vlm(samples, tiny_vlm, tmp_path):
+    """regression: an index out of range in the first step."""
+    other = tmp_path / "processor"
+    shutil.copytree(tiny_vlm, other)
+    words = json.loads((other / "tokenizer.json").read_text())
+    last = words["added_tokens"][-1]
+    more = [{**last, "id": last["id"] + 1 + n, "content": f"<|more_{n}|>"} for n in range(4000)]
+    (other / "tokenizer.json").write_text(json.dumps(words | {"added_tokens": words["added_tokens"] + more}))
+    for stage, settings in (
+        ("vq", (f"start_from={tiny_vlm}",)),
+        ("expert", (f"vlm={tiny_vlm}", "start_from=tiny")),
+        ("distill", (f"vlm={tiny_vlm}",)),
+    ):
+        with pytest.raises(CheckpointError, match=r"processor knows \d+ words, but the VLM .* has rows for"):
+            run_training(
+                stage, config=None, overrides=(*SHORT, *settings, f"processor={other}"), data=samples,
+                out=tmp_path / stage,
+            )  # fmt: skip
+
+
 def test_no_normalizer_is_said(shards, tmp_path):
     data = tmp_path / "bare"
     data.mkdir()

@@ -28,6 +28,9 @@ class EvaluateShards(PolicyOptions):
     """Folder of shards."""
     split: Literal["held_out", "train", "all"] = "held_out"
     """Which samples; all is for a folder that was not trained on."""
+    held_out: float | None = None
+    """The share of the episodes that training left out, its setting of that name. None takes that of the run in whose
+    folder the policy lies, else 0.05; with another one, samples that were trained on would be evaluated."""
     limit: int | None = None
     """At most so many samples, spread evenly."""
     batch_size: int = 16
@@ -41,11 +44,15 @@ class EvaluateShards(PolicyOptions):
         from rdt2.cli.output import console, existing, save_json
         from rdt2.data import ShardIndex
         from rdt2.evaluation.policies import open_policy
-        from rdt2.evaluation.shards import chosen_samples, evaluate_shards
-        from rdt2.progress import progress, working
+        from rdt2.evaluation.shards import HELD_OUT, chosen_samples, evaluate_shards, trained_with
+        from rdt2.progress import note, progress, working
 
         existing(self.data, "folder of shards")
-        total = len(chosen_samples(ShardIndex(self.data), self.split, self.limit))
+        held_out = self.held_out
+        if held_out is None and (held_out := trained_with(self.policy)) is not None:
+            note(f"training held out {held_out:g} of the episodes, as its settings say")
+        held_out = HELD_OUT if held_out is None else held_out
+        total = len(chosen_samples(ShardIndex(self.data), self.split, self.limit, held_out=held_out))
         with working(f"loading {self.policy}"):
             policy = open_policy(self.source())
         with progress("samples", total) as advance:
@@ -54,6 +61,7 @@ class EvaluateShards(PolicyOptions):
                 self.data,
                 name=self.policy,
                 split=self.split,
+                held_out=held_out,
                 limit=self.limit,
                 batch_size=self.batch_size,
                 seed=self.seed,

@@ -12,6 +12,7 @@ can be told from an easy data set:
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from rdt2.policy import Policy
 
 STAY_STILL, MEAN_CHUNK = "stay still", "mean chunk"
+HELD_OUT = 0.05
+"""What training leaves out unless its held_out says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def evaluate_shards(
     name: str = "policy",
     split: Literal["held_out", "train", "all"] = "held_out",
     batch_size: int = 16,
+    held_out: float = HELD_OUT,
     limit: int | None = None,
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
@@ -110,9 +114,9 @@ def evaluate_shards(
         data: folder with `shard-*.tar` and `instructions.json`.
         name: what to call the policy in the result.
         split: "held_out" takes the episodes that training on this folder leaves out, "train" the others;
-        "all" is for
-            a folder that was not trained on.
+            "all" is for a folder that was not trained on.
         batch_size: observations a call of `predict`.
+        held_out: the share of the episodes that training left out: its setting of that name.
         limit: at most so many samples, spread evenly: neighbours at 30 Hz are nearly the same picture.
         seed: of the policy's noise; sample n gets seed + n, so that the batch size changes nothing.
         on_batch: called with the number of samples of each finished batch.
@@ -126,7 +130,7 @@ def evaluate_shards(
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ConfigError(f"batch_size is {batch_size} and limit {limit}, expected at least 1.")
     index = ShardIndex(data)
-    numbers = chosen_samples(index, split, limit)
+    numbers = chosen_samples(index, split, limit, held_out=held_out)
 
     chunks: list[ActionChunk] = []
     seconds = 0.0
@@ -162,12 +166,23 @@ def evaluate_shards(
     )
 
 
-def chosen_samples(index: ShardIndex, split: str, limit: int | None = None) -> list[int]:
+def trained_with(model: str | Path) -> float | None:
+    """The share of the episodes that the run left out in whose folder a model lies; None for a model elsewhere."""
+    try:
+        found = json.loads((Path(model).expanduser().absolute().parent / "config.json").read_text("utf-8"))
+        return float(found["config"]["held_out"]) if "stage" in found else None
+    except (OSError, ValueError, KeyError, TypeError):  # no run's
+        return None
+
+
+def chosen_samples(
+    index: ShardIndex, split: str, limit: int | None = None, *, held_out: float = HELD_OUT
+) -> list[int]:
     """Numbers of the samples to evaluate. Raises ConfigError (unknown split), ShardError (empty one)."""
     from rdt2.data import split_by_episode
 
-    train, held_out = split_by_episode(index)
-    splits = {"held_out": held_out, "train": train, "all": np.arange(len(index))}
+    train, others = split_by_episode(index, held_out=held_out)
+    splits = {"held_out": others, "train": train, "all": np.arange(len(index))}
     if split not in splits:
         raise ConfigError(f"split is {split!r}, expected one of {', '.join(splits)}.")
     numbers = splits[split]

@@ -259,7 +259,7 @@ class DistillTraining(ExpertTraining):
     """Euler steps of the teacher; none takes its own number (5 as published)."""
 
     def contradiction(self) -> str:
-        if self.start_from in ("scratch", "tiny"):
+        if self.start_from in BUILT_IN:
             return (
                 f"start_from is '{self.start_from}', expected the folder or hub id of a trained expert: a "
                 "student needs a teacher. Train one with 'rdt2 train expert'."
@@ -274,6 +274,9 @@ CONFIGS: dict[str, type[RunConfig]] = {
     "expert": ExpertTraining,
     "distill": DistillTraining,
 }
+
+BUILT_IN = frozenset(("tiny", "scratch"))
+"""Values of start_from that are no place, whatever lies in the current folder."""
 
 MAY_CHANGE = frozenset(
     (

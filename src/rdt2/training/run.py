@@ -9,7 +9,7 @@ from typing import Any
 
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.files import require_writable, write_whole
-from rdt2.training.config import MAY_CHANGE, RunConfig
+from rdt2.training.config import BUILT_IN, MAY_CHANGE, RunConfig
 from rdt2.training.settings import to_mapping
 
 CONFIG = "config.json"
@@ -100,7 +100,7 @@ def _compared(out: Path, found: dict[str, Any], wanted: dict[str, Any], config: 
     changed = {
         key: f"{key} was {before[key]!r}, is {value!r}"
         for key, value in sorted(wanted["config"].items())
-        if before[key] != value
+        if not _same(before[key], value)
     }
     if refused := [line for key, line in changed.items() if key not in MAY_CHANGE]:
         raise CheckpointError(
@@ -114,3 +114,12 @@ def _compared(out: Path, found: dict[str, Any], wanted: dict[str, Any], config: 
                 "known any more. Resume with the same, or start a new --out."
             )
     return [f"since the run began, {line}" for line in changed.values()]
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Whether two values of a setting are equal, or the same place: x and ./x."""
+    if before == now or not (isinstance(before, str) and isinstance(now, str)):
+        return before == now
+    if {before, now} & BUILT_IN or not Path(now).expanduser().exists():
+        return False
+    return os.path.realpath(Path(before).expanduser()) == os.path.realpath(Path(now).expanduser())

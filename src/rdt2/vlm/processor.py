@@ -23,7 +23,7 @@ from rdt2.files import require_file
 from rdt2.hub import locate
 from rdt2.vlm.adapters import base_of
 from rdt2.vlm.images import CONFIG_NAME, PROCESSOR_NAME, ImageProcessor, Patches, has_settings
-from rdt2.vlm.layout import read_json
+from rdt2.vlm.layout import CONFIG, read_config, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,10 +118,21 @@ class VLMProcessor:
 
         Raises:
             CheckpointError: as :meth:`from_pretrained`, or there is none beside the VLM and the published one can
-                not be fetched.
+                not be fetched, or it knows more words than the VLM.
         """
-        if given is not None:
-            return cls.from_pretrained(given)
+        processor = cls._found(vlm, base) if given is None else cls.from_pretrained(given)
+        words = processor.tokenizer.get_vocab_size()
+        rows = read_config(locate(base_of(vlm, base=base), (CONFIG,))).text_config.vocab_size
+        if words > rows:
+            raise CheckpointError(
+                f"the processor {processor.source} knows {words} words, but the VLM {vlm} has rows for {rows}. Use the "
+                "processor that this VLM was trained with."
+            )
+        return processor
+
+    @classmethod
+    def _found(cls, vlm: str | Path, base: str | Path | None) -> VLMProcessor:
+        """The one beside a VLM, else the published one."""
         for place in dict.fromkeys((str(vlm), base_of(vlm, base=base))):
             folder = locate(place, PROCESSOR_FILES, what="a processor")
             if (folder / "tokenizer.json").is_file() and has_settings(folder):
