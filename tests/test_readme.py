@@ -1,10 +1,15 @@
-"""The README's first snippet runs as it stands, in both languages."""
+"""What the README tells users to type does what it says, in both languages."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+from pathlib import Path
 
 import pytest
+
+from rdt2.cli.main import main
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
@@ -13,3 +18,92 @@ def test_the_first_snippet_runs(name, request, capsys):
     snippet = re.findall(r"```python\n(.*?)```", text, flags=re.S)[0]
     exec(compile(snippet, name, "exec"), {})
     assert capsys.readouterr().out.split("\n")[:2] == ["(24, 20)", "(24, 4, 4)"]
+
+
+# What makes a run small; the command lines are the README's.
+SMALL = {
+    "data record": ["--episodes", "4", "--workers", "1"],
+    "train": [
+        *(
+            "steps=2",
+            "batch_size=4",
+            "warmup_steps=0",
+            "log_every=1",
+            "evaluate_every=0",
+            "evaluate_samples=4",
+        ),
+        *("precision=fp32", "trackers=[]"),
+    ],
+    "train tokenizer": ["linear_start=64", "batch_size=16"],
+    **{f"train {stage}": ["compile=false"] for stage in ("pointing", "vq", "expert", "distill")},
+    "evaluate cell": ["--episodes", "1", "--max-seconds", "0.5", "--workers", "1"],
+    "evaluate shards": ["--limit", "4"],
+    "tokenizer check": ["--max-position-mm", "1000", "--max-rotation-degrees", "180"],
+}
+SECTIONS = {
+    "README.md": ("## Train the demo model yourself", "## Your own recordings", "## Fine-tune"),
+    "README.zh.md": ("## 自己训练演示模型", "## 使用自己的录制数据", "## 微调"),
+}
+
+
+def commands(text: str, section: str) -> list[list[str]]:
+    """The words of each rdt2 command in a section's shell blocks; torchrun starts the same with two processes."""
+    body = text.split(f"\n{section}\n")[1].split("\n## ")[0]
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", body, flags=re.S)).replace("\\\n", " ").splitlines()
+    found = [
+        shlex.split(line.replace("torchrun --nproc-per-node 2 -m rdt2.cli.main", "rdt2"), comments=True)
+        for line in lines
+    ]
+    return [words[1:] for words in found if words[:1] == ["rdt2"]]
+
+
+def made_small(words: list[str]) -> list[str]:
+    name = " ".join(words[:2])
+    extra = [*SMALL.get(words[0], []), *SMALL.get(name, [])]
+    if words[0] == "train":
+        extra = [part for setting in extra for part in ("--set", setting)]
+    return words if "--help" in words else [*words, *extra]
+
+
+def test_both_languages_give_the_same_commands(request):
+    english, chinese = (
+        [commands((request.config.rootpath / name).read_text("utf-8"), section) for section in sections]
+        for name, sections in SECTIONS.items()
+    )
+    assert english == chinese
+    assert all(english)
+
+
+def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monkeypatch, capsys):
+    """In the order of the README; the published checkpoints are folders of the same names with the demo's in them."""
+    pytest.importorskip("mujoco")
+    text = (request.config.rootpath / "README.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    Path("configs").symlink_to(request.config.rootpath / "configs")
+    demo, recordings, fine_tuning = (commands(text, section) for section in SECTIONS["README.md"])
+
+    def run(lines: list[list[str]]) -> None:
+        for words in lines:
+            code = None
+            try:
+                main(made_small(words))
+            except SystemExit as end:
+                code = end.code
+            assert not code, (words, capsys.readouterr().err)
+
+    run(demo)
+    run(recordings)
+    for mine, published in {
+        "runs/tokenizer/model": "robotics-diffusion-transformer/RVQActionTokenizer",
+        "runs/vq/model": "robotics-diffusion-transformer/RDT2-VQ",
+        "runs/expert/model": "robotics-diffusion-transformer/RDT2-FM",
+    }.items():
+        shutil.copytree(mine, published)
+    shutil.copytree("data/demo", "DATA")
+    shutil.copytree("data/demo", "OTHER")
+    shutil.rmtree("runs")
+    shutil.copytree("robotics-diffusion-transformer/RVQActionTokenizer", "NORMALIZER")
+    run(fine_tuning)
+    assert "good: in range" in capsys.readouterr().out
+    for model in ("runs/lora/merged", "runs/expert/model", "runs/fast/model", "runs/rvq/model"):
+        assert (Path(model) / "config.json").is_file()
