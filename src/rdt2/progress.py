@@ -101,7 +101,7 @@ def _lines(label: str, total: int | None, done: int) -> Iterator[Callable[..., N
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, said
-        first = done == before
+        first = done == before and steps > 0
         tenth = 10 * done // total if total else 0
         done, said = done + steps, note
         last = total is not None and done >= total

@@ -142,6 +142,7 @@ def test_without_a_terminal_work_is_told_in_lines(capsys, monkeypatch):
     assert lines[0].startswith("loading: at work, ")
     assert lines[-1].endswith(" s")
     with progress.progress("quick", 1) as advance:
+        advance(0)
         advance()
     assert len(capsys.readouterr().err.splitlines()) == 1
 
