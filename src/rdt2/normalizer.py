@@ -7,6 +7,7 @@ hostile file cannot run code. Only scale, offset, min and max are used. This pac
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Mapping
@@ -64,6 +65,12 @@ class LinearNormalizer:
             raise NormalizerError("the normalizer's scale holds zeros and cannot be inverted; fit it again.")
         if (self.minimum > self.maximum).any():
             raise NormalizerError("the normalizer's min is above its max: the file is damaged; fit it again.")
+
+    @property
+    def digest(self) -> str:
+        """A name for this map: the same for equal numbers, from whatever file they came."""
+        numbers = torch.stack([self.scale, self.offset]).numpy().astype("<f4")
+        return hashlib.sha256(numbers.tobytes()).hexdigest()[:16]
 
     # ------------------------------------------------------------------------------------------- the map
 

@@ -283,6 +283,8 @@ def test_no_shards(tmp_path: Path) -> None:
 
 
 class FakeTokenizer:
+    digest = "fake"
+
     def encode(self, actions):  # type: ignore[no-untyped-def]
         import torch
 
@@ -312,6 +314,8 @@ def test_tokens_of_another_tokenizer_are_no_interrupted_run(tmp_path: Path) -> N
     from rdt2.data import fit_normalizer
 
     class Other(FakeTokenizer):
+        digest = "other"
+
         def encode(self, actions):  # type: ignore[no-untyped-def]
             return super().encode(actions) + 1
 
@@ -319,13 +323,18 @@ def test_tokens_of_another_tokenizer_are_no_interrupted_run(tmp_path: Path) -> N
     normalizer = fit_normalizer(source)
     tokenize_shards(source, out, FakeTokenizer(), normalizer)
     before = (out / "shard-000000.tar").read_bytes()
-    with pytest.raises(RecordingError, match=r"shard-000000.tar: holds tokens of another tokenizer"):
+    with pytest.raises(
+        RecordingError, match=r"out: was begun with another tokenizer \(fake there, other here\)"
+    ):
         tokenize_shards(source, out, Other(), normalizer)
     wider = LinearNormalizer.fit(np.array([[-1.0] * 20, [1.0] * 20]))
-    with pytest.raises(
-        RecordingError, match=r"shard-000000.tar: holds tokens of another tokenizer or normal"
-    ):
+    with pytest.raises(RecordingError, match=r"out: was begun with another normalizer \([0-9a-f]+ there, "):
         tokenize_shards(source, out, FakeTokenizer(), wider)
+    # A folder of before it was written down: the tokens themselves tell.
+    (out / "tokens.json").unlink()
+    for tokenizer, ranges in ((Other(), normalizer), (FakeTokenizer(), wider)):
+        with pytest.raises(RecordingError, match=r"shard-000000.tar: holds tokens of another tokenizer"):
+            tokenize_shards(source, out, tokenizer, ranges)
     with ShardWriter(tmp_path / "other") as writer:
         writer.write(picture=picture(), action=action() + np.float32(0.01), instruction=SENTENCE)
     with pytest.raises(RecordingError, match=r"shard-000000.tar: holds samples of another recording"):

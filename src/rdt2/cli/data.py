@@ -263,38 +263,74 @@ class DataStats:
 
 @dataclass(kw_only=True)
 class DataTokenize:
-    """Write shards again with the action tokens of a tokenizer: what VQ training reads. An interrupted run
-    goes on.
+    """Write the action tokens of a tokenizer: what VQ training reads. An interrupted run goes on.
 
-    For example:
+    They go into new shards, or with --sidecar into small files beside the shards, which saves writing all pictures
+    again. Either way it is kept which tokenizer and normalizer made them, and never mixed. For example:
       rdt2 data tokenize --data data/pick --tokenizer runs/tokenizer --out data/tokens
+      rdt2 data tokenize --data data/pick --tokenizer runs/tokenizer --sidecar
+      rdt2 data tokenize --data s3://bucket/pick --tokenizer runs/tokenizer --sidecar --out tokens
+      rdt2 train vq --data tokens/dataset.yaml --out runs/vq
     """
 
-    data: Path
-    """Folder of shards."""
+    data: str
+    """Folder of shards, dataset yaml, or URL."""
     tokenizer: str
     """Folder or hub id of the action tokenizer."""
-    out: Path
-    """Folder for the new shards."""
+    out: Path | None = None
+    """Folder for the new shards. With --sidecar: for the token files and a dataset.yaml to train on; none puts them
+    beside the shards."""
+    sidecar: bool = False
+    """Write shard-000000.tar.tokens for each shard (54 bytes a sample) instead of new shards."""
     normalizer: str | None = None
     """Normalizer file or folder; none takes the one beside the shards."""
+    device: str = "auto"
+    """Where the tokenizer runs: cpu, cuda or cuda:1; auto takes a GPU where there is one."""
+    workers: int = 0
+    """Processes that read ahead; 0 reads between the batches."""
     json: Path | None = None
     """Write the count to this file."""
 
     def run(self) -> None:
+        import torch
+
         from rdt2.cli.output import console, existing, save_json
-        from rdt2.data import tokenize_shards
+        from rdt2.data import tokenize_beside, tokenize_shards
+        from rdt2.data.shards.remote import is_url
+        from rdt2.errors import ConfigError
         from rdt2.normalizer import LinearNormalizer
+        from rdt2.policy.place import checked_device
         from rdt2.progress import working
         from rdt2.tokenizer import ActionTokenizer
 
-        existing(self.data, "folder of shards")
-        tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
+        if not is_url(self.data):
+            existing(Path(self.data), "folder of shards or dataset yaml")
+        if self.out is None and not self.sidecar:
+            raise ConfigError(
+                "where to? --out FOLDER for new shards, or --sidecar for files beside the shards."
+            )
+        if self.workers < 0:
+            raise ConfigError(f"--workers is {self.workers}, expected 0 or more.")
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        device = checked_device(auto if self.device == "auto" else self.device)
+        tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval().to(device)
         normalizer = LinearNormalizer.from_pretrained(self.normalizer or self.data)
+        options: dict[str, Any] = {"device": device, "workers": self.workers}
         with working(f"tokenizing {self.data}"):
-            written = tokenize_shards(self.data, self.out, tokenizer, normalizer)
-        console().print(f"{written} samples written to {self.out}", highlight=False)
-        save_json(self.json, {"samples": written, "out": str(self.out)})
+            if self.sidecar:
+                written = tokenize_beside(self.data, tokenizer, normalizer, out_dir=self.out, **options)
+            else:
+                assert self.out is not None
+                written = tokenize_shards(self.data, self.out, tokenizer, normalizer, **options)
+        place = self.out or f"files beside the shards of {self.data}"
+        console().print(
+            f"tokens of {written} samples written to {place}, by tokenizer {tokenizer.digest} and normalizer "
+            f"{normalizer.digest}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        save_json(self.json, {
+            "samples": written, "out": str(place), "tokenizer": tokenizer.digest, "normalizer": normalizer.digest,
+        })  # fmt: skip
 
 
 def sentence_table(sentences: Counter[str]) -> Table:

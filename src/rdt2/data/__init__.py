@@ -17,10 +17,10 @@ from rdt2.data.shards import (
     find_shards,
     read_instructions,
     read_shards,
-    tokenize_shards,
     write_dataset_yaml,
 )
 from rdt2.data.stats import ActionStatistics, action_statistics, fit_normalizer
+from rdt2.data.tokenizing import tokenize_beside, tokenize_shards
 
 __all__ = [
     "ActionStatistics",
@@ -45,6 +45,7 @@ __all__ = [
     "read_instructions",
     "read_shards",
     "split_by_episode",
+    "tokenize_beside",
     "tokenize_shards",
     "write_dataset_yaml",
 ]

@@ -16,6 +16,8 @@ from rdt2.data import shards as _shards
 from rdt2.data.mixture import DataSource, open_sources
 from rdt2.data.shards.index import ShardPlaces, ShardTable, load_indices
 from rdt2.data.shards.ranges import RangeReader, shard_name
+from rdt2.data.shards.remote import is_url
+from rdt2.data.shards.tokens import TokenOrigin, TokensBeside, as_npy, read_origin, read_tokens, tokens_path
 from rdt2.errors import ConfigError, ShardError
 
 if TYPE_CHECKING:
@@ -38,15 +40,18 @@ class ShardIndex:
         *,
         instructions: Instructions = "file",
         damaged_shards: Literal["refuse", "use"] = "refuse",
+        tokens: bool = True,
     ) -> None:
         """
         source: folder, tars, URLs, a dataset yaml (single or blend), or sources with weights.
         instructions: "file" reads the table beside the shards; "ignore" leaves sentences out; or a table.
         damaged_shards: "use" takes the samples before the damage; ``damage`` says what it is.
+        tokens: False leaves token files beside the shards, and what made tokens, alone.
 
         Raises:
             ConfigError: a yaml that is neither form.
-            ShardError: no shards or samples, a damaged shard, a missing file, or a sample without a sentence.
+            ShardError: no shards or samples, a damaged shard, a missing file, a sample without a sentence, or tokens of
+                another shard or of several tokenizers or normalizers.
         """
         self.sources = open_sources(source, instructions=instructions)
         self.shards = [shard for each in self.sources for shard in each.shards]
@@ -61,6 +66,13 @@ class ShardIndex:
         self._mapped: OrderedDict[int, ShardPlaces] = OrderedDict()
         self._texts = None if instructions == "ignore" else list(self._sentences())
         """For each shard the sentences its samples refer to by number."""
+        told = ((source, shard) for source in self.sources for shard in source.shards)
+        self._beside = [
+            _tokens_beside(source, shard, table) if tokens else None
+            for (source, shard), table in zip(told, self._tables, strict=True)
+        ]
+        self.token_origin = self._one_origin() if tokens else None
+        """What made the action tokens, None where that is not told or there are none."""
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -72,7 +84,18 @@ class ShardIndex:
     @property
     def has_tokens(self) -> bool:
         """Whether every sample carries action tokens."""
-        return all(table.tokens == table.samples for table in self._tables)
+        return all(
+            beside is not None or table.tokens == table.samples
+            for beside, table in zip(self._beside, self._tables, strict=True)
+        )
+
+    def rows(self, shard: int) -> range:
+        """The numbers of the samples of a shard, by its place in ``shards``."""
+        return range(int(self._first[shard]), int(self._first[shard + 1]))
+
+    def signature(self, shard: int) -> str:
+        """What tells a shard from another (rdt2.data.shards.index.signature_of)."""
+        return self._tables[shard].shard
 
     def span(self, part: int) -> range:
         """The numbers of the samples of a source."""
@@ -114,6 +137,8 @@ class ShardIndex:
             digest.update(json.dumps([len(source.shards), source.weight]).encode())
         for table in self._tables:
             digest.update(json.dumps([table.digest, table.episodes, table.sentences]).encode())
+        if self.token_origin is not None:
+            digest.update(json.dumps(self.token_origin).encode())
         return digest.hexdigest()[:24]
 
     def episodes_of(self, numbers: Int[np.ndarray, " n"]) -> set[str]:
@@ -202,18 +227,48 @@ class ShardIndex:
             shard, row = self._place(number)
             table = self._places(shard)
             begin, size = table.offset[row].tolist(), table.size[row].tolist()
+            beside = self._beside[shard] if TOKENS in members else None
+            if beside is not None:
+                size[TOKENS] = 0
             wanted = [(begin[m], begin[m] + size[m]) for m in members]
-            there = [piece for piece in wanted if piece[1] > piece[0]]
-            together = max(b for _, b in there) - min(a for a, _ in there) <= 2 * sum(size) + 4096
-            pieces = [(min(a for a, _ in there), max(b for _, b in there))] if together else there
-            places.append((wanted, pieces))
+            pieces = [piece for piece in wanted if piece[1] > piece[0]]
+            if pieces:
+                first, last = min(a for a, _ in pieces), max(b for _, b in pieces)
+                if last - first <= 2 * sum(size) + 4096:
+                    pieces = [(first, last)]
+            places.append((wanted, pieces, beside is not None))
             ranges += [(self.shards[shard], *piece) for piece in pieces]
+            ranges += [] if beside is None else [beside.range(row)]
         found = iter(self._reader.read(ranges))
         out = []
-        for wanted, pieces in places:
+        for wanted, pieces, tokens_beside in places:
             data = {piece: next(found) for piece in pieces}
-            out.append([_cut(data, *each) for each in wanted])
+            files = [_cut(data, *each) for each in wanted]
+            if tokens_beside:
+                files[list(members).index(TOKENS)] = as_npy(next(found))
+            out.append(files)
         return out
+
+    def _one_origin(self) -> TokenOrigin | None:
+        """Raises ShardError where tokens are of several tokenizers or normalizers."""
+        found: dict[TokenOrigin | None, str] = {}
+        stored: dict[str, TokenOrigin | None] = {}
+        for shard, beside, table in zip(self.shards, self._beside, self._tables, strict=True):
+            if beside is not None:
+                found.setdefault(beside.origin, shard)
+            elif table.tokens:
+                folder = shard.rpartition("/")[0]
+                if folder not in stored:
+                    stored[folder] = read_origin(folder)
+                found.setdefault(stored[folder], shard)
+        if len(found) > 1:
+            (one, first), (other, second) = list(found.items())[:2]
+            what = one.against(other) if one and other else "one of them does not say which"
+            raise ShardError(
+                f"{first} and {second} have action tokens of two tokenizers or normalizers: {what}. Write the tokens "
+                "of both with one tokenizer: rdt2 data tokenize --sidecar."
+            )
+        return next(iter(found), None)
 
     def _places(self, shard: int) -> ShardPlaces:
         """Where the files of a shard's samples lie; a bounded number of shards stays mapped."""
@@ -245,6 +300,12 @@ class ShardIndex:
         first = int(self._first[shard]) + int(np.argmax(self._places(shard).sentence == code))
         meta = {_shards.INSTRUCTION_KEY: self._tables[shard].sentences[code]}
         return _shards.lookup_instruction(meta, source.table(self.shards[shard]), where=self.where(first))
+
+
+def _tokens_beside(source: DataSource, shard: str, table: ShardTable) -> TokensBeside | None:
+    if source.tokens is None and is_url(shard):
+        return None
+    return read_tokens(tokens_path(shard, source.tokens), shard=table.shard, samples=table.samples)
 
 
 def _cut(data: Mapping[tuple[int, int], bytes], begin: int, end: int) -> bytes:

@@ -30,7 +30,7 @@ from rdt2.data.shards.reading import parse_instructions, read_instructions
 from rdt2.data.shards.remote import expand_locations, instructions_beside, is_url
 from rdt2.errors import ConfigError, ShardError
 
-_PATHS = ("instruction_path", "normalizer_path")
+_PATHS = ("instruction_path", "normalizer_path", "tokens_dir")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class DataSource:
     weight: float = 1.0
     normalizer: str | None = None
     """Where the data set's own normalizer is, as its yaml says."""
+    tokens: str | None = None
+    """Folder of the token files of its shards (rdt2.data.shards.tokens); None: they lie beside the shards."""
 
     def __post_init__(self) -> None:
         if not self.shards:
@@ -147,15 +149,16 @@ def _single(
         instructions=tables,
         weight=weight,
         normalizer=paths.get("normalizer_path"),
+        tokens=paths.get("tokens_dir"),
     )
 
 
 def _paths(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """instruction_path and normalizer_path as a yaml gives them, made whole."""
+    """instruction_path, normalizer_path and tokens_dir as a yaml gives them, made whole."""
     kwargs = config.get("kwargs") or {}
     if not isinstance(kwargs, dict) or not all(isinstance(kwargs.get(name, ""), str) for name in _PATHS):
         raise ConfigError(
-            f"{path}: kwargs is {kwargs!r}, expected {{instruction_path, normalizer_path}} as text."
+            f"{path}: kwargs is {kwargs!r}, expected {{instruction_path, normalizer_path, tokens_dir}} as text."
         )
     return {name: _beside(path, kwargs[name]) for name in _PATHS if name in kwargs}
 

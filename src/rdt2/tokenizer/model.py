@@ -14,6 +14,7 @@ moves it if a device is given), and autocast is switched off inside.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -228,6 +229,18 @@ class ActionTokenizer(nn.Module):
     def num_embeddings(self) -> int:
         """Codes in a codebook: a token is 0 .. num_embeddings - 1."""
         return self.config.num_embeddings
+
+    @property
+    def digest(self) -> str:
+        """A name for these weights: the same wherever they lie, on whichever device, and however codes were learnt."""
+        digest = hashlib.sha256()
+        of_training = {"ema_w", "ema_cluster_size", "entry_hits", "initialised", "steps"}
+        for name, value in sorted(self.state_dict().items()):
+            if name.rpartition(".")[2] in of_training:
+                continue
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def num_tokens(self) -> int:

@@ -61,6 +61,13 @@ class VQStage(Stage):
                 f"{data}: the shards hold no action tokens. Write them with 'rdt2 data tokenize', "
                 "or name a tokenizer with --set tokenizer=FOLDER."
             )
+        origin = index.token_origin if self.tokenizer is None else None
+        if origin is not None and origin.normalizer != self.normalizer.digest:
+            raise ConfigError(
+                f"{data}: the action tokens are of the normalizer {origin.normalizer}, this run has "
+                f"{self.normalizer.digest}. Name that one with --set normalizer=FOLDER, or write the tokens again with "
+                "'rdt2 data tokenize'."
+            )
         if config.compile:
             compile_layers()
         torch.manual_seed(config.seed)

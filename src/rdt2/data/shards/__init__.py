@@ -15,7 +15,8 @@ A tar is written under a temporary name and renamed when it is complete, so a fi
 ``shard-*.tar`` is whole. These are tars that the webdataset library reads too.
 
 sample.py: the files of one sample. tar.py: files of a tar. reading.py, remote.py: samples in order, from disk
-or by URL. writing.py and tokenizing.py: the other way.
+or by URL. writing.py: the other way. tokens.py: action
+tokens beside a shard.
 """
 
 from __future__ import annotations
@@ -50,7 +51,6 @@ from rdt2.data.shards.sample import (
     parse_tokens,
 )
 from rdt2.data.shards.tar import Member, TarReader, scan_tar
-from rdt2.data.shards.tokenizing import tokenize_shards
 from rdt2.data.shards.writing import (
     ShardWriter,
     instruction_key,
@@ -89,7 +89,6 @@ __all__ = [
     "scan_shard",
     "scan_tar",
     "stream_shard",
-    "tokenize_shards",
     "told_key",
     "write_atomic",
     "write_dataset_yaml",

@@ -52,10 +52,11 @@ class ShardTable:
 
     episodes: (name, how many samples) of the runs of samples that belong together, in stored order; "" where the
         shard does not say. sentences: the instruction keys, None for samples that have none; a sample has the number
-        of its own. digest: of the samples' keys and sizes, wherever the shard lies.
+        of its own. digest: of the samples' keys and sizes, wherever the shard lies. shard: its :func:`signature_of`.
     """
 
     path: Path
+    shard: str
     samples: int
     tokens: int
     """How many samples carry action tokens."""
@@ -264,6 +265,7 @@ def _opened(path: Path, signature: str, since_ns: int) -> ShardTable | None:
             return None
         return ShardTable(
             path,
+            shard=signature,
             samples=layout["offset"][1][0],
             tokens=about["tokens"],
             damage=tuple(about["damage"]),

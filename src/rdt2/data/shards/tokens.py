@@ -1,0 +1,135 @@
+"""Action tokens beside shards, so that terabytes of pictures need not be written again; and who made tokens.
+
+``shard-000000.tar.tokens`` is a safetensors file: ``tokens`` (n, 27) int16 in the order of the shard's samples, and in
+its metadata the shard they belong to and their origin. It lies beside its tar, or in a folder that a dataset yaml names
+as ``tokens_dir``. Shards that hold their tokens themselves have ``tokens.json`` beside them, which says the origin.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from rdt2.action import NUM_TOKENS
+from rdt2.data.shards.ranges import Range, read_url, shard_name
+from rdt2.data.shards.remote import is_url
+from rdt2.errors import ShardError
+from rdt2.files import write_whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+SUFFIX = ".tokens"
+ORIGIN_FILE = "tokens.json"
+_FORMAT = "rdt2 shard tokens 1"
+_ROW = 2 * NUM_TOKENS
+_DESCR = f"{{'descr': '<i2', 'fortran_order': False, 'shape': ({NUM_TOKENS},), }}"
+_NPY_HEADER = b"\x93NUMPY\x01\x00\x76\x00" + _DESCR.encode().ljust(117) + b"\n"
+"""What makes 27 numbers the .npy file that they would be inside a shard."""
+
+
+class TokenOrigin(NamedTuple):
+    """What made action tokens, by digest: `ActionTokenizer.digest` and `LinearNormalizer.digest`."""
+
+    tokenizer: str
+    normalizer: str
+
+    def against(self, other: TokenOrigin) -> str:
+        """In which of the two it differs from another, in words; empty where in none."""
+        return " and ".join(
+            f"another {name} ({mine} there, {theirs} here)"
+            for name, mine, theirs in zip(self._fields, self, other, strict=True)
+            if mine != theirs
+        )
+
+
+class TokensBeside(NamedTuple):
+    """The token file of a shard."""
+
+    path: Path
+    begin: int
+    """The byte that the first sample's tokens begin at."""
+    origin: TokenOrigin
+
+    def range(self, row: int) -> Range:
+        """Where the tokens of a sample lie."""
+        first = self.begin + row * _ROW
+        return str(self.path), first, first + _ROW
+
+
+def as_npy(data: bytes) -> bytes:
+    """Tokens of a token file as the file of a sample."""
+    return _NPY_HEADER + data
+
+
+def tokens_path(shard: str, folder: str | Path | None = None) -> Path:
+    """Where the tokens of a shard lie: beside it, or in a folder."""
+    return Path(shard + SUFFIX) if folder is None else Path(folder) / (shard_name(shard) + SUFFIX)
+
+
+def write_tokens(target: Path, tokens: Int[np.ndarray, "n 27"], *, shard: str, origin: TokenOrigin) -> None:
+    """Write the tokens of a shard. shard: its :func:`~rdt2.data.shards.index.signature_of`. Raises RecordingError."""
+    from safetensors.numpy import save
+
+    about = {"format": _FORMAT, "shard": shard, **origin._asdict()}
+    data = save({"tokens": np.ascontiguousarray(tokens, "<i2")}, {"about": json.dumps(about)})
+    write_whole(
+        target,
+        data,
+        advice="For data that may not be written, name a folder with --out.",
+    )
+
+
+def read_tokens(path: Path, *, shard: str, samples: int) -> TokensBeside | None:
+    """The tokens in a file; None where there is no such file. shard: the signature of the tar that they must be of.
+
+    Raises:
+        ShardError: a damaged file, or tokens of another shard.
+    """
+    again = "Write it again with 'rdt2 data tokenize --sidecar', or delete it"
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            begin = int.from_bytes(stream.read(8), "little") + 8
+            header = json.loads(stream.read(begin - 8)) if begin <= size else {}
+        about = json.loads(header.pop("__metadata__")["about"])
+        (first, last), shape = header["tokens"]["data_offsets"], header["tokens"]["shape"]
+        if about["format"] != _FORMAT or size != begin + last or last - first != shape[0] * _ROW:
+            raise ValueError("its sizes contradict each other")
+        origin = TokenOrigin(about["tokenizer"], about["normalizer"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{path}: is no whole file of action tokens ({error}). {again}.") from None
+    if about["shard"] != shard or shape[0] != samples:
+        raise ShardError(
+            f"{path}: holds the action tokens of another shard than the one of that name. {again}."
+        )
+    return TokensBeside(path, begin + first, origin)
+
+
+def write_origin(folder: Path, origin: TokenOrigin) -> None:
+    """Say beside shards what made their tokens. Raises RecordingError."""
+    write_whole(folder / ORIGIN_FILE, json.dumps(origin._asdict(), indent=1) + "\n")
+
+
+def read_origin(folder: str) -> TokenOrigin | None:
+    """What made the tokens of the shards in a folder, on disk or by URL; None where that is not told.
+
+    Raises:
+        ShardError: a damaged file.
+    """
+    place = f"{folder}/{ORIGIN_FILE}" if folder else ORIGIN_FILE
+    try:
+        data = read_url(place) if is_url(folder) else Path(place).read_bytes()
+    except (OSError, ShardError):
+        return None
+    try:
+        return TokenOrigin(**json.loads(data))
+    except (ValueError, TypeError):
+        raise ShardError(
+            f"{place}: does not say what made the tokens. Write them again, or delete it."
+        ) from None

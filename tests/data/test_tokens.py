@@ -1,0 +1,145 @@
+"""Action tokens in files beside shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_shards import FakeTokenizer, record
+
+from rdt2.data import ShardIndex, TrainingData, fit_normalizer, tokenize_beside, tokenize_shards
+from rdt2.errors import RecordingError, ShardError
+from rdt2.normalizer import LinearNormalizer
+
+
+class Other(FakeTokenizer):
+    digest = "other"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return record(tmp_path / "in", 10, tokens=False)
+
+
+def expected(source: Path, normalizer: LinearNormalizer) -> np.ndarray:
+    actions = ShardIndex(source, tokens=False).all_actions()
+    return np.round(normalizer.normalize(actions).reshape(len(actions), -1)[:, :27] * 100).astype(int) + 200
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_token_files_are_what_training_reads(source: Path, workers: int) -> None:
+    normalizer = fit_normalizer(source)
+    before = ShardIndex(source)
+    assert not before.has_tokens
+    assert before.token_origin is None
+    shards = {path: path.read_bytes() for path in source.glob("*.tar")}
+    assert tokenize_beside(source, FakeTokenizer(), normalizer, batch_size=3, workers=workers) == 10
+    assert {path: path.read_bytes() for path in source.glob("*.tar")} == shards
+    index = ShardIndex(source)
+    assert index.has_tokens
+    assert index.token_origin == ("fake", normalizer.digest)
+    assert index.fingerprint() != before.fingerprint()
+    wanted = expected(source, normalizer)
+    np.testing.assert_array_equal([index.tokens(number) for number in range(10)], wanted)
+    data = TrainingData(source, split="all", batch_size=4, pictures=False)
+    for step in range(3):
+        batch = data.batch(step)
+        np.testing.assert_array_equal(batch.tokens, wanted[batch.indices])
+    # What is there already is kept; what was interrupted goes on.
+    assert tokenize_beside(source, FakeTokenizer(), normalizer) == 0
+    (source / "shard-000001.tar.tokens").unlink()
+    assert not ShardIndex(source).has_tokens
+    assert tokenize_beside(source, FakeTokenizer(), normalizer) == 4
+
+
+def test_new_shards_and_files_beside_hold_the_same_tokens(source: Path, tmp_path: Path) -> None:
+    normalizer = fit_normalizer(source)
+    tokenize_shards(source, tmp_path / "new", FakeTokenizer(), normalizer, workers=2, batch_size=3)
+    tokenize_beside(source, FakeTokenizer(), normalizer)
+    one, other = ShardIndex(source), ShardIndex(tmp_path / "new")
+    assert one.token_origin == other.token_origin == ("fake", normalizer.digest)
+    for number in range(10):
+        np.testing.assert_array_equal(one.tokens(number), other.tokens(number))
+        assert one.jpeg(number) == other.jpeg(number)
+    assert len(ShardIndex([*source.glob("*.tar"), *(tmp_path / "new").glob("*.tar")])) == 20
+
+
+def test_data_that_may_not_be_written_have_their_tokens_elsewhere(source: Path, tmp_path: Path) -> None:
+    normalizer = fit_normalizer(source)
+    out = tmp_path / "tokens"
+    assert tokenize_beside(source, FakeTokenizer(), normalizer, out_dir=out) == 10
+    assert not list(source.glob("*.tokens"))
+    index = ShardIndex(out / "dataset.yaml")
+    np.testing.assert_array_equal(
+        [index.tokens(number) for number in range(10)], expected(source, normalizer)
+    )
+    assert index.instruction(0)
+    assert LinearNormalizer.from_pretrained(out).digest == normalizer.digest
+    # From the yaml again: nothing is left to do.
+    assert tokenize_beside(out / "dataset.yaml", FakeTokenizer(), normalizer, out_dir=out) == 0
+    assert ShardIndex(out / "dataset.yaml").has_tokens
+
+
+def test_tokens_by_url(source: Path, tmp_path: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for path in source.iterdir():
+        memory.pipe_file(f"/beside/{path.name}", path.read_bytes())
+    normalizer = fit_normalizer(source)
+    with pytest.raises(RecordingError, match=r"beside shards behind a URL\. Name a folder with --out"):
+        tokenize_beside("memory://beside", FakeTokenizer(), normalizer)
+    assert tokenize_beside("memory://beside", FakeTokenizer(), normalizer, out_dir=tmp_path / "out") == 10
+    index = ShardIndex(tmp_path / "out" / "dataset.yaml")
+    np.testing.assert_array_equal(
+        [index.tokens(number) for number in range(10)], expected(source, normalizer)
+    )
+
+
+def test_tokens_of_two_tokenizers_or_normalizers_are_never_mixed(source: Path, tmp_path: Path) -> None:
+    normalizer = fit_normalizer(source)
+    wider = LinearNormalizer.fit(np.array([[-1.0] * 20, [1.0] * 20]))
+    tokenize_beside(source, FakeTokenizer(), normalizer)
+    for tokenizer, ranges, which in (
+        (Other(), normalizer, "tokenizer"),
+        (FakeTokenizer(), wider, "normalizer"),
+    ):
+        with pytest.raises(RecordingError, match=rf"shard-000000.tar.tokens: was made with another {which}"):
+            tokenize_beside(source, tokenizer, ranges)
+        folder = tmp_path / which
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.tokens"))
+        tokenize_beside(folder, tokenizer, ranges)
+        with pytest.raises(ShardError, match=f"two tokenizers or normalizers: another {which}"):
+            ShardIndex([*source.glob("*.tar"), *folder.glob("*.tar")])
+    stored = record(tmp_path / "stored")
+    with pytest.raises(ShardError, match="one of them does not say which"):
+        ShardIndex([*source.glob("*.tar"), *stored.glob("*.tar")])
+
+
+def test_tokens_of_another_shard_or_damaged_ones_are_refused_and_written_again(source: Path) -> None:
+    normalizer = fit_normalizer(source)
+    tokenize_beside(source, FakeTokenizer(), normalizer)
+    beside = source / "shard-000000.tar.tokens"
+    whole = beside.read_bytes()
+    for damage in (whole[:-1], whole[:5], b"", (source / "shard-000001.tar.tokens").read_bytes()):
+        beside.write_bytes(damage)
+        with pytest.raises(ShardError, match=r"shard-000000.tar.tokens: .*rdt2 data tokenize --sidecar"):
+            ShardIndex(source)
+        assert tokenize_beside(source, FakeTokenizer(), normalizer) == 4
+        assert beside.read_bytes() == whole
+    record(source, 10, tokens=False, per_shard=5)
+    with pytest.raises(ShardError, match="another shard than the one of that name"):
+        ShardIndex(source)
+
+
+def test_new_shards_say_what_made_their_tokens(source: Path, tmp_path: Path) -> None:
+    normalizer = fit_normalizer(source)
+    tokenize_shards(source, tmp_path / "out", FakeTokenizer(), normalizer)
+    told = json.loads((tmp_path / "out" / "tokens.json").read_text())
+    assert told == {"tokenizer": "fake", "normalizer": normalizer.digest}
+    (tmp_path / "out" / "tokens.json").write_text("[]")
+    with pytest.raises(ShardError, match="does not say what made the tokens"):
+        ShardIndex(tmp_path / "out")
