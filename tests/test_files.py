@@ -161,6 +161,12 @@ def test_places_that_cannot_be_written_are_found_before_the_work(tmp_path: Path)
         write_whole(tmp_path / "file" / "b.json", "")
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that takes no files")
+def test_a_file_system_that_takes_no_files_is_found_before_the_work() -> None:
+    with pytest.raises(RecordingError, match=r"b\.json: could not be written"):
+        require_writable("/proc/a/b.json")
+
+
 def test_who_may_not_write_is_told_so(open_tmp: Path) -> None:
     if os.geteuid() != 0:
         open_tmp.chmod(0o555)

@@ -104,6 +104,14 @@ def test_the_command_evaluates_what_the_models_run_held_out(folder, tmp_path, mo
     assert evaluated("demo-fm", "--held-out", "0.5") == half
 
 
+def test_counts_are_looked_at_before_a_policy_is_loaded(folder, monkeypatch, capsys):
+    monkeypatch.setattr("rdt2.evaluation.policies.open_policy", lambda source: pytest.fail("loaded"))
+    for option in ("--batch-size", "--limit"):
+        with pytest.raises(SystemExit):
+            main(["evaluate", "shards", "--policy", "demo-fm", "--data", str(folder), option, "0"])
+        assert "expected at least 1" in capsys.readouterr().err
+
+
 def test_only_held_out_episodes_are_read_unless_asked(folder):
     """Regression: an evaluation that reads training samples measures memory."""
     policy = Oracle(folder)

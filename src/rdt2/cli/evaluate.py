@@ -44,10 +44,17 @@ class EvaluateShards(PolicyOptions):
         from rdt2.cli.output import console, existing, save_json
         from rdt2.data import ShardIndex
         from rdt2.evaluation.policies import open_policy
-        from rdt2.evaluation.shards import HELD_OUT, chosen_samples, evaluate_shards, trained_with
+        from rdt2.evaluation.shards import (
+            HELD_OUT,
+            check_counts,
+            chosen_samples,
+            evaluate_shards,
+            trained_with,
+        )
         from rdt2.progress import note, progress, working
 
         existing(self.data, "folder of shards")
+        check_counts(self.batch_size, self.limit)
         held_out = self.held_out
         if held_out is None and (held_out := trained_with(self.policy)) is not None:
             note(f"training held out {held_out:g} of the episodes, as its settings say")

@@ -127,8 +127,7 @@ def evaluate_shards(
     """
     from rdt2.data import ShardIndex
 
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise ConfigError(f"batch_size is {batch_size} and limit {limit}, expected at least 1.")
+    check_counts(batch_size, limit)
     index = ShardIndex(data)
     numbers = chosen_samples(index, split, limit, held_out=held_out)
 
@@ -164,6 +163,12 @@ def evaluate_shards(
         batch_size=batch_size,
         seed=seed,
     )
+
+
+def check_counts(batch_size: int, limit: int | None) -> None:
+    """Raises ConfigError for a batch size or limit below 1."""
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise ConfigError(f"batch_size is {batch_size} and limit {limit}, expected at least 1.")
 
 
 def trained_with(model: str | Path) -> float | None:
