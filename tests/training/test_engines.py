@@ -12,41 +12,64 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_processes import STEPS, settings
+from two_processes import STEPS, settings, stage_of
 
 from rdt2.errors import ConfigError
+from rdt2.tokenizer import ActionTokenizer, TokenizerConfig
 from rdt2.training import engines
+from rdt2.training.config import RunConfig, VQTraining
 from rdt2.training.loop import fit
-from rdt2.training.vq import VQStage
 from rdt2.vlm import load_vlm
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def alone(samples, tiny_vlm, tmp_path_factory):
+def tokenizer(tmp_path_factory):
+    """Folder of an untrained one."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    torch.manual_seed(0)
+    ActionTokenizer(TokenizerConfig.tiny()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(samples, tiny_vlm, tokenizer, tmp_path_factory):
     """The folder of one process that sees the batches of both."""
     out = tmp_path_factory.mktemp("alone")
-    config = settings(str(tiny_vlm), batch_size=4)
-    fit(VQStage(config, samples, out), config, out)
+    config = settings(str(tiny_vlm), str(tokenizer), "batch_size=4")
+    fit(stage_of(config, samples, out), config, out)
     return out
 
 
-def launch(engine: str, samples: Path, vlm: Path, out: Path) -> list[dict]:
-    """Run two_processes.py with the shipped configuration; what each process reports."""
+def launch(launcher: list[str], *arguments: str | Path) -> list[dict]:
+    """Run two_processes.py; what each process reports into OUT, its fourth argument."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    program = str(Path(__file__).with_name("two_processes.py"))
     command = [
-        sys.executable, "-m", "accelerate.commands.launch",
-        "--config_file", str(ROOT / "configs" / "accelerate" / f"{engine}.yaml"),
-        "--num_processes", "2", "--main_process_port", port,
-        str(Path(__file__).with_name("two_processes.py")), str(samples), str(vlm), str(out), engine,
-    ]  # fmt: skip
+        sys.executable,
+        *(part.replace("PORT", port) for part in launcher),
+        program,
+        *map(str, arguments),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    return [json.loads((out / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return [json.loads((Path(arguments[3]) / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "PORT"]
+
+
+def accelerate(name: str) -> list[str]:
+    """`accelerate launch` with a shipped configuration."""
+    file = str(ROOT / "configs" / "accelerate" / f"{name}.yaml")
+    return [
+        "-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2",
+        "--main_process_port", "PORT",
+    ]  # fmt: skip
 
 
 def rows(out: Path, key: str) -> list[float]:
@@ -56,38 +79,52 @@ def rows(out: Path, key: str) -> list[float]:
 
 def check(out: Path, alone: Path) -> None:
     assert len(rows(out, "loss")) == STEPS
-    for key in ("loss", "eval/loss", "grad_norm"):
-        assert rows(out, key) == pytest.approx(rows(alone, key), rel=1e-5 if "loss" in key else 1e-3), key
+    last = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()][-1]
+    assert any("position" in key for key in last)  # chunks were written, too
+    for key in ("loss", "grad_norm", *(key for key in last if key.startswith("eval/"))):
+        expected = rows(alone, key)
+        assert rows(out, key) == pytest.approx(expected, rel=1e-5 if "loss" in key else 1e-3), key
     ours, theirs = (load_vlm(folder / "model").state_dict() for folder in (out, alone))
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_two_processes_give_the_losses_of_one(alone, samples, tiny_vlm, tmp_path):
-    first, second = launch("ddp", samples, tiny_vlm, tmp_path)
+def test_two_processes_give_the_losses_of_one(alone, samples, tiny_vlm, tokenizer, tmp_path):
+    first, second = launch(accelerate("ddp"), samples, tiny_vlm, tokenizer, tmp_path)
     check(tmp_path, alone)
     for mine, theirs in zip(first["numbers"], second["numbers"], strict=True):
         assert not set(mine) & set(theirs)  # other data on each process
     draws = first["drawn"] + second["drawn"]
     assert len(draws) == len(set(draws)) == 2 * 2 * STEPS  # other noise, at every part of every step
 
-    sharded = first["fsdp2"]  # the units that fsdp2.yaml shards
-    assert sharded["sharded_loss"] == pytest.approx(sharded["loss"], rel=1e-5)
-    assert sharded["gradient_difference"] < 1e-5
+
+def test_split_weights_give_the_losses_of_one_process(alone, samples, tiny_vlm, tokenizer, tmp_path):
+    first, second = launch(TORCHRUN, samples, tiny_vlm, tokenizer, tmp_path, "shard=true")
+    check(tmp_path, alone)
+    whole = [len(p) for p in load_vlm(tmp_path / "model").parameters()]
+    assert max(first["held"]) == max(whole) // 2
+    assert sum(first["held"]) + sum(second["held"]) == sum(whole)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_deepspeed_gives_the_losses_of_one_process(stage, alone, samples, tiny_vlm, tmp_path):
-    launch(f"zero{stage}", samples, tiny_vlm, tmp_path)
+def test_deepspeed_gives_the_losses_of_one_process(stage, alone, samples, tiny_vlm, tokenizer, tmp_path):
+    launch(accelerate(f"zero{stage}"), samples, tiny_vlm, tokenizer, tmp_path)
     check(tmp_path, alone)
 
 
-def test_fsdp_without_a_gpu_is_refused(monkeypatch):
+def test_what_cannot_split_weights_is_refused(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ConfigError, match=r"this is one alone. Launch with 'torchrun"):
+        engines.check_possible(RunConfig(shard=True))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match="does not go with DeepSpeed"):
+        engines.check_possible(RunConfig(shard=True))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="no GPU is there"):
-        engines.check_possible()
+    with pytest.raises(ConfigError, match="--set shard=true, which splits the weights"):
+        engines.check_possible(RunConfig())
+    with pytest.raises(ConfigError, match="4-bit weights cannot be split"):
+        VQTraining(adapter="qlora", shard=True)
 
 
 def test_processes_with_other_settings_are_told_apart(monkeypatch):

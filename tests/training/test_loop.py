@@ -126,8 +126,8 @@ def test_a_run_is_not_overwritten_or_mixed(tmp_path):
     fit(ToyStage(), config(), tmp_path)
     with pytest.raises(ConfigError, match="holds a training run already"):
         fit(ToyStage(), config(), tmp_path)
-    with pytest.raises(CheckpointError, match="batch_size was 8, is 4; seed was 0, is 1"):
-        fit(ToyStage(), config(seed=1, batch_size=4), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match=r"held_out was 0.05, is 0.1; seed was 0, is 1"):
+        fit(ToyStage(), config(seed=1, held_out=0.1), tmp_path, resume=True)
     other = ToyStage()
     other.name = "expert"
     with pytest.raises(CheckpointError, match="holds a run of 'toy', expected 'expert'"):

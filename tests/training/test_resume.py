@@ -17,7 +17,7 @@ import torch
 from toy import ToyStage, config, rows
 
 from rdt2.errors import CheckpointError, ConfigError, TrainingError
-from rdt2.training import run
+from rdt2.training import checkpoints, run
 from rdt2.training.config import MAY_CHANGE, VQTraining
 from rdt2.training.loop import fit
 from rdt2.training.settings import load_settings
@@ -124,7 +124,7 @@ def test_everything_that_must_not_change_is_refused_with_both_values(tmp_path):
     before = VQTraining()
     run.claim(tmp_path, run.identity("vq", before))
     others = {
-        "batch_size": 3, "accumulate": 2, "seed": 5, "ema": 0.5, "betas": [0.8, 0.9], "weight_decay": 0.5,
+        "seed": 5, "ema": 0.5, "betas": [0.8, 0.9], "weight_decay": 0.5,
         "held_out": 0.1, "start_from": "tiny", "adapter": "lora", "augment": False, "epsilon": 1e-3,
     }  # fmt: skip
     for name, value in others.items():
@@ -132,13 +132,16 @@ def test_everything_that_must_not_change_is_refused_with_both_values(tmp_path):
         with pytest.raises(CheckpointError) as error:
             run.look(tmp_path, run.identity("vq", changed), changed, resume=True)
         assert re.search(f"{name} was .*, is ", str(error.value)), name
-        assert "On --resume may change: clip_norm" in str(error.value)
+        assert "On --resume may change: accumulate, batch_size, clip_norm" in str(error.value)
     assert not MAY_CHANGE & others.keys()
     wanted = run.identity("vq", before, data="b", processes=2)
-    for key, value in (("data", "a"), ("processes", 1)):
-        run.claim(tmp_path, {**wanted, key: value})
-        with pytest.raises(CheckpointError, match="start a new --out"):
-            run.look(tmp_path, wanted, before, resume=True)
+    run.claim(tmp_path, {**wanted, "data": "a"})
+    with pytest.raises(CheckpointError, match="start a new --out"):
+        run.look(tmp_path, wanted, before, resume=True)
+    run.claim(tmp_path, {**wanted, "processes": 1})
+    assert run.look(tmp_path, wanted, before, resume=True) == [
+        "since the run began, the processes were 1, are 2"
+    ]
 
 
 def test_the_advice_of_an_exploded_loss_can_be_followed(tmp_path):
@@ -178,13 +181,13 @@ def cut(file: Path) -> None:
 
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
-    place = content.index(b"linear.weight") if file.name == "pytorch_model.bin" else len(content) // 3
+    place = content.index(b"linear.weight") if file.name == ".metadata" else len(content) // 3
     content[place] ^= 1
     file.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda file: file.write_bytes(b"")])
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.bin", "progress.json"])
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "progress.json"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole, capsys, name, damage):
     interrupted(tmp_path)
     damage(tmp_path / "checkpoints" / "step-00000008" / name)
@@ -199,7 +202,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole, caps
 def test_no_checkpoint_that_can_be_read_is_an_error(tmp_path):
     interrupted(tmp_path)
     for folder in (tmp_path / "checkpoints").iterdir():
-        cut(folder / "optimizer.bin")
+        cut(folder / "__0_0.distcp")
     with pytest.raises(CheckpointError, match=r"no checkpoint can be read: step-00000008.*; step-00000004"):
         fit(ToyStage(), config(), tmp_path, resume=True)
     assert checkpoint_names(tmp_path) == ["step-00000004", "step-00000008"]
@@ -216,16 +219,14 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, whole):
-    from accelerate import Accelerator
+    write = checkpoints._write
 
-    save_state = Accelerator.save_state
-
-    def full_disk(self, folder, **kwargs):
-        if "00000008" in folder:
+    def full_disk(engine, average, folder):
+        write(engine, average, folder)
+        if "00000008" in folder.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return save_state(self, folder, **kwargs)
 
-    monkeypatch.setattr(Accelerator, "save_state", full_disk)
+    monkeypatch.setattr(checkpoints, "_write", full_disk)
     with pytest.raises(
         TrainingError, match=r"the disk is full.*step-00000004 is whole: go on from it with --resume"
     ):

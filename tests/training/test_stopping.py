@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -132,4 +133,4 @@ def test_two_processes_stop_together(tmp_path):
     assert said.count("stopped by SIGTERM after step") == 2, told
     (saved,) = (tmp_path / "checkpoints").iterdir()
     assert saved.name in said
-    assert (saved / "random_states_1.pkl").is_file()
+    assert json.loads((saved / "progress.json").read_text())["processes"] == 2

@@ -43,9 +43,9 @@ class WeightAverage:
             mean.data, parameter.data = parameter.data, mean.data
 
     def state_dict(self) -> dict[str, Any]:
-        return {"mean": self._mean, "updates": self._updates}
+        return {"mean": {str(i): mean for i, mean in enumerate(self._mean)}, "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for mean, saved in zip(self._mean, state["mean"], strict=True):
-            mean.copy_(saved)
+        for i, mean in enumerate(self._mean):
+            mean.copy_(state["mean"][str(i)])
         self._updates = state["updates"]

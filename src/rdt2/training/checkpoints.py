@@ -1,14 +1,23 @@
-"""Checkpoints one can resume from: written whole, the newest whole one found again."""
+"""Checkpoints one can resume from: written whole, the newest whole one found again.
+
+A checkpoint is a folder of torch.distributed.checkpoint: each process writes a part, and any number of processes,
+whether they split the weights or not, reads it. DeepSpeed writes its own files, for the same number of processes.
+Beside them progress.json says how far the run has come, and the checksum of every file.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-import zipfile
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import torch
 
 from rdt2.errors import CheckpointError, TrainingError
 from rdt2.files import begin_folder, finish_folder, partial_folder, write_problem
@@ -17,7 +26,28 @@ from rdt2.training import engines
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from rdt2.training.average import WeightAverage
+    from rdt2.training.engines import Engine
+
 PROGRESS = "progress.json"
+CHUNK = 1 << 22  # bytes read at once for a checksum
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: optimizer steps done.
+        samples: of the stream that all processes together have seen (see TrainingData.position).
+        batch: samples of one step, of all processes together.
+        processes: how many there were.
+    """
+
+    step: int
+    samples: int
+    batch: int
+    processes: int
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -25,24 +55,29 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted((out / "checkpoints").glob("step-*"))
 
 
-def save_checkpoint(accelerator: Accelerator, out: Path, step: int, *, keep: int) -> Path:
-    """Save weights, optimizer and position after ``step`` steps; drop the oldest beyond ``keep``.
+def save_checkpoint(
+    engine: Engine, average: WeightAverage | None, out: Path, progress: Progress, *, keep: int
+) -> Path:
+    """Save weights, optimizer, average and progress; drop the oldest beyond ``keep``.
 
     All processes must call it together.
 
     Raises:
         TrainingError: the disk is full, or the folder may not be written to.
     """
-    folder = out / "checkpoints" / f"step-{step:08d}"
+    accelerator = engine.accelerator
+    folder = out / "checkpoints" / f"step-{progress.step:08d}"
     partial = partial_folder(folder)
     try:
         if accelerator.is_main_process:
             begin_folder(folder, replace=True, error=TrainingError)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial), safe_serialization=False)
+        _write(engine, average, partial)
         accelerator.wait_for_everyone()
+        content = {**vars(progress), "deepspeed": engine.deepspeed, "files": _checksums(accelerator, partial)}
         if accelerator.is_main_process:
-            (partial / PROGRESS).write_text(json.dumps({"step": step}), encoding="utf-8")
+            content = {**content, "checksum": _checksum(content)}
+            (partial / PROGRESS).write_text(json.dumps(content), encoding="utf-8")
             finish_folder(partial, folder)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -58,30 +93,39 @@ def save_checkpoint(accelerator: Accelerator, out: Path, step: int, *, keep: int
     return folder
 
 
-def restore(accelerator: Accelerator, out: Path, *, steps: int) -> tuple[int, list[str]]:
+def restore(
+    engine: Engine, average: WeightAverage | None, out: Path, *, steps: int
+) -> tuple[Progress | None, list[str]]:
     """Load the newest checkpoint that is whole; damaged ones are set aside.
 
     Args:
-        accelerator: holds what is to be loaded.
+        engine: holds what is to be loaded.
+        average: the same.
         out: folder of the run.
         steps: that the run asks for.
 
     Returns:
-        The steps it has done (0 where there is no checkpoint), and lines to tell.
+        What it has done (none where there is no checkpoint), and lines to tell.
 
     Raises:
-        CheckpointError: it has done more steps than are asked for, or none of several is whole.
+        CheckpointError: it has done more steps than are asked for, is of another engine or an older version, or none
+            of several is whole.
     """
+    accelerator = engine.accelerator
     if accelerator.is_main_process:
         for partial in (out / "checkpoints").glob(".*.partial"):  # of a run that was killed while it saved
             shutil.rmtree(partial, ignore_errors=True)
     found, damaged = checkpoints(out), list[tuple[Path, str]]()
     while found:
         folder = found.pop()
-        problem = _damage(folder) if accelerator.is_main_process else ""
-        step, problem = (-1, problem) if problem else _load(accelerator, folder, steps)
+        progress, problem = _progress(folder)
+        if progress is not None:
+            _check_fits(folder, progress, engine, steps)
+            problem = _damage(folder, progress, accelerator)
         if engines.all_agree(accelerator, not problem):
-            break
+            problem = _read(engine, average, folder)
+            if engines.all_agree(accelerator, not problem):
+                break
         damaged.append((folder, problem or "another process could not read it"))
     else:
         if damaged:
@@ -90,7 +134,7 @@ def restore(accelerator: Accelerator, out: Path, *, steps: int) -> tuple[int, li
                 + "; ".join(f"{folder.name}, {problem}" for folder, problem in damaged)
                 + ". Restore one, or start a new --out."
             )
-        return 0, [f"no checkpoint in {out} yet"]
+        return None, [f"no checkpoint in {out} yet"]
     notes = []
     for folder, problem in damaged:
         aside = folder.with_name(f"damaged-{folder.name}")
@@ -98,48 +142,155 @@ def restore(accelerator: Accelerator, out: Path, *, steps: int) -> tuple[int, li
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
         notes.append(f"{folder} is damaged ({problem}): set aside as {aside.name}, the one before is taken")
-    return step, notes
+    assert progress is not None
+    return Progress(**{name: progress[name] for name in Progress.__dataclass_fields__}), notes
 
 
-def _damage(folder: Path) -> str:
-    """What is wrong with the files of a checkpoint, read once; torch itself looks at no checksum."""
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        try:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    if archive.testzip() is not None:
-                        return f"{file.name} has changed since it was written"
-        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-            return f"{file.name}: {error}"
+# ------------------------------------------------------------------------------------------- what is saved
+
+
+def _state(engine: Engine, average: WeightAverage | None) -> dict[str, Any]:
+    """What trains, and its optimizer, by name: the same names however the weights are held.
+
+    Frozen weights are left out, they are loaded from where the run began: beside a few megabytes of adapters the
+    frozen VLM would be gigabytes.
+    """
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model, optimizer = get_state_dict(engine.module, engine.optimizer.optimizer)
+    inner = engine.accelerator.unwrap_model(engine.module)
+    kept = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
+    kept.update(name for name, _ in inner.named_buffers())
+    state = {"model": {name: model[name] for name in model if name in kept}, "optimizer": optimizer}
+    return state if average is None else {**state, "average": average.state_dict()}
+
+
+def _write(engine: Engine, average: WeightAverage | None, folder: Path) -> None:
+    if engine.deepspeed:
+        engine.accelerator.save_state(str(folder))
+        return
+    from torch.distributed import checkpoint
+
+    with _together() as how:
+        checkpoint.save(_state(engine, average), storage_writer=checkpoint.FileSystemWriter(folder), **how)
+
+
+def _read(engine: Engine, average: WeightAverage | None, folder: Path) -> str:
+    """Put in place what a checkpoint holds; why that cannot be done, or nothing."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    try:
+        if engine.deepspeed:
+            engine.accelerator.load_state(str(folder))
+            return ""
+        state = _state(engine, average)
+        with _together() as how:
+            checkpoint.load(state, storage_reader=checkpoint.FileSystemReader(folder), **how)
+        set_state_dict(
+            engine.module, engine.optimizer.optimizer,
+            model_state_dict=state["model"], optim_state_dict=state["optimizer"],
+            options=StateDictOptions(strict=False),
+        )  # fmt: skip
+        if average is not None:
+            average.load_state_dict(state["average"])
+    except Exception as error:  # of torch, pickle, zip or the system: each damage has its own; it is told
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return reason[0]
     return ""
 
 
-def _load(accelerator: Accelerator, folder: Path, steps: int) -> tuple[int, str]:
-    """(steps it has done, "") or (-1, why it cannot be loaded)."""
+@contextmanager
+def _together() -> Iterator[dict[str, bool]]:
+    """How torch.distributed.checkpoint is to be called: it warns of one process alone, and gathers what went wrong in
+    each in an exception that is no Exception. Raises the first of them."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    alone = not torch.distributed.is_initialized()
+    with warnings.catch_warnings():
+        if alone:
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        try:
+            yield {"no_dist": alone}
+        except CheckpointException as error:
+            cause, _ = next(iter(error.failures.values()))
+            raise cause from None
+
+
+# ------------------------------------------------------------------------------------------- what is whole
+
+
+def _progress(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """What progress.json says, or why it cannot be read."""
     try:
-        step = int(json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return -1, f"{PROGRESS}: {error!r}"
-    if step > steps:
+        content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        if content.keys() == {"step"}:
+            raise CheckpointError(
+                f"{folder}: was written by an older version of rdt2, which did not note the samples it had seen. "
+                "Finish the run with that version, or start a new --out."
+            )
+        if content.pop("checksum") != _checksum(content):
+            raise ValueError("has changed since it was written")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, f"{PROGRESS}: {error!r}"
+    return content, ""
+
+
+def _check_fits(folder: Path, progress: dict[str, Any], engine: Engine, steps: int) -> None:
+    """Raises CheckpointError where a whole checkpoint is not for this run."""
+    if progress["step"] > steps:
         raise CheckpointError(
-            f"{folder}: has done {step} steps, the run asks for {steps}. Set steps={step} or more."
+            f"{folder}: has done {progress['step']} steps, the run asks for {steps}. "
+            f"Set steps={progress['step']} or more."
         )
-    try:
-        # Frozen weights are not in it. DeepSpeed keeps them, and has another word for strict.
-        accelerator.load_state(str(folder), **({} if engines.deepspeed_asked_for() else {"strict": False}))
-    except Exception as error:  # of torch, pickle, zip or the system: each damage has its own; it is told
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        return -1, reason[0]
-    return step, ""
+    if progress["deepspeed"] != engine.deepspeed:
+        was, now = ("with", "without") if progress["deepspeed"] else ("without", "with")
+        raise CheckpointError(
+            f"{folder}: was written {was} DeepSpeed, and cannot be read {now} it. Launch as the run was, or start a "
+            "new --out."
+        )
+    processes = engine.accelerator.num_processes
+    if engine.deepspeed and progress["processes"] != processes:
+        raise CheckpointError(
+            f"{folder}: was written by {progress['processes']} processes, and these are {processes}: DeepSpeed reads "
+            "its checkpoints with as many only. Launch as many, or start a new --out; runs without DeepSpeed go on "
+            "with any number."
+        )
 
 
-def without_frozen(modules: list[nn.Module], states: list[dict[str, Tensor]], folder: str) -> None:
-    """Leave frozen parameters out of a checkpoint: they are loaded from where the run began.
+def _checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
-    Beside a few megabytes of adapters the frozen VLM would be gigabytes.
-    """
-    for module, state in zip(modules, states, strict=False):  # sharded engines write their states themselves
-        kept = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-        kept.update(name for name, _ in module.named_buffers())
-        for name in set(state) - kept:  # a quantised weight has several entries, all of which go
-            del state[name]
+
+def _checksums(accelerator: Accelerator, folder: Path) -> dict[str, int]:
+    """Of every file in the folder, by its name there; each process reads its share."""
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    mine = {
+        name: _of_file(folder / name)
+        for name in names[accelerator.process_index :: accelerator.num_processes]
+    }
+    if accelerator.num_processes == 1:
+        return mine
+    from accelerate.utils import gather_object
+
+    return {name: value for part in gather_object([mine]) for name, value in part.items()}
+
+
+def _damage(folder: Path, progress: dict[str, Any], accelerator: Accelerator) -> str:
+    """What is wrong with this process's share of the files, each read once; torch itself looks at no checksum."""
+    names = sorted(progress["files"])[accelerator.process_index :: accelerator.num_processes]
+    for name in names:
+        try:
+            if _of_file(folder / name) != progress["files"][name]:
+                return f"{name} has changed since it was written"
+        except OSError as error:
+            return f"{name}: {error}"
+    return ""
+
+
+def _of_file(file: Path) -> int:
+    value = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value

@@ -44,6 +44,9 @@ class RunConfig:
     """Gradients are scaled down to this global norm; a large one such as 1e9 never does."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Compute precision; master weights are always float32."""
+    shard: bool = False
+    """Split weights, gradients and optimizer state over the processes (FSDP2) that torchrun starts, where a GPU cannot
+    hold them all; the losses stay the same."""
     ema: Annotated[float, share()] = 0.0
     """Decay of an exponential moving average of the weights, which is evaluated and saved; 0 for none."""
     seed: Annotated[int, between(0, 2**32 - 1)] = 0
@@ -187,6 +190,10 @@ class VQTraining(RunConfig):
                 "mirror=true needs the tokenizer: mirrored chunks have other tokens than the shards say. "
                 "Name it with --set tokenizer=FOLDER."
             )
+        if self.shard and self.adapter == "qlora":
+            return (
+                "shard=true does not go with adapter=qlora, whose 4-bit weights cannot be split. Set one off."
+            )
         if self.frozen_layers and self.adapter != "none":
             return (
                 f"frozen_layers={self.frozen_layers} is for adapter=none: beside adapters all weights keep still. "
@@ -280,6 +287,7 @@ BUILT_IN = frozenset(("tiny", "scratch"))
 
 MAY_CHANGE = frozenset(
     (
+        *("batch_size", "accumulate", "shard"),
         *("steps", "learning_rate", "schedule", "warmup_steps", "clip_norm", "precision"),
         *("save_every", "keep_checkpoints", "evaluate_every", "evaluate_samples", "log_every", "trackers"),
         *("validation", "max_damaged", "loader_workers", "prefetch"),

@@ -1,16 +1,17 @@
-"""What the training loop must know of the engines that `accelerate launch` starts: DDP, FSDP2, DeepSpeed.
+"""What the training loop must know of the engines that hold the weights: one process, DDP, FSDP2, DeepSpeed.
 
 RDT2's models call the layers inside their blocks themselves (see rdt2.vlm.text), so a block as a whole is not
-what an engine sees being called: its linear layers are. Those are what FSDP2 shards one by one
-(configs/accelerate/fsdp2.yaml); everything else belongs to the outermost module.
+what an engine sees being called: its linear layers are. Those are what FSDP2 shards one by one; everything else
+belongs to the outermost module, inside whose forward both training and evaluation run.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,72 +32,182 @@ def deepspeed_asked_for() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
-def check_possible() -> None:
-    """FSDP was asked for where accelerate would run plain DDP without a word. Raises ConfigError."""
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if asked and not torch.cuda.is_available():
+def check_possible(config: RunConfig) -> None:
+    """Raises ConfigError where what was launched and what is set contradict each other."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise ConfigError(
-            "FSDP was asked for, but no GPU is there, and accelerate shards on GPUs only. "
-            "Launch with configs/accelerate/ddp.yaml, or with zero1.yaml to zero3.yaml."
+            "accelerate was told to use FSDP, whose plugin would round what goes into and out of the model. Launch "
+            "with torchrun or configs/accelerate/ddp.yaml, and --set shard=true, which splits the weights (FSDP2)."
+        )
+    if not config.shard:
+        return
+    if deepspeed_asked_for():
+        raise ConfigError(
+            "shard=true does not go with DeepSpeed, which splits the weights itself: zero3.yaml."
+        )
+    if "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "shard=true splits the weights over processes, and this is one alone. Launch with "
+            "'torchrun --nproc-per-node 8 -m rdt2.cli.main train ...', or set shard=false."
         )
 
 
+class Outermost(nn.Module):
+    """What an engine wraps and calls. Whatever runs inside finds the weights gathered."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *arguments: Any, run: Callable[[nn.Module], Any] | None = None) -> Any:
+        """``inner(*arguments)``, or what ``run(inner)`` returns."""
+        return self.inner(*arguments) if run is None else run(self.inner)
+
+
 class Engine:
-    """How the weights are held, and how to get at all of them.
+    """The model and its optimizer as they are held, and how to get at them.
 
     Attributes:
+        module: an :class:`Outermost`, wrapped.
+        optimizer: of its parameters.
+        deepspeed: whether DeepSpeed holds them.
         plain: every process holds all weights (one process, or DDP).
         suffix: of files that each process writes for itself; empty for one process.
     """
 
-    def __init__(self, accelerator: Accelerator, module: nn.Module, config: RunConfig):
-        from accelerate import DistributedType
-
-        self._accelerator = accelerator
-        deepspeed = accelerator.state.deepspeed_plugin
-        self.plain = deepspeed is None and accelerator.distributed_type != DistributedType.FSDP
-        self._zero3 = deepspeed is not None and deepspeed.zero_stage == 3
-        sharded = self._zero3 or accelerator.distributed_type == DistributedType.FSDP
-        self._shadow = _without_weights(module) if sharded else None
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        inner: nn.Module,
+        config: RunConfig,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    ):
+        self.accelerator = accelerator
+        plugin = accelerator.state.deepspeed_plugin
+        self.deepspeed = plugin is not None
+        self.plain = plugin is None and not config.shard
         self.suffix = f"-rank-{accelerator.process_index}" if accelerator.num_processes > 1 else ""
-        if deepspeed is not None:
-            deepspeed.deepspeed_config.update(
+        self._shard = config.shard
+        module: nn.Module = Outermost(inner)
+        zero3 = plugin is not None and plugin.zero_stage == 3
+        self._shadow = _without_weights(module) if zero3 or config.shard else None
+        if plugin is not None:
+            plugin.deepspeed_config.update(
                 train_micro_batch_size_per_gpu=config.batch_size,
                 gradient_accumulation_steps=config.accumulate,
                 gradient_clipping=config.clip_norm,
             )
+        if config.shard:
+            _shard(module, bf16=config.precision == "bf16")
+            self.module, self.optimizer = module, accelerator.prepare(make_optimizer(module))
+        else:
+            self.module, self.optimizer = accelerator.prepare(module, make_optimizer(module))
+        if zero3:
+            _tell_zero3(accelerator.unwrap_model(self.module))
 
-    def after_prepare(self, module: nn.Module) -> None:
-        """Tell ZeRO-3 which parameters are read without their module being called."""
-        if not self._zero3:
-            return
-        from deepspeed.runtime.zero import register_external_parameter
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """Loss and metrics of a batch."""
+        with self._precision():
+            return self.module(batch, generator)
 
-        outermost = self._accelerator.unwrap_model(module)
-        for each in outermost.modules():
-            if each is not outermost and not isinstance(each, CALLED):
-                for parameter in each.parameters(recurse=False):
-                    register_external_parameter(outermost, parameter)
+    def evaluate(self, figures: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+        """What ``figures`` says of the module, inside the engine and in the precision of training.
+
+        All processes must enter together.
+        """
+        self.module.eval()
+        with torch.no_grad(), self._precision():
+            found = self.module(run=figures)
+        self.module.train()
+        return found
+
+    def _precision(self) -> Any:
+        """What accelerate adds to the modules that it wraps."""
+        return self.accelerator.autocast() if self._shard else ExitStack()
 
     @contextmanager
-    def whole(self, module: nn.Module) -> Iterator[nn.Module]:
-        """The module with all its weights, on the main process, to evaluate and to save.
+    def whole(self) -> Iterator[nn.Module]:
+        """The module with all its weights, on the main process, to be saved.
 
-        All processes must enter together. Where weights are sharded this is a copy that exists until the end
-        of the block.
+        All processes must enter together. Where weights are sharded this is a copy in the CPU's memory that exists
+        until the end of the block.
         """
         if self._shadow is None:
-            yield self._accelerator.unwrap_model(module)
+            yield _inner(self.accelerator.unwrap_model(self.module))
             return
-        state = self._accelerator.get_state_dict(module)
-        if self._accelerator.is_main_process:
-            self._shadow.load_state_dict(state, assign=True)
-            self._shadow.to(self._accelerator.device)
-            yield self._shadow
-            self._shadow = _without_weights(self._shadow)
+        state = self._whole_state()
+        if self.accelerator.is_main_process:
+            shadow = copy.deepcopy(self._shadow)
+            shadow.load_state_dict(state, assign=True)
+            yield _inner(shadow)
         else:
-            yield self._shadow
-        self._accelerator.wait_for_everyone()
+            yield _inner(self._shadow)
+        self.accelerator.wait_for_everyone()
+
+    def _whole_state(self) -> dict[str, Any]:
+        if not self._shard:
+            return self.accelerator.get_state_dict(self.module)
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        return get_model_state_dict(
+            self.module, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+        )
+
+
+@contextmanager
+def gathered(*modules: nn.Module) -> Iterator[None]:
+    """The weights of modules that are called themselves are whole inside, to be read without calling them.
+
+    All processes must enter together.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    sharded = [module for module in modules if isinstance(module, FSDPModule)]
+    zero3 = [p for module in modules for p in module.parameters() if hasattr(p, "ds_id")]
+    with ExitStack() as stack:
+        if zero3:
+            from deepspeed.runtime.zero import GatheredParameters
+
+            stack.enter_context(GatheredParameters(zero3))
+        for module in sharded:
+            module.unshard()
+            stack.callback(module.reshard)
+        yield
+
+
+def _shard(module: nn.Module, *, bf16: bool) -> None:
+    """Split weights, and with them gradients and optimizer state, over all processes (FSDP2), in place.
+
+    The arithmetic is that of one process under autocast: matrices travel and multiply in the compute precision, norms
+    and embeddings stay float32, gradients are summed in float32, and what goes in or comes out is not rounded.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    compute = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    uses = Counter(id(p) for each in module.modules() for p in each.parameters(recurse=False))
+    for each in list(module.modules()):
+        own = list(each.parameters(recurse=False))
+        if type(each) in CALLED and own and all(uses[id(p)] == 1 for p in own):  # tied ones stay outermost
+            fully_shard(each, mp_policy=compute if type(each) is nn.Linear else exact)
+    fully_shard(module, mp_policy=exact)
+
+
+def _inner(outermost: Any) -> nn.Module:
+    assert isinstance(outermost, Outermost)
+    return outermost.inner
+
+
+def _tell_zero3(outermost: nn.Module) -> None:
+    """Which parameters are read without their module being called."""
+    from deepspeed.runtime.zero import register_external_parameter
+
+    for each in outermost.modules():
+        if each is not outermost and not isinstance(each, CALLED):
+            for parameter in each.parameters(recurse=False):
+                register_external_parameter(outermost, parameter)
 
 
 def check_agreement(accelerator: Accelerator, identity: dict[str, Any]) -> None:

@@ -17,8 +17,9 @@ from rdt2.expert import Conditioning, Expert, ExpertConfig, flow_matching_loss, 
 from rdt2.metrics import action_errors
 from rdt2.packed import pack_linears
 from rdt2.training.config import ExpertTraining
+from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.kv_cache import DiskCache
-from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, processes, step_generator
+from rdt2.training.loop import EXAMPLES, Stage, processes, step_generator
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
@@ -82,9 +83,9 @@ class ExpertStage(Stage):
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """The loss with fixed noise, and the action errors of sampled chunks."""
         assert isinstance(module, ExpertModule)
-        rows: list[dict[str, Any]] = []
         count = self.samples.held_out_batches(self.config.evaluate_samples)
-        for i in range(count):
+
+        def figures(i: int) -> dict[str, Any]:
             batch = self.samples.held_out_batch(i, count)
             prepared = self.ready(batch, device)
             generator = step_generator(self.config.seed, i, 0)
@@ -97,8 +98,9 @@ class ExpertStage(Stage):
                 row |= {name + key: v for key, v in action_errors(chunks, batch.actions).as_dict().items()}
                 if i == 0 and not name:
                     self.examples = chunks[:EXAMPLES], batch.actions[:EXAMPLES]
-            rows.append(row)
-        return mean_metrics(rows)
+            return row
+
+        return mean_over_batches(count, figures)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, ExpertModule)

@@ -39,13 +39,14 @@ from rdt2.files import whole_file, whole_folder
 from rdt2.progress import note
 from rdt2.training import engines, run
 from rdt2.training.average import WeightAverage
-from rdt2.training.checkpoints import restore, save_checkpoint, without_frozen
+from rdt2.training.checkpoints import Progress, restore, save_checkpoint
 from rdt2.training.config import RunConfig, check_installed
 from rdt2.training.log import Log
 from rdt2.training.stopping import Stopping
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
+    from torch.optim import Optimizer
 
     from rdt2.training.samples import Samples
 
@@ -87,6 +88,15 @@ class Stage(ABC):
         if self._samples is not None and isinstance(loaded, Batch):
             self._samples.train.count_damage(loaded)
 
+    def seen(self, step: int) -> int:
+        """Samples of the stream that all processes together have seen before a call of ``load``."""
+        return 0 if self._samples is None else self._samples.train.position(step)
+
+    def go_on(self, step: int, samples: int) -> None:
+        """Let ``load(step)`` be the first after so many samples, whichever processes saw them."""
+        if self._samples is not None:
+            self._samples.train.go_on(step, samples)
+
     @abstractmethod
     def load(self, step: int) -> Any:
         """What this process sees in a step, as it is read: a pure function of seed, rank and step. Other processes
@@ -101,7 +111,8 @@ class Stage(ABC):
 
     @abstractmethod
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """Figures on the held-out samples, without augmentation."""
+        """Figures on the held-out samples, without augmentation: all processes call it at once, and get the same
+        (see rdt2.training.evaluation)."""
 
     @abstractmethod
     def save(self, module: nn.Module, folder: Path) -> None:
@@ -167,7 +178,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
     out = Path(out)
     if not torch.cuda.is_available():
         _keep_freed_memory()
-    engines.check_possible()
+    engines.check_possible(config)
     processes()
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
@@ -177,24 +188,26 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
         ),
     )
     torch.manual_seed(config.seed)
-    engine = engines.Engine(accelerator, stage.module, config)
     engines.check_agreement(accelerator, run.identity(stage.name, config))
-    _check_engine(config, engine)
+    if config.ema and (config.shard or engines.deepspeed_asked_for()):
+        raise ConfigError(
+            f"ema={config.ema} does not go with shard=true or DeepSpeed, which hold parts of the weights. Set ema=0, "
+            "or launch with torchrun or configs/accelerate/ddp.yaml and shard=false."
+        )
     notes = _claim_folder(out, stage, config, resume, accelerator)
-
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(stage.module, config.weight_decay),
-        lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True,
-    )  # fmt: skip
-    module, optimizer = accelerator.prepare(stage.module, optimizer)
-    engine.after_prepare(module)
+    engine = engines.Engine(accelerator, stage.module, config, lambda module: _optimizer(module, config))
+    module, optimizer = engine.module, engine.optimizer
     average = WeightAverage(module, config.ema) if config.ema else None
-    if average is not None:
-        accelerator.register_for_checkpointing(average)
-    accelerator.register_save_state_pre_hook(without_frozen)
-    start = 0
+    start, batch_of_all = 0, config.batch_size * config.accumulate * accelerator.num_processes
     if resume:
-        start, found = restore(accelerator, out, steps=config.steps)
+        before, found = restore(engine, average, out, steps=config.steps)
+        if before is not None:
+            start = before.step
+            stage.go_on(start * config.accumulate, before.samples)
+            if before.batch != batch_of_all:
+                found.append(
+                    f"a step saw {before.batch} samples until now, and sees {batch_of_all} from here on"
+                )
         more = "" if start < config.steps else ": all are done; to train on, set steps to more"
         notes += [*found, f"going on from step {start} of {config.steps}{more}"]
     if accelerator.is_main_process:
@@ -211,14 +224,17 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
     def evaluate(step: int) -> dict[str, float]:
         if not stage.evaluates:
             return {}
-        with average.in_place() if average else nullcontext(), engine.whole(module) as whole:
-            figures = _evaluate(stage, whole, accelerator)
+        with average.in_place() if average else nullcontext():
+            found = engine.evaluate(lambda inner: stage.evaluate(inner, accelerator.device))
+        figures = {f"eval/{key}": value for key, value in found.items()}
         log.write(step, figures)
         log.draw_examples(step, stage.examples)
         return figures
 
     def save(step: int) -> Path:
-        return save_checkpoint(accelerator, out, step, keep=config.keep_checkpoints)
+        seen = stage.seen(step * config.accumulate)
+        progress = Progress(step, seen, batch_of_all, accelerator.num_processes)
+        return save_checkpoint(engine, average, out, progress, keep=config.keep_checkpoints)
 
     recent: deque[float] = deque(maxlen=100)
     began = time.perf_counter()
@@ -234,7 +250,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
                 rate = learning_rate(config, step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                loss_sum, metrics = 0.0, {}
+                loss_sum, metrics = 0.0, dict[str, Any]()
                 for part in range(config.accumulate):
                     position = step * config.accumulate + part
                     loaded = next(batches)
@@ -244,7 +260,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
                     # Dropout draws from the global generator: seed it too, so that a resumed run agrees.
                     torch.manual_seed(generator.initial_seed())
                     with accelerator.accumulate(module):  # gradients are exchanged at the last part only
-                        loss, metrics = module(batch, generator)
+                        loss, metrics = engine.loss(batch, generator)
                         accelerator.backward(loss)
                     loss_sum += float(loss.detach()) / config.accumulate
                 loss_mean, stop = engines.mean_over_processes(accelerator, loss_sum, bool(stopping.asked))
@@ -283,7 +299,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
         stopping.nothing_to_lose(config.steps)
         final = evaluate(config.steps)
         model_folder = out / "model"
-        with average.in_place() if average else nullcontext(), engine.whole(module) as whole:
+        with average.in_place() if average else nullcontext(), engine.whole() as whole:
             if accelerator.is_main_process:
                 with whole_folder(model_folder, replace=True, error=TrainingError, advice=KEPT) as folder:
                     stage.save(whole, folder)
@@ -304,15 +320,6 @@ def _claim_folder(
         run.claim(out, wanted)
     accelerator.wait_for_everyone()
     return notes
-
-
-def _check_engine(config: RunConfig, engine: engines.Engine) -> None:
-    """Raises ConfigError where a setting does not go with how the weights are held."""
-    if config.ema and not engine.plain:
-        raise ConfigError(
-            f"ema={config.ema} does not go with FSDP or DeepSpeed, which hold parts of the weights. "
-            "Set ema=0, or launch with configs/accelerate/ddp.yaml."
-        )
 
 
 def _keep_freed_memory() -> None:
@@ -339,29 +346,21 @@ def _attention(config: RunConfig) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _optimizer(module: nn.Module, config: RunConfig) -> Optimizer:
     """Weight decay on matrices only: norms, biases and tokens keep their scale."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True,
+    )  # fmt: skip
 
 
 def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in metrics.items()}
-
-
-def _evaluate(stage: Stage, module: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-    """Evaluate on the main process; the generator state of training is left as it was."""
-    if not accelerator.is_main_process:
-        return {}
-    module.eval()
-    with torch.no_grad():
-        figures = stage.evaluate(module, accelerator.device)
-    module.train()
-    return {f"eval/{key}": value for key, value in figures.items()}
 
 
 def _check_loss(
@@ -391,8 +390,3 @@ def _loader_workers(config: RunConfig) -> int:
     if not torch.cuda.is_available():
         return 0
     return max(1, min(8, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count()) - 1))
-
-
-def mean_metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean of each figure over evaluation batches of equal size."""
-    return {key: statistics.fmean(float(row[key]) for row in rows) for key in rows[0]}

@@ -33,7 +33,8 @@ from rdt2.metrics import action_errors
 from rdt2.observation import IMAGE_SIZE
 from rdt2.training.config import PointingTraining
 from rdt2.training.drawings import HUES, draw
-from rdt2.training.loop import EXAMPLES, Stage, mean_metrics
+from rdt2.training.evaluation import mean_over_batches
+from rdt2.training.loop import EXAMPLES, Stage
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.samples import Samples
 from rdt2.training.start import tiny_start
@@ -188,9 +189,9 @@ class PointingStage(Stage):
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """The losses on pictures that training does not see, and the errors of the chunks."""
         assert isinstance(module, PointingModule)
-        rows: list[dict[str, Any]] = []
         count = self.samples.held_out_batches(self.config.evaluate_samples)
-        for i in range(count):
+
+        def figures(i: int) -> dict[str, Any]:
             batch = self._questions(
                 np.random.default_rng([self.config.seed, i, 2**32 - 1, 1]),
                 self.samples.held_out, self.samples.held_out_batch(i, count),
@@ -201,10 +202,11 @@ class PointingStage(Stage):
                 self.normalizer.denormalize(part[recorded].cpu()).numpy()
                 for part in (module.chunks, batch["actions"])
             ]
-            rows.append({"loss": loss, **metrics, **action_errors(*chunks).as_dict()})
             if i == 0:
                 self.examples = chunks[0][:EXAMPLES], chunks[1][:EXAMPLES]
-        return mean_metrics(rows)
+            return {"loss": loss, **metrics, **action_errors(*chunks).as_dict()}
+
+        return mean_over_batches(count, figures)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, PointingModule)

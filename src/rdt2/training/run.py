@@ -107,12 +107,15 @@ def _compared(out: Path, found: dict[str, Any], wanted: dict[str, Any], config: 
             f"{out}: was started with other settings: {'; '.join(refused)}. Resume with those of {out / CONFIG}, or "
             f"start a new --out. On --resume may change: {', '.join(sorted(MAY_CHANGE & before.keys()))}."
         )
-    for key, name in (("data", "shards with other samples"), ("processes", "another number of processes")):
-        if key in found and key in wanted and found[key] != wanted[key]:
-            raise CheckpointError(
-                f"{out}: was started with {name} ({found[key]}, now {wanted[key]}): which samples were seen is not "
-                "known any more. Resume with the same, or start a new --out."
-            )
+    was, now = (each.get("data") for each in (found, wanted))
+    if None not in (was, now) and was != now:
+        raise CheckpointError(
+            f"{out}: was started with shards with other samples ({was}, now {now}): which samples were seen is not "
+            "known any more. Resume with the same, or start a new --out."
+        )
+    was, now = (each.get("processes") for each in (found, wanted))
+    if None not in (was, now) and was != now:
+        changed["processes"] = f"the processes were {was}, are {now}"
     return [f"since the run began, {line}" for line in changed.values()]
 
 

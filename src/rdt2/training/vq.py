@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,13 +16,16 @@ from rdt2.metrics import action_errors
 from rdt2.tokenizer import ActionTokenizer
 from rdt2.training.adapters import add_adapters, quantise, save_adapters
 from rdt2.training.config import VQTraining
-from rdt2.training.loop import EXAMPLES, Stage, mean_metrics, processes
+from rdt2.training.engines import gathered
+from rdt2.training.evaluation import mean_over_batches
+from rdt2.training.loop import EXAMPLES, Stage, processes
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
 from rdt2.training.start import tiny_start
 from rdt2.vlm import VLMProcessor, compile_layers, generate_actions, load_vlm, save_vlm, training_loss
 from rdt2.vlm.adapters import read_adapters
+from rdt2.vlm.text import base_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -95,24 +99,35 @@ class VQStage(Stage):
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """Figures on held-out samples; action errors of greedy chunks where a tokenizer is named."""
         assert isinstance(module, VQModule)
-        rows: list[dict[str, Any]] = []
         count = self.samples.held_out_batches(self.config.evaluate_samples)
-        for i in range(count):
+
+        def figures(i: int) -> dict[str, Any]:
             batch = self.samples.held_out_batch(i, count)
             loss, metrics = module(self.ready(batch, device), None)
             row = {"loss": loss, **metrics}
             if self.tokenizer is not None:
-                prompt = self.processor.prompt(self._cut(batch), batch.instructions)
-                tokens, _ = generate_actions(
-                    module.vlm, {k: v.to(device) for k, v in prompt.items()}, self.processor,
-                    num_tokens=self.tokenizer.num_tokens, num_embeddings=self.tokenizer.num_embeddings,
-                )  # fmt: skip
-                chunks = self.normalizer.denormalize(self.tokenizer.to(device).decode(tokens).cpu())
-                row |= action_errors(chunks.numpy(), batch.actions).as_dict()
+                chunks = self._written(module, batch, device)
+                row |= action_errors(chunks, batch.actions).as_dict()
                 if i == 0:
-                    self.examples = chunks.numpy()[:EXAMPLES], batch.actions[:EXAMPLES]
-            rows.append(row)
-        return mean_metrics(rows)
+                    self.examples = chunks[:EXAMPLES], batch.actions[:EXAMPLES]
+            return row
+
+        return mean_over_batches(count, figures)
+
+    def _written(self, module: VQModule, batch: Batch, device: torch.device) -> np.ndarray:
+        """The chunks (b, 24, 20), metres, that the VLM answers with, greedily."""
+        assert self.tokenizer is not None
+        prompt = self.processor.prompt(self._cut(batch), batch.instructions)
+        inner = base_model(module.vlm)
+        with gathered(inner.lm_head, inner.model.language_model.embed_tokens):
+            tokens, _ = generate_actions(
+                module.vlm, {k: v.to(device) for k, v in prompt.items()}, self.processor,
+                num_tokens=self.tokenizer.num_tokens, num_embeddings=self.tokenizer.num_embeddings,
+            )  # fmt: skip
+        chunks: np.ndarray = self.normalizer.denormalize(
+            self.tokenizer.to(device).decode(tokens).cpu()
+        ).numpy()
+        return chunks
 
     def save(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, VQModule)
