@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from toy import batch_of
+from toy import batch_of, saved_weights
 
 from rdt2.errors import ConfigError
 from rdt2.training.adapters import merge_adapters, quantise
@@ -37,7 +37,7 @@ def test_training_beside_4_bit_weights_and_merging_into_whole_ones(samples, tiny
     trained = [name for name, p in stage.module.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 3 * 7
     assert all("lora_" in name for name in trained)
-    saved = torch.load(tmp_path / "checkpoints" / "step-00000020" / "pytorch_model.bin")
+    saved = saved_weights(tmp_path / "checkpoints" / "step-00000020")
     assert set(saved) == set(trained)
 
     after = loss_of(stage.module.vlm.eval(), batch)

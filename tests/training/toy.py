@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint import FileSystemReader
 
 from rdt2.training.config import RunConfig
 from rdt2.training.loop import Stage, step_generator
@@ -57,6 +58,12 @@ def config(**changes) -> RunConfig:
         save_every=4, evaluate_every=6, log_every=1, trackers=(),
     )  # fmt: skip
     return RunConfig(**{**settings, **changes})
+
+
+def saved_weights(checkpoint: Path) -> list[str]:
+    """Names of the weights that a checkpoint holds."""
+    content = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return [name.removeprefix("model.inner.") for name in content if name.startswith("model.")]
 
 
 def rows(out: Path) -> list[dict]:
