@@ -176,12 +176,10 @@ def require_writable(path: str | Path, *, error: type[RDT2Error] = RecordingErro
             parent = parent.parent
         if not parent.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{parent} is a file, not a folder")
-        try:
-            tempfile.TemporaryFile(
-                dir=parent
-            ).close()  # some systems refuse what permissions allow, such as /proc
-        except PermissionError:
-            raise PermissionError(errno.EACCES, f"no permission to write in {parent}") from None
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"no permission to write in {parent}")
+        try:  # some systems refuse what permissions allow, such as /proc
+            tempfile.TemporaryFile(dir=parent).close()
         except OSError as refused:
             raise OSError(refused.errno, f"{refused.strerror} ({parent})") from None
     return Path(path)
