@@ -1,187 +1,25 @@
-"""Small recordings in the layouts of other projects, and the ways in which such recordings go wrong.
+"""The ways in which recordings go wrong: numbers, names, files and tables as people's recorders and copies leave them.
 
-A recording is kept as its numbers and written at the end, so that one mutation serves all layouts. A mutation changes
-numbers, names or files as people's recorders, copies and conversions do.
+A mutation of numbers returns whether it can be seen in principle; None says yes.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import tarfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from motion import SIDE, Motion
+from recordings import Recording
 from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS
 
 Random = np.random.Generator
-FRAMES = 34
-SENTENCE = "Pick up the cup."
 QUATERNION = {"xyzw": [0, 1, 2, 3], "wxyz": [3, 0, 1, 2]}
-
-
-@dataclass
-class Recording:
-    """Numbers as they will be written. truth: the motion that was really made."""
-
-    truth: Motion
-    times: np.ndarray = field(init=False)
-    position: dict[str, np.ndarray] = field(init=False)
-    rotation: dict[str, np.ndarray] = field(init=False)
-    width: dict[str, np.ndarray] = field(init=False)
-    picture: dict[str, np.ndarray] = field(init=False)
-    rotation_names: tuple[str, ...] = ("qx", "qy", "qz", "qw")
-    arms: tuple[str, ...] = ("left", "right")
-    dtype: str = "float64"
-    missing: set[str] = field(default_factory=set)
-    sentence: str | None = SENTENCE
-
-    def __post_init__(self) -> None:
-        self.times = self.truth.times.copy()
-        self.position = {arm: self.truth.position[arm].copy() for arm in ARMS}
-        self.rotation = {arm: self.truth.quaternion(arm).copy() for arm in ARMS}
-        self.width = {arm: self.truth.width[arm].copy() for arm in ARMS}
-        self.picture = {arm: self.truth.picture[arm].copy() for arm in ARMS}
-
-    def table(self) -> tuple[list[str], np.ndarray]:
-        """Names and values of all arms' columns side by side."""
-        names, columns = [], []
-        for arm in self.arms:
-            names += [f"{arm}_{name}" for name in ("x", "y", "z", *self.rotation_names, "gripper")]
-            columns += [self.position[arm], self.rotation[arm], self.width[arm][:, None]]
-        return names, np.concatenate(columns, axis=1).astype(self.dtype)
-
-
-# ----------------------------------------------------------------------------------------------- layouts
-
-
-def write_hdf5(recording: Recording, folder: Path) -> None:
-    """ALOHA's layout with end-effector poses, without names."""
-    import h5py
-
-    with h5py.File(folder / "episode_0.hdf5", "w") as file:
-        if "poses" not in recording.missing:
-            file["observations/eef_pose"] = recording.table()[1]
-        if "times" not in recording.missing:
-            file["timestamp"] = recording.times
-        if recording.sentence is not None:
-            file.attrs["instruction"] = recording.sentence
-        for arm in ARMS:
-            if f"{arm} camera" not in recording.missing:
-                file[f"observations/images/cam_{arm}_wrist"] = recording.picture[arm]
-
-
-def write_fastumi(recording: Recording, folder: Path) -> None:
-    """FastUMI's layout: a group an arm, robot_0 is the left hand."""
-    import h5py
-
-    with h5py.File(folder / "episode_0.hdf5", "w") as file:
-        for robot, arm in enumerate(("left", "right")):
-            pose = np.concatenate([recording.position[arm], recording.rotation[arm]], 1).astype(
-                recording.dtype
-            )
-            width = recording.width[arm][:, None].astype(recording.dtype)
-            if "poses" not in recording.missing:
-                file[f"robot_{robot}/observations/qpos"] = pose
-            if "grippers" not in recording.missing:
-                file[f"robot_{robot}/action"] = np.concatenate([pose, width], 1)
-            if f"{arm} camera" not in recording.missing:
-                file[f"robot_{robot}/observations/images/front"] = recording.picture[arm]
-        if "times" not in recording.missing:
-            file["timestamps"] = recording.times
-        if recording.sentence is not None:
-            file.attrs["instruction"] = recording.sentence
-
-
-def write_umi(recording: Recording, folder: Path) -> None:
-    """UMI's zarr, robot 0 is the right hand; its clock is the frame's number."""
-    import zarr
-
-    store = zarr.storage.ZipStore(folder / "dataset.zarr.zip", mode="w")
-    root = zarr.open_group(store, mode="w", zarr_format=2)
-    fields = {"meta/episode_ends": np.array([len(recording.position["right"])])}
-    for robot, arm in enumerate(("right", "left")):
-        rotvec = Rotation.from_quat(recording.rotation[arm]).as_rotvec()
-        fields[f"data/robot{robot}_eef_pos"] = recording.position[arm].astype(recording.dtype)
-        fields[f"data/robot{robot}_eef_rot_axis_angle"] = rotvec.astype(recording.dtype)
-        fields[f"data/robot{robot}_gripper_width"] = recording.width[arm][:, None].astype(recording.dtype)
-        fields[f"data/camera{robot}_rgb"] = recording.picture[arm]
-    gone = {
-        "poses": "data/robot1_eef_pos", "grippers": "data/robot0_gripper_width",
-        "right camera": "data/camera0_rgb", "left camera": "data/camera1_rgb",
-    }  # fmt: skip
-    for missing in recording.missing & set(gone):
-        del fields[gone[missing]]
-    for name, values in fields.items():
-        chunks = (1, *values.shape[1:]) if name.endswith("rgb") else values.shape
-        array = root.create_array(
-            name, shape=values.shape, dtype=values.dtype, chunks=chunks, compressors=None
-        )
-        array[...] = values
-    store.close()
-
-
-def write_lerobot(recording: Recording, folder: Path) -> None:
-    """LeRobot v2.1 with named columns and pictures in the table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from PIL import Image
-
-    def png(picture: np.ndarray) -> dict[str, object]:
-        stream = io.BytesIO()
-        Image.fromarray(picture).save(stream, "PNG")
-        return {"bytes": stream.getvalue(), "path": None}
-
-    (folder / "meta").mkdir()
-    (folder / "data/chunk-000").mkdir(parents=True)
-    names, table = recording.table()
-    columns = {
-        "observation.state": pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), len(names)),
-        "timestamp": recording.times,
-        "episode_index": np.zeros(len(table), np.int64),
-        "frame_index": np.arange(len(table)),
-        "task_index": np.zeros(len(table), np.int64),
-        **{f"cam_{arm}_wrist": [png(picture) for picture in recording.picture[arm]] for arm in ARMS},
-    }
-    gone = {"poses": "observation.state", "times": "timestamp", "tasks": "task_index"}
-    gone |= {f"{arm} camera": f"cam_{arm}_wrist" for arm in ARMS}
-    for missing in recording.missing & set(gone):
-        del columns[gone[missing]]
-    rows = min(len(column) for column in columns.values())
-    columns = {name: column[:rows] for name, column in columns.items()}
-    pq.write_table(pa.table(columns), folder / "data/chunk-000/episode_000000.parquet")
-    info = {
-        "codebase_version": "v2.1",
-        "fps": 30,
-        "chunks_size": 1000,
-        "total_episodes": 1,
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path": None,
-        "features": {
-            "observation.state": {"dtype": recording.dtype, "shape": [len(names)], "names": names},
-            **{f"cam_{arm}_wrist": {"dtype": "image", "shape": [SIDE, SIDE, 3]} for arm in ARMS},
-        },
-    }
-    (folder / "meta/info.json").write_text(json.dumps(info))
-    tasks = [] if recording.sentence is None else [recording.sentence]
-    episode = {"episode_index": 0, "tasks": tasks, "length": len(table)}
-    (folder / "meta/episodes.jsonl").write_text(json.dumps(episode) + "\n")
-    (folder / "meta/tasks.jsonl").write_text(
-        "".join(json.dumps({"task_index": number, "task": task}) + "\n" for number, task in enumerate(tasks))
-    )
-
-
-LAYOUTS: dict[str, Callable[[Recording, Path], None]] = {
-    "hdf5": write_hdf5, "fastumi": write_fastumi, "umi-zarr": write_umi, "lerobot": write_lerobot,
-}  # fmt: skip
-NAMED = {"lerobot"}
-"""Layouts whose columns say what they hold."""
-CLOCKED = {"hdf5", "fastumi", "lerobot"}
-"""Layouts with the time of each frame."""
 
 # --------------------------------------------------------------------------------- mutations of numbers
 
@@ -301,13 +139,25 @@ def other_names(recording: Recording, random: Random) -> None:
 
 def other_pictures(recording: Recording, random: Random) -> None:
     """Depth, grey, float or transparent pictures from one camera or both."""
-    kind = str(random.choice(["uint16", "float32", "grey", "alpha"]))
+    kind = str(
+        random.choice(
+            ["uint16", "float32", "float16", "int64", "grey", "alpha", "channels first", "extra axis", "tiny"]
+        )
+    )
     for arm in ARMS if random.random() < 0.5 else (str(random.choice(ARMS)),):
         pictures = recording.picture[arm]
         if kind == "uint16":
             recording.picture[arm] = pictures[..., 0].astype(np.uint16) * 40
-        elif kind == "float32":
-            recording.picture[arm] = pictures.astype(np.float32) / 255
+        elif kind in ("float32", "float16"):
+            recording.picture[arm] = pictures.astype(kind) / 255
+        elif kind == "int64":
+            recording.picture[arm] = pictures.astype(np.int64)
+        elif kind == "channels first":
+            recording.picture[arm] = pictures.transpose(0, 3, 1, 2)
+        elif kind == "extra axis":
+            recording.picture[arm] = pictures[:, None]
+        elif kind == "tiny":
+            recording.picture[arm] = pictures[:, :1, :1]
         elif kind == "grey":
             recording.picture[arm] = pictures.max(-1)
         else:
@@ -315,9 +165,94 @@ def other_pictures(recording: Recording, random: Random) -> None:
             recording.picture[arm] = np.concatenate([pictures, alpha], axis=-1)
 
 
-MUTATIONS = [
-    lose_tracking, other_dtype, other_length_unit, other_width_unit, other_clock, disorder, cut_short, leave_out,
-    jump, bad_rotation, padded_arm, other_names, other_pictures,
+def shuffle(recording: Recording, random: Random) -> None:
+    """Rows in any order, each with its pictures and maybe its time."""
+    order = random.permutation(len(recording.times))
+    for values in (recording.position, recording.rotation, recording.width, recording.picture):
+        for arm in ARMS:
+            values[arm] = values[arm][order]
+    if random.random() < 0.5:
+        recording.times = recording.times[order]
+
+
+def repeat_frames(recording: Recording, random: Random) -> None:
+    """Frames that are written twice, with their times."""
+    order = np.sort(np.concatenate([np.arange(len(recording.times)), [_at(recording, random)[1]]]))
+    recording.times = recording.times[order]
+    for values in (recording.position, recording.rotation, recording.width, recording.picture):
+        for arm in ARMS:
+            values[arm] = values[arm][order]
+
+
+def append_times(recording: Recording, random: Random) -> None:
+    """The clock of another episode goes on after this one's."""
+    recording.times = np.concatenate([recording.times, recording.times[: int(random.integers(1, 20))]])
+
+
+def empty_episode(recording: Recording, random: Random) -> None:
+    """Recording was stopped as soon as it began."""
+    recording.times = recording.times[:0]
+    for values in (recording.position, recording.rotation, recording.width, recording.picture):
+        for arm in ARMS:
+            values[arm] = values[arm][:0]
+
+
+def other_shape(recording: Recording, random: Random) -> None:
+    """Poses in one row, with frames as columns, with an axis too many, as complex numbers or as one number."""
+    recording.reshape = random.choice(
+        [np.ravel, np.transpose, lambda table: table[None], lambda table: table[:, None], lambda table: table[0, 0],
+         lambda table: table + 1j, lambda table: table[:, :, None]]
+    )  # fmt: skip
+
+
+def other_columns(recording: Recording, random: Random) -> bool:
+    """Columns in another order, one that is lost, or one more; names stay."""
+    kind = str(random.choice(["roll", "lost", "more", "width first"]))
+    places = int(random.integers(1, 8))
+    if kind == "roll":
+        recording.reshape = lambda table: np.roll(table, places, axis=1)
+    elif kind == "lost":
+        recording.reshape = lambda table: np.delete(table, places, axis=1)
+    elif kind == "more":
+        recording.reshape = lambda table: np.insert(table, places, 0.5, axis=1)
+    else:
+        recording.reshape = lambda table: np.concatenate([table[:, 7:8], table[:, :7], table[:, 8:]], axis=1)
+    return True
+
+
+def fewer_names(recording: Recording, random: Random) -> None:
+    """Names of some columns only."""
+    count = int(random.integers(0, 16))
+    recording.names = lambda names: names[:count]
+
+
+def other_sentence(recording: Recording, random: Random) -> None:
+    """Letters that break lines and files elsewhere."""
+    recording.sentence = str(
+        random.choice(
+            ["Pick up\u2028the cup.", "Pick\x85up.", "\ufeffPick up the cup.", "拿起杯子。", "Pick up the cup.\n",
+             'Say "cup".', "Pick up the cup." * 50, "{x}", "Pick \x1c up."]
+        )
+    )  # fmt: skip
+
+
+def hold_still(recording: Recording, random: Random) -> bool:
+    """A gripper that was never read. It looks like one that never moved."""
+    for arm in ARMS:
+        recording.width[arm][:] = recording.width[arm][0]
+    return False
+
+
+def swap_cameras(recording: Recording, random: Random) -> bool:
+    """Cables the wrong way round. Flat pictures do not tell."""
+    recording.picture = {"left": recording.picture["right"], "right": recording.picture["left"]}
+    return False
+
+
+MUTATIONS: list[Callable[[Recording, Random], bool | None]] = [
+    lose_tracking, other_dtype, other_length_unit, other_width_unit, other_clock, disorder, cut_short, leave_out, jump,
+    bad_rotation, padded_arm, other_names, other_pictures, shuffle, repeat_frames, append_times, empty_episode,
+    other_shape, other_columns, fewer_names, other_sentence, hold_still, swap_cameras,
 ]  # fmt: skip
 
 # ----------------------------------------------------------------------------------- mutations of files
@@ -344,3 +279,180 @@ def damage_file(path: Path, random: Random) -> bool:
     else:
         path.with_name("._" + path.name).write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        " + b"\0" * 100)
     return True
+
+
+_VALUES: list[Any] = [
+    None, 0, -1, 1, 7, 2.5, 10**12, 1e400, float("nan"), True, "", "x", "30", "../../x", "v9", [], [None], {}, {"x": 1},
+]  # fmt: skip
+
+
+def change_json(path: Path, random: Random) -> bool:
+    """A key of a JSON file (or of a line, for .jsonl) that is gone or holds something else, or another encoding.
+    Returns whether that can be seen in principle: another sentence cannot."""
+    text, visible = path.read_text(encoding="utf-8"), True
+    kind = str(
+        random.choice(
+            ["key", "value", "mark", "lines", "utf-16", "comma", "twice"], p=[0.3, 0.4, *[0.06] * 5]
+        )
+    )
+    if kind in ("key", "value"):
+        rows = (
+            [json.loads(line) for line in text.split("\n") if line]
+            if path.suffix == ".jsonl"
+            else [json.loads(text)]
+        )
+        if not rows:
+            return True
+        place = rows[int(random.integers(len(rows)))]
+        while True:
+            name = str(random.choice(sorted(place)))
+            if not (isinstance(place[name], dict) and random.random() < 0.7):
+                break
+            place = place[name]
+        if kind == "key":
+            del place[name]
+        else:
+            before, place[name] = place[name], _VALUES[int(random.integers(len(_VALUES)))]
+            visible = not (isinstance(before, str) and isinstance(place[name], str))
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    elif kind == "mark":
+        path.write_text("\ufeff" + text, encoding="utf-8")
+    elif kind == "lines":
+        path.write_bytes(text.replace("\n", "\r\n").encode() + b"\r\n")
+    elif kind == "utf-16":
+        path.write_text(text, encoding="utf-16")
+    elif kind == "comma":
+        path.write_text(text.rstrip() + ",", encoding="utf-8")
+    else:
+        path.write_text(text + text, encoding="utf-8")
+    return visible
+
+
+def change_table(path: Path, random: Random) -> None:
+    """A column of a parquet file that is gone, null, of another type, or has other numbers or another order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    place = int(random.integers(table.num_columns))
+    name, column = table.column_names[place], table.column(place)
+    values = column.to_pylist()
+    row = int(random.integers(len(values))) if values else 0
+    kind = str(
+        random.choice(["gone", "null", "one null", "text", "float", "more", "reverse", "twice", "none"])
+    )
+    if kind == "gone":
+        pq.write_table(table.drop_columns([name]), path)
+        return
+    if kind == "twice":
+        pq.write_table(pa.concat_tables([table, table]), path)
+        return
+    if kind == "none":
+        pq.write_table(table.slice(0, 0), path)
+        return
+    if kind == "null":
+        values = [None] * len(values)
+    elif kind == "one null" and values:
+        values[row] = None
+    elif kind == "text":
+        values = [str(value) for value in values]
+    elif kind == "float":
+        values = [float(value) if isinstance(value, int) else value for value in values]
+    elif kind == "more":
+        values = [value + 1 if isinstance(value, int | float) else value for value in values]
+    elif kind == "reverse" and "meta" in path.parts:  # a motion back in time is a motion
+        values = values[::-1]
+    pq.write_table(table.set_column(place, name, pa.array(values)), path)
+
+
+# ------------------------------------------------------------------------------------- mutations of shards
+
+
+def change_shard(path: Path, random: Random) -> bool:
+    """One sample of a tar is changed, or all of them alike. Returns whether that can be seen in principle."""
+    with tarfile.open(path) as tar:
+        files = [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+    names = [name for name, _ in files if name.endswith(".action.npy")]
+    chosen = set(names if random.random() < 0.3 else [names[int(random.integers(len(names)))]])
+    change, visible = _CHANGES[int(random.integers(len(_CHANGES)))]
+    formats = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]
+    with tarfile.open(path, "w", format=formats[int(random.integers(3))]) as tar:
+        for name, data in files:
+            mine = f"{name.split('.')[0]}.action.npy" in chosen
+            for new, content in change(name, data, random) if mine else [(name, data)]:
+                info = tarfile.TarInfo(new)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return visible
+
+
+_Files = Sequence[tuple[str, bytes]]
+
+
+def _action(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[str, bytes, Random], _Files]:
+    def apply(name: str, data: bytes, _: Random) -> _Files:
+        if not name.endswith("action.npy"):
+            return [(name, data)]
+        stream = io.BytesIO()
+        np.save(stream, change(np.load(io.BytesIO(data))))
+        return [(name, stream.getvalue())]
+
+    return apply
+
+
+def _meta(change: Callable[[dict[str, Any]], Any]) -> Callable[[str, bytes, Random], _Files]:
+    def apply(name: str, data: bytes, _: Random) -> _Files:
+        if not name.endswith("meta.json"):
+            return [(name, data)]
+        meta = json.loads(data)
+        changed = change(meta)
+        return [(name, json.dumps(meta if changed is None else changed).encode())]
+
+    return apply
+
+
+def _lost(name: str, data: bytes, random: Random) -> _Files:
+    return [] if random.random() < 0.4 else [(name, data)]
+
+
+def _twice(name: str, data: bytes, random: Random) -> _Files:
+    return [(name, data), (name, data)]
+
+
+def _cut(name: str, data: bytes, random: Random) -> _Files:
+    return [(name, data[: int(random.integers(0, len(data)))])]
+
+
+def _folder(name: str, data: bytes, random: Random) -> _Files:
+    return [(f"./a/{name}", data)]
+
+
+def _nan(action: np.ndarray) -> np.ndarray:
+    action[3, 4] = np.nan
+    return action
+
+
+def _as_rows(action: np.ndarray) -> np.ndarray:
+    for start in (3, 13):
+        first, second = action[:, start : start + 3].copy(), action[:, start + 3 : start + 6].copy()
+        matrix = np.stack([first, second, np.cross(first, second)], axis=-1)
+        action[:, start : start + 6] = matrix[:, :2].reshape(-1, 6)
+    return action
+
+
+_CHANGES: list[tuple[Callable[[str, bytes, Random], _Files], bool]] = [
+    (_lost, True), (_twice, True), (_cut, True), (_folder, True),
+    (_action(_nan), True), (_action(lambda action: action.T.copy()), True),
+    *((_action(lambda action, kind=kind: action.astype(kind)), True) for kind in ("f8", "f2", ">f4", "i2", object)),
+    (_action(lambda action: action[:-1]), True),
+    (_action(lambda action: (action * 1000).astype(np.int32)), True), (_action(lambda action: action * 1000), True),
+    (_action(lambda action: action[:, [*range(10, 20), *range(10)]]), False),
+    (_action(lambda action: np.asfortranarray(action)), True),
+    (_action(_as_rows), False),  # of one sample that hardly turns
+    (_meta(lambda meta: meta.clear()), True), (_meta(lambda meta: [meta]), True),
+    (_meta(lambda meta: meta.update(timestamp="x")), True), (_meta(lambda meta: meta.update(timestamp=None)), True),
+    (_meta(lambda meta: meta.update(sub_task_instruction_key="other")), True),
+    (_meta(lambda meta: meta.update(sub_task_instruction_key=["a"])), True),
+    (_meta(lambda meta: meta.update(episode={"x": [1]})), False),
+    (_meta(lambda meta: meta.update(episode=None)), False), (_meta(lambda meta: meta.update(timestamp=1e300)), True),
+]  # fmt: skip

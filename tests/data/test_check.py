@@ -73,6 +73,17 @@ def test_what_no_hand_does_is_an_error(tmp_path: Path, rows: slice, metres: floa
     ]
 
 
+def test_places_in_any_order_are_no_motion(tmp_path: Path) -> None:
+    chunk = action()
+    chunk[:, 10] = 0.03 * np.arange(1, 25)  # 0.9 m/s
+    assert check_shards(write(tmp_path / "in order", chunk)).ok
+    chunk[:, 10] = chunk[np.random.default_rng(0).permutation(24), 10] / 3
+    report = check_shards(write(tmp_path / "shuffled", chunk))
+    assert [finding.name for finding in report.findings if finding.severity == "error"] == [
+        "impossible motion"
+    ]
+
+
 def test_a_fast_hand_is_a_warning(tmp_path: Path) -> None:
     chunk = action()
     time = np.arange(1, 25) / 30

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bags import FLOAT, IMAGE, JPEG, POSE, TEXT, header
 from motion import SIDE, Motion, same
-from PIL import Image
+from recordings import png
 
 from rdt2.action import ARMS
 from rdt2.data.clock import pieces
@@ -17,27 +17,6 @@ from rdt2.data.sources import SourceOptions, open_source
 from rdt2.errors import ConfigError, RecordingError
 
 pytest.importorskip("mcap_ros2", reason="the extra 'mcap' is not installed")
-
-_TIME = "builtin_interfaces/Time stamp\nstring frame_id\n"
-_SEP = "=" * 80 + "\nMSG: "
-_HEADER = f"{_SEP}std_msgs/Header\n{_TIME}{_SEP}builtin_interfaces/Time\nint32 sec\nuint32 nanosec\n"
-_POSE = (
-    f"std_msgs/Header header\ngeometry_msgs/Pose pose\n{_HEADER}{_SEP}geometry_msgs/Pose\n"
-    f"geometry_msgs/Point position\ngeometry_msgs/Quaternion orientation\n"
-    f"{_SEP}geometry_msgs/Point\nfloat64 x\nfloat64 y\nfloat64 z\n"
-    f"{_SEP}geometry_msgs/Quaternion\nfloat64 x\nfloat64 y\nfloat64 z\nfloat64 w\n"
-)
-_JPEG = f"std_msgs/Header header\nstring format\nuint8[] data\n{_HEADER}"
-_IMAGE = (
-    "std_msgs/Header header\nuint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\n"
-    f"uint8[] data\n{_HEADER}"
-)
-
-
-def png(picture: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
-    return stream.getvalue()
 
 
 @pytest.fixture
@@ -71,28 +50,24 @@ def bag(tmp_path: Path) -> Callable[..., Path]:
                     "position": dict(zip("xyz", map(float, fine.position[arm][row]), strict=True)),
                     "orientation": dict(zip("xyzw", map(float, quaternion[row]), strict=True)),
                 }
-                messages.append(
-                    (time, f"{prefix}/{arm}/tcp_pose", "geometry_msgs/msg/PoseStamped", _POSE, {"pose": pose})
-                )
+                messages.append((time, f"{prefix}/{arm}/tcp_pose", *POSE, {"pose": pose}))
                 opening = {"data": float(fine.width[arm][row])}
-                messages.append(
-                    (time, f"{prefix}/{arm}/opening", "std_msgs/msg/Float64", "float64 data\n", opening)
-                )
+                messages.append((time, f"{prefix}/{arm}/opening", *FLOAT, opening))
             for row, time in enumerate(motion.times):
                 picture = motion.picture[arm][row]
                 late = time + 0.004 * number  # the cameras are not in step
                 if raw:
-                    kind, schema = "sensor_msgs/msg/Image", _IMAGE
+                    kind, schema = IMAGE
                     values = {
                         **{"height": SIDE, "width": SIDE, "encoding": "bgr8", "is_bigendian": 0},
                         **{"step": 3 * SIDE, "data": picture[..., ::-1].tobytes()},
                     }
                 else:
-                    kind, schema = "sensor_msgs/msg/CompressedImage", _JPEG
+                    kind, schema = JPEG
                     values = {"format": "png", "data": png(picture)}
                 messages.append((late, f"{prefix}/camera_{arm}/image", kind, schema, values))
         for time, sentence in [(0.0, text)] if isinstance(text, str) else text:
-            kind, schema = "std_msgs/msg/String", "string data\n"
+            kind, schema = TEXT
             messages.append((time, "/instruction", kind, schema, {"data": sentence}))
         messages = [message for message in messages if not without(message[1], message[0])]
         with open(folder / f"{name}.mcap", "wb") as stream:
@@ -103,9 +78,7 @@ def bag(tmp_path: Path) -> Callable[..., Path]:
                 )
                 nanoseconds = round(1e9 * (1000 + time))
                 if "header" in schema:
-                    said = round(1e9 * (1000 + stamp(topic, time)))
-                    header = {"sec": said // 10**9, "nanosec": said % 10**9}
-                    values = {"header": {"stamp": header, "frame_id": "base"}, **values}
+                    values = {"header": header(stamp(topic, time)), **values}
                 writer.write_message(
                     topic, schemas[kind], values, log_time=nanoseconds, publish_time=nanoseconds
                 )

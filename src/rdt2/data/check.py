@@ -13,6 +13,7 @@ import numpy as np
 
 from rdt2.action import ACTION_DIM, ARMS, MODEL_WIDTH_MAX, POSITION_DIMS, WIDTH_DIMS, arm_slice
 from rdt2.data.continuity import EpisodeTrack, recorded_time
+from rdt2.data.hands import FAST_M, FAST_RAD, FASTEST_M, FASTEST_RAD, judge_motion
 from rdt2.data.shards import (
     INSTRUCTION_KEY,
     Member,
@@ -34,13 +35,6 @@ if TYPE_CHECKING:
     from rdt2.normalizer import LinearNormalizer
 
 Severity = Literal["error", "warning"]
-_MAX_STEP_M = 0.10
-"""A hand at 3 m/s moves 10 cm in 1/30 s: faster is a tracking jump."""
-_MAX_STEP_RAD = 0.7
-_FASTEST_M, _FASTEST_RAD = 1 / 3, 1.5
-"""10 m/s and 45 rad/s within 1/30 s: twice what hands reach with a racket. No hand with a gripper does it."""
-_HARDEST_M = 0.22
-"""200 m/s2, twenty times gravity: how much two steps of 1/30 s may differ. A hand that stops dead from 6 m/s does."""
 _TOKEN_ERROR_M, _TOKEN_ERROR_RAD = 0.01, 0.1
 """How much worse than the tokenizer's own tokens a sample's may decode."""
 _TOKEN_BATCH = 128
@@ -149,12 +143,12 @@ _TEXTS: dict[str, tuple[Severity, str]] = {
     ),
     "jump": (
         "warning",
-        f"more than {_MAX_STEP_M} m or {_MAX_STEP_RAD} rad within 1/30 s (tracking lost, wrong rate?)",
+        f"more than {FAST_M} m or {FAST_RAD} rad within 1/30 s (tracking lost, wrong rate?)",
     ),
     "impossible motion": (
         "error",
-        f"no hand is so fast (over {_FASTEST_M * 30:.0f} m/s, {_FASTEST_RAD * 30:.0f} rad/s or 200 m/s2): tracking "
-        "lost, or wrong units or rate. Cut the recording there, or leave the episode out",
+        f"no hand is so fast (over {FASTEST_M * 30:.0f} m/s, {FASTEST_RAD * 30:.0f} rad/s or 200 m/s2) or shakes so: "
+        "tracking lost, or wrong units or rate. Cut the recording there, or leave the episode out",
     ),
     "chunks disagree": (
         "warning",
@@ -331,20 +325,14 @@ class _Check:
         slant = np.abs((first * second).sum(-1)).max()
         if norms > 1e-2 or slant > 1e-2:
             self._note("rotation", where, f"{arm} arm", score=max(norms, slant), jpeg=jpeg)
-        moves = np.diff(part[:, :3], axis=0, prepend=np.zeros((1, 3), part.dtype))
-        step, change = np.linalg.norm(moves, axis=-1), np.linalg.norm(np.diff(moves, axis=0), axis=-1)
-        identity = np.array([[1, 0, 0, 0, 1, 0]], part.dtype)
-        # Between near rotations the angle is the columns' distance up to the third order.
-        turn = np.linalg.norm(np.diff(part[:, 3:9], axis=0, prepend=identity), axis=-1) / np.sqrt(2)
-        impossible = step.max() > _FASTEST_M or turn.max() > _FASTEST_RAD or change.max() > _HARDEST_M
-        if impossible or step.max() > _MAX_STEP_M or turn.max() > _MAX_STEP_RAD:
-            detail = f"{arm} arm, step {int(step.argmax()) + 1}: {step.max():.3f} m, {turn.max():.2f} rad"
-            name = "impossible motion" if impossible else "jump"
-            self._note(name, where, detail, score=step.max() + 0.1 * turn.max(), jpeg=jpeg)
+        motion = judge_motion(part)
+        if motion.finding:
+            detail = f"{arm} arm, step {motion.where}: {motion.step:.3f} m, {motion.turn:.2f} rad"
+            self._note(motion.finding, where, detail, score=motion.step + 0.1 * motion.turn, jpeg=jpeg)
         if width.min() < low or width.max() > high:
             detail = f"{arm} {width.min():.4f} .. {width.max():.4f} m, range {low:.4f} .. {high:.4f}"
             self._note("width", where, detail, score=max(low - width.min(), width.max() - high), jpeg=jpeg)
-        for name, value in (("step", step.max()), ("turn", turn.max()), ("width", width[0])):
+        for name, value in (("step", motion.step), ("turn", motion.turn), ("width", width[0])):
             self._values[f"{name} {arm}"].append(float(value))
 
     def _check_tokens(self, where: str, action: np.ndarray, tokens: np.ndarray | None, jpeg: bytes) -> None:

@@ -366,7 +366,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise RecordingError(
             unreadable(path, f"cannot be read ({error}). This is no LeRobot dataset.")
@@ -378,7 +378,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [
+            json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()
+        ]
     except (OSError, ValueError) as error:
         raise RecordingError(unreadable(path, f"cannot be read ({error}).")) from None
     if not all(isinstance(line, dict) for line in lines):

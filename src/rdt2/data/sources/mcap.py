@@ -14,6 +14,7 @@ sentence holds until the next one.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +30,7 @@ from rdt2.data.sources.alignment import Topic, common_frames, poses_at
 from rdt2.data.sources.base import Source, guess_cameras
 from rdt2.data.sources.options import SourceOptions
 from rdt2.data.sources.pictures import MAX_SIDE, decode_image
-from rdt2.errors import ConfigError, RecordingError
+from rdt2.errors import ConfigError, RDT2Error, RecordingError
 from rdt2.files import unreadable
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ def _of_arms(
 
 @contextmanager
 def _reader(path: Path) -> Iterator[Any]:
+    import zstandard
     from mcap.exceptions import McapError
     from mcap.reader import make_reader
     from mcap_ros2.decoder import DecoderFactory
@@ -264,7 +266,19 @@ def _reader(path: Path) -> Iterator[Any]:
     try:
         with open(path, "rb") as stream:
             yield make_reader(stream, decoder_factories=[DecoderFactory()])
-    except (McapError, EOFError, OSError) as error:
+    except RDT2Error:
+        raise
+    # Nothing guards the bytes of a file that holds no checksums: decoders trip over damaged ones in their own ways.
+    except (
+        McapError,
+        zstandard.ZstdError,
+        struct.error,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+    ) as error:
         raise RecordingError(
             unreadable(
                 path,

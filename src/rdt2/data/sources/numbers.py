@@ -186,7 +186,7 @@ def guess_gripper(extents: Mapping[str, tuple[float, float]], *, where: str) -> 
     if low >= -0.005 and high <= 0.15:
         return "m", reason
     widest = max(extents, key=lambda name: extents[name][1])
-    small = next((name for name, pair in extents.items() if 0.01 < pair[1] <= 0.15), None)
+    small = next((name for name, pair in extents.items() if _too_small_for_mm(pair)), None)
     if low >= -5 and 20 < high <= 150 and small is None:
         return "mm", f"{reason}; percent would look the same (--gripper-unit range --gripper-range 0 100)"
     among = f" (to {extents[small][1]:.4g} in {small}, to {high:.4g} in {widest})" if small else ""
@@ -207,7 +207,13 @@ def guess_gripper(extents: Mapping[str, tuple[float, float]], *, where: str) -> 
 def contradicts_unit(values: tuple[float, float], unit: GripperUnit) -> bool:
     """Whether the lowest and highest number of an episode speak against a unit that was guessed."""
     low, high = values
-    return (unit == "m" and high > 0.15) or (unit == "mm" and 0.01 < high <= 0.15) or low < -5
+    return (unit == "m" and high > 0.15) or (unit == "mm" and _too_small_for_mm(values)) or low < -5
+
+
+def _too_small_for_mm(values: tuple[float, float]) -> bool:
+    """Numbers of metres, or of a share of the opening; what moves by less than 0.1 may be a gripper that is closed."""
+    low, high = values
+    return 0.01 < high <= 0.15 or (high <= 1.05 and high - low > 0.1)
 
 
 def to_widths(
