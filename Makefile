@@ -9,7 +9,7 @@ EXTRAS := sim,train,data,remote,mcap,dev
 # Threads that wait busily slow the tests' worker processes down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help setup demo test lint format bench-inference check-lerobot check-transformers clean
+.PHONY: help setup demo test fuzz lint format bench-inference check-lerobot check-transformers clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -30,6 +30,11 @@ demo: setup  ## Run the committed models on two simulated UR5e arms, write a rep
 
 test: $(TESTABLE)  ## Run all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Each run draws other recordings; what fails is printed with the seed that makes it again.
+FUZZ ?= 400
+fuzz: $(TESTABLE)  ## Feed converters and checks with recordings gone wrong, others each time (ten minutes)
+	RDT2_MUTATIONS=$(FUZZ) $(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/data/test_mutations.py
 
 lint: setup  ## Style and types
 	$(BIN)/ruff check .
