@@ -12,6 +12,7 @@ from PIL import Image
 from rdt2.cli.main import main
 from rdt2.cli.predict import read_picture
 from rdt2.errors import ObservationError
+from rdt2.policy.spec import PolicySpec
 
 
 @pytest.fixture
@@ -262,21 +263,26 @@ def test_evaluate_cell_passes_every_condition_on(tmp_path, monkeypatch, capsys):
     def evaluate(policy, robot, task, **settings):
         asked.update(settings, policy=policy, robot=robot, task=task)
         settings = {
-            name: settings[name] for name in ("unseen_scene", "unseen_shapes", "swap_instruction", "seed")
+            name: settings[name]
+            for name in ("unseen_scene", "unseen_shapes", "swap_instruction", "seed", "blind")
         }
         return cell.CellEvaluation(
-            policy=policy.name, robot=robot, task=task, blind=policy.blind, latency=0.1, execute_steps=12,
+            policy=policy.policy, robot=robot, task=task, latency=0.1, execute_steps=12,
             max_seconds=20, records=[], wall_seconds=1, **settings,
         )  # fmt: skip
 
     monkeypatch.setattr(cell, "evaluate_cell", evaluate)
     line = (
         "evaluate cell --policy runs/fm --vlm runs/vlm --robot fr3 --task place --episodes 7 --seed 5 "
-        "--scene unseen --shapes unseen --blind --swap-instruction --workers 2"
+        "--scene unseen --shapes unseen --blind --swap-instruction --workers 2 --steps 3 --dtype bf16 "
+        "--processor runs/vlm --revision main"
     )
     main([*line.split(), "--json", str(tmp_path / "c.json")])
-    source = asked["policy"]
-    assert (source.name, source.vlm, source.blind) == ("runs/fm", "runs/vlm", True)
+    wanted = PolicySpec(
+        policy="runs/fm", vlm="runs/vlm", processor="runs/vlm", steps=3, dtype="bf16", revision="main"
+    )
+    assert asked["policy"] == wanted
+    assert asked["blind"]
     assert (asked["robot"], asked["task"], asked["episodes"], asked["workers"]) == ("fr3", "place", 7, 2)
     assert asked["unseen_scene"]
     assert asked["unseen_shapes"]

@@ -13,10 +13,11 @@ from rdt2.action import ActionChunk
 from rdt2.errors import CheckpointError, ConfigError, TaskError
 from rdt2.evaluation import cell as module
 from rdt2.evaluation.cell import CellEvaluation, EpisodeRecord, evaluate_cell, loop_config, run_trial
-from rdt2.evaluation.policies import BlindPolicy, PolicySource, open_policy
+from rdt2.evaluation.policies import BlindPolicy, open_policy
 from rdt2.evaluation.scenes import Trial, draw_trials, task_named, trials_for
 from rdt2.observation import Observation
 from rdt2.policy import FMPolicy
+from rdt2.policy.spec import PolicySpec
 
 
 class Still:
@@ -97,7 +98,7 @@ def test_settings_reach_the_trials(no_simulation):
 def test_bad_requests_are_refused(no_simulation):
     with pytest.raises(ConfigError, match="workers"):
         evaluate_cell(Still(), "ur5e", "pick", workers=0)
-    with pytest.raises(ConfigError, match="PolicySource"):
+    with pytest.raises(ConfigError, match="PolicySpec"):
         evaluate_cell(Still(), "ur5e", "pick", workers=2)
     with pytest.raises(CheckpointError):
         evaluate_cell("no/such/folder/at/all", "ur5e", "pick", episodes=1)
@@ -229,12 +230,12 @@ def test_a_sentence_that_names_nothing_is_run_and_not_judged():
     assert done.instruction == "Juggle three knives."
 
 
-def test_a_policy_source_travels_to_worker_processes():
+def test_a_policy_spec_travels_to_worker_processes():
     import pickle
 
-    source = PolicySource("demo-fm", blind=True)
-    assert pickle.loads(pickle.dumps(source)) == source
-    assert hash(source) == hash(PolicySource("demo-fm", blind=True))
+    spec = PolicySpec(policy="demo-fm", steps=3)
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    assert hash(spec) == hash(PolicySpec(policy="demo-fm", steps=3))
 
 
 def test_every_matrix_of_the_untrained_policy_is_another() -> None:

@@ -18,7 +18,7 @@ from rdt2.errors import CheckpointError, ConfigError, NormalizerError, RDT2Error
 from rdt2.expert import Expert
 from rdt2.normalizer import LinearNormalizer
 from rdt2.packed import PackedLinear
-from rdt2.policy import FMPolicy, VQPolicy, load_policy, save_bundle
+from rdt2.policy import FMPolicy, PolicySpec, VQPolicy, load_policy, save_bundle
 from rdt2.policy.load import ALIASES
 from rdt2.policy.place import checked_dtype
 from rdt2.tokenizer import ActionTokenizer
@@ -368,3 +368,18 @@ def test_what_may_not_be_read_is_not_said_to_be_missing(locked: Path) -> None:
     ):
         with pytest.raises(RDT2Error, match=r"locked.*: permission denied\. .*chmod a\+rX"):
             load()
+
+
+def test_options_are_those_of_the_spec(bundles):
+    """regression: the command line lacked steps, dtype, processor and revision, which load_policy or the hub had."""
+    policy = load_policy(PolicySpec(policy=str(bundles["fm"]), steps=2, dtype="float32"), draws=3)
+    assert (policy.steps, policy.draws) == (2, 3)
+    assert PolicySpec.of(Path("a"), device=1, dtype=torch.bfloat16, vlm=Path("b")) == PolicySpec(
+        policy="a", device="cuda:1", dtype="torch.bfloat16", vlm="b"
+    )
+    with pytest.raises(ConfigError, match=r"no option 'step'\. Did you mean steps"):
+        load_policy("demo-fm", step=3)
+    with pytest.raises(ConfigError, match="revision=v1 is of a repository of the hub"):
+        load_policy(bundles["fm"], revision="v1")
+    with pytest.raises(CheckpointError, match="owner/name@v1"):
+        load_policy("owner/name", revision="v1")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rdt2.cli.options import PolicyOptions
+from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
     from rdt2.evaluation.cell import EpisodeRecord
 
 
 @dataclass(kw_only=True)
-class EvaluateShards(PolicyOptions):
+class EvaluateShards:
     """Open loop: predict recorded samples and measure action, position, rotation and gripper errors.
 
     By default only the episodes that training on the same folder holds out, never augmented. Beside the
@@ -24,6 +24,7 @@ class EvaluateShards(PolicyOptions):
       rdt2 evaluate shards --policy demo-vq --data data/other --split all --limit 500
     """
 
+    spec: PolicySpec = field(default_factory=PolicySpec)
     data: Path
     """Folder of shards."""
     split: Literal["held_out", "train", "all"] = "held_out"
@@ -56,17 +57,17 @@ class EvaluateShards(PolicyOptions):
         existing(self.data, "folder of shards")
         check_counts(self.batch_size, self.limit)
         held_out = self.held_out
-        if held_out is None and (held_out := trained_with(self.policy)) is not None:
+        if held_out is None and (held_out := trained_with(self.spec.policy)) is not None:
             note(f"training held out {held_out:g} of the episodes, as its settings say")
         held_out = HELD_OUT if held_out is None else held_out
         total = len(chosen_samples(ShardIndex(self.data), self.split, self.limit, held_out=held_out))
-        with working(f"loading {self.policy}"):
-            policy = open_policy(self.source())
+        with working(f"loading {self.spec.policy}"):
+            policy = open_policy(self.spec)
         with progress("samples", total) as advance:
             result = evaluate_shards(
                 policy,
                 self.data,
-                name=self.policy,
+                name=self.spec.policy,
                 split=self.split,
                 held_out=held_out,
                 limit=self.limit,
@@ -79,7 +80,7 @@ class EvaluateShards(PolicyOptions):
 
 
 @dataclass(kw_only=True)
-class EvaluateCell(PolicyOptions):
+class EvaluateCell:
     """Closed loop: run episodes in the simulated cell and count successes.
 
     Hands and colours are balanced over the episodes, and no scene was ever in the training data. `followed`
@@ -93,6 +94,7 @@ class EvaluateCell(PolicyOptions):
       rdt2 evaluate cell --policy demo-fm --swap-instruction        the sentence names another hand or colour
     """
 
+    spec: PolicySpec = field(default_factory=PolicySpec)
     robot: Literal["ur5e", "fr3", "handheld"] = "ur5e"
     """Which arms."""
     task: Literal["pick", "place", "press"] = "pick"
@@ -134,7 +136,7 @@ class EvaluateCell(PolicyOptions):
                 advance(1, f"{succeeded} succeeded")
 
             result = evaluate_cell(
-                self.source(blind=self.blind),
+                self.spec,
                 self.robot,
                 self.task,
                 episodes=self.episodes,
@@ -142,6 +144,7 @@ class EvaluateCell(PolicyOptions):
                 unseen_scene=self.scene == "unseen",
                 unseen_shapes=self.shapes == "unseen",
                 swap_instruction=self.swap_instruction,
+                blind=self.blind,
                 workers=self.workers,
                 config=loop_config(self.execute_steps),
                 max_seconds=self.max_seconds,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rdt2.cli.options import PolicyOptions
 from rdt2.errors import ConfigError
+from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -20,7 +20,7 @@ DRAWINGS = (".png", ".svg", ".pdf")
 
 
 @dataclass(kw_only=True)
-class Predict(PolicyOptions):
+class Predict:
     """Predict one action chunk from two wrist pictures and a sentence.
 
     For example:
@@ -30,6 +30,7 @@ class Predict(PolicyOptions):
 
     out_is_file: ClassVar = True
 
+    spec: PolicySpec = field(default_factory=PolicySpec)
     left: Path
     """Picture of the left wrist camera; other sizes are cropped to the middle square and resized to 384."""
     right: Path
@@ -58,11 +59,11 @@ class Predict(PolicyOptions):
         observation = Observation(
             left=read_picture(self.left), right=read_picture(self.right), instruction=self.instruction
         )
-        with working(f"loading {self.policy}"):
-            policy = open_policy(self.source())
+        with working(f"loading {self.spec.policy}"):
+            policy = open_policy(self.spec)
         (chunk,) = policy.predict([observation], seed=self.seed)
         values: dict[str, Any] = {
-            "policy": self.policy,
+            "policy": self.spec.policy,
             "instruction": self.instruction,
             "seed": self.seed,
             "valid": chunk.valid,

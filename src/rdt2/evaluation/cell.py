@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rdt2.errors import ConfigError
-from rdt2.evaluation.policies import PolicySource, open_policy
+from rdt2.evaluation.policies import BlindPolicy, open_policy
 from rdt2.evaluation.scenes import Trial, draw_trials
 from rdt2.evaluation.statistics import Rate
+from rdt2.policy.spec import PolicySpec
 from rdt2.workers import worker_pool
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def loop_config(execute_steps: int = EXECUTE_STEPS) -> LoopConfig:
 
 
 def evaluate_cell(
-    policy: PolicySource | Policy | str,
+    policy: PolicySpec | Policy | str,
     robot: Literal["ur5e", "fr3", "handheld"],
     task: Literal["pick", "place", "press"],
     *,
@@ -192,6 +193,7 @@ def evaluate_cell(
     unseen_scene: bool = False,
     unseen_shapes: bool = False,
     swap_instruction: bool = False,
+    blind: bool = False,
     workers: int = 1,
     config: LoopConfig | None = None,
     max_seconds: float = MAX_SECONDS,
@@ -200,7 +202,7 @@ def evaluate_cell(
     """Run episodes and count.
 
     Args:
-        policy: where to load it from (its `blind` shows it black pictures), or a loaded one with one worker.
+        policy: which one to load, or a loaded one with one worker.
         robot: which arms.
         task: what the sentences ask for.
         episodes: how many scenes; hands and colours are balanced over them.
@@ -208,6 +210,7 @@ def evaluate_cell(
         unseen_scene: textures, light and table height that training never had.
         unseen_shapes: shapes that training never had, in known colours.
         swap_instruction: ask for another hand or object than the scene was made for.
+        blind: show it black pictures.
         workers: processes, one thread each; the records do not depend on their number.
         config: of the loop.
         max_seconds: simulated length of an episode that does not succeed.
@@ -219,9 +222,11 @@ def evaluate_cell(
     """
     if workers < 1:
         raise ConfigError(f"workers is {workers}, expected at least 1.")
-    if workers > 1 and not isinstance(policy, (str, PolicySource)):
-        raise ConfigError("several workers load the policy themselves: pass its name or a PolicySource.")
-    source = PolicySource(policy) if isinstance(policy, str) else policy
+    if workers > 1 and not isinstance(policy, (str, PolicySpec)):
+        raise ConfigError("several workers load the policy themselves: pass its name or a PolicySpec.")
+    spec = PolicySpec.of(policy) if isinstance(policy, str) else policy
+    if blind and not isinstance(spec, PolicySpec):
+        spec = BlindPolicy(spec)
     config = config or loop_config()
     trials = draw_trials(
         task,
@@ -233,18 +238,18 @@ def evaluate_cell(
     )
     started = time.perf_counter()
     records = []
-    for record in _run(source, robot, trials, config, max_seconds, min(workers, episodes)):
+    for record in _run(spec, blind, robot, trials, config, max_seconds, min(workers, episodes)):
         records.append(record)
         if on_episode is not None:
             on_episode(record)
     return CellEvaluation(
-        policy=source.name if isinstance(source, PolicySource) else type(source).__name__,
+        policy=spec.policy if isinstance(spec, PolicySpec) else type(policy).__name__,
         robot=robot,
         task=task,
         seed=seed,
         unseen_scene=unseen_scene,
         unseen_shapes=unseen_shapes,
-        blind=isinstance(source, PolicySource) and source.blind,
+        blind=blind,
         swap_instruction=swap_instruction,
         latency=config.latency or 0.0,
         execute_steps=config.execute_steps,
@@ -323,27 +328,30 @@ def run_trial(
 
 
 def _run(
-    source: PolicySource | Policy,
+    spec: PolicySpec | Policy,
+    blind: bool,
     robot: str,
     trials: Sequence[Trial],
     config: LoopConfig,
     max_seconds: float,
     workers: int,
 ) -> Iterator[EpisodeRecord]:
-    if workers == 1 or not isinstance(source, PolicySource):
-        policy = open_policy(source) if isinstance(source, PolicySource) else source
+    if workers == 1 or not isinstance(spec, PolicySpec):
+        policy = open_policy(spec, blind=blind) if isinstance(spec, PolicySpec) else spec
         for trial in trials:
             yield run_trial(trial, policy, robot, config=config, max_seconds=max_seconds)[0]
         return
     from concurrent.futures import as_completed
 
     with worker_pool(workers, initializer=_one_thread) as pool:
-        futures = [pool.submit(_in_worker, source, robot, trial, config, max_seconds) for trial in trials]
+        futures = [
+            pool.submit(_in_worker, spec, blind, robot, trial, config, max_seconds) for trial in trials
+        ]
         for future in as_completed(futures):
             yield future.result()
 
 
-_loaded: dict[PolicySource, Policy] = {}
+_loaded: dict[tuple[PolicySpec, bool], Policy] = {}
 """The policy of this worker process, loaded with its first trial."""
 
 
@@ -354,8 +362,8 @@ def _one_thread() -> None:
 
 
 def _in_worker(
-    source: PolicySource, robot: str, trial: Trial, config: LoopConfig, max_seconds: float
+    spec: PolicySpec, blind: bool, robot: str, trial: Trial, config: LoopConfig, max_seconds: float
 ) -> EpisodeRecord:
-    if source not in _loaded:
-        _loaded[source] = open_policy(source)
-    return run_trial(trial, _loaded[source], robot, config=config, max_seconds=max_seconds)[0]
+    if (spec, blind) not in _loaded:
+        _loaded[spec, blind] = open_policy(spec, blind=blind)
+    return run_trial(trial, _loaded[spec, blind], robot, config=config, max_seconds=max_seconds)[0]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
     from rdt2.action import ActionChunk
@@ -30,52 +32,22 @@ class BlindPolicy:
         return self._policy.predict(black, seed=seed)
 
 
-@dataclass(frozen=True)
-class PolicySource:
-    """Where a policy comes from. Plain values, so that worker processes can load it for themselves."""
+def open_policy(policy: PolicySpec | str, *, blind: bool = False) -> Policy:
+    """Load a policy; "untrained" is demo-fm with random weights.
 
-    name: str
-    """A folder, policy.json, hub id, "demo-fm", "demo-vq", or "untrained": demo-fm with random weights."""
-    vlm: str | None = None
-    tokenizer: str | None = None
-    normalizer: str | None = None
-    draft: str | None = None
-    temperature: float | None = None
-    draws: int | None = None
-    compile: bool = False
-    quantize: Literal["int8", "int4"] | None = None
-    offload: int = 0
-    device: str = "cpu"
-    blind: bool = False
-    """Show it black pictures."""
-
-
-def open_policy(source: PolicySource | str) -> Policy:
-    """Load a policy.
+    blind: show it black pictures.
 
     Raises:
         CheckpointError: not there, incomplete, or of another model.
     """
     from rdt2.policy import load_policy
 
-    if isinstance(source, str):
-        source = PolicySource(source)
-    policy: Policy = load_policy(
-        "demo-fm" if source.name == UNTRAINED else source.name,
-        vlm=source.vlm,
-        tokenizer=source.tokenizer,
-        normalizer=source.normalizer,
-        draft=source.draft,
-        temperature=source.temperature,
-        draws=source.draws,
-        compile=source.compile,
-        quantize=source.quantize,
-        offload=source.offload,
-        device=source.device,
-    )
-    if source.name == UNTRAINED:
-        _randomise(policy)
-    return BlindPolicy(policy) if source.blind else policy
+    spec = PolicySpec.of(policy)
+    untrained = spec.policy == UNTRAINED
+    loaded: Policy = load_policy(replace(spec, policy="demo-fm") if untrained else spec)
+    if untrained:
+        _randomise(loaded)
+    return BlindPolicy(loaded) if blind else loaded
 
 
 def _randomise(policy: Policy) -> None:

@@ -49,8 +49,8 @@ class OneProcess:
     def __reduce__(self) -> NoReturn:
         raise ConfigError(
             f"a {type(self).__name__} can be neither pickled nor copied: its weights are laid out for the process "
-            "that loaded it. Hand over its name instead, and call rdt2.policy.load_policy(...) where it is used; in "
-            "evaluations rdt2.evaluation.policies.PolicySource says which one."
+            "that loaded it. Hand over its name instead, and call rdt2.policy.load_policy(...) where it is used; a "
+            "rdt2.policy.PolicySpec says which one, and how."
         )
 
 

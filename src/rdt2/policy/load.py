@@ -19,34 +19,18 @@ from rdt2.policy.bundle import REQUIRED, Bundle, Kind, bundle_files, find_bundle
 from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
 from rdt2.policy.fm import FMPolicy
 from rdt2.policy.place import checked_device, checked_dtype
+from rdt2.policy.spec import PolicySpec
 from rdt2.policy.vq import VQPolicy, check_draws
 
 if TYPE_CHECKING:
     from rdt2.expert import Expert
     from rdt2.vlm import VLMProcessor
-    from rdt2.vlm.quantize import Quantization
 
 DEMOS = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
 ALIASES = {"demo-fm": DEMOS / "fm.json", "demo-vq": DEMOS / "vq.json"}
 
 
-def load_policy(
-    path: str | Path,
-    *,
-    vlm: str | Path | None = None,
-    processor: str | Path | None = None,
-    tokenizer: str | Path | None = None,
-    normalizer: str | Path | None = None,
-    device: str | int | torch.device = "cpu",
-    dtype: str | torch.dtype | None = None,
-    steps: int | None = None,
-    draft: str | Path | None = None,
-    temperature: float | None = None,
-    draws: int | None = None,
-    quantize: Quantization | None = None,
-    offload: int = 0,
-    compile: bool = False,
-) -> VQPolicy | FMPolicy:
+def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMPolicy:
     """Loads a policy, strictly: nothing missing is replaced by random weights.
 
     Args:
@@ -54,67 +38,55 @@ def load_policy(
             "demo-fm", "demo-vq": the small checkpoints that come with the package;
             a bundle: a ``.json`` file, or a folder (or hub repository) that holds ``policy.json`` or a single other;
             the folder or hub id of an RDT2-FM expert, with ``vlm`` (RDT2-VQ) and ``normalizer``;
-            the folder or hub id of an RDT2-VQ model, with ``tokenizer`` and ``normalizer``.
-        vlm, processor, tokenizer, normalizer: parts, each a folder or hub id; they replace a bundle's. The
-            VLM may be LoRA adapters, which are added to the VLM they name. The processor is looked for beside the VLM
-            if not given (else it is Qwen2.5-VL-7B-Instruct's), the normalizer in ``path``.
-        device: where the models run: "cpu", "cuda" or "cuda:N".
-        dtype: of the VLM and the expert, by name ("bfloat16") or torch's; None for bfloat16 on a GPU, float32
-            elsewhere. The tokenizer is always float32.
-        steps: Euler steps of an FM policy; None for the checkpoint's own; 1 for a one-step checkpoint.
-        draft: for a VQ policy, an FM policy ("demo-fm", a bundle, or an expert alone) that was trained on the same
-            VLM. Its expert drafts the tokens, which makes decoding faster and changes no result.
-        temperature: of a VQ policy: 0 takes the likeliest token each time; above, tokens are drawn, with the seed of
-            ``predict``. None: as the bundle's settings say, else, and with a draft, 0.
-        draws: each chunk is the mean of so many drawn ones, which errs less; of a VQ policy with a temperature. None:
-            as the bundle's settings say, else, with a draft and at temperature 0, one.
-        quantize: "int8" or "int4" for the matrices of the VLM, on small cards; the arithmetic, the expert and the
-            tokenizer stay as they are. "int4" needs the extra ``quant``.
-        offload: the matrices of so many language layers of the VLM wait in CPU memory, on cards that the rest fills;
-            slower, and no result changes. Not together with quantize or compile.
-        compile: :class:`rdt2.policy.CompiledFMPolicy` or :class:`rdt2.policy.CompiledVQPolicy`: loading takes up to
-            some minutes longer, every chunk is faster, on a GPU above all. Not together with a draft.
+            the folder or hub id of an RDT2-VQ model, with ``tokenizer`` and ``normalizer``;
+            or a :class:`PolicySpec`.
+        options: the fields of :class:`PolicySpec`: ``vlm``, ``processor``, ``tokenizer``, ``normalizer`` (which replace
+            a bundle's), ``device``, ``dtype``, ``steps``, ``temperature``, ``draws``, ``quantize``, ``offload``,
+            ``compile``, ``revision``, ``draft``.
 
     Raises:
         CheckpointError: if a file is missing or damaged, is of another model, or parts do not fit each other.
-        ConfigError: if steps is not a positive number, the device is not there or has too little memory, or a library
-            is missing.
+        ConfigError: if there is no such option, steps is not a positive number, the device is not there or has too
+            little memory, or a library is missing.
         NormalizerError: if the normalizer cannot be read or trusted.
     """
-    if compile and offload:
+    spec = PolicySpec.of(path, **options)
+    if spec.compile and spec.offload:
         raise ConfigError(
             "a compiled policy keeps its weights on the device: leave out offload= or compile=True."
         )
-    device = checked_device(device)
-    dtype = checked_dtype(dtype, device)
-    given = {"vlm": vlm, "processor": processor, "tokenizer": tokenizer, "normalizer": normalizer}
-    chosen = _resolve(str(path), {name: str(value) for name, value in given.items() if value is not None})
+    device = checked_device(spec.device)
+    dtype = checked_dtype(spec.dtype, device)
+    given = {name: getattr(spec, name) for name in ("vlm", "processor", "tokenizer", "normalizer")}
+    chosen = _resolve(_revised(spec), {name: value for name, value in given.items() if value is not None})
     if chosen.kind == "fm":
-        if draft is not None:
-            raise CheckpointError(f"{path} is an FM policy, which writes no tokens; leave out draft={draft}.")
-        if temperature is not None:
-            raise CheckpointError(
-                f"{path} is an FM policy, which writes no tokens; leave out temperature={temperature}."
-            )
-        draws = chosen.settings.get("draws", 1) if draws is None else draws
-        return _load_fm(
-            chosen, device, dtype, steps, draws=draws, quantize=quantize, offload=offload, compile=compile
+        for name in ("draft", "temperature"):
+            if (value := getattr(spec, name)) is not None:
+                raise CheckpointError(
+                    f"{spec.policy} is an FM policy, which writes no tokens; leave out {name}={value}."
+                )
+        return _load_fm(chosen, spec, device, dtype)
+    if spec.steps is not None:
+        raise CheckpointError(
+            f"{spec.policy} is a VQ policy, which has no Euler steps; leave out steps={spec.steps}."
         )
-    if steps is not None:
-        raise CheckpointError(f"{path} is a VQ policy, which has no Euler steps; leave out steps={steps}.")
-    settings = chosen.settings if draft is None else {}
-    temperature = settings.get("temperature", 0.0) if temperature is None else temperature
-    draws = (settings.get("draws", 1) if temperature > 0 else 1) if draws is None else draws
-    check_draws(draws, temperature, drafted=draft is not None)
-    if compile and draft is not None:
+    if spec.compile and spec.draft is not None:
         raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
-    return _load_vq(
-        chosen, device, dtype, draft=None if draft is None else str(draft), temperature=temperature,
-        draws=draws, quantize=quantize, offload=offload, compile=compile,
-    )  # fmt: skip
+    return _load_vq(chosen, spec, device, dtype)
 
 
 # ------------------------------------------------------------------------------------------- what is meant
+
+
+def _revised(spec: PolicySpec) -> str:
+    """The policy's name with its revision."""
+    if spec.revision is None:
+        return spec.policy
+    if "@" in spec.policy or spec.policy in ALIASES or os.path.lexists(os.path.expanduser(spec.policy)):
+        raise ConfigError(
+            f"revision={spec.revision} is of a repository of the hub; {spec.policy} has one already, or lies here."
+        )
+    return f"{spec.policy}@{spec.revision}"
 
 
 def _resolve(path: str, given: dict[str, str], *, fallback: dict[str, str] | None = None) -> Bundle:
@@ -191,23 +163,14 @@ def _folder(path: str) -> Path:
 # ------------------------------------------------------------------------------------------- loading
 
 
-def _load_fm(
-    parts: Bundle,
-    device: torch.device,
-    dtype: torch.dtype,
-    steps: int | None,
-    *,
-    draws: int = 1,
-    quantize: Quantization | None = None,
-    offload: int = 0,
-    compile: bool = False,
-) -> FMPolicy:
+def _load_fm(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch.dtype) -> FMPolicy:
     from rdt2.expert import Expert
     from rdt2.vlm import load_vlm
 
     # Cheap things first: what does not fit is said before gigabytes are read.
     normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
     processor = _load_processor(parts)
+    steps, draws = spec.steps, parts.settings.get("draws", 1) if spec.draws is None else spec.draws
     if steps is not None and steps < 1:
         raise ConfigError(f"steps is {steps}, expected 1 or more Euler steps.")
     if draws < 1:
@@ -218,41 +181,36 @@ def _load_fm(
         expert.freeze_for_inference(*([] if steps is None else [steps]))
     needed = max(expert.config.selected_layers) + 1
     model = load_vlm(
-        parts["vlm"], layers=needed, dtype=dtype, device=device, quantize=quantize, offload=offload
+        parts["vlm"], layers=needed, dtype=dtype, device=device, quantize=spec.quantize, offload=spec.offload
     )
     pack_linears(model.model)
     pack_linears(expert)
-    kind = CompiledFMPolicy if compile else FMPolicy
+    kind = CompiledFMPolicy if spec.compile else FMPolicy
     return kind(
         vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps, draws=draws
     )
 
 
-def _load_vq(
-    parts: Bundle,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    draft: str | None = None,
-    temperature: float = 0.0,
-    draws: int = 1,
-    quantize: Quantization | None = None,
-    offload: int = 0,
-    compile: bool = False,
-) -> VQPolicy:
+def _load_vq(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch.dtype) -> VQPolicy:
     from rdt2.tokenizer import ActionTokenizer
     from rdt2.vlm import load_vlm
 
+    own = parts.settings if spec.draft is None else {}
+    temperature = own.get("temperature", 0.0) if spec.temperature is None else spec.temperature
+    draws = (own.get("draws", 1) if temperature > 0 else 1) if spec.draws is None else spec.draws
+    check_draws(draws, temperature, drafted=spec.draft is not None)
     normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
     processor = _load_processor(parts)
     tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"]).to(device)
-    expert, own = _load_draft(draft, parts, device, dtype) if draft is not None else (None, None)
-    model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=quantize, offload=offload)
+    expert, its_normalizer = (
+        _load_draft(spec.draft, parts, device, dtype) if spec.draft is not None else (None, None)
+    )
+    model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=spec.quantize, offload=spec.offload)
     pack_linears(model.model)  # not the head, of which a few rows are all that decoding reads
-    kind = CompiledVQPolicy if compile else VQPolicy
+    kind = CompiledVQPolicy if spec.compile else VQPolicy
     return kind(
         vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer,
-        draft=expert, draft_normalizer=own, temperature=temperature, draws=draws,
+        draft=expert, draft_normalizer=its_normalizer, temperature=temperature, draws=draws,
     )  # fmt: skip
 
 
