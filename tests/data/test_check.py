@@ -329,3 +329,35 @@ def test_page_shows_the_worst_samples(tmp_path: Path) -> None:
             tmp_path / "empty.html", check_shards(record(tmp_path / "good")), title="x"
         ).read_text()
     )
+
+
+def test_the_report_is_the_same_with_any_number_of_workers(tmp_path: Path) -> None:
+    """Several shards, a duplicate, a damaged picture, and a tar that is cut off."""
+    recorded(tmp_path / "in", frozen=True, skip=(20, 21))
+    shards = sorted((tmp_path / "in").glob("*.tar"))
+    again = tmp_path / "in" / "shard-000001.tar"
+    again.write_bytes(shards[0].read_bytes()[:-200_000])
+    data = bytearray(shards[0].read_bytes())  # a picture that is none
+    place = data.index(b"\xff\xd8")
+    data[place : place + 2] = b"xx"
+    (tmp_path / "in" / "shard-000002.tar").write_bytes(data)
+    alone, together = (check_shards(tmp_path / "in", workers=workers) for workers in (0, 2))
+    assert {"duplicate", "damaged sample", "damaged shard"} <= {each.name for each in alone.findings}
+    assert together.as_dict() == alone.as_dict()
+    assert {name: list(part) for name, part in together.values.items()} == {
+        name: list(part) for name, part in alone.values.items()
+    }
+
+
+def test_what_came_before_is_found_again_however_much_came() -> None:
+    from rdt2.data.check_samples import Seen, Thinned
+
+    seen, rng = Seen(), np.random.default_rng(0)
+    numbers = rng.integers(0, 2**64, 40_000, dtype=np.uint64).tolist()
+    assert not any(seen.add(number) for number in numbers)
+    assert all(seen.add(number) for number in numbers)
+    assert not seen.add(0)
+    values = Thinned(most=8)
+    for value in range(100):
+        values.append(value)
+    assert list(values) == [0, 16, 32, 48, 64, 80, 96]

@@ -137,6 +137,8 @@ class DataCheck:
     """Folder or hub id of the tokenizer whose tokens the data should have; needs --normalizer."""
     fast: bool = False
     """Do not decode the pictures."""
+    workers: int = 0
+    """Processes that read and decode; 0 does it in this one. The findings do not depend on it."""
     html: Path | None = None
     """Write a page with distributions and the worst samples of each finding."""
     json: Path | None = None
@@ -162,6 +164,7 @@ class DataCheck:
                 tokenizer=tokenizer,
                 num_embeddings=1024 if tokenizer is None else tokenizer.num_embeddings,
                 decode=not self.fast,
+                workers=self.workers,
             )
         console().print(report.table(), markup=False, highlight=False, soft_wrap=True)
         if self.html is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,20 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rdt2.action import ACTION_DIM, ARMS, MODEL_WIDTH_MAX, POSITION_DIMS, WIDTH_DIMS, arm_slice
-from rdt2.data.continuity import EpisodeTrack, recorded_time
+from rdt2.data.check_samples import Read, ReadSample, Seen, Thinned, read_samples
+from rdt2.data.continuity import EpisodeTrack
 from rdt2.data.hands import FAST_M, FAST_RAD, FASTEST_M, FASTEST_RAD, judge_motion
-from rdt2.data.shards import (
-    INSTRUCTION_KEY,
-    Member,
-    find_shards,
-    lookup_instruction,
-    parse_action,
-    parse_meta,
-    parse_tokens,
-    read_instructions,
-    scan_shard,
-)
-from rdt2.data.shards import decode_jpeg as _decode_jpeg
+from rdt2.data.shards import INSTRUCTION_KEY, find_shards, lookup_instruction, read_instructions
 from rdt2.data.stats import magnified
 from rdt2.errors import ConfigError, RDT2Error, ShardError
 
@@ -40,6 +30,8 @@ _TOKEN_ERROR_M, _TOKEN_ERROR_RAD = 0.01, 0.1
 _TOKEN_BATCH = 128
 _WORDING = re.compile(r"^[A-Z][^.]*[a-zA-Z0-9]\.$")
 _EXAMPLES = 3
+_OPEN_TRACKS = 1024
+"""Episodes whose samples may alternate."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class Finding:
 class CheckReport:
     """The outcome of check_shards.
 
-    values: for plots, one number a sample: "{step, turn, width} {right, left}" (m, rad, m).
+    values: for plots, one number a sample, of many samples some: "{step, turn, width} {right, left}" (m, rad, m).
     """
 
     counts: dict[str, int]
@@ -77,7 +69,7 @@ class CheckReport:
     position_range: tuple[float, float] | None
     """Metres; None without a sample that could be read."""
     sentences: dict[str, int] = field(default_factory=dict)
-    values: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -191,6 +183,7 @@ def check_shards(
     num_embeddings: int = 1024,
     decode: bool = True,
     instructions: Mapping[str, str] | Literal["file"] = "file",
+    workers: int = 0,
 ) -> CheckReport:
     """Read every sample and report what is wrong; damaged samples are findings, not exceptions.
 
@@ -198,38 +191,44 @@ def check_shards(
         is judged.
     tokenizer: an ActionTokenizer whose tokens the data should have; needs the normalizer they were made with.
     decode: also decode every picture (2 ms each).
+    workers: processes that read and decode; 0 does it here. The report does not depend on it.
+
+    Of what was read 30 bytes a sample are kept, to find duplicates and swapped cameras.
 
     Raises:
         ShardError: there are no shards at all. ConfigError: a tokenizer without a normalizer.
     """
     if tokenizer is not None and normalizer is None:
         raise ConfigError("tokens are of normalised actions: give the normalizer they were made with, too.")
-    check = _Check(normalizer, tokenizer, num_embeddings, decode)
-    for path in find_shards(source):
-        check.shard(path, instructions)
+    if workers < 0:
+        raise ConfigError(f"workers is {workers}, expected 0 or more.")
+    check = _Check(normalizer, tokenizer, num_embeddings)
+    for path, samples in read_samples(find_shards(source), decode=decode, workers=workers):
+        check.shard(path, samples, instructions)
     return check.finish()
 
 
 class _Check:
     """A check under way."""
 
-    def __init__(
-        self, normalizer: LinearNormalizer | None, tokenizer: Any, num_embeddings: int, decode: bool
-    ) -> None:
+    def __init__(self, normalizer: LinearNormalizer | None, tokenizer: Any, num_embeddings: int) -> None:
         self._normalizer, self._tokenizer = normalizer, tokenizer
-        self._num_embeddings, self._decode = num_embeddings, decode
+        self._num_embeddings = num_embeddings
         self._narrowest, self._widest = _width_limits(normalizer)
         self._found: dict[str, Finding] = {}
         self._counts = {
             "shards": 0, "samples": 0, "damaged": 0, "instructions": 0, "episodes": 0, "pieces": 0, "with tokens": 0,
         }  # fmt: skip
-        self._seen: set[bytes] = set()
+        self._seen = Seen()
         self._tracks: dict[str, EpisodeTrack] = {}
         self._sentences: dict[str, int] = {}
         self._low, self._high = np.full(ACTION_DIM, np.inf), np.full(ACTION_DIM, -np.inf)
         self._without_tokens: list[str] = []
-        self._values: dict[str, list[float]] = {
-            f"{name} {arm}": [] for name in ("step", "turn", "width") for arm in ARMS
+        """The first few, and how many there are."""
+        self._without_tokens_count = 0
+        self._open_tracks: OrderedDict[str, EpisodeTrack] = OrderedDict()
+        self._values: dict[str, Thinned] = {
+            f"{name} {arm}": Thinned() for name in ("step", "turn", "width") for arm in ARMS
         }
         self._tokens: list[tuple[str, np.ndarray, np.ndarray, bytes]] = []
 
@@ -246,7 +245,12 @@ class _Check:
             finding.worst.sort(key=lambda worst: -worst.score)
             del finding.worst[_EXAMPLES:]
 
-    def shard(self, path: Path, instructions: Mapping[str, str] | Literal["file"]) -> None:
+    def shard(
+        self,
+        path: Path,
+        samples: Iterator[Read | ShardError],
+        instructions: Mapping[str, str] | Literal["file"],
+    ) -> None:
         """Check the samples of one tar."""
         self._counts["shards"] += 1
         keys: set[str] = set()
@@ -255,57 +259,49 @@ class _Check:
         except ShardError as error:
             self._note("damaged sample", path.name, _without(path.name, error))
             table = {}
-        samples = scan_shard(path)
-        with open(path, "rb") as stream:
-            while True:
-                try:
-                    key, members = next(samples)
-                except StopIteration:
-                    break
-                except ShardError as error:
-                    self._note("damaged shard", path.name, _without(path.name, error))
-                    break
-                where = f"{path.name}, sample {key}"
-                self._counts["samples"] += 1
-                if key in keys:
-                    self._note("duplicate key", where)
-                keys.add(key)
-                self._sample(where, _read(stream, members), table)
+        for sample in samples:
+            if isinstance(sample, ShardError):
+                self._note("damaged shard", path.name, _without(path.name, sample))
+                continue
+            key = sample.key if isinstance(sample, ReadSample) else sample[0]
+            where = f"{path.name}, sample {key}"
+            self._counts["samples"] += 1
+            if key in keys:
+                self._note("duplicate key", where)
+            keys.add(key)
+            if isinstance(sample, ReadSample):
+                self._sample(where, sample, table)
+            else:
+                self._counts["damaged"] += 1
+                self._note("damaged sample", where, _without(where, sample[1]))
 
-    def _sample(self, where: str, data: Mapping[str, bytes], table: Mapping[str, str]) -> None:
-        jpeg = data["image.jpg"]
-        try:
-            action = parse_action(data["action.npy"], where=where)
-            meta = parse_meta(data["meta.json"], where=where)
-            time = recorded_time(meta, where=where)
-            packed = data.get("action_token.npy")
-            tokens = None if packed is None else parse_tokens(packed, where=where)
-            picture = _decode_jpeg(jpeg, where=where) if self._decode else None
-        except ShardError as error:
-            self._counts["damaged"] += 1
-            self._note("damaged sample", where, _without(where, error))
-            return
-        digest = hashlib.blake2b(jpeg + data["action.npy"], digest_size=16).digest()
-        if digest in self._seen:
+    def _sample(self, where: str, sample: ReadSample, table: Mapping[str, str]) -> None:
+        jpeg, action = sample.jpeg, sample.action
+        if self._seen.add(sample.digest):
             self._note("duplicate", where, jpeg=jpeg)
-        self._seen.add(digest)
-        if picture is not None:
-            for side, half in (("left", picture[::8, :376:8]), ("right", picture[::8, 392::8])):
-                if half.max() < 8:
-                    self._note("black picture", where, side, jpeg=jpeg)
-        sentence = self._sentence(where, meta, table)
-        name = str(meta.get("episode", ""))
-        track = self._tracks.setdefault(name, EpisodeTrack(named=name != ""))
+        for side in sample.black:
+            self._note("black picture", where, side, jpeg=jpeg)
+        sentence = self._sentence(where, sample.meta, table)
+        track = self._track(str(sample.meta.get("episode", "")))
         if not np.isfinite(action).all():
             self._note("not finite", where, jpeg=jpeg)
             return
-        self._check_tokens(where, action, tokens, jpeg)
+        self._check_tokens(where, action, sample.tokens, jpeg)
         for row, arm in enumerate(ARMS):
             self._arm(where, action[:, arm_slice(arm)], row, jpeg)
         self._low = np.minimum(self._low, action.min(axis=0))
         self._high = np.maximum(self._high, action.max(axis=0))
-        for remark in track.add(action, time, picture, where=where, sentence=sentence):
+        for remark in track.add(action, sample.time, sample.thumbs, where=where, sentence=sentence):
             self._note(remark.finding, where, remark.detail, score=remark.score, jpeg=jpeg)
+
+    def _track(self, name: str) -> EpisodeTrack:
+        """The track of an episode; those that nothing was added to for long forget their last sample."""
+        track = self._tracks.setdefault(name, EpisodeTrack(named=name != ""))
+        self._open_tracks[name] = track
+        self._open_tracks.move_to_end(name)
+        if len(self._open_tracks) > _OPEN_TRACKS:
+            self._open_tracks.popitem(last=False)[1].forget()
+        return track
 
     def _sentence(self, where: str, meta: Mapping[str, Any], table: Mapping[str, str]) -> str:
         try:
@@ -337,7 +333,9 @@ class _Check:
 
     def _check_tokens(self, where: str, action: np.ndarray, tokens: np.ndarray | None, jpeg: bytes) -> None:
         if tokens is None:
-            self._without_tokens.append(where)
+            self._without_tokens_count += 1
+            if len(self._without_tokens) < _EXAMPLES:
+                self._without_tokens.append(where)
             return
         self._counts["with tokens"] += 1
         if tokens.min() < 0 or tokens.max() >= self._num_embeddings:
@@ -383,6 +381,8 @@ class _Check:
         if self._counts["with tokens"] or self._tokenizer is not None:
             for where in self._without_tokens:
                 self._note("tokens missing", where)
+            if self._without_tokens:
+                self._found["tokens missing"].count = self._without_tokens_count
         self._counts["instructions"] = len(self._sentences)
         told = bool(np.isfinite(self._low).all())
         return CheckReport(
@@ -442,14 +442,6 @@ def _without(where: str, error: ShardError) -> str:
     """What an error says, without the place that stands before it anyway."""
     text = str(error)
     return text.removeprefix(where).lstrip(",: ") if text.startswith(where) else text
-
-
-def _read(stream: Any, members: Mapping[str, Member]) -> dict[str, bytes]:
-    data = {}
-    for name, member in members.items():
-        stream.seek(member.offset)
-        data[name] = stream.read(member.size)
-    return data
 
 
 def _width_limits(normalizer: LinearNormalizer | None) -> tuple[list[float], list[float]]:

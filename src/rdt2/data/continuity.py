@@ -7,6 +7,7 @@ Shards that name none have an episode for each run of samples that fit together.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 TOLERANCE_M, TOLERANCE_RAD = 2e-3, 1e-2
 """How far two chunks may differ about the same instant and still be of one recording."""
+Thumbs = dict[str, np.ndarray]
+"""For each arm what its camera saw (see `thumbnails`)."""
 STEP_TIMES = np.arange(HORIZON + 1) / FPS
 
 _FROZEN_FRAMES, _FROZEN_CHANGE, _MOVED_M = 5, 0.02, 0.02
@@ -122,7 +125,7 @@ class _Before:
     time: float | None
     paths: np.ndarray
     paths_as_rows: np.ndarray
-    thumbs: dict[str, np.ndarray] | None
+    thumbs: Thumbs | None
     sentence: str
 
 
@@ -139,28 +142,28 @@ class EpisodeTrack:
     episodes: int = 1
     """How many episodes they are: one, or where they have no name, as many as fit together."""
     _before: _Before | None = None
-    _steps: list[float] = field(default_factory=list)
+    _steps: array[float] = field(default_factory=lambda: array("d"))
     _long: list[tuple[float, str]] = field(default_factory=list)
     _still: dict[str, tuple[int, float]] = field(default_factory=lambda: dict.fromkeys(ARMS, (0, 0.0)))
-    _motion: dict[str, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
-    _change: dict[str, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
+    _motion: dict[str, array[float]] = field(default_factory=lambda: {arm: array("f") for arm in ARMS})
+    _change: dict[str, array[float]] = field(default_factory=lambda: {arm: array("f") for arm in ARMS})
 
     def add(
         self,
         action: Float[np.ndarray, "24 20"],
         time: float | None,
-        picture: UInt8[np.ndarray, "384 768 3"] | None,
+        thumbs: Thumbs | None,
         *,
         where: str,
         sentence: str = "",
     ) -> Iterator[Remark]:
-        """Remarks on the next sample. picture: None leaves the cameras out; where: its name in ``gaps``."""
+        """Remarks on the next sample. thumbs: None leaves the cameras out; where: its name in ``gaps``."""
         try:
             paths, as_rows = chunk_paths(action), chunk_paths(action, rows=True)
         except RDT2Error:
             self._before = None  # no rotations at all, which the check of the sample itself says
             return
-        now = _Before(time, paths, as_rows, _thumbs(picture), sentence)
+        now = _Before(time, paths, as_rows, thumbs, sentence)
         before, self._before = self._before, now
         if before is None:
             return
@@ -174,6 +177,10 @@ class EpisodeTrack:
             yield from self._time(seconds, where)
             yield from self._chunks(before, now, seconds)
         yield from self._cameras(before, now, seconds)
+
+    def forget(self) -> None:
+        """Let the last sample go, and with it 30 kB: another one will hardly follow."""
+        self._before = None
 
     def _time(self, seconds: float, where: str) -> Iterator[Remark]:
         if seconds <= 0:
@@ -253,15 +260,13 @@ class EpisodeTrack:
         return bool(alone.sum() >= _MIN_ALONE and agree[alone].mean() >= 0.5)
 
 
-def _thumbs(picture: np.ndarray | None) -> dict[str, np.ndarray] | None:
+def thumbnails(picture: UInt8[np.ndarray, "384 768 3"]) -> Thumbs:
     """Small grey pictures of both cameras, away from the seam."""
-    if picture is None:
-        return None
     left, right = picture[4:380:8, 4:376:8], picture[4:380:8, 396:764:8]
     return {"right": right.mean(axis=-1, dtype=np.float32), "left": left.mean(axis=-1, dtype=np.float32)}
 
 
-def _rank_correlation(first: list[float], second: list[float]) -> float:
+def _rank_correlation(first: array[float], second: array[float]) -> float:
     """Spearman's; 0 where one of them is constant."""
     from scipy.stats import rankdata
 
