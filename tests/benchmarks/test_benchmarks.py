@@ -112,3 +112,13 @@ def test_data(load, run, monkeypatch):
     figures = run("data", "--samples", "96", "--augmented", "96")
     assert figures["decode"]["samples_per_s"] > 0
     assert figures["augment"]["naive_samples_per_s"] > 0
+
+
+def test_remote(load, run, monkeypatch):
+    pytest.importorskip("aiohttp")
+    remote = load("remote")
+    monkeypatch.setattr(remote, "in_a_process", lambda measure, *arguments: measure(*arguments))
+    figures = run("remote", "--samples", "48", "--delay", "0.001")
+    assert figures["delay_s"] == 0.001
+    assert figures["decode"]["http_samples_per_s"] > 0
+    assert figures["augment"]["http_ratio"] > 0
