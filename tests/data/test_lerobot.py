@@ -575,3 +575,14 @@ def test_columns_that_hold_something_else(v21: Callable[..., Path], name: str, v
     root = v21(**{name: values})
     with pytest.raises(RDT2Error, match=r"episode_000000|episode 0|no episode"):
         opened(root)[0]
+
+
+def test_marks_and_separators_in_the_texts(v21: Callable[..., Path]) -> None:
+    """A byte order mark before a file, Windows' line ends, and letters that end lines elsewhere but not in JSON."""
+    root = v21(tasks=["Lift\u2028it\x85now."])
+    (root / "meta/tasks.jsonl").unlink()
+    for name in ("info.json", "episodes.jsonl"):
+        text = (root / "meta" / name).read_text(encoding="utf-8")
+        text = text.replace("\\u2028", "\u2028").replace("\\u0085", "\x85")
+        (root / "meta" / name).write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
+    assert opened(root)[0].instruction == "Lift\u2028it\x85now."

@@ -281,3 +281,9 @@ def test_an_episode_in_metres_among_others(fastumi, unit, per_metre) -> None:
     same(source[0], Motion(30))
     with pytest.raises(RecordingError, match=rf"episode_1.* mm in {unit}.*--position-unit m\b"):
         source[1]
+
+
+def test_a_share_of_the_opening_among_millimetres_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"to 0\.79 in b, to 70 in a"):
+        guess_gripper({"a": (10.0, 70.0), "b": (0.11, 0.79)}, where="set")
+    assert guess_gripper({"a": (10.0, 70.0), "b": (0.3, 0.35)}, where="set")[0] == "mm"  # a closed one
