@@ -150,7 +150,7 @@ def test_files_that_are_no_normalizer_are_refused(tmp_path: Path):
         (empty, "another kind"),
         (cut, "whole"),
         (tmp_path / "absent.pt", "expected absent.pt"),
-        (tmp_path, "holds neither"),
+        (tmp_path, "holds none of"),
     ):
         with pytest.raises(NormalizerError, match=match):
             LinearNormalizer.from_pretrained(path)

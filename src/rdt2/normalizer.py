@@ -21,7 +21,7 @@ import torch
 from rdt2.action import ACTION_DIM, POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS
 from rdt2.errors import NormalizerError
 from rdt2.files import require_file, whole_file, write_whole
-from rdt2.hub import locate
+from rdt2.hub import locate, offline_note
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,6 +32,9 @@ NormalizerMode = Literal["limits", "mean_std"]
 
 FILE_NAME = "normalizer.safetensors"
 PUBLISHED_FILE_NAME = "normalizer.pt"
+UMI_FILE_NAME = "umi_normalizer_wo_downsample_indentity_rot.pt"
+"""What the published models' is called where they are published."""
+FILE_NAMES = (FILE_NAME, PUBLISHED_FILE_NAME, UMI_FILE_NAME)
 KEYS = {
     "scale": "action.scale",
     "offset": "action.offset",
@@ -69,7 +72,7 @@ class LinearNormalizer:
     @property
     def digest(self) -> str:
         """A name for this map: the same for equal numbers, from whatever file they came."""
-        numbers = torch.stack([self.scale, self.offset]).numpy().astype("<f4")
+        numbers = torch.stack([self.scale, self.offset]).cpu().numpy().astype("<f4")
         return hashlib.sha256(numbers.tobytes()).hexdigest()[:16]
 
     # ------------------------------------------------------------------------------------------- the map
@@ -181,13 +184,24 @@ class LinearNormalizer:
     def from_pretrained(cls, path: str | Path) -> LinearNormalizer:
         """Reads a normalizer from a ``.safetensors`` or published ``.pt`` file, a folder, or a hub id.
 
-        A folder is searched for ``normalizer.safetensors``, then ``normalizer.pt``. Nothing is executed.
+        A folder is searched for all of ``FILE_NAMES``. Nothing is executed.
 
         Raises:
-            NormalizerError: if the file is missing, damaged, of another kind, or tries to run code.
+            NormalizerError: if the file is missing, damaged, of another kind, or tries to run code; or if a folder
+                holds several that differ.
         """
-        file = _find(path)
-        return cls(**(_read_safetensors(file) if file.suffix == ".safetensors" else _read_published(file)))
+        files = _find(path)
+        found = [
+            cls(**(_read_safetensors(file) if file.suffix == ".safetensors" else _read_published(file)))
+            for file in files
+        ]
+        for file, each in zip(files, found, strict=True):
+            if each.digest != found[0].digest:
+                raise NormalizerError(
+                    f"{file.parent} holds two normalizers that differ: {files[0].name} ({found[0].digest}) and "
+                    f"{file.name} ({each.digest}). Name the one that is meant, or move the other away."
+                )
+        return found[0]
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes ``normalizer.safetensors`` into ``folder`` (made if missing) and returns its path."""
@@ -218,7 +232,7 @@ class LinearNormalizer:
 
 def has_normalizer(folder: str | Path) -> bool:
     """Whether a normalizer's file lies in a local folder."""
-    return any((Path(folder) / name).is_file() for name in (FILE_NAME, PUBLISHED_FILE_NAME))
+    return any((Path(folder) / name).is_file() for name in FILE_NAMES)
 
 
 def _owned(values: Any) -> torch.Tensor:
@@ -235,23 +249,26 @@ def _frozen_parameters(values: Mapping[str, Any]) -> torch.nn.ParameterDict:
     return torch.nn.ParameterDict({key: wrap(value) for key, value in values.items()})
 
 
-def _find(path: str | Path) -> Path:
+def _find(path: str | Path) -> list[Path]:
+    """The file, or those of a folder."""
     given = Path(path).expanduser()
     if given.suffix in (".pt", ".safetensors"):
-        return require_file(
-            given,
-            error=NormalizerError,
-            advice="Pass a .safetensors or .pt file, a folder, or a hub id 'owner/name'.",
-        )
+        return [
+            require_file(
+                given,
+                error=NormalizerError,
+                advice="Pass a .safetensors or .pt file, a folder, or a hub id 'owner/name'.",
+            )
+        ]
     if os.path.isfile(given):
-        return require_file(given, error=NormalizerError)
-    folder = locate(path, (FILE_NAME, PUBLISHED_FILE_NAME), what="a normalizer", error=NormalizerError)
-    for name in (FILE_NAME, PUBLISHED_FILE_NAME):
-        if os.path.lexists(folder / name):
-            return require_file(folder / name, error=NormalizerError)
-    raise NormalizerError(
-        f"{folder} holds neither {FILE_NAME} nor {PUBLISHED_FILE_NAME}; pass the file itself."
-    )
+        return [require_file(given, error=NormalizerError)]
+    folder = locate(path, FILE_NAMES, what="a normalizer", error=NormalizerError)
+    found = [folder / name for name in FILE_NAMES if os.path.lexists(folder / name)]
+    if not found:
+        raise NormalizerError(
+            f"{folder} holds none of {', '.join(FILE_NAMES)}{offline_note(path)}; pass the file itself."
+        )
+    return [require_file(file, error=NormalizerError) for file in found]
 
 
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:

@@ -195,7 +195,7 @@ def test_tokenizer_inspect_and_tokenize(shards, tmp_path, capsys):
 
     folder = tmp_path / "rvq"
     ActionTokenizer(TokenizerConfig.tiny()).save_pretrained(folder)
-    fit_normalizer(shards).save_pretrained(shards)
+    fit_normalizer(shards).save_pretrained(folder)
     main(["tokenizer", "inspect", "--tokenizer", str(folder), "--json", str(tmp_path / "t.json")])
     values = json.loads((tmp_path / "t.json").read_text())
     assert (values["tokens"], values["codes"]) == (27, 256)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from toy import batch_of
 
 from rdt2.data import ShardWriter, fit_normalizer, tokenize_shards, write_dataset_yaml
-from rdt2.errors import CheckpointError, ConfigError, ObservationError
+from rdt2.errors import CheckpointError, ConfigError, NormalizerError, ObservationError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy import load_policy
@@ -257,7 +257,7 @@ def test_no_normalizer_is_said(shards, tmp_path):
     data.mkdir()
     for name in ("shard-000000.tar", "instructions.json"):
         (data / name).symlink_to(shards / name)
-    with pytest.raises(ConfigError, match="no normalizer beside the shards"):
+    with pytest.raises(NormalizerError, match=r"no normalizer beside the shards.*--set normalizer="):
         run_training(
             "tokenizer", config=None, overrides=[*SHORT, "size=tiny"], data=data, out=tmp_path / "run"
         )

@@ -134,7 +134,7 @@ class DataCheck:
     normalizer: str | None = None
     """Normalizer file or folder whose gripper range the data must keep to; none checks 0 to 0.088 m."""
     tokenizer: str | None = None
-    """Folder or hub id of the tokenizer whose tokens the data should have; needs --normalizer."""
+    """Folder or hub id of the tokenizer whose tokens the data should have, by its own normalizer or --normalizer."""
     fast: bool = False
     """Do not decode the pictures."""
     workers: int = 0
@@ -154,9 +154,18 @@ class DataCheck:
         normalizer = None if self.normalizer is None else LinearNormalizer.from_pretrained(self.normalizer)
         tokenizer: Any = None
         if self.tokenizer is not None:
+            from rdt2.data.mixture import open_sources
+            from rdt2.data.normalizers import data_normalizer
+            from rdt2.matching import OPTION, resolve
             from rdt2.tokenizer import ActionTokenizer
 
             tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
+            normalizer = resolve(
+                self.normalizer,
+                option=OPTION,
+                models={"the action tokenizer": self.tokenizer},
+                data=lambda: data_normalizer(open_sources(self.folder, instructions="ignore")),
+            ).normalizer
         with working(f"checking {self.folder}"):
             report = check_shards(
                 self.folder,
@@ -286,7 +295,7 @@ class DataTokenize:
     sidecar: bool = False
     """Write shard-000000.tar.tokens for each shard (54 bytes a sample) instead of new shards."""
     normalizer: str | None = None
-    """Normalizer file or folder; none takes the one beside the shards."""
+    """Normalizer file, folder or hub id that the tokenizer was trained with; none takes the one beside it."""
     device: str = "auto"
     """Where the tokenizer runs: cpu, cuda or cuda:1; auto takes a GPU where there is one."""
     workers: int = 0
@@ -299,9 +308,11 @@ class DataTokenize:
 
         from rdt2.cli.output import console, existing, save_json
         from rdt2.data import tokenize_beside, tokenize_shards
+        from rdt2.data.mixture import open_sources
+        from rdt2.data.normalizers import data_normalizer
         from rdt2.data.shards.remote import is_url
         from rdt2.errors import ConfigError
-        from rdt2.normalizer import LinearNormalizer
+        from rdt2.matching import OPTION, resolve
         from rdt2.policy.place import checked_device
         from rdt2.progress import working
         from rdt2.tokenizer import ActionTokenizer
@@ -317,7 +328,12 @@ class DataTokenize:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = checked_device(auto if self.device == "auto" else self.device)
         tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval().to(device)
-        normalizer = LinearNormalizer.from_pretrained(self.normalizer or self.data)
+        normalizer = resolve(
+            self.normalizer,
+            option=OPTION,
+            models={"the action tokenizer": self.tokenizer},
+            data=lambda: data_normalizer(open_sources(self.data, instructions="ignore")),
+        ).normalizer
         options: dict[str, Any] = {"device": device, "workers": self.workers}
         with working(f"tokenizing {self.data}"):
             if self.sidecar:

@@ -87,15 +87,21 @@ class TokenizerCheck:
     def run(self) -> None:
         from rdt2.cli.output import console, existing, save_json
         from rdt2.data import ShardIndex
+        from rdt2.data.normalizers import data_normalizer
         from rdt2.evaluation.shards import chosen_samples
-        from rdt2.normalizer import LinearNormalizer
+        from rdt2.matching import OPTION, resolve
         from rdt2.progress import note
         from rdt2.tokenizer import ActionTokenizer, evaluate_reconstruction, outside_range, worst_chunks
 
         existing(self.data, "folder of shards")
         tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
-        normalizer = LinearNormalizer.from_pretrained(self.normalizer or self.tokenizer)
         index = ShardIndex(self.data, instructions="ignore")
+        normalizer = resolve(
+            self.normalizer,
+            option=OPTION,
+            models={"the action tokenizer": self.tokenizer},
+            data=lambda: data_normalizer(index.sources),
+        ).normalizer
         actions = index.all_actions(chosen_samples(index, "all", self.limit))
         report = evaluate_reconstruction(tokenizer, normalizer, actions)
         outside = outside_range(normalizer, actions)

@@ -11,7 +11,8 @@ import torch
 from rdt2.errors import CheckpointError
 from rdt2.expert import Expert
 from rdt2.files import whole_folder
-from rdt2.normalizer import LinearNormalizer, has_normalizer
+from rdt2.hub import locate
+from rdt2.matching import OPTION, TOKENS_FILE, own_normalizer, read_made, resolve, write_made
 from rdt2.policy.bundle import save_bundle
 from rdt2.tokenizer import ActionTokenizer
 
@@ -48,15 +49,22 @@ def export_policies(
     from rdt2.vlm import VLMProcessor, load_vlm, save_vlm
 
     out = Path(out)
+    writes = vlm if own_normalizer(vlm) is not None else None
+    of_tokens = resolve(
+        normalizer, option=OPTION, models={"the action tokenizer": tokenizer, "the VLM": writes}
+    ).normalizer
     with whole_folder(out, error=CheckpointError) as partial:
         save_vlm(load_vlm(vlm), partial / "vlm", dtype=dtype)
         VLMProcessor.beside(vlm).save_pretrained(partial / "vlm")
         ActionTokenizer.from_pretrained(tokenizer).save_pretrained(partial / "tokenizer")
-        LinearNormalizer.from_pretrained(normalizer or tokenizer).save_pretrained(partial)
+        for folder in (partial, partial / "vlm", partial / "tokenizer"):
+            of_tokens.save_pretrained(folder)
+        if (made := read_made(locate(vlm, (TOKENS_FILE,)))) is not None:
+            write_made(partial / "vlm", made)
         if expert is not None:
             Expert.from_pretrained(expert, dtype=dtype).save_pretrained(partial / "expert")
-            own = expert if has_normalizer(expert) else normalizer or tokenizer
-            LinearNormalizer.from_pretrained(own).save_pretrained(partial / "expert")
+            own = own_normalizer(expert)
+            (of_tokens if own is None else own.normalizer).save_pretrained(partial / "expert")
     vlm, tokenizer, expert_out = out / "vlm", out / "tokenizer", out / "expert"
     bundles = [
         save_bundle(

@@ -12,7 +12,16 @@ import torch
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.files import require_file
 from rdt2.hub import locate
-from rdt2.normalizer import LinearNormalizer, has_normalizer
+from rdt2.matching import (
+    OPTION,
+    TOKENS_FILE,
+    TokenOrigin,
+    own_normalizer,
+    read_made,
+    require_made_by,
+    resolve,
+)
+from rdt2.normalizer import FILE_NAMES, LinearNormalizer
 from rdt2.packed import pack_linears
 from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, bundle_files, find_bundle, read_bundle
@@ -106,9 +115,12 @@ def _resolve(path: str, given: dict[str, str], *, fallback: dict[str, str] | Non
         return _override(read_bundle(found), given)
     kind = _kind_of(folder, path)
     own = {"expert" if kind == "fm" else "vlm": path}
-    if has_normalizer(folder):
-        own["normalizer"] = str(folder)
     parts = {**(fallback or {}), **own, **given}
+    theirs = (path, parts.get("tokenizer")) if kind == "vq" else (path,)
+    for model in theirs if "normalizer" not in given else ():
+        if model is not None and (held := own_normalizer(model)) is not None:
+            parts["normalizer"] = held.place
+            break
     if missing := [name for name in REQUIRED[kind] if name not in parts]:
         model = "an RDT2-FM expert" if kind == "fm" else "an RDT2-VQ model"
         raise CheckpointError(
@@ -156,7 +168,7 @@ def _kind_of(folder: Path, path: str) -> Kind:
 def _folder(path: str) -> Path:
     """The folder of a checkpoint; from the hub all of a bundle, else only what says which model it is."""
     what = f"a policy ({', '.join(ALIASES)}, a bundle's .json, or a model's folder)"
-    folder = locate(path, ("*.json", "normalizer.*"), what=what)
+    folder = locate(path, ("*.json", *FILE_NAMES), what=what)
     return locate(path, ("*",), what=what) if bundle_files(folder) else folder
 
 
@@ -168,7 +180,9 @@ def _load_fm(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
     from rdt2.vlm import load_vlm
 
     # Cheap things first: what does not fit is said before gigabytes are read.
-    normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
+    normalizer = resolve(
+        parts["normalizer"], option=OPTION, models={"the expert": parts["expert"]}
+    ).normalizer
     processor = _load_processor(parts)
     steps, draws = spec.steps, parts.settings.get("draws", 1) if spec.draws is None else spec.draws
     if steps is not None and steps < 1:
@@ -199,9 +213,17 @@ def _load_vq(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
     temperature = own.get("temperature", 0.0) if spec.temperature is None else spec.temperature
     draws = (own.get("draws", 1) if temperature > 0 else 1) if spec.draws is None else spec.draws
     check_draws(draws, temperature, drafted=spec.draft is not None)
-    normalizer = LinearNormalizer.from_pretrained(parts["normalizer"])
+    normalizer = resolve(
+        parts["normalizer"],
+        option=OPTION,
+        models={"the VLM": parts["vlm"], "the action tokenizer": parts["tokenizer"]},
+    ).normalizer
     processor = _load_processor(parts)
-    tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"]).to(device)
+    tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"])
+    if (made := read_made(locate(parts["vlm"], (TOKENS_FILE,)))) is not None:
+        used = TokenOrigin(tokenizer.digest, normalizer.digest)
+        require_made_by(made, f"the VLM {parts['vlm']}", other=used, by="this policy would decode them by")
+    tokenizer.to(device)
     expert, its_normalizer = (
         _load_draft(spec.draft, parts, device, dtype) if spec.draft is not None else (None, None)
     )

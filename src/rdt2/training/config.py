@@ -126,7 +126,7 @@ class TokenizerTraining(RunConfig):
     start_from: str | None = None
     """Tokenizer folder or hub id to continue from; none starts from scratch."""
     normalizer: str | None = None
-    """Normalizer file or folder; none uses the one beside the shards."""
+    """Normalizer file, folder or hub id; none uses that of the tokenizer to start from, from scratch the data's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class PointingTraining(RunConfig):
     mirror: bool = True
     """See half of the recordings in a mirror between the arms (rdt2.data.mirror)."""
     normalizer: str | None = None
-    """Normalizer file or folder; none uses the one beside the shards."""
+    """Normalizer file, folder or hub id; none uses the data's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ class VQTraining(RunConfig):
     tokenizer: str | None = None
     """Action tokenizer that encodes the chunks; none uses the tokens in the shards."""
     normalizer: str | None = None
-    """Normalizer file or folder; none uses the one beside the shards."""
+    """Normalizer file, folder or hub id that the tokenizer was trained with; none uses the one beside it."""
 
     def contradiction(self) -> str:
         if self.mirror and self.tokenizer is None:
@@ -217,7 +217,7 @@ class ExpertTraining(RunConfig):
     start_from: str = "robotics-diffusion-transformer/RDT2-FM"
     """Expert folder or hub id; 'scratch' or 'tiny' start from random weights."""
     normalizer: str | None = None
-    """Normalizer file or folder; none uses that of the expert to start from, else the one beside the shards."""
+    """Normalizer file, folder or hub id; none uses that of the expert to start from, from scratch the data's."""
     processor: str | None = None
     """Folder or hub id of the text and picture processing; none takes the one beside the VLM, else that of
     Qwen2.5-VL-7B-Instruct, with which the released models were trained."""

@@ -22,6 +22,7 @@ class DistillStage(ExpertStage):
     """As for the expert; what is saved says ``steps: 1``, so that a policy takes one step unasked."""
 
     name = "distill"
+    start_stays = True
 
     def build(self) -> DistillModule:
         """A student that begins as its teacher, the teacher, and the frozen VLM of both."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 class ExpertStage(Stage):
     name = "expert"
+    start_stays = False
+    """Whether what training begins with is also used as it is."""
 
     def __init__(self, config: ExpertTraining, data: Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
@@ -41,7 +43,12 @@ class ExpertStage(Stage):
             corruption=ImageCorruption(seed=config.seed) if config.augment else None, cut=self._cut.while_loading,
         )  # fmt: skip
         self.take(self.samples)
-        self.normalizer = find_normalizer(config.normalizer, data, start=config.start_from)
+        self.normalizer = find_normalizer(
+            config.normalizer,
+            self.samples.train.index,
+            start=None if self.start_stays else config.start_from,
+            models={"the teacher": config.start_from} if self.start_stays else {},
+        )
         if config.compile:
             compile_layers()
         torch.manual_seed(config.seed)

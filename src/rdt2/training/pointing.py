@@ -71,7 +71,7 @@ class PointingStage(Stage):
         )  # fmt: skip
         self.take(self.samples)
         self.source = self.samples.train
-        self.normalizer = find_normalizer(config.normalizer, data)
+        self.normalizer = find_normalizer(config.normalizer, self.source.index)
         if config.compile:
             compile_layers()
         self.sentences = sorted(self.source.index.instruction_counts())

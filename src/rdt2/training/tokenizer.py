@@ -34,8 +34,8 @@ class TokenizerStage(Stage):
         )
         self.take(samples)
         self.source = samples.train
-        self.normalizer = find_normalizer(config.normalizer, data)
         index = self.source.index
+        self.normalizer = find_normalizer(config.normalizer, index, start=config.start_from)
         self._actions = index.all_actions()
         check_actions(self._actions, index.where)  # all of them: they are in memory
         self._held_out = self._actions[samples.held_out.numbers[: config.evaluate_samples]]

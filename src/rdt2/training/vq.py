@@ -13,13 +13,12 @@ from rdt2.data import Batch, ShardIndex
 from rdt2.data.augmentation import ImageCorruption
 from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
-from rdt2.tokenizer import ActionTokenizer
 from rdt2.training.adapters import add_adapters, quantise, save_adapters
 from rdt2.training.config import VQTraining
 from rdt2.training.engines import gathered
 from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.loop import EXAMPLES, Stage, processes
-from rdt2.training.normalizer import find_normalizer
+from rdt2.training.normalizer import LearntTokens
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
 from rdt2.training.start import tiny_start
@@ -58,19 +57,12 @@ class VQStage(Stage):
         )  # fmt: skip
         index = self.samples.train.index
         self.take(self.samples)
-        self.normalizer = find_normalizer(config.normalizer, data)
-        self.tokenizer = ActionTokenizer.from_pretrained(config.tokenizer) if config.tokenizer else None
+        self.learnt = LearntTokens(config.tokenizer, config.normalizer, index, start=config.start_from)
+        self.tokenizer, self.normalizer = self.learnt.tokenizer, self.learnt.normalizer
         if self.tokenizer is None and not index.has_tokens:
             raise ConfigError(
                 f"{data}: the shards hold no action tokens. Write them with 'rdt2 data tokenize', "
                 "or name a tokenizer with --set tokenizer=FOLDER."
-            )
-        origin = index.token_origin if self.tokenizer is None else None
-        if origin is not None and origin.normalizer != self.normalizer.digest:
-            raise ConfigError(
-                f"{data}: the action tokens are of the normalizer {origin.normalizer}, this run has "
-                f"{self.normalizer.digest}. Name that one with --set normalizer=FOLDER, or write the tokens again with "
-                "'rdt2 data tokenize'."
             )
         if config.compile:
             compile_layers()
@@ -88,7 +80,7 @@ class VQStage(Stage):
         return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
     def _tokens(self, batch: Batch, device: torch.device) -> Tensor:
-        if self.tokenizer is None:
+        if self.tokenizer is None or self.normalizer is None:
             return torch.from_numpy(batch.tokens)
         actions = self.normalizer.normalize(torch.from_numpy(batch.actions))
         with torch.backends.cudnn.flags(
@@ -105,7 +97,7 @@ class VQStage(Stage):
             batch = self.samples.held_out_batch(i, count)
             loss, metrics = module(self.ready(batch, device), None)
             row = {"loss": loss, **metrics}
-            if self.tokenizer is not None:
+            if self.tokenizer is not None and self.normalizer is not None:
                 chunks = self._written(module, batch, device)
                 row |= action_errors(chunks, batch.actions).as_dict()
                 if i == 0:
@@ -117,6 +109,7 @@ class VQStage(Stage):
     def _written(self, module: VQModule, batch: Batch, device: torch.device) -> np.ndarray:
         """The chunks (b, 24, 20), metres, that the VLM answers with, greedily."""
         assert self.tokenizer is not None
+        assert self.normalizer is not None
         prompt = self.processor.prompt(self._cut(batch), batch.instructions)
         inner = base_model(module.vlm)
         with gathered(inner.lm_head, inner.model.language_model.embed_tokens):
@@ -136,6 +129,7 @@ class VQStage(Stage):
         else:
             save_adapters(module.vlm, folder)
         self.processor.save_pretrained(folder)
+        self.learnt.save(folder)
 
 
 class VQModule(nn.Module):

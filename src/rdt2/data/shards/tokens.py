@@ -18,32 +18,17 @@ from rdt2.data.shards.ranges import Range, read_url, shard_name
 from rdt2.data.shards.remote import is_url
 from rdt2.errors import ShardError
 from rdt2.files import write_whole
+from rdt2.matching import TOKENS_FILE, TokenOrigin
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
 SUFFIX = ".tokens"
-ORIGIN_FILE = "tokens.json"
 _FORMAT = "rdt2 shard tokens 1"
 _ROW = 2 * NUM_TOKENS
 _DESCR = f"{{'descr': '<i2', 'fortran_order': False, 'shape': ({NUM_TOKENS},), }}"
 _NPY_HEADER = b"\x93NUMPY\x01\x00\x76\x00" + _DESCR.encode().ljust(117) + b"\n"
 """What makes 27 numbers the .npy file that they would be inside a shard."""
-
-
-class TokenOrigin(NamedTuple):
-    """What made action tokens, by digest: `ActionTokenizer.digest` and `LinearNormalizer.digest`."""
-
-    tokenizer: str
-    normalizer: str
-
-    def against(self, other: TokenOrigin) -> str:
-        """In which of the two it differs from another, in words; empty where in none."""
-        return " and ".join(
-            f"another {name} ({mine} there, {theirs} here)"
-            for name, mine, theirs in zip(self._fields, self, other, strict=True)
-            if mine != theirs
-        )
 
 
 class TokensBeside(NamedTuple):
@@ -113,7 +98,7 @@ def read_tokens(path: Path, *, shard: str, samples: int) -> TokensBeside | None:
 
 def write_origin(folder: Path, origin: TokenOrigin) -> None:
     """Say beside shards what made their tokens. Raises RecordingError."""
-    write_whole(folder / ORIGIN_FILE, json.dumps(origin._asdict(), indent=1) + "\n")
+    write_whole(folder / TOKENS_FILE, json.dumps(origin._asdict(), indent=1) + "\n")
 
 
 def read_origin(folder: str) -> TokenOrigin | None:
@@ -122,7 +107,7 @@ def read_origin(folder: str) -> TokenOrigin | None:
     Raises:
         ShardError: a damaged file.
     """
-    place = f"{folder}/{ORIGIN_FILE}" if folder else ORIGIN_FILE
+    place = f"{folder}/{TOKENS_FILE}" if folder else TOKENS_FILE
     try:
         data = read_url(place) if is_url(folder) else Path(place).read_bytes()
     except (OSError, ShardError):

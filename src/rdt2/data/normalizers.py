@@ -1,0 +1,67 @@
+"""The normalizer that comes with data: as its yaml says, or beside its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rdt2.data.mixture import DataSource
+from rdt2.data.shards.remote import filesystem_of, is_url, words_of
+from rdt2.errors import NormalizerError
+from rdt2.matching import Held, TokenOrigin, require_same
+from rdt2.normalizer import FILE_NAMES, LinearNormalizer, has_normalizer
+
+
+def data_normalizer(sources: Iterable[DataSource], origin: TokenOrigin | None = None) -> Held | None:
+    """That of all sources; None where one has none. origin: what made their tokens (ShardIndex.token_origin).
+
+    Raises:
+        NormalizerError: one is damaged, or two sources have others: which, and by how much.
+    """
+    first: Held | None = None
+    for source in sources:
+        places = [source.normalizer] if source.normalizer else _folders(source)
+        for place in dict.fromkeys(places):
+            found = _read(place)
+            if found is None:
+                return None
+            if first is not None:
+                require_same(first, found)
+            first = first or found
+    if first is None or origin is None:
+        return first
+    # The one that tokens were made with is their tokenizer's, not one fitted to the data.
+    return replace(first, of_model=first.normalizer.digest == origin.normalizer)
+
+
+def _folders(source: DataSource) -> list[str]:
+    return list(dict.fromkeys(shard.rpartition("/")[0] or "." for shard in source.shards))
+
+
+def _read(place: str) -> Held | None:
+    """What lies there, a file or a folder, on disk or by URL."""
+    if is_url(place):
+        return _fetched(place)
+    path = Path(place)
+    if path.is_dir() and not has_normalizer(path):
+        return None
+    return Held(LinearNormalizer.from_pretrained(path), place, of_model=False)
+
+
+def _fetched(url: str) -> Held | None:
+    names = [""] if url.endswith((".pt", ".safetensors")) else [f"/{name}" for name in FILE_NAMES]
+    with TemporaryDirectory() as folder:
+        for name in names:
+            filesystem, path = filesystem_of(f"{url}{name}")
+            try:
+                data = filesystem.cat_file(path)
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # each file system raises its own
+                raise NormalizerError(f"{url}{name}: cannot be read ({words_of(error)}).") from None
+            file = Path(folder) / path.rpartition("/")[2]
+            file.write_bytes(data)
+            return Held(LinearNormalizer.from_pretrained(file), f"{url}{name}", of_model=False)
+    return None
