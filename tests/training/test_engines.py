@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from rdt2.tokenizer import ActionTokenizer, TokenizerConfig
 from rdt2.training import engines
 from rdt2.training.config import RunConfig, VQTraining
 from rdt2.training.loop import fit
-from rdt2.vlm import load_vlm
+from rdt2.vlm import load_vlm, save_vlm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +31,17 @@ def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     torch.manual_seed(0)
     ActionTokenizer(TokenizerConfig.tiny()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_vlm(tiny_vlm, tmp_path_factory):
+    """In half precision, as published."""
+    folder = tmp_path_factory.mktemp("half")
+    shutil.copytree(tiny_vlm, folder, dirs_exist_ok=True)
+    save_vlm(load_vlm(tiny_vlm, dtype=torch.bfloat16), folder)
+    model = load_vlm(folder, dtype=None)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     return folder
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +179,8 @@ def _shard(module: nn.Module, *, bf16: bool) -> None:
     """Split weights, and with them gradients and optimizer state, over all processes (FSDP2), in place.
 
     The arithmetic is that of one process under autocast: matrices travel and multiply in the compute precision, norms
-    and embeddings stay float32, gradients are summed in float32, and what goes in or comes out is not rounded.
+    and embeddings stay float32, gradients are summed in float32, and what goes in or comes out is not rounded. Weights
+    that train become float32 a part at a time, so that files in half precision are never whole in memory.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -191,8 +192,16 @@ def _shard(module: nn.Module, *, bf16: bool) -> None:
     for each in list(module.modules()):
         own = list(each.parameters(recurse=False))
         if type(each) in CALLED and own and all(uses[id(p)] == 1 for p in own):  # tied ones stay outermost
+            _make_float32(own)
             fully_shard(each, mp_policy=compute if type(each) is nn.Linear else exact)
+    _make_float32(module.parameters())
     fully_shard(module, mp_policy=exact)
+
+
+def _make_float32(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
 
 
 def _inner(outermost: Any) -> nn.Module:

@@ -72,7 +72,9 @@ class ExpertStage(Stage):
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         quantize = None if config.quantize == "none" else config.quantize
         layers = expert.config.selected_layers
-        vlm = load_vlm(config.vlm, layers=max(layers) + 1, dtype=dtype, quantize=quantize)
+        vlm = load_vlm(
+            config.vlm, layers=max(layers) + 1, dtype=dtype, device=processes().device, quantize=quantize
+        )
         return FrozenVLM(vlm, layers, precision=config.precision, cache=config.kv_cache)
 
     def load(self, step: int) -> Batch:

@@ -15,7 +15,7 @@ from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.training.adapters import add_adapters, quantise, save_adapters
 from rdt2.training.config import VQTraining
-from rdt2.training.engines import gathered
+from rdt2.training.engines import deepspeed_asked_for, gathered
 from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.loop import EXAMPLES, Stage, processes
 from rdt2.training.normalizer import LearntTokens
@@ -168,7 +168,10 @@ class VQModule(nn.Module):
 def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration | PeftModel:
     """The VLM to train; beside adapters its frozen weights are kept in the compute precision."""
     if config.adapter == "none":
-        model = load_vlm(start, dtype=torch.float32)
+        if config.shard and not config.frozen_layers:  # float32 where it is split, a part at a time
+            return load_vlm(start, dtype=None)
+        split = config.shard or deepspeed_asked_for()  # no GPU may have to hold them all
+        model = load_vlm(start, dtype=torch.float32, device="cpu" if split else processes().device)
         _freeze(model, config.frozen_layers)
         return model
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

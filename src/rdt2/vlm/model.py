@@ -44,7 +44,7 @@ def load_vlm(
     path: str | Path,
     *,
     layers: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
     quantize: Quantization | None = None,
     offload: int = 0,
@@ -61,7 +61,8 @@ def load_vlm(
         layers: load only what the KV caches of the first ``layers`` layers need: those layers, the last of
             them with nothing but its input norm and K/V projections, no final norm and no head. Such a model
             serves :func:`rdt2.vlm.prefill` and nothing else. None loads everything.
-        dtype: of all parameters.
+        dtype: of all parameters; none keeps what the files have, on a CPU without a copy: pages that all processes
+            share.
         device: where they end up.
         quantize: "int8" or "int4" keeps the matrices of all layers, of vision and language, in so many bits;
             arithmetic stays in ``dtype``. Such a model is for inference only.
@@ -100,7 +101,8 @@ def load_vlm(
         deltas = adapters.deltas
     _check_names(folder, set(wanted), set(found), partial=layers is not None)
     absent = offloadable(model, offload)
-    needed = resident_bytes(model, dtype=dtype, quantized=quantized, quantize=quantize, absent=absent)
+    held = dtype or torch.bfloat16  # as published
+    needed = resident_bytes(model, dtype=held, quantized=quantized, quantize=quantize, absent=absent)
     require_memory(needed, device, f"the VLM {path}")
 
     one_tensor = layers is None and found[HEAD] == found[EMBEDDING] and not {HEAD, EMBEDDING} & deltas.keys()
@@ -109,7 +111,7 @@ def load_vlm(
     files = sorted({found[name][0] for name in wanted})
     folder = locate(path, [file for file in files if not Path(file).is_absolute()])  # these and no others
     for file in files:
-        with opened(folder / file, "cpu" if offload else str(device)) as handle:
+        with opened(folder / file, "cpu" if offload or device.type == "cpu" else str(device)) as handle:
             for name in (name for name in wanted if found[name][0] == file):
                 value = handle.get_tensor(found[name][1])
                 if value.shape != wanted[name]:
