@@ -3,7 +3,7 @@
     python benchmarks/inference.py --preset mid --json inference.json
 
 Presets `tiny`, `mid` and `full` have random weights: nothing measured here depends on them. `demo` is the
-committed models on pictures of the simulated cell, and adds VQ with drafts. `full` is the published 7B shape
+committed models on pictures of the simulated cell. `full` is the published 7B shape
 and needs a GPU; beside its figures stands the floor: what the card's own speed at matrix products and at copying,
 measured in the same run, would take for the operations and the bytes. `--compile` adds the compiled policies, with
 the one-step expert (UltraFast) among them. Medians; naive and lean take turns, so that other work on the machine
@@ -207,13 +207,8 @@ def lean_fm(
     return policy.normalizer.normalize(torch.from_numpy(chunk.values.copy()))[None], seconds
 
 
-def lean_vq(
-    policy: VQPolicy, picture: np.ndarray, instruction: str
-) -> tuple[torch.Tensor, dict[str, float], int | None]:
-    """Action tokens (1, 27), the seconds of each stage, and how many tokens of a draft stood.
-
-    Of a compiled policy, decode is all that the VLM does.
-    """
+def lean_vq(policy: VQPolicy, picture: np.ndarray, instruction: str) -> tuple[torch.Tensor, dict[str, float]]:
+    """Action tokens (1, 27) and the seconds of each stage; of a compiled policy, decode is all that the VLM does."""
     stages = Stages(policy.device)
     read = stages.timed("prefill", answer.Answer.__init__)
     with (
@@ -228,7 +223,7 @@ def lean_vq(
         "codec": chunk.timing["decode"],
         "total": chunk.timing["total"],
     }
-    return torch.from_numpy(chunk.tokens.copy())[None], seconds, chunk.accepted
+    return torch.from_numpy(chunk.tokens.copy())[None], seconds
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -311,7 +306,7 @@ def compare_vq(models: Models, policy: VQPolicy, repeats: int) -> dict[str, Any]
     for number in range(-1, repeats):
         scene = models.scenes[number % len(models.scenes)]
         expected, slow = naive_vq(models.vlm, policy.tokenizer, prompt, *scene)
-        ours, fast, _ = lean_vq(policy, *scene)
+        ours, fast = lean_vq(policy, *scene)
         if number >= 0:
             equal += torch.equal(ours, expected.cpu())
             naive_runs.append(slow)
@@ -331,30 +326,6 @@ def compare_vq(models: Models, policy: VQPolicy, repeats: int) -> dict[str, Any]
             "lean": working_memory(device, lambda: lean_vq(policy, *models.scenes[0])),
         },
     }
-
-
-def compare_drafts(models: Models, repeats: int) -> dict[str, Any]:
-    """VQ with the expert's drafts against VQ without; ratio above 1 means that drafts pay."""
-    plain = models.vq
-    drafting = VQPolicy(
-        vlm=plain.vlm,
-        processor=plain.processor,
-        tokenizer=plain.tokenizer,
-        normalizer=plain.normalizer,
-        draft=models.fm.expert,
-        draft_normalizer=models.fm.normalizer,
-    )
-    slow_runs, fast_runs, equal, accepted = [], [], 0, []
-    for number in range(-1, repeats):
-        scene = models.scenes[number % len(models.scenes)]
-        expected, slow, _ = lean_vq(plain, *scene)
-        ours, fast, stood = lean_vq(drafting, *scene)
-        if number >= 0:
-            equal += torch.equal(ours, expected)
-            accepted.append(stood)
-            slow_runs.append(slow)
-            fast_runs.append(fast)
-    return {**ratio(slow_runs, fast_runs), "equal": equal, "repeats": repeats, "accepted": accepted}
 
 
 def compare_compiled(models: Models, repeats: int) -> dict[str, Any]:
@@ -441,7 +412,7 @@ def ratio(naive: list[dict[str, float]], lean: list[dict[str, float]]) -> dict[s
 def table(results: dict[str, Any]) -> str:
     """What is printed: milliseconds of each stage, memory, ratio."""
     lines = [f"{'':26}" + "".join(f"{stage:>11}" for stage in STAGES) + f"{'weights':>11}{'working':>11}"]
-    for kind in ("fm", "vq", "speculation", "fm_compiled", "ultrafast_compiled", "vq_compiled"):
+    for kind in ("fm", "vq", "fm_compiled", "ultrafast_compiled", "vq_compiled"):
         for side in ("naive", "lean") if kind in results else ():
             result = results[kind]
             cells = [
@@ -451,8 +422,7 @@ def table(results: dict[str, Any]) -> str:
             for name in ("weights_bytes", "working_bytes"):
                 count = result.get(name, {}).get(side)
                 cells.append(f"{count / 1e6:11.1f}" if count is not None else f"{'':11}")
-            label = {"naive": "without", "lean": "with"}[side] if kind == "speculation" else side
-            lines.append(f"{kind + ' ' + label:26}" + "".join(cells))
+            lines.append(f"{kind + ' ' + side:26}" + "".join(cells))
         if kind in results:
             lines.append(f"{kind} ratio {results[kind]['ratio']:.2f}")
     return "\n".join([*lines, "stages in ms, memory in MB"])
@@ -492,8 +462,6 @@ def main() -> None:
         "fm": compare_fm(models, models.fm, options.repeats),
         "vq": compare_vq(models, models.vq, options.repeats),
     }
-    if demo:
-        results["speculation"] = compare_drafts(models, options.repeats)
     if device.type == "cuda":
         results["floor"] = floors(models)
     if options.compile:

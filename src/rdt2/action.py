@@ -82,8 +82,6 @@ class ActionChunk:
     """Mean log-probability of the tokens, for policies that predict tokens."""
     timing: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent in each stage of the batch this chunk came from."""
-    accepted: int | None = None
-    """Leading tokens that a draft had right, for policies that check a draft."""
 
     def __post_init__(self) -> None:
         values = np.array(self.values, dtype=np.float32)  # a copy: the caller may reuse its buffer

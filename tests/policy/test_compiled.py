@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from rdt2.errors import ConfigError
 from rdt2.expert import model as expert_model
 from rdt2.observation import Observation
 from rdt2.policy import CompiledFMPolicy, CompiledVQPolicy, FMPolicy, VQPolicy, load_policy
@@ -191,11 +190,6 @@ def test_patches_for_a_gpu_are_those_of_the_processor(bundles: dict[str, Path], 
 def test_a_recording_on_a_cpu_is_the_function():
     double = Recorded(lambda x, times: x * times, torch.device("cpu"))
     assert double(torch.ones(2), fixed=(3,)).tolist() == [3, 3]
-
-
-def test_compiled_vq_takes_no_draft(bundles: dict[str, Path]):
-    with pytest.raises(ConfigError, match="takes no draft"):
-        load_policy(bundles["vq"], draft=bundles["fm"], compile=True)
 
 
 def test_no_sentence_and_no_batch_compiles_again_on_a_cpu(bundles: dict[str, Path], counter: CompileCounter):

@@ -175,22 +175,6 @@ def test_steps_belong_to_fm(bundles: dict[str, Path]):
         load_policy(bundles["fm"], steps=0)
 
 
-def test_a_draft_is_an_fm_policy_for_a_vq_policy(
-    parts: dict[str, Path], bundles: dict[str, Path], tmp_path: Path
-):
-    assert load_policy(bundles["vq"], draft=parts["expert"]).draft is not None
-    with pytest.raises(CheckpointError, match="writes no tokens"):
-        load_policy(bundles["fm"], draft=bundles["fm"])
-    with pytest.raises(CheckpointError, match="is a VQ policy"):
-        load_policy(bundles["vq"], draft=bundles["vq"])
-    deep = copied(parts["expert"], tmp_path / "deep")
-    config = json.loads((deep / "config.json").read_text())
-    config["config"]["selected_layers"] = [1, 2, 9]
-    (deep / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"reads VLM layers \[1, 2, 9\]"):
-        load_policy(bundles["vq"], draft=deep)
-
-
 def test_a_hostile_normalizer_is_refused(bundles: dict[str, Path], tmp_path: Path):
     """regression: a checkpoint's normalizer could run code."""
     proof, hostile = tmp_path / "executed", tmp_path / "normalizer.pt"
@@ -211,13 +195,13 @@ def test_loaded_models_are_in_evaluation_mode(fm: FMPolicy, vq: VQPolicy):
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="without MKL nothing is packed")
-def test_models_on_a_cpu_are_packed_in_float32_alone(bundles: dict[str, Path], parts: dict[str, Path]):
+def test_models_on_a_cpu_are_packed_in_float32_alone(bundles: dict[str, Path]):
     def packed(*models: torch.nn.Module) -> list[bool]:
         return [any(isinstance(each, PackedLinear) for each in model.modules()) for model in models]
 
-    fm, vq = load_policy(bundles["fm"]), load_policy(bundles["vq"], draft=parts["expert"])
+    fm, vq = load_policy(bundles["fm"]), load_policy(bundles["vq"])
     assert packed(fm.vlm, fm.expert) == [True, True]
-    assert packed(vq.vlm, vq.draft, vq.vlm.lm_head) == [True, True, False]
+    assert packed(vq.vlm, vq.vlm.lm_head) == [True, False]
     half = load_policy(bundles["fm"], dtype=torch.bfloat16)
     assert packed(half.vlm, half.expert) == [False, False]
 
@@ -236,7 +220,6 @@ def test_a_bundles_own_settings_hold_unless_others_are_given(parts: dict[str, Pa
     assert settings(draws=2) == (2, 0.8)
     assert settings(temperature=0.5) == (4, 0.5)
     assert settings(temperature=0) == (1, 0)
-    assert settings(draft=parts["expert"]) == (1, 0)
     del given["tokenizer"]
     file = save_bundle(
         tmp_path / "fm.json", kind="fm", settings={"draws": 3}, expert=parts["expert"], **given

@@ -328,15 +328,6 @@ def test_vq_draws_tokens_with_the_seed_of_each_row(bundles: dict[str, Path], vq:
     assert not np.array_equal(together[1:], tokens(slice(1, 2), 7))
 
 
-def test_a_draft_changes_no_drawn_token(bundles: dict[str, Path], samples: SimpleNamespace):
-    plain, drafted = (
-        load_policy(bundles["vq"], temperature=20.0, draft=draft) for draft in (None, bundles["fm"])
-    )
-    chunks = [p.predict_pictures(samples.pictures, samples.instructions, seed=1) for p in (plain, drafted)]
-    for ours, expected in zip(*chunks, strict=True):
-        assert np.array_equal(ours.tokens, expected.tokens)
-
-
 def test_temperatures_that_make_no_sense(bundles: dict[str, Path]):
     with pytest.raises(ConfigError, match=r"temperature is -0\.5"):
         load_policy(bundles["vq"], temperature=-0.5)
@@ -370,50 +361,8 @@ def test_draws_that_make_no_sense(bundles: dict[str, Path]):
     for settings, message in (
         ({"draws": 4}, "set temperature=0.6"),
         ({"draws": 0, "temperature": 0.5}, "draws is 0"),
-        ({"draws": 4, "temperature": 0.5, "draft": bundles["fm"]}, "takes no draft"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_policy(bundles["vq"], **settings)
     with pytest.raises(ConfigError, match="draws is 0"):
         load_policy(bundles["fm"], draws=0)
-
-
-# ---------------------------------------------------------------------------------------------- VQ with a draft
-
-
-@pytest.fixture(scope="module")
-def drafted(bundles: dict[str, Path]) -> VQPolicy:
-    policy = load_policy(bundles["vq"], draft=bundles["fm"])
-    assert isinstance(policy, VQPolicy)
-    return policy
-
-
-def test_a_draft_changes_no_result(vq: VQPolicy, drafted: VQPolicy, samples: SimpleNamespace):
-    plain = vq.predict_pictures(samples.pictures, samples.instructions)
-    fast = drafted.predict_pictures(samples.pictures, samples.instructions)
-    for ours, expected in zip(fast, plain, strict=True):
-        assert np.array_equal(ours.tokens, expected.tokens)
-        assert np.array_equal(ours.values, expected.values)
-        assert ours.confidence == pytest.approx(expected.confidence, abs=1e-5)
-        assert expected.accepted is None
-        assert 0 <= ours.accepted <= 27
-
-
-def test_tokens_that_the_expert_had_right_are_counted(
-    drafted: VQPolicy, samples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-):
-    chunks = drafted.tokenizer.decode(torch.from_numpy(samples.tokens).long())
-    again = drafted.tokenizer.encode(chunks)
-    right = (again == torch.from_numpy(samples.tokens)).long().cumprod(1).sum(1)
-    monkeypatch.setattr(drafted.draft, "sample", lambda cond, *, noise, steps: chunks)
-    fast = drafted.predict_pictures(samples.pictures, samples.instructions)
-    assert [chunk.accepted for chunk in fast] == right.tolist()
-    assert np.array_equal(np.stack([chunk.tokens for chunk in fast]), samples.tokens)
-
-
-def test_a_draft_that_is_not_finite_costs_time_alone(
-    drafted: VQPolicy, samples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(drafted.draft, "sample", lambda cond, *, noise, steps: noise * torch.nan)
-    chunks = drafted.predict_pictures(samples.pictures, samples.instructions)
-    assert np.array_equal(np.stack([chunk.tokens for chunk in chunks]), samples.tokens)

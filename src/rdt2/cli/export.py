@@ -49,7 +49,7 @@ class ExportBundle:
 
         if self.draws < 1:
             raise ConfigError(f"draws is {self.draws}, expected 1 or more.")
-        check_draws(self.vq_draws, self.vq_temperature, drafted=False)
+        check_draws(self.vq_draws, self.vq_temperature)
         drawn = {"draws": self.vq_draws, "temperature": self.vq_temperature}
         bundles = export_policies(
             self.out,

@@ -71,7 +71,6 @@ class Predict:
             "values": chunk.values,
             "tokens": chunk.tokens,
             "confidence": chunk.confidence,
-            "accepted": chunk.accepted,
             "timing_seconds": dict(chunk.timing),
         }
         if not chunk.valid:

@@ -147,7 +147,6 @@ def finished_chunk(
     timing: Mapping[str, float],
     tokens: Int[ndarray, " 27"] | None = None,
     confidence: float | None = None,
-    accepted: int | None = None,
 ) -> ActionChunk:
     """A chunk of de-normalised values, marked invalid if they are not finite or name no orientation."""
     reason = ""
@@ -168,7 +167,6 @@ def finished_chunk(
         tokens=tokens,
         confidence=confidence,
         timing=timing,
-        accepted=accepted,
     )
 
 

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rdt2.action import ACTION_DIM, NUM_TOKENS
-from rdt2.errors import ConfigError
 from rdt2.expert import Conditioning
 from rdt2.expert import model as expert_model
 from rdt2.observation import IMAGE_SIZE, Observation
@@ -250,14 +249,8 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
         """
         Args:
             backend: of ``torch.compile``.
-            **parts: as for :class:`VQPolicy`, but for a draft. From now on all models of this process run compiled
-                layers.
-
-        Raises:
-            ConfigError: a draft, whose checking takes other steps each time.
+            **parts: as for :class:`VQPolicy`. From now on all models of this process run compiled layers.
         """
-        if parts.get("draft") is not None:
-            raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
         super().__init__(**parts)
         self._compile(backend)
         # Products with one token read their matrix from memory as fast as it goes only after this search.
@@ -273,11 +266,11 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
 
     def _write(
         self, batch: dict[str, Tensor], noise: Float[Tensor, "bxdraws 27 n"] | None
-    ) -> tuple[Tensor, Tensor, list[None]]:
+    ) -> tuple[Tensor, Tensor]:
         prompt, grids = padded_prompt(batch, self.processor.pad_id)
         drawn = () if noise is None else (noise,)
         tokens, logprobs = self._answer(*prompt, *drawn, fixed=(grids,))
-        return tokens, logprobs, [None] * len(tokens)
+        return tokens, logprobs
 
     def _decode(self, tokens: Int[Tensor, "b 27"]) -> Float[Tensor, "b 24 20"]:
         return self._chunk(tokens)

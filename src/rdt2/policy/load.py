@@ -21,7 +21,7 @@ from rdt2.matching import (
     require_made_by,
     resolve,
 )
-from rdt2.normalizer import FILE_NAMES, LinearNormalizer
+from rdt2.normalizer import FILE_NAMES
 from rdt2.packed import pack_linears
 from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, bundle_files, find_bundle, read_bundle
@@ -51,7 +51,7 @@ def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMP
             or a :class:`PolicySpec`.
         options: the fields of :class:`PolicySpec`: ``vlm``, ``processor``, ``tokenizer``, ``normalizer`` (which replace
             a bundle's), ``device``, ``dtype``, ``steps``, ``temperature``, ``draws``, ``quantize``, ``offload``,
-            ``compile``, ``revision``, ``draft``.
+            ``compile``, ``revision``.
 
     Raises:
         CheckpointError: if a file is missing or damaged, is of another model, or parts do not fit each other.
@@ -69,18 +69,15 @@ def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMP
     given = {name: getattr(spec, name) for name in ("vlm", "processor", "tokenizer", "normalizer")}
     chosen = _resolve(_revised(spec), {name: value for name, value in given.items() if value is not None})
     if chosen.kind == "fm":
-        for name in ("draft", "temperature"):
-            if (value := getattr(spec, name)) is not None:
-                raise CheckpointError(
-                    f"{spec.policy} is an FM policy, which writes no tokens; leave out {name}={value}."
-                )
+        if spec.temperature is not None:
+            raise CheckpointError(
+                f"{spec.policy} is an FM policy, which writes no tokens; leave out temperature={spec.temperature}."
+            )
         return _load_fm(chosen, spec, device, dtype)
     if spec.steps is not None:
         raise CheckpointError(
             f"{spec.policy} is a VQ policy, which has no Euler steps; leave out steps={spec.steps}."
         )
-    if spec.compile and spec.draft is not None:
-        raise ConfigError("a compiled VQ policy takes no draft: leave out draft= or compile=True.")
     return _load_vq(chosen, spec, device, dtype)
 
 
@@ -98,8 +95,8 @@ def _revised(spec: PolicySpec) -> str:
     return f"{spec.policy}@{spec.revision}"
 
 
-def _resolve(path: str, given: dict[str, str], *, fallback: dict[str, str] | None = None) -> Bundle:
-    """The parts of what lies at ``path``, replaced by those ``given``; ``fallback`` has what neither says."""
+def _resolve(path: str, given: dict[str, str]) -> Bundle:
+    """The parts of what lies at ``path``, replaced by those ``given``."""
     if path in ALIASES:
         file = ALIASES[path]
         if not file.is_file():
@@ -115,7 +112,7 @@ def _resolve(path: str, given: dict[str, str], *, fallback: dict[str, str] | Non
         return _override(read_bundle(found), given)
     kind = _kind_of(folder, path)
     own = {"expert" if kind == "fm" else "vlm": path}
-    parts = {**(fallback or {}), **own, **given}
+    parts = {**own, **given}
     theirs = (path, parts.get("tokenizer")) if kind == "vq" else (path,)
     for model in theirs if "normalizer" not in given else ():
         if model is not None and (held := own_normalizer(model)) is not None:
@@ -209,10 +206,10 @@ def _load_vq(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
     from rdt2.tokenizer import ActionTokenizer
     from rdt2.vlm import load_vlm
 
-    own = parts.settings if spec.draft is None else {}
+    own = parts.settings
     temperature = own.get("temperature", 0.0) if spec.temperature is None else spec.temperature
     draws = (own.get("draws", 1) if temperature > 0 else 1) if spec.draws is None else spec.draws
-    check_draws(draws, temperature, drafted=spec.draft is not None)
+    check_draws(draws, temperature)
     normalizer = resolve(
         parts["normalizer"],
         option=OPTION,
@@ -224,33 +221,13 @@ def _load_vq(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
         used = TokenOrigin(tokenizer.digest, normalizer.digest)
         require_made_by(made, f"the VLM {parts['vlm']}", other=used, by="this policy would decode them by")
     tokenizer.to(device)
-    expert, its_normalizer = (
-        _load_draft(spec.draft, parts, device, dtype) if spec.draft is not None else (None, None)
-    )
     model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=spec.quantize, offload=spec.offload)
     pack_linears(model.model)  # not the head, of which a few rows are all that decoding reads
     kind = CompiledVQPolicy if spec.compile else VQPolicy
     return kind(
         vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer,
-        draft=expert, draft_normalizer=its_normalizer, temperature=temperature, draws=draws,
+        temperature=temperature, draws=draws,
     )  # fmt: skip
-
-
-def _load_draft(
-    draft: str, parts: Bundle, device: torch.device, dtype: torch.dtype
-) -> tuple[Expert, LinearNormalizer]:
-    """The expert of an FM policy, to run on the VLM of ``parts``, and its normalizer."""
-    from rdt2.expert import Expert
-
-    found = _resolve(draft, {"vlm": parts["vlm"]}, fallback={"normalizer": parts["normalizer"]})
-    if found.kind != "fm":
-        raise CheckpointError(f"draft={draft} is a VQ policy; only an FM policy has an expert that drafts.")
-    expert = Expert.from_pretrained(found["expert"], dtype=dtype, device=device)
-    _check_expert_fits_vlm(expert, found)
-    if expert.config.reads_state:
-        raise CheckpointError(f"draft={draft}: its expert reads the arms' state, which drafts do not have.")
-    pack_linears(expert.freeze_for_inference(1))
-    return expert, LinearNormalizer.from_pretrained(found["normalizer"])
 
 
 def _load_processor(parts: Bundle) -> VLMProcessor:

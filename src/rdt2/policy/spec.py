@@ -37,8 +37,6 @@ class PolicySpec:
     always has float32."""
     steps: int | None = None
     """Euler steps of an FM policy. None: the checkpoint's own; 1 for a one-step checkpoint."""
-    draft: str | None = None
-    """For a VQ policy: an FM policy on the same VLM that drafts its tokens; faster, and no result changes."""
     temperature: float | None = None
     """Of a VQ policy: 0 writes the likeliest tokens; above, they are drawn, with the seed. None: the policy's own."""
     draws: int | None = None
@@ -66,7 +64,7 @@ class PolicySpec:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known[1:])}."
                 raise ConfigError(f"load_policy has no option {name!r}. {hint}")
-        for name in ("vlm", "processor", "tokenizer", "normalizer", "draft", "dtype", "device"):
+        for name in ("vlm", "processor", "tokenizer", "normalizer", "dtype", "device"):
             value = options.get(name)
             if value is not None and not isinstance(value, str):
                 is_number = isinstance(value, int) and not isinstance(value, bool)

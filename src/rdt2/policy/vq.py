@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,15 +28,11 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
-    from rdt2.expert import Expert
-    from rdt2.vlm import KVCache, VLMProcessor
+    from rdt2.vlm import VLMProcessor
 
 
 class VQPolicy(OneProcess):
-    """Decoding over the action tokens alone, one by one or, with a draft, many at a time.
-
-    The draft is the chunk of an RDT2-FM expert, encoded by the tokenizer. It reads the keys and values that the
-    VLM computes anyway, and changes how fast the tokens come, never which.
+    """Decoding over the action tokens alone, one by one.
 
     Decoding never depends on the checkpoint's generation settings: a repetition penalty found there would
     change action tokens, which repeat by nature.
@@ -49,8 +45,6 @@ class VQPolicy(OneProcess):
         processor: VLMProcessor,
         tokenizer: ActionTokenizer,
         normalizer: LinearNormalizer,
-        draft: Expert | None = None,
-        draft_normalizer: LinearNormalizer | None = None,
         temperature: float = 0.0,
         draws: int = 1,
     ) -> None:
@@ -60,8 +54,6 @@ class VQPolicy(OneProcess):
             processor: its text and picture processing.
             tokenizer: the action tokenizer the VLM was trained with; computes in float32.
             normalizer: the normalizer the tokenizer was trained with.
-            draft: an expert trained on this VLM.
-            draft_normalizer: the normalizer the expert was trained with; none: that of the tokenizer.
             temperature: 0 takes the likeliest token (greedy); above, tokens are drawn from
                 softmax(logits / temperature), with the seed of ``predict``.
             draws: strings drawn for each chunk, which is the mean of theirs. One string says a single way to go on,
@@ -71,7 +63,7 @@ class VQPolicy(OneProcess):
             CheckpointError: if the parts do not fit each other.
             ConfigError: if the temperature is not a finite number of 0 or more, or several draws cannot be had.
         """
-        check_draws(draws, temperature, drafted=draft is not None)
+        check_draws(draws, temperature)
         horizon = tokenizer.config.action_horizon
         if tokenizer.num_tokens != NUM_TOKENS or horizon != HORIZON:
             raise CheckpointError(
@@ -86,8 +78,6 @@ class VQPolicy(OneProcess):
             )
         self.vlm, self.processor = vlm.eval(), processor
         self.tokenizer, self.normalizer = tokenizer.eval(), normalizer
-        self.draft = draft.eval() if draft is not None else None
-        self.draft_normalizer = draft_normalizer or normalizer
         self.temperature, self.draws = temperature, draws
 
     @property
@@ -119,7 +109,7 @@ class VQPolicy(OneProcess):
         batch = self._batch(pictures, instructions)
         noise = self._noise(len(pictures), seed)
         watch.lap("prompt")
-        tokens, logprobs, accepted = self._write(batch, noise)
+        tokens, logprobs = self._write(batch, noise)
         tokens, confidence = tokens.cpu(), logprobs.float().mean(dim=1).cpu().numpy()
         watch.lap("vlm")
 
@@ -132,7 +122,7 @@ class VQPolicy(OneProcess):
         watch.lap("decode")
         timing = watch.result()
         return [
-            self._finished(tokens[rows], values[rows], confidence[rows], accepted[rows.start], timing)
+            self._finished(tokens[rows], values[rows], confidence[rows], timing)
             for rows in (slice(first, first + self.draws) for first in range(0, len(tokens), self.draws))
         ]
 
@@ -141,7 +131,6 @@ class VQPolicy(OneProcess):
         tokens: Int[Tensor, "draws 27"],
         values: Float[ndarray, "draws 24 20"],
         confidence: Float[ndarray, " draws"],
-        accepted: int | None,
         timing: dict[str, float],
     ) -> ActionChunk:
         """The mean of an observation's draws, with the tokens of the draw nearest to it."""
@@ -151,9 +140,7 @@ class VQPolicy(OneProcess):
                 return _unusable(string, codes, sure, timing)
         mean = values.mean(axis=0)
         nearest = int(np.nan_to_num(np.square(values - mean)).sum(axis=(1, 2)).argmin())
-        return finished_chunk(
-            mean, timing=timing, tokens=tokens[nearest].numpy(), confidence=sure, accepted=accepted
-        )
+        return finished_chunk(mean, timing=timing, tokens=tokens[nearest].numpy(), confidence=sure)
 
     def _batch(
         self, pictures: Sequence[UInt8[ndarray, "h w 3"]], instructions: Sequence[str]
@@ -175,36 +162,21 @@ class VQPolicy(OneProcess):
 
     def _write(
         self, batch: dict[str, Tensor], noise: Float[Tensor, "bxdraws 27 n"] | None
-    ) -> tuple[Tensor, Tensor, Sequence[int | None]]:
-        """Of each draw, tokens (27,), their log-probabilities (27,), and how many of a draft's tokens were right."""
-        from rdt2.vlm import generate_actions, speculate_actions
+    ) -> tuple[Int[Tensor, "bxdraws 27"], Float[Tensor, "bxdraws 27"]]:
+        """Tokens of each draw and their log-probabilities."""
+        from rdt2.vlm import generate_actions
 
-        batch = {name: value.to(self.device) for name, value in batch.items()}
-        settings: dict[str, Any] = {
-            "num_tokens": NUM_TOKENS,
-            "num_embeddings": self.tokenizer.num_embeddings,
-            "noise": None if noise is None else noise.to(self.device),
-        }
-        if self.draft is None:
-            tokens, logprobs = generate_actions(self.vlm, batch, self.processor, **settings)
-            return tokens, logprobs, [None] * len(tokens)
-        result = speculate_actions(self.vlm, batch, self.processor, self._drafted, **settings)
-        return result.tokens, result.logprobs, result.accepted.tolist()
-
-    def _drafted(self, prompt: KVCache) -> Int[Tensor, "b 27"]:
-        """Tokens of the expert's chunk: of one Euler step from noise of zeros, the likeliest of all draws.
-
-        More steps cost more and are right no more often.
-        """
-        assert self.draft is not None
-        cond = self.draft.prepare(prompt.select(self.draft.config.selected_layers))
-        noise = torch.zeros(cond.batch, HORIZON, ACTION_DIM, device=self.device)
-        chunk = self.draft.sample(cond, noise=noise, steps=1)
-        metres = self.draft_normalizer.denormalize(chunk.float().nan_to_num())
-        return self.tokenizer.encode(self.normalizer.normalize(metres))
+        return generate_actions(
+            self.vlm,
+            {name: value.to(self.device) for name, value in batch.items()},
+            self.processor,
+            num_tokens=NUM_TOKENS,
+            num_embeddings=self.tokenizer.num_embeddings,
+            noise=None if noise is None else noise.to(self.device),
+        )
 
 
-def check_draws(draws: int, temperature: float, *, drafted: bool) -> None:
+def check_draws(draws: int, temperature: float) -> None:
     """Refuse a number of draws that makes no sense, or a temperature.
 
     Raises:
@@ -217,8 +189,6 @@ def check_draws(draws: int, temperature: float, *, drafted: bool) -> None:
         raise ConfigError(
             f"draws={draws} with temperature 0 would draw the same tokens each time; set temperature=0.6 or so."
         )
-    if draws > 1 and drafted:
-        raise ConfigError(f"draws={draws} takes no draft: leave out draft=, or draw once.")
 
 
 def _unusable(tokens: np.ndarray, codes: int, confidence: float, timing: dict[str, float]) -> ActionChunk:

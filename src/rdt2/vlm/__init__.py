@@ -9,14 +9,12 @@ from rdt2.vlm.loss import LossStats, training_loss
 from rdt2.vlm.model import load_vlm, save_vlm
 from rdt2.vlm.prefill import KVCache, prefill
 from rdt2.vlm.processor import VLMProcessor
-from rdt2.vlm.speculate import Speculation, speculate_actions
 from rdt2.vlm.tiny import TinyConfig, create_tiny_vlm
 
 __all__ = [
     "ImageProcessor",
     "KVCache",
     "LossStats",
-    "Speculation",
     "TinyConfig",
     "VLMProcessor",
     "compile_layers",
@@ -26,6 +24,5 @@ __all__ = [
     "prefill",
     "sampling_noise",
     "save_vlm",
-    "speculate_actions",
     "training_loss",
 ]

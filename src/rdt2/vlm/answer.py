@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from rdt2.errors import ConfigError
 from rdt2.vlm import text
 from rdt2.vlm.ops import rms_norm
-from rdt2.vlm.prefill import KVCache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,37 +88,22 @@ class Answer:
         self._angles = text.Rotary(*(angle.repeat_interleave(times, 0) for angle in self._angles))
         self._readable = self._readable.repeat_interleave(times, 0)
 
-    @property
-    def prompt(self) -> KVCache:
-        """Keys and values of all layers over the prompt: views, not copies."""
-        end = self._prompt
-        return KVCache(
-            keys=[keys[:, :, :end] for keys, _ in self._cache],
-            values=[values[:, :, :end] for _, values in self._cache],
-            mask=self._readable[:, 0, 0, :end],
-        )
-
-    def read(self, tokens: Int[Tensor, "b n"], start: int) -> Float[Tensor, "b n e"]:
-        """Read tokens ``start .. start + n - 1`` of the answer, in place of any read there before.
+    def read(self, tokens: Int[Tensor, " b"], place: int) -> Float[Tensor, "b e"]:
+        """Read token ``place`` of each answer, those before it being read.
 
         Returns:
-            float32 logits of the token that follows each of them.
+            float32 logits of the token that follows.
         """
-        n, begin = tokens.shape[1], self._prompt + start
-        end = begin + n
-        x = F.embedding(tokens, self._embedding)
-        angles = text.Rotary(*(angle[:, :, start : start + n] for angle in self._angles))
+        begin, end = self._prompt + place, self._prompt + place + 1
+        x = F.embedding(tokens[:, None], self._embedding)
+        angles = text.Rotary(*(angle[:, :, place : place + 1] for angle in self._angles))
         seen = self._readable[..., :end] if self._padded else None
-        if n > 1:
-            places = torch.arange(end, device=x.device)
-            causal = places <= places[begin:, None]
-            seen = causal if seen is None else causal & seen
         for layer, (keys, values) in zip(self._language.layers, self._cache, strict=True):
             normed = rms_norm(layer.input_layernorm, x)
             keys[:, :, begin:end], values[:, :, begin:end] = text.keys_values(layer, normed, angles)
             x = x + text.attend(layer, normed, keys[:, :, :end], values[:, :, :end], angles, seen)
             x = x + layer.mlp(rms_norm(layer.post_attention_layernorm, x))
-        return self._scores(x)
+        return self._scores(x[:, 0])
 
-    def _scores(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:
+    def _scores(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         return F.linear(rms_norm(self._language.norm, x), self._head).float()

@@ -54,7 +54,7 @@ def generate_actions(
     scores: list[Tensor] = []
     for i in range(num_tokens):
         if i > 0:
-            logits = answer.read(tokens[-1][:, None], i - 1)[:, 0]
+            logits = answer.read(tokens[-1], i - 1)
         tokens.append((logits if noise is None else logits + noise[:, i]).argmax(-1))
         scores.append(logits.log_softmax(-1).gather(-1, tokens[-1][:, None])[:, 0])
     return torch.stack(tokens, 1), torch.stack(scores, 1)
@@ -65,8 +65,8 @@ def sampling_noise(
 ) -> Float[Tensor, "*shape"]:
     """Noise that makes the largest of logits plus noise a sample of softmax(logits / temperature).
 
-    Drawn beforehand, it leaves decoding a plain search for the largest: a draft can be checked against it, and a row
-    of a batch depends on its own draw alone. (The Gumbel-max trick; Maddison et al. 2014, arXiv 1411.0030.)
+    Drawn beforehand, it leaves decoding a plain search for the largest, and a row of a batch depends on its own draw
+    alone. (The Gumbel-max trick; Maddison et al. 2014, arXiv 1411.0030.)
 
     Raises:
         ConfigError: a temperature that is not a finite number of 0 or more.

@@ -34,10 +34,6 @@ class KVCache:
     values: list[Float[Tensor, "b kv s hd"]]
     mask: Bool[Tensor, "b s"]
 
-    def select(self, layers: Sequence[int]) -> KVCache:
-        """The entries at these indices."""
-        return KVCache([self.keys[i] for i in layers], [self.values[i] for i in layers], self.mask)
-
 
 def prefill(model: nn.Module, batch: Mapping[str, Tensor], layers: Sequence[int]) -> KVCache:
     """Run the prompt as far as ``layers`` need it, and return their keys and values.
