@@ -36,6 +36,7 @@ class Layout(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what a policy made first, training in the same process may use
 def layout(
     rows: int, columns: int, *, merge: int, window: int, head_dim: int, theta: float, device: str = "cpu"
 ) -> Layout:
