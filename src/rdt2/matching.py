@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -19,11 +18,11 @@ from rdt2.errors import CheckpointError, NormalizerError
 from rdt2.files import write_whole
 from rdt2.hub import locate, offline_note
 from rdt2.normalizer import FILE_NAMES, UMI_FILE_NAME, LinearNormalizer, has_normalizer
+from rdt2.origin import TOKENS_FILE, TokenOrigin
 
 OPTION = "--normalizer FILE"
 PUBLISHED_DIGEST = "d0e7db1c521d6a2f"
 """Of the normalizer that all published RDT2 models were trained with."""
-TOKENS_FILE = "tokens.json"
 _SAME_M = 1e-6
 """Maps that differ by less over their range (m; rotation columns: 1) are one, written in other types of number."""
 
@@ -35,21 +34,6 @@ class Held:
     normalizer: LinearNormalizer
     place: str
     of_model: bool = True
-
-
-class TokenOrigin(NamedTuple):
-    """What made action tokens, by digest: `ActionTokenizer.digest` and `LinearNormalizer.digest`."""
-
-    tokenizer: str
-    normalizer: str
-
-    def against(self, other: TokenOrigin) -> str:
-        """In which of the two it differs from another, in words; empty where in none."""
-        return " and ".join(
-            f"another {name} ({mine} there, {theirs} here)"
-            for name, mine, theirs in zip(self._fields, self, other, strict=True)
-            if mine != theirs
-        )
 
 
 def own_normalizer(model: str | Path) -> Held | None:

@@ -83,8 +83,8 @@ class DataAugmentSheet:
 
     out_is_file: ClassVar = True
 
-    folder: Positional[Path]
-    """Folder of shards."""
+    data: Positional[str]
+    """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     out: Path = Path("augmentation.png")
     """Picture to write, PNG or JPEG."""
     samples: int = 4
@@ -98,15 +98,15 @@ class DataAugmentSheet:
         import numpy as np
         from PIL import Image
 
-        from rdt2.cli.output import console, existing
+        from rdt2.cli.output import console, data_there
         from rdt2.data import ShardIndex
         from rdt2.data.augmentation import ImageCorruption, contact_sheet
         from rdt2.errors import ConfigError
 
-        existing(self.folder, "folder of shards")
+        data_there(self.data)
         if min(self.samples, self.epochs) < 1 or self.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise ConfigError("--samples and --epochs are at least 1, --out ends in .png or .jpg.")
-        index = ShardIndex(self.folder, instructions="ignore")
+        index = ShardIndex(self.data, instructions="ignore")
         numbers = np.unique(np.linspace(0, len(index) - 1, self.samples).astype(int)).tolist()
         sheet = contact_sheet(
             [index.picture(number) for number in numbers],
@@ -129,8 +129,8 @@ class DataCheck:
       rdt2 data check recordings --normalizer normalizer.pt --tokenizer runs/tokenizer
     """
 
-    folder: Positional[Path]
-    """Folder of shards."""
+    data: Positional[str]
+    """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     normalizer: str | None = None
     """Normalizer file or folder whose gripper range the data must keep to; none checks 0 to 0.088 m."""
     tokenizer: str | None = None
@@ -145,16 +145,15 @@ class DataCheck:
     """Write the findings to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, existing, save_json
-        from rdt2.data import check_shards
+        from rdt2.cli.output import console, data_there, save_json
+        from rdt2.data import check_shards, open_sources
         from rdt2.normalizer import LinearNormalizer
         from rdt2.progress import note, working
 
-        existing(self.folder, "folder of shards")
+        data_there(self.data)
         normalizer = None if self.normalizer is None else LinearNormalizer.from_pretrained(self.normalizer)
         tokenizer: Any = None
         if self.tokenizer is not None:
-            from rdt2.data.mixture import open_sources
             from rdt2.data.normalizers import data_normalizer
             from rdt2.matching import OPTION, resolve
             from rdt2.tokenizer import ActionTokenizer
@@ -164,24 +163,31 @@ class DataCheck:
                 self.normalizer,
                 option=OPTION,
                 models={"the action tokenizer": self.tokenizer},
-                data=lambda: data_normalizer(open_sources(self.folder, instructions="ignore")),
+                data=lambda: data_normalizer(open_sources(self.data, instructions="ignore")),
             ).normalizer
-        with working(f"checking {self.folder}"):
-            report = check_shards(
-                self.folder,
-                normalizer=normalizer,
-                tokenizer=tokenizer,
-                num_embeddings=1024 if tokenizer is None else tokenizer.num_embeddings,
-                decode=not self.fast,
-                workers=self.workers,
-            )
-        console().print(report.table(), markup=False, highlight=False, soft_wrap=True)
-        if self.html is not None:
-            from rdt2.data.pages.check import write_check_page
+        reports = {}
+        for source in open_sources(self.data, instructions="ignore"):
+            with working(f"checking {source.name}"):
+                reports[source.name] = report = check_shards(
+                    source.on_disk(),
+                    normalizer=normalizer,
+                    tokenizer=tokenizer,
+                    num_embeddings=1024 if tokenizer is None else tokenizer.num_embeddings,
+                    decode=not self.fast,
+                    instructions=source.instructions.get("", "file"),
+                    workers=self.workers,
+                )
+            console().print(report.table(), markup=False, highlight=False, soft_wrap=True)
+            if self.html is not None:
+                from rdt2.data.pages.check import write_check_page
 
-            note(f"page: {write_check_page(self.html, report, title=f'Check of {self.folder}')}")
-        save_json(self.json, report.as_dict())
-        if not report.ok:
+                page = (
+                    self.html if len(reports) == 1 else self.html.with_stem(f"{self.html.stem}-{source.name}")
+                )
+                note(f"page: {write_check_page(page, report, title=f'Check of {source.name}')}")
+        figures = {name: report.as_dict() for name, report in reports.items()}
+        save_json(self.json, next(iter(figures.values())) if len(figures) == 1 else figures)
+        if not all(report.ok for report in reports.values()):
             sys.exit(1)
 
 
@@ -195,8 +201,8 @@ class DataStats:
       rdt2 train expert --data data/pick --set normalizer=runs/normalizer ...
     """
 
-    folder: Positional[Path]
-    """Folder of shards."""
+    data: Positional[str]
+    """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     fit: Path | None = None
     """Fit a normalizer and write it to this folder: normalizer.safetensors, the published form
     normalizer.pt, and ranges.png, which shows the actions in its numbers."""
@@ -211,16 +217,18 @@ class DataStats:
     def run(self) -> None:
         from collections import Counter
 
-        from rdt2.cli.output import console, existing, save_json
-        from rdt2.data import ShardIndex, action_statistics, read_instructions, split_by_episode
+        from rdt2.cli.output import console, data_there, save_json
+        from rdt2.data import ShardIndex, action_statistics, open_sources, split_by_episode
+        from rdt2.data.mixture import has_instructions
         from rdt2.data.stats import magnified, recorded_minutes
         from rdt2.normalizer import LinearNormalizer
         from rdt2.progress import note
 
-        existing(self.folder, "folder of shards")
+        data_there(self.data)
         other = None if self.compare is None else LinearNormalizer.from_pretrained(self.compare)
-        told = read_instructions(self.folder) is not None
-        index = ShardIndex(self.folder, instructions="file" if told else "ignore")
+        sources = open_sources(self.data, instructions="ignore")
+        told = all(source.instructions or has_instructions(source) for source in sources)
+        index = ShardIndex(self.data, instructions="file" if told else "ignore")
         if not told:
             note("no instructions.json beside the shards: sentences are left out")
         statistics = action_statistics(index)
@@ -267,7 +275,7 @@ class DataStats:
         if self.fit is not None:
             from rdt2.data.stats import ranges_figure
 
-            figure = ranges_figure(statistics, normalizers, title=f"actions of {self.folder}")
+            figure = ranges_figure(statistics, normalizers, title=f"actions of {self.data}")
             figure.savefig(self.fit / "ranges.png", dpi=110)
             out.print(f"normalizer written to {self.fit}", highlight=False)
         save_json(self.json, values)
@@ -306,19 +314,17 @@ class DataTokenize:
     def run(self) -> None:
         import torch
 
-        from rdt2.cli.output import console, existing, save_json
+        from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import tokenize_beside, tokenize_shards
         from rdt2.data.mixture import open_sources
         from rdt2.data.normalizers import data_normalizer
-        from rdt2.data.shards.remote import is_url
         from rdt2.errors import ConfigError
         from rdt2.matching import OPTION, resolve
         from rdt2.policy.place import checked_device
         from rdt2.progress import working
         from rdt2.tokenizer import ActionTokenizer
 
-        if not is_url(self.data):
-            existing(Path(self.data), "folder of shards or dataset yaml")
+        data_there(self.data)
         if self.out is None and not self.sidecar:
             raise ConfigError(
                 "where to? --out FOLDER for new shards, or --sidecar for files beside the shards."

@@ -25,8 +25,8 @@ class EvaluateShards:
     """
 
     spec: PolicySpec = field(default_factory=PolicySpec)
-    data: Path
-    """Folder of shards."""
+    data: str
+    """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     split: Literal["held_out", "train", "all"] = "held_out"
     """Which samples; all is for a folder that was not trained on."""
     held_out: float | None = None
@@ -42,7 +42,7 @@ class EvaluateShards:
     """Write the figures to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, existing, save_json
+        from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import ShardIndex
         from rdt2.evaluation.policies import open_policy
         from rdt2.evaluation.shards import (
@@ -54,7 +54,7 @@ class EvaluateShards:
         )
         from rdt2.progress import note, progress, working
 
-        existing(self.data, "folder of shards")
+        data_there(self.data)
         check_counts(self.batch_size, self.limit)
         held_out = self.held_out
         if held_out is None and (held_out := trained_with(self.spec.policy)) is not None:

@@ -62,6 +62,19 @@ def existing(path: Path, what: str) -> Path:
     return path
 
 
+def data_there(data: str) -> str:
+    """Where data are said to be, if that can be: a URL, a range of tars, or a path that is there.
+
+    Raises:
+        ConfigError: there is no such path.
+    """
+    from rdt2.data.shards.remote import is_url
+
+    if not is_url(data) and "{" not in data:
+        existing(Path(data), "folder of shards, tar or dataset yaml")
+    return data
+
+
 def plain(value: Any) -> dict[str, Any]:
     """A result as a dictionary: its own `as_dict`, or the fields of a dataclass."""
     import dataclasses

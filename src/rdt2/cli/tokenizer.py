@@ -67,8 +67,8 @@ class TokenizerCheck:
       rdt2 tokenizer check data/pick --tokenizer runs/tokenizer/model --plot worst.png --json check.json
     """
 
-    data: Positional[Path]
-    """Folder of shards whose chunks are encoded and decoded again."""
+    data: Positional[str]
+    """Whose chunks are encoded and decoded again: folder of shards, tar, URL, range of tars, or dataset yaml."""
     tokenizer: str
     """Folder or hub id of the tokenizer."""
     normalizer: str | None = None
@@ -85,7 +85,7 @@ class TokenizerCheck:
     """Write the figures to this file."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console, existing, save_json
+        from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import ShardIndex
         from rdt2.data.normalizers import data_normalizer
         from rdt2.evaluation.shards import chosen_samples
@@ -93,7 +93,7 @@ class TokenizerCheck:
         from rdt2.progress import note
         from rdt2.tokenizer import ActionTokenizer, evaluate_reconstruction, outside_range, worst_chunks
 
-        existing(self.data, "folder of shards")
+        data_there(self.data)
         tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
         index = ShardIndex(self.data, instructions="ignore")
         normalizer = resolve(

@@ -14,8 +14,8 @@ from tyro.conf import UseAppendAction, arg
 
 @dataclass(kw_only=True)
 class _Train:
-    data: Path
-    """Folder of shards (shard-*.tar, instructions.json)."""
+    data: str
+    """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     out: Path
     """Folder of the run: checkpoints, metrics, and the finished model."""
     config: Path | None = None
@@ -29,12 +29,12 @@ class _Train:
     """Write the final figures to this file."""
 
     def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert", "distill"]) -> None:
-        from rdt2.cli.output import existing, plain, save_json
+        from rdt2.cli.output import data_there, plain, save_json
         from rdt2.progress import note
         from rdt2.training.cli import run_training
         from rdt2.training.stopping import Stopped
 
-        existing(self.data, "folder of shards")
+        data_there(self.data)
         go_on = f"go on with: {self.resume_command(stage)}"
         try:
             result = run_training(
@@ -149,10 +149,10 @@ def _launcher() -> str:
     return "the launcher of before, then -m rdt2.cli.main"
 
 
-def _next(stage: str, model: Path, data: Path) -> str:
+def _next(stage: str, model: Path, data: str) -> str:
     """The command that most people give after a stage."""
     folder = shlex.quote(str(model))
-    shards = shlex.quote(str(data))
+    shards = shlex.quote(data)
     if stage == "tokenizer":
         tokenize = f"rdt2 data tokenize --data {shards} --tokenizer {folder} --out TOKENS"
         return f"{tokenize}, then rdt2 train vq --data TOKENS --out RUN"

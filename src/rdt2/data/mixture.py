@@ -20,6 +20,7 @@ a file does not give itself::
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from rdt2.data.shards.reading import parse_instructions, read_instructions
 from rdt2.data.shards.remote import expand_locations, instructions_beside, is_url
 from rdt2.errors import ConfigError, ShardError
 
+_KEYS = ("name", "type", "shards_dir", "kwargs")
 _PATHS = ("instruction_path", "normalizer_path", "tokens_dir")
 
 
@@ -55,6 +57,15 @@ class DataSource:
             raise ConfigError(f"data set {self.name!r} has no shards.")
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"data set {self.name!r}: weight is {self.weight}, expected above 0.")
+
+    def on_disk(self) -> list[str]:
+        """The tars, all on disk. Raises ConfigError for one by URL."""
+        for shard in self.shards:
+            if is_url(shard):
+                raise ConfigError(
+                    f"{shard}: is looked through from its beginning to its end. Copy it to a disk first."
+                )
+        return list(self.shards)
 
     def table(self, shard: str) -> Mapping[str, str]:
         """Instruction key -> sentence for the samples of a tar."""
@@ -104,10 +115,20 @@ def _with_instructions(
     )
 
 
+def has_instructions(source: DataSource) -> bool:
+    """Whether there is a table of sentences beside all tars of a source."""
+    try:
+        _with_instructions(source, "file")
+    except ShardError:
+        return False
+    return True
+
+
 def _read_yaml(path: Path) -> list[DataSource]:
     config = _load(path)
     if "train" not in config:
         return [_single(path, config, name=str(config.get("name", path.stem)), weight=1.0)]
+    _require_known(path, config, ("name", "type", "kwargs", "train"))
     entries, common = config["train"], _paths(path, config)
     if not isinstance(entries, dict) or not entries:
         raise ConfigError(f"{path}: train is no table {{name: {{config_path, weight}}}}.")
@@ -120,7 +141,7 @@ def _read_yaml(path: Path) -> list[DataSource]:
         ):
             raise ConfigError(f"{path}: train.{name} is {entry!r}, expected {{config_path, weight}}.")
         weight = entry.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
             raise ConfigError(f"{path}: train.{name}.weight is {weight!r}, expected a number above 0.")
         other = path.parent / entry["config_path"]
         sources.append(_single(other, _load(other), name=str(name), weight=float(weight), common=common))
@@ -138,8 +159,12 @@ def _single(
     """common: paths of a mixture, for those that the config does not give."""
     if config.get("type", "single") != "single" or not isinstance(config.get("shards_dir"), str):
         raise ConfigError(f"{path}: expected 'type: single' with a shards_dir.")
+    _require_known(path, config, _KEYS)
     paths = {**common, **_paths(path, config)}
-    shards = expand_locations(_beside(path, config["shards_dir"]))
+    try:
+        shards = expand_locations(_beside(path, config["shards_dir"]))
+    except ShardError as error:
+        raise ShardError(f"{path}: shards_dir is {config['shards_dir']!r}: {error}") from None
     tables, told = {}, paths.get("instruction_path")
     if told is not None:
         tables = {"": instructions_beside(told) if is_url(told) else _table(Path(told))}
@@ -161,6 +186,15 @@ def _paths(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
             f"{path}: kwargs is {kwargs!r}, expected {{instruction_path, normalizer_path, tokens_dir}} as text."
         )
     return {name: _beside(path, kwargs[name]) for name in _PATHS if name in kwargs}
+
+
+def _require_known(path: Path, config: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises ConfigError for a key that is none, with the nearest that is one."""
+    for key in config:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
+            raise ConfigError(f"{path}: unknown key {key!r}. {hint}")
 
 
 def _table(path: Path) -> Mapping[str, str]:

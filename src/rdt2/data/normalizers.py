@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from rdt2.data.mixture import DataSource
 from rdt2.data.shards.remote import filesystem_of, is_url, words_of
 from rdt2.errors import NormalizerError
-from rdt2.matching import Held, TokenOrigin, require_same
+from rdt2.matching import Held, require_same
 from rdt2.normalizer import FILE_NAMES, LinearNormalizer, has_normalizer
+from rdt2.origin import TokenOrigin
 
 
 def data_normalizer(sources: Iterable[DataSource], origin: TokenOrigin | None = None) -> Held | None:

@@ -35,13 +35,13 @@ def run_training(
     out: str | Path,
     resume: bool = False,
 ) -> TrainingResult:
-    """Train one stage on a folder of shards.
+    """Train one stage on a data set.
 
     Args:
         stage: what to train.
         config: yaml preset (configs/training), or none for the published recipe.
         overrides: ``key=value`` settings on top of it.
-        data: folder of shards.
+        data: folder of shards, tar, URL, range of tars, or dataset yaml.
         out: folder of the run.
         resume: go on from the newest checkpoint in ``out``.
 
@@ -59,7 +59,7 @@ def run_training(
     from rdt2.training.loop import fit
 
     try:
-        return fit(_build_stage(settings, Path(data), Path(out)), settings, out, resume=resume)
+        return fit(_build_stage(settings, str(data), Path(out)), settings, out, resume=resume)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"the GPU's memory is too small for this run ({error}). Start again in a new --out with a smaller "
@@ -68,7 +68,7 @@ def run_training(
         ) from error
 
 
-def _build_stage(config: RunConfig, data: Path, out: Path) -> Stage:
+def _build_stage(config: RunConfig, data: str, out: Path) -> Stage:
     """Import only the stage that is asked for: the VLM's library takes seconds."""
     from rdt2.training.loop import processes
 

@@ -34,7 +34,7 @@ class ExpertStage(Stage):
     start_stays = False
     """Whether what training begins with is also used as it is."""
 
-    def __init__(self, config: ExpertTraining, data: Path, *, rank: int = 0, world_size: int = 1):
+    def __init__(self, config: ExpertTraining, data: str | Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
         self.processor = VLMProcessor.beside(config.vlm, given=config.processor)
         self._cut = PatchCutter(self.processor.images, processes().device)

@@ -61,7 +61,7 @@ class PointingStage(Stage):
     name = "pointing"
 
     def __init__(
-        self, config: PointingTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1
+        self, config: PointingTraining, data: str | Path, out: Path, *, rank: int = 0, world_size: int = 1
     ):
         self.config, self.rank = config, rank
         recorded = max(1, config.batch_size - config.batch_size // DRAWN)  # behind what is drawn
@@ -93,7 +93,7 @@ class PointingStage(Stage):
             action_spread=self._action_spread(),
         )
 
-    def _check(self, data: Path) -> None:
+    def _check(self, data: str | Path) -> None:
         """Refuse recordings that do not say where things are, before anything is made."""
         index = self.source.index
         silent = next((n for n in map(int, self._some()) if "objects" not in index.meta(n)), None)

@@ -27,7 +27,7 @@ class TokenizerStage(Stage):
 
     name = "tokenizer"
 
-    def __init__(self, config: TokenizerTraining, data: Path, *, rank: int = 0, world_size: int = 1):
+    def __init__(self, config: TokenizerTraining, data: str | Path, *, rank: int = 0, world_size: int = 1):
         self.config = config
         samples = Samples(
             config, data, rank=rank, world_size=world_size, pictures=False, instructions="ignore"

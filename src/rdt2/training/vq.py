@@ -43,7 +43,9 @@ LEVELS = [
 class VQStage(Stage):
     name = "vq"
 
-    def __init__(self, config: VQTraining, data: Path, out: Path, *, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, config: VQTraining, data: str | Path, out: Path, *, rank: int = 0, world_size: int = 1
+    ):
         self.config = config
         start = config.start_from
         if start == "tiny":

@@ -34,7 +34,9 @@ def expand_locations(locations: str | Path | Iterable[str | Path]) -> list[str]:
     found: list[str] = []
     for location in locations:
         if not is_url(location):
-            found += map(str, find_shards(location))
+            # A name with braces in it may be there as it is written.
+            given = [location] if Path(location).exists() else _ranges(str(location))
+            found += map(str, find_shards(given))
             continue
         for url in _ranges(str(location)):
             found += [url] if re.search(r"\.(tar(\.\w+)?|t[gbx]z2?)$", url) else _listing(url)

@@ -18,7 +18,7 @@ from rdt2.data.shards.ranges import Range, read_url, shard_name
 from rdt2.data.shards.remote import is_url
 from rdt2.errors import ShardError
 from rdt2.files import write_whole
-from rdt2.matching import TOKENS_FILE, TokenOrigin
+from rdt2.origin import TOKENS_FILE, TokenOrigin
 
 if TYPE_CHECKING:
     from jaxtyping import Int
