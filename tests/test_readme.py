@@ -46,14 +46,15 @@ SECTIONS = {
 }
 
 
+LAUNCHED = re.compile(r"(torchrun --nproc-per-node 2|accelerate launch --config_file \S+) -m rdt2\.cli\.main")
+MIGRATION = {"docs/migration.md": "## The three scripts", "docs/migration.zh.md": "## 三个脚本"}
+
+
 def commands(text: str, section: str) -> list[list[str]]:
     """The words of each rdt2 command in a section's shell blocks; torchrun starts the same with two processes."""
     body = text.split(f"\n{section}\n")[1].split("\n## ")[0]
     lines = "\n".join(re.findall(r"```bash\n(.*?)```", body, flags=re.S)).replace("\\\n", " ").splitlines()
-    found = [
-        shlex.split(line.replace("torchrun --nproc-per-node 2 -m rdt2.cli.main", "rdt2"), comments=True)
-        for line in lines
-    ]
+    found = [shlex.split(LAUNCHED.sub("rdt2", line), comments=True) for line in lines]
     return [words[1:] for words in found if words[:1] == ["rdt2"]]
 
 
@@ -66,12 +67,13 @@ def made_small(words: list[str]) -> list[str]:
 
 
 def test_both_languages_give_the_same_commands(request):
-    english, chinese = (
+    english, chinese, scripts, scripts_in_chinese = [
         [commands((request.config.rootpath / name).read_text("utf-8"), section) for section in sections]
-        for name, sections in SECTIONS.items()
-    )
+        for name, sections in [*SECTIONS.items(), *((name, (part,)) for name, part in MIGRATION.items())]
+    ]
     assert english == chinese
-    assert all(english)
+    assert scripts == scripts_in_chinese
+    assert all([*english, *scripts])
 
 
 def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monkeypatch, capsys):
@@ -105,5 +107,10 @@ def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monke
     shutil.copytree("robotics-diffusion-transformer/RVQActionTokenizer", "NORMALIZER")
     run(fine_tuning)
     assert "good: in range" in capsys.readouterr().out
+    scripts = "docs/migration.md"
+    run(commands((request.config.rootpath / scripts).read_text("utf-8"), MIGRATION[scripts]))
+    assert (Path("outputs/lora/model") / "adapter_config.json").is_file()
+    assert (Path("outputs/full/model") / "config.json").is_file()
+    assert (Path("outputs/expert/model") / "config.json").is_file()
     for model in ("runs/lora/merged", "runs/expert/model", "runs/fast/model", "runs/rvq/model"):
         assert (Path(model) / "config.json").is_file()
