@@ -9,57 +9,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from made_up import SENTENCES, SHORT, write_recordings
 from safetensors.torch import load_file
-from toy import batch_of
 
-from rdt2.data import ShardWriter, fit_normalizer, tokenize_shards, write_dataset_yaml
+from rdt2.data import tokenize_shards
 from rdt2.errors import CheckpointError, ConfigError, NormalizerError, ObservationError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy import load_policy
 from rdt2.policy.export import export_policies
 from rdt2.training.cli import run_training
-from rdt2.training.config import PointingTraining
-from rdt2.training.pointing import PointingStage
-
-SENTENCES = ("Pick up the red cube with the left hand.", "Press the blue button with the right hand.")
-# As the cell's recordings say: x and y in widths of the picture, depth in metres; the button only in one picture.
-OBJECTS = {
-    "red cube": {"left": [0.1, 0.2, 0.3], "right": [-0.4, 0.0, 0.25]},
-    "blue button": {"left": [0.7, 0.2, 0.3], "right": [0.3, -0.1, 0.2]},
-    "bowl": {"left": [-0.2, 0.4, 0.4], "right": [0.25, 0.1, 0.3]},
-}
-SHORT = (
-    "steps=2",
-    "batch_size=4",
-    "warmup_steps=1",
-    "log_every=1",
-    "evaluate_samples=4",
-    "trackers=[]",
-    "precision=fp32",
-)
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """48 samples of 4 episodes: smooth random motion of both hands under random pictures."""
-    folder = tmp_path_factory.mktemp("shards")
-    rng = np.random.default_rng(0)
-    with ShardWriter(folder) as writer:
-        for number in range(48):
-            steps = np.linspace(0, 1, 24, dtype=np.float32)[:, None]
-            action = np.tile(np.array([0, 0, 0, 1, 0, 0, 0, 1, 0, 0.05] * 2, np.float32), (24, 1))
-            for first in (0, 10):
-                action[:, first : first + 3] = steps * rng.normal(0, 0.1, 3).astype(np.float32)
-                action[:, first + 9 : first + 10] = 0.044 + 0.04 * steps * rng.uniform(-1, 1)
-            writer.write(
-                picture=rng.integers(0, 255, (384, 768, 3), dtype=np.uint8), action=action,
-                instruction=SENTENCES[number % 2],
-                meta={"episode": number // 12, "objects": OBJECTS, "state": rng.normal(0, 1, 20).tolist()},
-            )  # fmt: skip
-    fit_normalizer(folder).save_pretrained(folder)
-    write_dataset_yaml(folder, name="toy")
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")
@@ -147,62 +111,6 @@ def test_shards_without_tokens_need_a_tokenizer(shards, tmp_path):
         run_training(
             "vq", config=None, overrides=[*SHORT, "start_from=tiny"], data=shards, out=tmp_path / "vq"
         )
-
-
-def test_pointing_asks_for_what_the_recordings_know(shards, tmp_path):
-    stage = PointingStage(PointingTraining(batch_size=8), shards, tmp_path)
-    batch = batch_of(stage, 0)
-    assert len(batch["shown"]) == 2  # drawn; the others are recorded
-    assert batch["actions"][:2].isnan().all()
-    assert not batch["actions"][2:].isnan().any()
-    recorded = stage.source.batch(0)
-    assert 0 < recorded.mirrored.sum() < 6
-    rows = zip(batch["told"][2:], recorded.indices, recorded.mirrored, strict=True)
-    for told, number, mirrored in rows:
-        red = "red" in stage.source.index.instruction(int(number))
-        # as the hand that is asked for sees it: the red cube is the left hand's, the button the right hand's
-        known = [0.1, 0.2, 0.25] if red else [0.3, -0.1, 0.0]
-        if mirrored:
-            known[0] *= -1
-        assert told[:3].tolist() == pytest.approx(known, abs=1e-6)
-        assert told[3:].isnan().all(), "no bowl is named"
-    for row, at in enumerate(batch["hand_at"].tolist()):
-        if at:  # a list of colours names no hand
-            word = stage.processor.tokenizer.decode([int(batch["input_ids"][row, at])]).strip()
-            assert word in ("left", "right")
-    loss, parts = stage.module(batch, None)
-    loss.backward()
-    assert set(parts) == {"naming", "finding", "telling", "aiming", "acting"}
-    assert all(value > 0 for value in parts.values())
-    last = stage.module.vlm.model.language_model.layers[-2:]
-    assert all(weight.grad is None for weight in last.parameters())  # left to the writing of tokens
-
-
-def test_pointing_tells_of_the_bowl_where_one_is_named(shards, tmp_path):
-    data = tmp_path / "bowls"
-    data.mkdir()
-    (data / "shard-000000.tar").symlink_to(shards / "shard-000000.tar")
-    table = json.loads((shards / "instructions.json").read_text())
-    sentence = "Put the red cube in the bowl with the left hand."
-    (data / "instructions.json").write_text(json.dumps(dict.fromkeys(table, sentence)))
-    fit_normalizer(shards).save_pretrained(data)
-    stage = PointingStage(PointingTraining(batch_size=8, mirror=False), data, tmp_path / "out")
-    batch = batch_of(stage, 0)
-    for told in batch["told"][2:]:
-        assert told.tolist() == pytest.approx([0.1, 0.2, 0.25, -0.2, 0.4, 0.5], abs=1e-6)
-    asked = [int(batch["input_ids"][row, at]) for row, at in batch["asked_at"].tolist()]
-    assert asked.count(stage.words["bowl"]) >= 6, "the place is asked for at the bowl's word, too"
-
-
-def test_pointing_needs_recordings_that_say_where_things_are(shards, tmp_path):
-    data = tmp_path / "words"
-    data.mkdir()
-    (data / "shard-000000.tar").symlink_to(shards / "shard-000000.tar")
-    table = json.loads((shards / "instructions.json").read_text())
-    (data / "instructions.json").write_text(json.dumps(dict.fromkeys(table, "Pick up the apple.")))
-    fit_normalizer(shards).save_pretrained(data)
-    with pytest.raises(ConfigError, match="expected recordings of the simulated cell"):
-        run_training("pointing", config=None, overrides=SHORT, data=data, out=tmp_path / "run")
 
 
 def test_frozen_layers_keep_their_weights(runs):

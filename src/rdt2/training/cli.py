@@ -79,7 +79,7 @@ def _build_stage(config: RunConfig, data: str, out: Path) -> Stage:
 
         return TokenizerStage(config, data, **place)
     if isinstance(config, PointingTraining):
-        from rdt2.training.pointing import PointingStage
+        from rdt2.demo.pointing import PointingStage
 
         return PointingStage(config, data, out, **place)
     if isinstance(config, VQTraining):

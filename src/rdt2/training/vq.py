@@ -21,7 +21,6 @@ from rdt2.training.loop import EXAMPLES, Stage, processes
 from rdt2.training.normalizer import LearntTokens
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
-from rdt2.training.start import tiny_start
 from rdt2.vlm import VLMProcessor, compile_layers, generate_actions, load_vlm, save_vlm, training_loss
 from rdt2.vlm.adapters import read_adapters
 from rdt2.vlm.text import base_model
@@ -49,6 +48,8 @@ class VQStage(Stage):
         self.config = config
         start = config.start_from
         if start == "tiny":
+            from rdt2.demo.start import tiny_start
+
             sentences = ShardIndex(data).instruction_counts()
             start = str(tiny_start(out / "start", list(sentences), seed=config.seed))
         self.processor = VLMProcessor.beside(start, given=config.processor)

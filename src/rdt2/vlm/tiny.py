@@ -20,10 +20,9 @@ from rdt2.vlm.images import ImageProcessor
 from rdt2.vlm.layout import read_generation_config
 from rdt2.vlm.model import save_vlm
 from rdt2.vlm.processor import AFTER_INSTRUCTION, BEFORE_PICTURE, VLMProcessor
-from rdt2.vlm.sight import initialize_sight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tokenizers import Tokenizer
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -100,7 +99,12 @@ class TinyConfig:
 
 
 def create_tiny_vlm(
-    folder: str | Path, *, sentences: Iterable[str], config: TinyConfig | None = None, seed: int = 0
+    folder: str | Path,
+    *,
+    sentences: Iterable[str],
+    config: TinyConfig | None = None,
+    seed: int = 0,
+    structure: Callable[[Any, VLMProcessor, Iterable[str]], None] | None = None,
 ) -> tuple[VLMProcessor, Qwen2_5_VLForConditionalGeneration]:
     """Make tokenizer, picture settings and an untrained model, save them to ``folder``, and return them.
 
@@ -109,6 +113,8 @@ def create_tiny_vlm(
         sentences: instructions the tokenizer learns its words from; other words still work, in pieces.
         config: the shape.
         seed: of the initial weights.
+        structure: given the model as drawn, its processor and the sentences, writes what the weights are to begin with
+            (see :mod:`rdt2.demo.sight`); None leaves them random.
 
     Raises:
         ConfigError: no sentences, or sizes that do not go together.
@@ -125,7 +131,8 @@ def create_tiny_vlm(
     model = Qwen2_5_VLForConditionalGeneration(model_config(config, tokenizer))
     model.generation_config = read_generation_config(None, model.config)
     initialize(model, seed=seed)
-    initialize_sight(model, processor, sentences, seed=seed)
+    if structure is not None:
+        structure(model, processor, sentences)
     save_vlm(model, folder)
     return processor, model
 

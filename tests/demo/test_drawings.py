@@ -7,7 +7,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from rdt2.training.drawings import HUES, draw
+from rdt2.demo.drawings import HUES, draw
 
 SIZE = (168, 336)
 

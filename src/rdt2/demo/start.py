@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
+from rdt2.demo.sight import initialize_sight
 from rdt2.errors import TrainingError
 from rdt2.files import whole_folder
 from rdt2.training.loop import processes
@@ -12,7 +14,7 @@ from rdt2.vlm import create_tiny_vlm
 
 
 def tiny_start(folder: Path, sentences: Iterable[str], *, seed: int) -> Path:
-    """``folder`` with an untrained small VLM, made by the main process where there is none.
+    """``folder`` with an untrained small VLM that knows where to look, made by the main process where there is none.
 
     Args:
         folder: where it lies; a folder of this name is always whole.
@@ -26,5 +28,7 @@ def tiny_start(folder: Path, sentences: Iterable[str], *, seed: int) -> Path:
     with processes().main_process_first():
         if not folder.exists():
             with whole_folder(folder, error=TrainingError) as whole:
-                create_tiny_vlm(whole, sentences=distinct, seed=seed)
+                create_tiny_vlm(
+                    whole, sentences=distinct, seed=seed, structure=partial(initialize_sight, seed=seed)
+                )
     return folder

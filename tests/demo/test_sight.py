@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rdt2.demo.sight import initialize_sight
 from rdt2.vlm import TinyConfig, create_tiny_vlm, text
 from rdt2.vlm.ops import rms_norm
 from rdt2.vlm.tiny import initialize
@@ -20,7 +21,10 @@ def small(tmp_path_factory: pytest.TempPathFactory):
     tasks = ("Pick up the {} cube with the {} hand.", "Put the {} cube in the bowl with the {} hand.")
     sentences = [task.format(c, h) for task in tasks for c in COLOURS for h in ("left", "right")]
     return create_tiny_vlm(
-        tmp_path_factory.mktemp("sight"), sentences=sentences, config=TinyConfig(num_layers=4)
+        tmp_path_factory.mktemp("sight"),
+        sentences=sentences,
+        config=TinyConfig(num_layers=4),
+        structure=initialize_sight,
     )
 
 

@@ -28,16 +28,16 @@ from torch import Tensor, nn
 
 from rdt2.action import ACTION_DIM, HORIZON, POSITION_DIMS, ROTATION_DIMS, WIDTH_DIMS
 from rdt2.data import Batch, TrainingData
+from rdt2.demo.drawings import HUES, draw
+from rdt2.demo.start import tiny_start
 from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.observation import IMAGE_SIZE
 from rdt2.training.config import PointingTraining
-from rdt2.training.drawings import HUES, draw
 from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.loop import EXAMPLES, Stage
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.samples import Samples
-from rdt2.training.start import tiny_start
 from rdt2.vlm import VLMProcessor, compile_layers, load_vlm, save_vlm, text
 
 if TYPE_CHECKING:
