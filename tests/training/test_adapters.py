@@ -13,6 +13,7 @@ from toy import batch_of, saved_weights
 from rdt2.cli.main import main
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.expert import Expert, ExpertConfig
+from rdt2.normalizer import LinearNormalizer
 from rdt2.policy import load_policy
 from rdt2.training.adapters import merge_adapters
 from rdt2.training.config import ExpertTraining, VQTraining
@@ -181,6 +182,7 @@ def test_a_policy_and_the_expert_take_adapters_as_their_vlm(run, samples, tiny_v
     adapters, merged = out / "model", merge_adapters(out / "model", tmp_path / "merged", dtype=torch.float32)
     shape = ExpertConfig.tiny(hidden_size=32, head_dim=32, num_kv_heads=1, selected_layers=(1, 2))
     expert = Expert.from_config(shape).save_pretrained(tmp_path / "expert")
+    LinearNormalizer.from_pretrained(samples).save_pretrained(expert)
 
     policies = [
         load_policy(expert, vlm=vlm, normalizer=samples, dtype=torch.float32) for vlm in (adapters, merged)

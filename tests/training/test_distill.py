@@ -12,6 +12,7 @@ from toy import batch_of
 from rdt2.cli.main import main
 from rdt2.errors import ConfigError
 from rdt2.expert import Expert, ExpertConfig
+from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy import FMPolicy, load_policy
 from rdt2.training.config import DistillTraining
@@ -22,7 +23,7 @@ SHORT = ("steps=12", "batch_size=4", "warmup_steps=1", "log_every=1", "evaluate_
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
+def teacher(samples, tmp_path_factory):
     """An expert whose weights are all random: one step and five lead to different places."""
     folder = tmp_path_factory.mktemp("teacher")
     expert = Expert.from_config(ExpertConfig.tiny(), seed=1)
@@ -31,6 +32,7 @@ def teacher(tmp_path_factory):
         for parameter in expert.parameters():
             parameter.add_(0.08 * torch.randn(parameter.shape, generator=generator))
     expert.save_pretrained(folder)
+    LinearNormalizer.from_pretrained(samples).save_pretrained(folder)  # what its numbers mean
     return folder
 
 
