@@ -16,6 +16,7 @@ import torch
 from two_processes import STEPS, settings, stage_of
 
 from rdt2.errors import ConfigError
+from rdt2.normalizer import LinearNormalizer
 from rdt2.tokenizer import ActionTokenizer, TokenizerConfig
 from rdt2.training import engines
 from rdt2.training.config import RunConfig, VQTraining
@@ -26,11 +27,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def tokenizer(samples, tmp_path_factory):
     """Folder of an untrained one."""
     folder = tmp_path_factory.mktemp("tokenizer")
     torch.manual_seed(0)
     ActionTokenizer(TokenizerConfig.tiny()).save_pretrained(folder)
+    LinearNormalizer.from_pretrained(samples).save_pretrained(folder)
     return folder
 
 
