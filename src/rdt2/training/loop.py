@@ -177,7 +177,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
 
     out = Path(out)
     if not torch.cuda.is_available():
-        _keep_freed_memory()
+        keep_freed_memory()
     engines.check_possible(config)
     processes()
     accelerator = Accelerator(
@@ -322,7 +322,7 @@ def _claim_folder(
     return notes
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep what a step frees: handing large buffers back costs a page fault a page at every step.
 
     Other C libraries are left as they are.
