@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rdt2.data import ActionStatistics
+    from rdt2.normalizer import LinearNormalizer
 
 
 @dataclass(kw_only=True)
@@ -154,17 +155,10 @@ class DataCheck:
         normalizer = None if self.normalizer is None else LinearNormalizer.from_pretrained(self.normalizer)
         tokenizer: Any = None
         if self.tokenizer is not None:
-            from rdt2.data.normalizers import data_normalizer
-            from rdt2.matching import OPTION, resolve
             from rdt2.tokenizer import ActionTokenizer
 
             tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
-            normalizer = resolve(
-                self.normalizer,
-                option=OPTION,
-                models={"the action tokenizer": self.tokenizer},
-                data=lambda: data_normalizer(open_sources(self.data, instructions="ignore")),
-            ).normalizer
+            normalizer = _normalizer_of(self.tokenizer, self.normalizer, self.data)
         reports = {}
         for source in open_sources(self.data, instructions="ignore"):
             with working(f"checking {source.name}"):
@@ -189,6 +183,24 @@ class DataCheck:
         save_json(self.json, next(iter(figures.values())) if len(figures) == 1 else figures)
         if not all(report.ok for report in reports.values()):
             sys.exit(1)
+
+
+def _normalizer_of(tokenizer: str, named: str | None, data: str) -> LinearNormalizer:
+    """The normalizer whose numbers a tokenizer encodes: the one named, else its own, else the data's where that may be.
+
+    Raises:
+        NormalizerError: none is known, or two differ.
+    """
+    from rdt2.data import open_sources
+    from rdt2.data.normalizers import data_normalizer
+    from rdt2.matching import OPTION, resolve
+
+    return resolve(
+        named,
+        option=OPTION,
+        models={"the action tokenizer": tokenizer},
+        data=lambda: data_normalizer(open_sources(data, instructions="ignore")),
+    ).normalizer
 
 
 @dataclass(kw_only=True)
@@ -316,10 +328,7 @@ class DataTokenize:
 
         from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import tokenize_beside, tokenize_shards
-        from rdt2.data.mixture import open_sources
-        from rdt2.data.normalizers import data_normalizer
         from rdt2.errors import ConfigError
-        from rdt2.matching import OPTION, resolve
         from rdt2.policy.place import checked_device
         from rdt2.progress import working
         from rdt2.tokenizer import ActionTokenizer
@@ -334,12 +343,7 @@ class DataTokenize:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = checked_device(auto if self.device == "auto" else self.device)
         tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval().to(device)
-        normalizer = resolve(
-            self.normalizer,
-            option=OPTION,
-            models={"the action tokenizer": self.tokenizer},
-            data=lambda: data_normalizer(open_sources(self.data, instructions="ignore")),
-        ).normalizer
+        normalizer = _normalizer_of(self.tokenizer, self.normalizer, self.data)
         options: dict[str, Any] = {"device": device, "workers": self.workers}
         with working(f"tokenizing {self.data}"):
             if self.sidecar:

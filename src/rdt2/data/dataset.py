@@ -119,12 +119,6 @@ class ShardIndex:
         shard, row = self._place(number)
         return self._places(shard).name(row)
 
-    def episode(self, number: int) -> str:
-        """The episode of a sample, "" where the shards do not say."""
-        shard, row = self._place(number)
-        ends = np.cumsum([length for _, length in self._tables[shard].episodes])
-        return self._tables[shard].episodes[int(np.searchsorted(ends, row, "right"))][0]
-
     @property
     def times(self) -> Float[np.ndarray, " n"]:
         """Seconds of each sample in its episode, float64; NaN where the shards do not say."""
@@ -175,11 +169,6 @@ class ShardIndex:
     def state(self, number: int) -> Float[np.ndarray, " 20"]:
         """Where both arms were (see `rdt2.action.state_vector`), float32. Raises ShardError where that is not told."""
         return _shards.parse_state(self.meta(number), where=self.where(number))
-
-    def sentence_key(self, number: int) -> str | None:
-        """The instruction key of a sample, None where it has none."""
-        shard, row = self._place(number)
-        return self._tables[shard].sentences[self._places(shard).sentence[row]]
 
     def instruction(self, number: int) -> str | None:
         """The sentence of a sample, None when instructions are ignored."""

@@ -33,17 +33,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt
 
 SUFFIX = ".index"
-
-
-class _CannotKeep(ShardError):
-    """An index that could not be written where it was to be."""
-
-
 _FORMAT = "rdt2 shard index 1"
 _FIRST_BYTES, _LAST_BYTES = 1024, 16 << 10
 """What a shard is known by: at its end lie the last sample's meta and up to 10 KiB of zeros."""
 _DTYPES = {"F64": np.float64, "U64": np.uint64, "U32": np.uint32, "U8": np.uint8}
 _AT_ONCE = 16
+
+
+class _CannotKeep(ShardError):
+    """An index that could not be written where it was to be."""
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,7 @@ def scan_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Member]]]:
     path = Path(path)
     with open(path, "rb") as stream:
         reader = TarReader(stream, name=path.name, size=path.stat().st_size)
-        for key, members, _ in _grouped(reader, lambda member: member):
-            yield key, members
+        yield from scan_samples(reader)
 
 
 def scan_samples(reader: TarReader) -> Iterator[tuple[str, dict[str, Member]]]:
