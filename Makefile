@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
-EXTRAS := sim,train,data,remote,mcap,dev
+EXTRAS := sim,train,data,remote,mcap,lance,gym,dev
 # Threads that wait busily slow the tests' worker processes down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
