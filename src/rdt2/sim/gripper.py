@@ -11,11 +11,22 @@ Names in a compiled cell are prefixed: `right/tcp`, `right/policy`, `right/camer
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from rdt2.robot.gripper import (
+    CAMERA_POSITION,
+    CAMERA_TILT,
+    FINGER_Z,
+    PALM,
+    POLICY_IN_TCP,
+    STROKE,
+    TCP_Z,
+    Part,
+    finger,
+)
 from rdt2.robot.protocols import GripperState, WidthTrajectory
 
 if TYPE_CHECKING:
@@ -23,23 +34,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
-TCP_Z = 0.20
-"""Distance from the flange to the point between the fingertips, metres."""
-POLICY_IN_TCP = (0.055, 0.0, -0.14)
-"""Origin of the policy's frame in the TCP frame, metres; the axes are the same."""
-STROKE = 0.092
-"""Largest opening in metres: the 0.088 m of the recordings and a little margin."""
-MASS = 0.82
-"""kg, all parts together."""
-CAMERA_POSITION = (0.060, 0.0, TCP_Z - 0.135)
-CAMERA_TILT = np.deg2rad(8.0)
 CAMERA_FOVY = 88.0
 GRIP_FORCE = 30.0
 """N, a finger."""
-
-_BODY = (0.15, 0.16, 0.18, 1.0)
-_METAL = (0.62, 0.64, 0.67, 1.0)
-_PAD = (0.45, 0.80, 0.82, 1.0)
 
 
 def tcp_rotation(side: str, *, yaw: float = 0.0) -> Float[ndarray, "3 3"]:
@@ -63,38 +60,16 @@ def gripper_spec() -> mujoco.MjSpec:
     spec = mujoco.MjSpec()
     spec.compiler.degree = False
     body = spec.worldbody.add_body(name="gripper")
-    box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
-
-    def part(owner, kind, size, pos, rgba, mass, *, collide=True, quat=(1, 0, 0, 0), name=""):  # type: ignore
-        return owner.add_geom(
-            name=name, type=kind, size=size, pos=pos, quat=quat, rgba=rgba, mass=mass, condim=3,
-            contype=int(collide), conaffinity=int(collide), friction=(0.6, 0.005, 0.0001),
-        )  # fmt: skip
-
-    # flange plate, neck, palm with a lighter band, rail of the jaws
-    part(body, cylinder, (0.034, 0.008, 0), (0, 0, 0.008), _METAL, 0.08)
-    part(body, box, (0.026, 0.034, 0.034), (0, 0, 0.048), _BODY, 0.30)
-    part(body, box, (0.0265, 0.0345, 0.004), (0, 0, 0.060), _METAL, 0.02, collide=False)
-    part(body, box, (0.020, 0.062, 0.012), (0, 0, 0.094), _BODY, 0.14)
-    part(body, box, (0.008, 0.060, 0.003), (0, 0, 0.107), _METAL, 0.02, collide=False)
-    # bracket and housing of the camera, behind the lens
-    part(body, box, (0.022, 0.010, 0.008), (0.040, 0, CAMERA_POSITION[2] - 0.030), _METAL, 0.02)
-    tilt = Rotation.from_euler("y", CAMERA_TILT).as_quat(scalar_first=True)
-    part(body, box, (0.014, 0.018, 0.014), (0.058, 0, CAMERA_POSITION[2] - 0.020), _BODY, 0.06, quat=tilt)
+    for piece in PALM:
+        _add(body, piece)
 
     for name, sign in (("finger_a", 1.0), ("finger_b", -1.0)):
-        finger = body.add_body(name=name, pos=(0, 0, 0.107))
-        finger.add_joint(
+        jaw = body.add_body(name=name, pos=(0, 0, FINGER_Z))
+        jaw.add_joint(
             name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=(0, sign, 0), range=(0, STROKE / 2),
             limited=True, damping=(25.0, 0, 0), armature=0.15, frictionloss=0.2,
         )  # fmt: skip
-        # the finger: a slider on the rail, a slim blade, and at the tip a rubber pad whose face is at half
-        # the width
-        part(finger, box, (0.014, 0.010, 0.009), (0, sign * 0.013, 0.008), _METAL, 0.03)
-        part(finger, box, (0.009, 0.004, 0.036), (0, sign * 0.0105, 0.050), _BODY, 0.03)
-        pad = part(
-            finger, box, (0.009, 0.0032, 0.016), (0, sign * 0.0032, 0.087), _PAD, 0.02, name=f"{name}_pad"
-        )
+        *_, pad = (_add(jaw, piece, prefix=f"{name}_") for piece in finger(sign))
         pad.condim = 4
         pad.friction = (1.6, 0.05, 0.0002)
         pad.priority = 1
@@ -121,6 +96,18 @@ def gripper_spec() -> mujoco.MjSpec:
     quat = Rotation.from_matrix(axes).as_quat(scalar_first=True)
     body.add_camera(name="camera", pos=CAMERA_POSITION, quat=quat, fovy=CAMERA_FOVY)
     return spec
+
+
+def _add(owner: Any, piece: Part, *, prefix: str = "") -> Any:
+    """A piece as a geom of the body `owner`."""
+    import mujoco
+
+    kind = {"box": mujoco.mjtGeom.mjGEOM_BOX, "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER}[piece.kind]
+    return owner.add_geom(
+        name=prefix + piece.name if piece.name else "", type=kind, size=piece.half_size, pos=piece.position,
+        quat=(np.cos(piece.tilt / 2), 0, np.sin(piece.tilt / 2), 0), rgba=piece.colour, mass=piece.mass, condim=3,
+        contype=int(piece.collides), conaffinity=int(piece.collides), friction=(0.6, 0.005, 0.0001),
+    )  # fmt: skip
 
 
 class GripperController:
