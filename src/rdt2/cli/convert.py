@@ -29,8 +29,9 @@ class DataConvert:
     Afterwards: rdt2 data check OUT.
 
     umi-zarr: dataset.zarr.zip of UMI. lerobot: a LeRobotDataset v3.0 or v2.1 whose state are end-effector
-    poses. hdf5: a folder of FastUMI or ALOHA-style files, an episode a file. mcap: ROS 2 recordings, an episode a
-    file. shards: shards made otherwise. sim: no recording: SOURCE is a task, as in 'rdt2 data record'.
+    poses; v3 also in Lance tables, one or a folder of them, such as Hy-Embodied-0.5-VLA-Data (pip install
+    'rdt2[lance]'). hdf5: a folder of FastUMI or ALOHA-style files, an episode a file. mcap: ROS 2 recordings, an
+    episode a file. shards: shards made otherwise. sim: no recording: SOURCE is a task, as in 'rdt2 data record'.
 
     An interrupted conversion goes on; the shards are the same bytes whatever --workers.
 
@@ -58,8 +59,8 @@ class DataConvert:
     """Keep every n-th sample of 30 a second."""
     samples_per_shard: int = 5000
     """A shard gets whole episodes until they have about so many samples."""
-    episodes: int = 100
-    """With --from sim: successful episodes to record."""
+    episodes: int | None = None
+    """Only the first so many episodes; with --from sim: successful episodes to record, 100 unless said."""
     workers: int = 1
     """Processes that convert at the same time."""
     engine: Literal["processes", "ray"] = "processes"
@@ -97,6 +98,7 @@ class DataConvert:
                 workers=self.workers,
                 engine=self.engine,
                 on_error="skip" if self.skip_damaged else "raise",
+                limit=self.episodes,
                 progress=on_group,
             )
         console().print(
@@ -104,6 +106,8 @@ class DataConvert:
             f"({report.seconds:.0f} s)",
             highlight=False,
         )
+        for line in report.notes:
+            note(line)
         if report.too_short:
             note(
                 f"{len(report.too_short)} episodes are shorter than 0.8 s and left out (--tail pad keeps them)"
@@ -128,7 +132,7 @@ class DataConvert:
         DataRecord(
             out=self.out,
             task=task,  # type: ignore[arg-type]
-            episodes=self.episodes,
+            episodes=100 if self.episodes is None else self.episodes,
             stride=self.stride,
             workers=self.workers,
             json=self.json,
@@ -209,6 +213,8 @@ class DataView:
         from rdt2.progress import note, progress
 
         source = open_source(self.source, self.kind, self.options)
+        for line in source.notes:
+            note(line)
         for guess in source.guesses:
             note(f"guessed: {guess.flag} ({guess.reason})")
         numbers = range(len(source))[self.first : self.first + self.episodes]

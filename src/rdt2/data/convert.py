@@ -34,13 +34,15 @@ _DONE = "conversion.json"
 
 @dataclass
 class ConversionReport:
-    """What came of a conversion. skipped: one line for each episode left out, and why."""
+    """What came of a conversion. skipped: one line for each episode left out, and why. notes: what was known of
+    recordings of this origin and taken for granted."""
 
     episodes: int = 0
     samples: int = 0
     shards: int = 0
     too_short: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     magnified: dict[str, str] = field(default_factory=dict)
     """arm -> what the fitted normalizer magnifies although it hardly moves, and what helps."""
     seconds: float = 0.0
@@ -61,6 +63,7 @@ class _Plan:
     stride: int
     samples_per_shard: int
     on_error: Literal["raise", "skip"]
+    limit: int | None
 
     def signature(self, source: Source) -> dict[str, Any]:
         """For comparison with an earlier run; holds no path, so that a copied folder can be gone on with."""
@@ -92,6 +95,7 @@ def convert(
     workers: int = 1,
     engine: Literal["processes", "ray"] = "processes",
     on_error: Literal["raise", "skip"] = "raise",
+    limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
     """Write recordings as shards with instructions, normalizer and ``dataset.yaml``.
@@ -105,6 +109,7 @@ def convert(
     engine: what the workers are: processes here, or tasks of a Ray cluster (RAY_ADDRESS names one, else a
         local one of ``workers`` CPUs is started); its machines must share the file system.
     on_error: "skip" leaves damaged episodes out, whole, and lists them in the report.
+    limit: convert the first so many episodes only.
     progress: called with (groups done, groups).
 
     Raises:
@@ -115,18 +120,20 @@ def convert(
         raise ConfigError(f"tail {tail!r}, on_error {on_error!r}: expected drop or pad, raise or skip.")
     if engine not in ("processes", "ray"):
         raise ConfigError(f"engine is {engine!r}, expected 'processes' or 'ray'.")
-    if min(stride, samples_per_shard, workers) < 1:
-        raise ConfigError("stride, samples_per_shard and workers must be at least 1.")
+    if min(stride, samples_per_shard, workers, 1 if limit is None else limit) < 1:
+        raise ConfigError("stride, samples_per_shard, workers and a limit of episodes must be at least 1.")
     began, folder = time.monotonic(), Path(out)
     if folder.resolve() == Path(source).resolve():
         raise ConfigError(f"{folder}: the shards need a folder of their own, not the recording's.")
     opened = open_source(source, kind, options)
     if opened.guesses and not accept_guesses:
         raise ConfigError(explain(opened.path, opened.guesses))
-    if opened.damaged and on_error == "raise":
-        raise opened.damaged[min(opened.damaged)]
+    lengths = opened.lengths[:limit]
+    damaged = min(opened.damaged, default=len(lengths))
+    if damaged < len(lengths) and on_error == "raise":
+        raise opened.damaged[damaged]
     path = str(Path(source).absolute())  # a worker elsewhere has another working directory
-    plan = _Plan(path, kind, options or SourceOptions(), tail, stride, samples_per_shard, on_error)
+    plan = _Plan(path, kind, options or SourceOptions(), tail, stride, samples_per_shard, on_error, limit)
     signature = plan.signature(opened)
     finished = _earlier(folder, signature)
     if finished is not None:
@@ -134,7 +141,7 @@ def convert(
     state = folder / _STATE
     state.mkdir(parents=True, exist_ok=True)
     write_atomic(state / "plan.json", json.dumps(signature))
-    groups = _groups(opened.lengths, samples_per_shard * stride)
+    groups = _groups(lengths, samples_per_shard * stride)
     open_groups = [number for number in range(len(groups)) if not _result_path(folder, number).is_file()]
     done = len(groups) - len(open_groups)
     if progress is not None:
@@ -144,7 +151,7 @@ def convert(
         done += 1
         if progress is not None:
             progress(done, len(groups))
-    report = _finish(folder, len(groups), signature)
+    report = _finish(folder, len(groups), signature, opened.notes)
     report.seconds = time.monotonic() - began
     return report
 
@@ -330,10 +337,10 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     )
 
 
-def _finish(folder: Path, groups: int, signature: dict[str, Any]) -> ConversionReport:
+def _finish(folder: Path, groups: int, signature: dict[str, Any], notes: list[str]) -> ConversionReport:
     from rdt2.data.stats import action_statistics, magnified
 
-    report = ConversionReport()
+    report = ConversionReport(notes=notes)
     table: dict[str, Any] = {}
     for number in range(groups):
         result = json.loads(_result_path(folder, number).read_text())

@@ -26,7 +26,7 @@ from rdt2.data.sources.numbers import (
     to_matrices,
     to_widths,
 )
-from rdt2.data.sources.options import METRES, Guess, SourceOptions
+from rdt2.data.sources.options import METRES, Guess, SourceOptions, tool_rotation
 from rdt2.data.sources.pictures import to_picture
 from rdt2.errors import ConfigError, RDT2Error, RecordingError
 from rdt2.observation import IMAGE_SIZE
@@ -66,7 +66,8 @@ class Source(ABC):
     """Recordings of one layout. ``len``, indexing and iteration give :class:`~rdt2.data.Episode` objects.
 
     names: one for each episode, unique. lengths: recorded frames of each. guesses: what the recording does
-    not say and the options left open. damaged: number -> what is wrong, of episodes that cannot be read as far as
+    not say and the options left open. notes: what is known of recordings of this origin and was taken for granted.
+    damaged: number -> what is wrong, of episodes that cannot be read as far as
     opening tells; asking for one of them raises that.
     """
 
@@ -76,6 +77,7 @@ class Source(ABC):
         self.path = Path(path)
         self.options = options or SourceOptions()
         self.guesses: list[Guess] = []
+        self.notes: list[str] = []
         self.names: list[str] = []
         self.lengths: list[int] = []
         self.damaged: dict[int, RDT2Error] = {}
@@ -344,6 +346,8 @@ class Source(ABC):
                     )
             place, turn = self._metres_and_radians(position[arm], rotation[arm], where=f"{where}, {arm} arm")
             poses[arm] = to_matrices(place, turn, kind, where=f"{where}, {arm} arm")
+            if self.options.tool_axes is not None:
+                poses[arm][:, :3, :3] @= tool_rotation(self.options.tool_axes)
             widths[arm] = self._widths(opening, count, where=f"{where}, {arm} gripper")
             videos[arm] = Pictures(count, _prepared(frames[arm], self.options, f"{where}, {arm} camera"))
         return Episode(

@@ -1,4 +1,5 @@
-"""LeRobotDataset v3.0 and v2.1 on disk, read with pyarrow and av; the lerobot package is not needed.
+"""LeRobotDataset v3.0 and v2.1 on disk, read with pyarrow and av; the lerobot package is not needed. Those kept in
+Lance tables are read with pylance.
 
 The state (``observation.state``, or ``--pose-key``) has to hold end-effector poses: for each arm position,
 rotation and gripper, arms side by side. Joint angles are no poses and are refused where their names say so.
@@ -7,7 +8,7 @@ Datasets written by :mod:`rdt2.data.lerobot_writer` name their columns and leave
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from rdt2.action import ARMS, FPS
 from rdt2.data.clock import at_rate, to_seconds, usual_step
 from rdt2.data.sources.base import Source, guess_cameras
 from rdt2.data.sources.columns import flat_names
+from rdt2.data.sources.hy_embodied import as_hy_embodied, is_hy_embodied
+from rdt2.data.sources.lance_tables import LanceTables, lance_folders
 from rdt2.data.sources.lerobot_tables import Clip, Entry, Tables, matrix
 from rdt2.data.sources.numbers import require_finite
 from rdt2.data.sources.pictures import NOT_COLOUR, decode_image
@@ -39,7 +42,8 @@ _BOOKKEEPING = (*_CLOCKS, "episode_index", "index", "task_index")
 
 
 class LeRobot(Source):
-    """See the module. ``path`` is the folder that holds ``meta/info.json``. Needs pyarrow and av."""
+    """See the module. ``path`` is the folder that holds ``meta/info.json``, or a Lance table or a folder of them.
+    Needs pyarrow and av, and for Lance pylance."""
 
     kind = "lerobot"
 
@@ -47,13 +51,16 @@ class LeRobot(Source):
         """
         Raises:
             RecordingError: files missing or damaged, or another version.
-            ConfigError: a state that is no poses, or options that contradict the dataset.
+            ConfigError: a state that is no poses, options that contradict the dataset, or pylance is missing.
         """
         super().__init__(path, options)
-        self._tables = Tables(self.path)
+        self._tables = LanceTables(self.path) if lance_folders(self.path) else Tables(self.path)
         self._features = self._tables.features
-        self._entries = self._tables.entries
-        self.names = [f"episode_{entry.index:06d}" for entry in self._entries]
+        self._entries: Sequence[Entry] = self._tables.entries
+        if isinstance(self._tables, LanceTables) and is_hy_embodied(self._features, self.options):
+            self.options, notes = as_hy_embodied(self._features, self.options)
+            self.notes += notes
+        self.names = [self._tables.name(entry) for entry in self._entries]
         self.lengths = [entry.length for entry in self._entries]
         self._read_layout()
 
@@ -103,9 +110,11 @@ class LeRobot(Source):
         self._ask_sentences()
 
     def _ask_sentences(self) -> None:
-        others = [text for text in self._tables.tasks.values() if text.strip()]
         self._ask_instruction(
-            next(iter([*(text for text in entry.tasks if text.strip()), *others]), None)
+            next(
+                (text for text in (*entry.tasks, *self._tables.tasks_of(entry).values()) if text.strip()),
+                None,
+            )
             for entry in self._entries
         )
 
@@ -146,8 +155,9 @@ class LeRobot(Source):
         return [key]
 
     def _scan(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Names and numbers of all episodes that can be read; the others are damaged."""
-        for number, entry in enumerate(self._entries):
+        """Names and numbers of the episodes that tell units and can be read; the others are damaged."""
+        for number in self._tables.to_judge():
+            entry = self._entries[number]
             try:
                 wanted = [self._key, *self._gripper_keys(self._robots_of)]
                 table = self._tables.rows(entry, wanted, optional=_CLOCKS)
@@ -170,14 +180,19 @@ class LeRobot(Source):
         """One episode. Raises RDT2Error that names file and frame."""
         entry = self._entries[number]
         inside = [key for key in set(self._camera_of.values()) if self._features[key].get("dtype") == "image"]
+        lance = self._tables if isinstance(self._tables, LanceTables) else None
+        if lance is not None:
+            inside = []  # its pictures come a few at a time
         wanted = [self._key, *self._gripper_keys(self._robots_of), *inside]
         table = self._tables.rows(entry, wanted, optional=(*_CLOCKS, "task_index"))
         times, offset, seconds = self._times(table, f"{entry.data}, episode {entry.index}")
         parts = self._numbers_of(entry, table)
         frames: dict[str, Any] = {}
         for arm, key in self._camera_of.items():
-            if key in table.column_names:
-                where = f"{self.path}: {self.names[number]}, {key}"
+            where = f"{self.path}: {self.names[number]}, {key}"
+            if lance is not None:
+                frames[arm] = _stored_pictures(lance.pictures(entry, key), self.path, where)
+            elif key in table.column_names:
                 frames[arm] = _stored_pictures(table[key].to_pylist(), self.path, where)
             else:
                 frames[arm] = _video_pictures(entry.videos[key], seconds, offset)
@@ -256,7 +271,8 @@ class LeRobot(Source):
         # A dataset that lists tasks and none here means none: task_index is 0 where nobody set it.
         if "task_index" in table.column_names and (entry.tasks or not self._tables.lists_tasks):
             numbers = matrix(table["task_index"], where=f"{entry.data}, episode {entry.index}: task_index")
-            found = [self._tables.tasks.get(number) for number in numbers[:, 0].tolist()]
+            tasks = self._tables.tasks_of(entry)
+            found = [tasks.get(number) for number in numbers[:, 0].tolist()]
             other = next((text for text in found if text and entry.tasks and text not in entry.tasks), None)
             if other is not None:
                 raise RecordingError(
@@ -283,7 +299,7 @@ def _video_pictures(clip: Clip, seconds: np.ndarray, offset: float) -> VideoFram
     )
 
 
-def _stored_pictures(values: list[Any], folder: Path, where: str) -> Any:
+def _stored_pictures(values: Any, folder: Path, where: str) -> Any:
     """Pictures inside a table: bytes, or the path of a file of the dataset."""
 
     def read(number: int) -> np.ndarray:

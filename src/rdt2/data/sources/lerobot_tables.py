@@ -63,11 +63,10 @@ class Tables:
         """
         self.root = root
         self._read: tuple[tuple[Any, ...], Any] = ((), None)
-        info = _json(root / "meta" / "info.json")
+        info = read_info(root / "meta" / "info.json")
         self._info = info
-        self.features = {
-            str(name): value for name, value in _dict(info.get("features")).items() if isinstance(value, dict)
-        }
+        self.features = info_features(info)
+        self.fps = frame_rate(info)
         version = str(info.get("codebase_version", ""))
         self._version = version[:2]
         if self._version not in _DATA_PATH:
@@ -78,33 +77,23 @@ class Tables:
             raise RecordingError(f"{root}: the dataset holds no episode.")
         self._count_clips()
 
-    @property
-    def fps(self) -> float | None:
-        """Frames a second as info.json has them; None where it says nothing usable."""
-        rate = self._info.get("fps")
-        usable = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < math.inf
-        return float(rate) if usable else None  # type: ignore[arg-type]
+    def tasks_of(self, _: Entry) -> dict[int, str]:
+        """task_index -> sentence, which is the same for all episodes."""
+        return self._tasks
 
     @cached_property
-    def tasks(self) -> dict[int, str]:
-        """task_index -> sentence."""
-        path = self.root / "meta" / ("tasks.parquet" if self._version == "v3" else "tasks.jsonl")
-        if not path.is_file():
-            return {}
-        if path.suffix == ".jsonl":
-            rows = _lines(path)
-        else:
-            # Written by pandas with the sentence as index: its column is called task, or __index_level_0__.
-            rows = [
-                {"task": text, **row}
-                for row in parquet(path).to_pylist()
-                for text in [next((value for value in row.values() if isinstance(value, str)), None)]
-            ]
-        return {
-            _whole(row.get("task_index"), f"{path}: task_index"): row["task"].strip()
-            for row in rows
-            if isinstance(row.get("task"), str)
-        }
+    def _tasks(self) -> dict[int, str]:
+        return task_sentences(
+            self.root / "meta" / ("tasks.parquet" if self._version == "v3" else "tasks.jsonl")
+        )
+
+    def name(self, entry: Entry) -> str:
+        """What an episode is called."""
+        return f"episode_{entry.index:06d}"
+
+    def to_judge(self) -> list[int]:
+        """Numbers of the episodes whose numbers tell units, and whether they can be read: all."""
+        return list(range(len(self.entries)))
 
     @cached_property
     def lists_tasks(self) -> bool:
@@ -171,7 +160,7 @@ class Tables:
     def _files_of(self) -> dict[int, list[Path]]:
         """Which data files hold rows of which episode, by the rows themselves."""
         found: dict[int, list[Path]] = {}
-        for file in _parquet_files(self.root / "data"):
+        for file in parquet_files(self.root / "data"):
             try:
                 numbers = parquet(file, columns=["episode_index"])["episode_index"].unique().to_pylist()
             except RecordingError:  # whoever needs this one is told that rows are missing
@@ -182,7 +171,7 @@ class Tables:
 
     def _entries_v3(self) -> Iterator[Entry]:
         rows: list[dict[str, Any]] = []
-        files = _parquet_files(self.root / "meta" / "episodes")
+        files = parquet_files(self.root / "meta" / "episodes")
         if not files:
             raise RecordingError(f"{self.root}: meta/episodes holds no parquet file. Download it again.")
         for file in files:
@@ -206,7 +195,7 @@ class Tables:
 
         def place(row: dict[str, Any], *_: str) -> dict[str, Any]:
             return {
-                "episode_chunk": row["episode_index"] // _whole(size, "info.json: chunks_size"),
+                "episode_chunk": row["episode_index"] // whole(size, "info.json: chunks_size"),
                 "episode_index": row["episode_index"],
             }
 
@@ -215,10 +204,10 @@ class Tables:
 
     def _entry(self, row: dict[str, Any], *, place: Any, clip: Any) -> Entry:
         """place: row -> the numbers in the path of its data; clip: (row, camera) -> those of a video, and times."""
-        entry = Entry(row["episode_index"], tasks=_texts(row.get("tasks")))
+        entry = Entry(row["episode_index"], tasks=texts(row.get("tasks")))
         where = f"{self.root}: episode {entry.index}"
         try:
-            entry.length = _whole(row.get("length"), f"{where}, length")
+            entry.length = whole(row.get("length"), f"{where}, length")
             if entry.length == 0:
                 raise RecordingError(f"{where}: has no frame.")
             entry.data = self._inside("data_path", _DATA_PATH, place(row), where)
@@ -253,7 +242,7 @@ class Tables:
         """A file of the dataset; a template that leads out of its folder is refused."""
         template = self._info.get(name) or published[self._version]
         values = {
-            key: value if key == "video_key" else _whole(value, f"{where}, {key}")
+            key: value if key == "video_key" else whole(value, f"{where}, {key}")
             for key, value in numbers.items()
         }
         try:
@@ -331,15 +320,48 @@ def parquet(
         ) from None
 
 
-def _parquet_files(folder: Path) -> list[Path]:
+def parquet_files(folder: Path) -> list[Path]:
     """Those below a folder in name order, without the shadows (``._x``) that macOS writes beside them."""
     return sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("._"))
+
+
+def task_sentences(path: Path) -> dict[int, str]:
+    """task_index -> sentence of tasks.parquet or tasks.jsonl; {} where there is none."""
+    if not path.is_file():
+        return {}
+    if path.suffix == ".jsonl":
+        rows = _lines(path)
+    else:
+        # Written by pandas with the sentence as index: its column is called task, or __index_level_0__.
+        rows = [
+            {"task": text, **row}
+            for row in parquet(path).to_pylist()
+            for text in [next((value for value in row.values() if isinstance(value, str)), None)]
+        ]
+    return {
+        whole(row.get("task_index"), f"{path}: task_index"): row["task"].strip()
+        for row in rows
+        if isinstance(row.get("task"), str)
+    }
+
+
+def info_features(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Features by name as info.json describes them."""
+    features = _dict(info.get("features"))
+    return {str(name): value for name, value in features.items() if isinstance(value, dict)}
+
+
+def frame_rate(info: dict[str, Any]) -> float | None:
+    """Frames a second as info.json has them; None where it says nothing usable."""
+    rate = info.get("fps")
+    usable = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < math.inf
+    return float(rate) if usable else None  # type: ignore[arg-type]
 
 
 def _sorted(rows: list[dict[str, Any]], where: Path) -> list[dict[str, Any]]:
     """Rows by their episode_index, which becomes an int."""
     for number, row in enumerate(rows):
-        row["episode_index"] = _whole(row.get("episode_index"), f"{where}, row {number}: episode_index")
+        row["episode_index"] = whole(row.get("episode_index"), f"{where}, row {number}: episode_index")
     return sorted(rows, key=lambda row: row["episode_index"])
 
 
@@ -347,14 +369,14 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(value: Any, where: str) -> int:
+def whole(value: Any, where: str) -> int:
     """A whole number, which pandas may have stored as a float."""
     if not _number(value) or value != int(value) or value < 0:
         raise RecordingError(f"{where} is {value!r}, expected a whole number.")
     return int(value)
 
 
-def _texts(value: Any) -> list[str]:
+def texts(value: Any) -> list[str]:
     """The sentences of an episode, each once, without blank ones."""
     values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return list(dict.fromkeys(text.strip() for text in values if isinstance(text, str) and text.strip()))
@@ -364,7 +386,8 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_info(path: Path) -> dict[str, Any]:
+    """info.json. Raises RecordingError for a missing or damaged one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

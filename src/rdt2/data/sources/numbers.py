@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from rdt2 import pose
+from rdt2.action import MODEL_WIDTH_MAX
 from rdt2.data.sources.options import METRES, GripperUnit, Rotation, SourceOptions
 from rdt2.errors import ConfigError, PoseError, RecordingError
 
@@ -233,7 +234,8 @@ def to_widths(
     if unit == "range":
         assert options.gripper_range is not None
         closed, opened = options.gripper_range
-        widths = (values - closed) / (opened - closed) * options.gripper_open
+        widest = MODEL_WIDTH_MAX if options.gripper_open is None else options.gripper_open
+        widths = (values - closed) / (opened - closed) * widest
     else:
         widths = values * METRES[unit]
     if widths.min(initial=0.0) < -0.005 or widths.max(initial=0.0) > 0.2:

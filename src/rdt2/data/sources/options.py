@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rdt2.action import MODEL_WIDTH_MAX
+import numpy as np
+
 from rdt2.data.clock import TimeUnit
 from rdt2.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Rotation = Literal[
     "columns",
@@ -21,6 +25,7 @@ Rotation = Literal[
     "euler-zyx-intrinsic",
 ]
 ArmOrder = Literal["right-left", "left-right", "right", "left"]
+Direction = Literal["right", "left", "down", "up", "forward", "back"]
 LengthUnit = Literal["m", "cm", "mm"]
 GripperUnit = Literal["m", "cm", "mm", "range"]
 
@@ -55,8 +60,13 @@ class SourceOptions:
     """Unit of the gripper numbers; range: linear between the two numbers of --gripper-range."""
     gripper_range: tuple[float, float] | None = None
     """The recorded number when closed and when open."""
-    gripper_open: float = MODEL_WIDTH_MAX
-    """With --gripper-unit range: width of the open gripper (m)."""
+    gripper_open: float | None = None
+    """With --gripper-unit range: width of the open gripper (m); 0.088, the widest of the released models, unless the
+    recordings are known to have another."""
+    tool_axes: tuple[Direction, Direction, Direction] | None = None
+    """Where x, y and z of the recorded tool frame point, seen from behind the gripper: left up forward. The released
+    models' frame is right down forward (z along the fingers), and motion is learnt in that frame: poses are turned
+    into it. Without this they stay as they are recorded."""
     cameras: tuple[str, str] | None = None
     """Names of the right and the left wrist camera; of one arm alone, its name twice."""
     color: Literal["rgb", "bgr"] | None = None
@@ -95,14 +105,31 @@ class SourceOptions:
                 f"gripper_range is {self.gripper_range} with gripper_unit {self.gripper_unit!r}: a range needs "
                 f"--gripper-unit range."
             )
-        if not 0 < self.gripper_open <= 0.2:
+        if self.gripper_open is not None and not 0 < self.gripper_open <= 0.2:
             raise ConfigError(f"gripper_open is {self.gripper_open}, expected 0 to 0.2 m.")
         if self.gripper_fixed is not None and not 0 <= self.gripper_fixed <= 0.2:
             raise ConfigError(f"gripper_fixed is {self.gripper_fixed}, expected a width of 0 to 0.2 m.")
         if self.gripper_fixed is not None and self.gripper_key is not None:
             raise ConfigError("gripper_fixed and gripper_key: a width is declared or read, not both.")
+        if self.tool_axes is not None and not np.isclose(np.linalg.det(tool_rotation(self.tool_axes)), 1):
+            raise ConfigError(
+                f"tool_axes are {' '.join(self.tool_axes)}: no right-handed frame. Expected three directions at right "
+                f"angles, such as right down forward, left up forward, or forward left up."
+            )
         if self.crop is not None and self.crop < 16:
             raise ConfigError(f"crop is {self.crop} pixels, expected 16 or more.")
+
+
+_DIRECTIONS: dict[str, tuple[int, int, int]] = {
+    **{"right": (1, 0, 0), "down": (0, 1, 0), "forward": (0, 0, 1)},
+    **{"left": (-1, 0, 0), "up": (0, -1, 0), "back": (0, 0, -1)},
+}
+
+
+def tool_rotation(axes: tuple[Direction, Direction, Direction]) -> Float[np.ndarray, "3 3"]:
+    """The released models' tool frame (x right, y down, z forward) in a recorded one with these axes: with a recorded
+    rotation R, R @ this is that of the models' frame at the same moment."""
+    return np.array([_DIRECTIONS[axis] for axis in axes], np.float64)
 
 
 @dataclass(frozen=True)
