@@ -263,8 +263,7 @@ def test_evaluate_cell_passes_every_condition_on(tmp_path, monkeypatch, capsys):
     def evaluate(policy, robot, task, **settings):
         asked.update(settings, policy=policy, robot=robot, task=task)
         settings = {
-            name: settings[name]
-            for name in ("unseen_scene", "unseen_shapes", "swap_instruction", "seed", "blind")
+            name: settings[name] for name in ("scenery", "unseen_shapes", "swap_instruction", "seed", "blind")
         }
         return cell.CellEvaluation(
             policy=policy.policy, robot=robot, task=task, latency=0.1, execute_steps=12,
@@ -284,7 +283,7 @@ def test_evaluate_cell_passes_every_condition_on(tmp_path, monkeypatch, capsys):
     assert asked["policy"] == wanted
     assert asked["blind"]
     assert (asked["robot"], asked["task"], asked["episodes"], asked["workers"]) == ("fr3", "place", 7, 2)
-    assert asked["unseen_scene"]
+    assert asked["scenery"] == "unseen"
     assert asked["unseen_shapes"]
     assert asked["swap_instruction"]
     values = json.loads((tmp_path / "c.json").read_text())

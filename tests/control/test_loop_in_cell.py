@@ -11,8 +11,8 @@ from rdt2.action import HORIZON, ActionChunk, chunk_from_poses
 from rdt2.control import LoopConfig, run_episode
 from rdt2.robot import Frame
 from rdt2.sim.cell import Cell
+from rdt2.sim.drawing import make_scene
 from rdt2.sim.gripper import tcp_rotation
-from rdt2.sim.scene import make_scene
 
 SIDES = ("right", "left")
 GREY = np.full((384, 384, 3), 127, np.uint8)

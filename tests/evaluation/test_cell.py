@@ -86,12 +86,12 @@ def test_counts_intervals_and_episodes_are_in_the_json(no_simulation):
 
 def test_settings_reach_the_trials(no_simulation):
     evaluate_cell(
-        Still(), "fr3", "press", episodes=2, unseen_scene=True, unseen_shapes=True, swap_instruction=True
+        Still(), "fr3", "press", episodes=2, scenery="unseen", unseen_shapes=True, swap_instruction=True
     )
     trial, _, robot = no_simulation[0]
     assert robot == "fr3"
-    assert (trial.task_kind, trial.unseen_scene, trial.unseen_shapes, trial.swap_instruction) == (
-        "press", True, True, True,
+    assert (trial.task_kind, trial.scenery, trial.unseen_shapes, trial.swap_instruction) == (
+        "press", "unseen", True, True,
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_the_table_names_conditions_and_intervals(capsys):
         "robot": "ur5e",
         "task": "pick",
         "seed": 0,
-        "unseen_scene": True,
+        "scenery": "unseen",
         "latency": 0.1,
     }
     settings |= {"unseen_shapes": False, "blind": True, "swap_instruction": False, "execute_steps": 6}

@@ -184,7 +184,7 @@ def test_listeners_are_called_at_30_hz(cell: Cell) -> None:
 MANY_CELLS = """
 import resource
 from rdt2.sim.cell import Cell
-from rdt2.sim.scene import make_scene
+from rdt2.sim.drawing import make_scene
 
 for seed in range(35):
     with Cell("handheld", make_scene("pick", seed)) as cell:

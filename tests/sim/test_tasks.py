@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from rdt2.errors import TaskError
 from rdt2.sim import Cell, Monitor, make_scene, make_task, swapped, task_for
@@ -48,7 +51,7 @@ class Hand:
         self.move(middle[:2], middle[2] + 0.027 - depth, 0.6)
 
 
-def start(kind: str, seed: int, embodiment: str = "handheld", **unseen: bool) -> tuple[Cell, Monitor]:
+def start(kind: str, seed: int, embodiment: str = "handheld", **unseen: Any) -> tuple[Cell, Monitor]:
     scene = make_scene(kind, seed, **unseen)
     cell = Cell(embodiment, scene)
     return cell, Monitor(cell, task_for(scene))
@@ -99,7 +102,7 @@ def test_the_other_hand_or_object_does_not_count() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_a_grasped_object_does_not_slip(seed: int) -> None:
     """Also the shapes and tables never trained on; shaken to and fro at 0.5 m/s."""
-    cell, monitor = start("pick", seed, unseen_shapes=seed % 2 == 1, unseen_scene=True)
+    cell, monitor = start("pick", seed, unseen_shapes=seed % 2 == 1, scenery="unseen")
     hand, target = Hand(cell, monitor.task.hand), monitor.task.target
     hand.grasp(target)
     hand.lift(target, 0.15)
@@ -114,21 +117,125 @@ def test_a_grasped_object_does_not_slip(seed: int) -> None:
     assert np.abs(in_hand() - before).max() < 0.003
 
 
-def test_place_needs_the_release() -> None:
-    cell, monitor = start("place", 2)
-    hand, target = Hand(cell, monitor.task.hand), monitor.task.target
+def carry_to_bowl(cell: Cell, hand: Hand, target: str, height: float) -> np.ndarray:
+    """Grasp the target and hold it so high over the middle of the bowl; returns where that is."""
     hand.grasp(target)
     hand.lift(target, 0.16)
     bowl = cell.object_pose("bowl")[:3, 3]
     hand.move(bowl[:2], 0.16, 0.8)
-    hand.move(bowl[:2], 0.07, 0.5)
+    hand.move(bowl[:2], height, 0.6)
+    return bowl[:2]
+
+
+def test_place_needs_the_release() -> None:
+    cell, monitor = start("place", 2)
+    hand = Hand(cell, monitor.task.hand)
+    bowl = carry_to_bowl(cell, hand, monitor.task.target, 0.07)
+    hand.move(bowl, cell.object_pose("bowl")[2, 3] + 0.035, 0.5)
     cell.advance_to(cell.time + 0.6)
-    assert not monitor.success, "still held"
+    assert not monitor.success, "still held, though it is in the bowl"
     hand.jaws(0.085)
-    hand.move(bowl[:2], 0.20, 0.6)
+    hand.move(bowl, 0.20, 0.6)
     cell.advance_to(cell.time + 0.6)
     assert monitor.success
     assert monitor.followed
+
+
+def test_the_other_hand_places_nothing() -> None:
+    """regression: whoever put it into the bowl, it was a success. Nor does a push of the right hand make it one."""
+    cell, monitor = start("place", 2)
+    side = "left" if monitor.task.hand == "right" else "right"
+    hand = Hand(cell, side)
+    bowl = carry_to_bowl(cell, hand, monitor.task.target, 0.08)
+    hand.jaws(0.085)
+    hand.move(bowl, 0.24, 0.6)
+    hand.move(bowl + np.array([0.0, 0.3 if side == "left" else -0.3]), 0.24, 0.8)
+    cell.advance_to(cell.time + 0.6)
+    assert monitor.held_last == side
+    assert not monitor.success
+    right_one = Hand(cell, monitor.task.hand)
+    right_one.jaws(0.0)
+    middle = cell.object_pose(monitor.task.target)[:3, 3]
+    right_one.move(middle[:2], 0.16, 1.0)
+    right_one.move(middle[:2], middle[2] + 0.015, 0.6)
+    assert monitor.held_last is None, "it has touched it"
+    right_one.move(bowl, 0.20, 0.6)
+    cell.advance_to(cell.time + 0.6)
+    assert not monitor.success
+
+
+def test_what_is_dropped_from_high_counts_once_it_lies_still_in_the_bowl() -> None:
+    cell, monitor = start("place", 2)
+    hand, target = Hand(cell, monitor.task.hand), monitor.task.target
+    carry_to_bowl(cell, hand, target, 0.25)
+    cell.grippers[hand.side].schedule(0.085, cell.time + 0.2)
+    foot = cell.object_pose("bowl")[:3, 3]
+    while cell.object_pose(target)[2, 3] > foot[2] + 0.06:
+        cell.advance_to(cell.time + 1 / 30)
+        assert not monitor.success, "it falls"
+    cell.advance_to(cell.time + 1.5)
+    inside = np.hypot(*(cell.object_pose(target)[:2, 3] - foot[:2])) < 0.046
+    assert monitor.success == (inside and cell.lowest_point(target) < foot[2] + 0.02)
+
+
+@pytest.mark.parametrize(
+    ("place", "turn", "success"),
+    [
+        ((0.0, 0.0, 0.006), (0, 0, 0), True),
+        ((0.02, 0.01, 0.006), (0, 0, 40), True),
+        ((0.0, 0.0, 0.006), (90, 0, 0), True),  # upright
+        ((0.015, 0.0, 0.012), (0, 25, 0), True),  # against the wall
+        ((0.0675, 0.0, 0.045), (0, 0, 0), False),  # balanced on the rim
+        ((0.05, 0.0, 0.040), (0, 0, 0), False),
+        ((0.055, 0.0, 0.025), (0, 40, 0), False),  # leans over the rim
+        ((0.0, 0.0, 0.050), (0, 0, 0), False),  # above it
+        ((0.09, 0.0, 0.0), (0, 0, 0), False),  # beside it
+    ],
+)
+@pytest.mark.parametrize("unseen_shapes", [False, True])
+def test_in_the_bowl_is_not_on_its_rim(
+    place: tuple[float, float, float], turn: tuple[float, float, float], success: bool, unseen_shapes: bool
+) -> None:
+    """regression: an object balanced on the rim was a success. `place` is that of its lowest point's height and its
+    middle aside, from the bowl's foot.
+    """
+    import mujoco
+
+    cell, monitor = start("place", 2, unseen_shapes=unseen_shapes)
+    target = monitor.task.target
+    joint = cell.model.joint(target)
+    first, speed = int(joint.qposadr[0]), int(joint.dofadr[0])
+    monitor.held_last = monitor.task.hand
+    quat = Rotation.from_euler("xyz", turn, degrees=True).as_quat(scalar_first=True)
+    foot = cell.object_pose("bowl")[:3, 3]
+    for _ in range(12):
+        cell.data.qpos[first : first + 7] = *(foot + place), *quat
+        cell.data.qvel[speed : speed + 6] = 0
+        mujoco.mj_forward(cell.model, cell.data)
+        cell.data.qpos[first + 2] += foot[2] + place[2] - cell.lowest_point(target)
+        mujoco.mj_forward(cell.model, cell.data)
+        assert cell.lowest_point(target) == pytest.approx(foot[2] + place[2], abs=1e-6)
+        cell.data.time += 1 / 30
+        monitor.update()
+    assert monitor.success == success
+
+
+def test_what_moves_in_the_bowl_is_not_placed_yet() -> None:
+    import mujoco
+
+    cell, monitor = start("place", 2)
+    joint = cell.model.joint(monitor.task.target)
+    first, speed = int(joint.qposadr[0]), int(joint.dofadr[0])
+    foot = cell.object_pose("bowl")[:3, 3]
+    for velocity, success in (((0, 0, 0, 0, 0, 3.0), False), ((0.1, 0, 0, 0, 0, 0), False), ((0,) * 6, True)):
+        monitor.held_last = monitor.task.hand
+        for _ in range(12):
+            cell.data.qpos[first : first + 3] = foot + np.array([0, 0, 0.027])
+            cell.data.qvel[speed : speed + 6] = velocity
+            mujoco.mj_forward(cell.model, cell.data)
+            cell.data.time += 1 / 30
+            monitor.update()
+        assert monitor.success == success
 
 
 def test_beside_the_bowl_is_not_placed() -> None:

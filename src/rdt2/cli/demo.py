@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from rdt2.cli.choices import TaskNameOrAll
+
 if TYPE_CHECKING:
     from rdt2.evaluation.cell import EpisodeRecord
     from rdt2.evaluation.report import EpisodeView, SummaryRow
@@ -33,7 +35,7 @@ class Demo:
 
     robot: Literal["ur5e", "fr3", "handheld"] = "ur5e"
     """Which arms."""
-    task: Literal["pick", "place", "press", "all"] = "all"
+    task: TaskNameOrAll = "all"
     """What to do."""
     model: Literal["fm", "vq"] = "fm"
     """fm: flow-matching expert; vq: action tokens."""
@@ -58,9 +60,10 @@ class Demo:
         from rdt2.observation import check_instruction
         from rdt2.progress import note, progress, working
         from rdt2.sim.render import require_rendering
+        from rdt2.sim.tasks import TASKS
 
         require_rendering()
-        kinds = ["pick", "place", "press"] if self.task == "all" else [self.task]
+        kinds = list(TASKS) if self.task == "all" else [self.task]
         if self.instruction is None:
             trials = [trial for kind in kinds for trial in draw_trials(kind, self.episodes, self.seed)]
         else:

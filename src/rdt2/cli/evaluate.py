@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rdt2.cli.choices import SceneryName, TaskName
 from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -97,14 +98,14 @@ class EvaluateCell:
     spec: PolicySpec = field(default_factory=PolicySpec)
     robot: Literal["ur5e", "fr3", "handheld"] = "ur5e"
     """Which arms."""
-    task: Literal["pick", "place", "press"] = "pick"
+    task: TaskName = "pick"
     """What the sentence asks for."""
     episodes: int = 20
     """How many scenes."""
     seed: int = 0
     """Which scenes, and the policy's noise."""
-    scene: Literal["seen", "unseen"] = "seen"
-    """unseen: textures, light and a table height that training never had."""
+    scene: SceneryName = "seen"
+    """What the surroundings are drawn from. unseen: textures, light and table heights outside of training's ranges."""
     shapes: Literal["seen", "unseen"] = "seen"
     """unseen: object shapes that training never had, in known colours."""
     blind: bool = False
@@ -141,7 +142,7 @@ class EvaluateCell:
                 self.task,
                 episodes=self.episodes,
                 seed=self.seed,
-                unseen_scene=self.scene == "unseen",
+                scenery=self.scene,
                 unseen_shapes=self.shapes == "unseen",
                 swap_instruction=self.swap_instruction,
                 blind=self.blind,

@@ -82,7 +82,7 @@ class CellEvaluation:
     robot: str
     task: str
     seed: int
-    unseen_scene: bool
+    scenery: str
     unseen_shapes: bool
     blind: bool
     swap_instruction: bool
@@ -160,7 +160,7 @@ class CellEvaluation:
 
     def _conditions(self) -> str:
         words = [self.task]
-        words += ["unseen scenes"] if self.unseen_scene else []
+        words += [f"{self.scenery} scenes"] if self.scenery != "seen" else []
         words += ["unseen shapes"] if self.unseen_shapes else []
         words += ["black pictures"] if self.blind else []
         words += ["swapped instructions"] if self.swap_instruction else []
@@ -186,11 +186,11 @@ def loop_config(execute_steps: int = EXECUTE_STEPS) -> LoopConfig:
 def evaluate_cell(
     policy: PolicySpec | Policy | str,
     robot: Literal["ur5e", "fr3", "handheld"],
-    task: Literal["pick", "place", "press"],
+    task: str,
     *,
     episodes: int = 20,
     seed: int = 0,
-    unseen_scene: bool = False,
+    scenery: str = "seen",
     unseen_shapes: bool = False,
     swap_instruction: bool = False,
     blind: bool = False,
@@ -204,10 +204,11 @@ def evaluate_cell(
     Args:
         policy: which one to load, or a loaded one with one worker.
         robot: which arms.
-        task: what the sentences ask for.
+        task: what the sentences ask for, a name of `rdt2.sim.tasks.TASKS`.
         episodes: how many scenes; hands and colours are balanced over them.
         seed: which scenes, never those of training, and the policy's noise.
-        unseen_scene: textures, light and table height that training never had.
+        scenery: what textures, light and table height are drawn from: "seen" is what training has, "unseen" what it
+            never has. See `rdt2.sim.sceneries`.
         unseen_shapes: shapes that training never had, in known colours.
         swap_instruction: ask for another hand or object than the scene was made for.
         blind: show it black pictures.
@@ -232,7 +233,7 @@ def evaluate_cell(
         task,
         episodes,
         seed,
-        unseen_scene=unseen_scene,
+        scenery=scenery,
         unseen_shapes=unseen_shapes,
         swap_instruction=swap_instruction,
     )
@@ -247,7 +248,7 @@ def evaluate_cell(
         robot=robot,
         task=task,
         seed=seed,
-        unseen_scene=unseen_scene,
+        scenery=scenery,
         unseen_shapes=unseen_shapes,
         blind=blind,
         swap_instruction=swap_instruction,

@@ -28,7 +28,7 @@ class Trial:
     seed: int
     """Of the scene; the policy's noise follows from it too."""
     task_kind: str
-    unseen_scene: bool = False
+    scenery: str = "seen"
     unseen_shapes: bool = False
     swap_instruction: bool = False
     instruction: str | None = None
@@ -36,11 +36,9 @@ class Trial:
 
     def scene(self) -> Scene:
         """The scene of this trial."""
-        from rdt2.sim.scene import make_scene
+        from rdt2.sim.drawing import make_scene
 
-        return make_scene(
-            self.task_kind, self.seed, unseen_scene=self.unseen_scene, unseen_shapes=self.unseen_shapes
-        )
+        return make_scene(self.task_kind, self.seed, scenery=self.scenery, unseen_shapes=self.unseen_shapes)
 
     def task(self, scene: Scene) -> Task | None:
         """What is asked for in its scene; None where the user's own sentence names no task of it."""
@@ -60,13 +58,12 @@ class Trial:
 def task_named(scene: Scene, instruction: str) -> Task | None:
     """The task of a scene that a sentence asks for; case, spaces and full stop do not matter."""
     from rdt2.robot.protocols import ARMS
-    from rdt2.sim.tasks import make_task
+    from rdt2.sim.tasks import TASKS, make_task
 
     wanted = _words(instruction)
-    kind = "button" if scene.task_kind == "press" else "object"
     for item in scene.objects:
         for hand in ARMS:
-            if item.kind == kind:
+            if item.kind == TASKS[scene.task_kind].about:
                 task = make_task(scene.task_kind, hand, item)
                 if _words(task.instruction) == wanted:
                     return task
@@ -82,7 +79,7 @@ def draw_trials(
     episodes: int,
     seed: int,
     *,
-    unseen_scene: bool = False,
+    scenery: str = "seen",
     unseen_shapes: bool = False,
     swap_instruction: bool = False,
 ) -> list[Trial]:
@@ -94,8 +91,9 @@ def draw_trials(
         ConfigError: no episodes, or a seed whose scenes would reach those of training.
         TaskError: an unknown task.
     """
+    from rdt2.sim.drawing import make_scene
     from rdt2.sim.recording import FIRST_SCENE_SEED
-    from rdt2.sim.scene import COLOURS, make_scene
+    from rdt2.sim.scene import COLOURS
 
     seeds = FIRST_SCENE_SEED // SCENE_SEEDS_EACH
     if not 0 <= seed < seeds:
@@ -107,11 +105,11 @@ def draw_trials(
         waiting.setdefault(_wanted(index, list(COLOURS)), []).append(index)
     found: dict[int, Trial] = {}
     for scene_seed in range(seed * SCENE_SEEDS_EACH, (seed + 1) * SCENE_SEEDS_EACH):
-        scene = make_scene(task_kind, scene_seed, unseen_scene=unseen_scene, unseen_shapes=unseen_shapes)
+        scene = make_scene(task_kind, scene_seed, scenery=scenery, unseen_shapes=unseen_shapes)
         queue = waiting.get((scene.hand, scene.object(scene.target).colour))
         if queue:
             index = queue.pop(0)
-            found[index] = Trial(index, scene_seed, task_kind, unseen_scene, unseen_shapes, swap_instruction)
+            found[index] = Trial(index, scene_seed, task_kind, scenery, unseen_shapes, swap_instruction)
             if len(found) == episodes:
                 return [found[index] for index in range(episodes)]
     raise ConfigError(

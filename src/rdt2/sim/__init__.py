@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rdt2.sim.cell import EMBODIMENTS, Cell
-    from rdt2.sim.scene import Scene, make_scene
+    from rdt2.sim.drawing import make_scene
+    from rdt2.sim.scene import Scene
     from rdt2.sim.tasks import Monitor, Task, make_task, swapped, task_for
 
 __all__ = [
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 _WHERE = {
-    "EMBODIMENTS": "cell", "Cell": "cell", "Scene": "scene", "make_scene": "scene",
+    "EMBODIMENTS": "cell", "Cell": "cell", "Scene": "scene", "make_scene": "drawing",
     "Monitor": "tasks", "Task": "tasks", "make_task": "tasks", "swapped": "tasks", "task_for": "tasks",
 }  # fmt: skip
 

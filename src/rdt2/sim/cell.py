@@ -22,9 +22,10 @@ from scipy.spatial.transform import Rotation
 from rdt2.errors import SimulationError, TaskError
 from rdt2.robot.protocols import ARMS, Frame, Robot
 from rdt2.sim import render
+from rdt2.sim.building import add_room, add_tubes, build_scene
 from rdt2.sim.gripper import GripperController, gripper_spec, tcp_rotation
 from rdt2.sim.handheld import HandheldArm, Mover, site_pose
-from rdt2.sim.scene import Scene, Start, add_room, add_tubes, build_scene
+from rdt2.sim.scene import Scene, Start
 
 if TYPE_CHECKING:
     import mujoco
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 EMBODIMENTS = ("handheld", "ur5e", "fr3")
 WRIST_SIZE = (384, 384)
+ACROSS = 0.7
+"""Cosine to the way the jaws open, of a push between a finger and what it holds."""
 FRONT_SIZE = (640, 480)
 
 
@@ -56,6 +59,23 @@ def start_pose(side: str, start: Start) -> Float[ndarray, "4 4"]:
     pose[:3, :3] = tilt @ tcp_rotation(side, yaw=start.yaw)
     pose[:3, 3] = start.position
     return pose
+
+
+def _reach(model: mujoco.MjModel, geom: int, way: Float[ndarray, 3]) -> float:
+    """How far a shape reaches from its middle along a unit vector in its own axes (and against it), metres."""
+    import mujoco
+
+    a, b, _ = size = model.geom_size[geom]
+    kind = model.geom_type[geom]
+    if kind == mujoco.mjtGeom.mjGEOM_BOX:
+        return float(np.abs(way) @ size)
+    if kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
+        return float(a * np.hypot(way[0], way[1]) + b * abs(way[2]))
+    if kind == mujoco.mjtGeom.mjGEOM_SPHERE:
+        return float(a)
+    mesh = int(model.geom_dataid[geom])
+    first = int(model.mesh_vertadr[mesh])
+    return float(np.max(model.mesh_vert[first : first + model.mesh_vertnum[mesh]] @ way))
 
 
 def build_cell(embodiment: str, scene: Scene) -> tuple[mujoco.MjModel, Names]:
@@ -281,29 +301,42 @@ class Cell:
         width = 2 * np.tan(np.deg2rad(self.model.cam_fovy[camera.id]) / 2) * max(-z, 1e-3)
         return float(x / width), float(-y / width), float(-z)
 
-    def object_speed(self, name: str) -> float:
-        """Metres per second, of an object that can be grasped."""
+    def object_speed(self, name: str) -> tuple[float, float]:
+        """m/s and rad/s of an object that can be grasped."""
         address = int(self.model.joint(name).dofadr[0])
-        return float(np.linalg.norm(self.data.qvel[address : address + 3]))
+        velocity = self.data.qvel[address : address + 6]
+        return float(np.linalg.norm(velocity[:3])), float(np.linalg.norm(velocity[3:]))
+
+    def lowest_point(self, name: str) -> float:
+        """Height of the lowest point of an object that can be grasped, metres above z = 0."""
+        geom = int(self.model.body_geomadr[self._objects[name]])
+        up = self.data.geom_xmat[geom].reshape(3, 3)[2]  # the world's z in the axes of the shape
+        return float(self.data.geom_xpos[geom, 2] - _reach(self.model, geom, up))
 
     def button_depth(self, name: str) -> float:
         """How far a button is pushed in, metres."""
         return float(-self.data.qpos[self._buttons[name]])
 
-    def _touches(self) -> Iterator[tuple[int, str]]:
-        """All (geom of a gripper, object it touches) now."""
-        for a, b in self.data.contact.geom.tolist():
+    def _touches(self) -> Iterator[tuple[int, int, str]]:
+        """All (number of the contact, geom of a gripper, object it touches) now."""
+        for number, (a, b) in enumerate(self.data.contact.geom.tolist()):
             for one, other in ((a, b), (b, a)):
                 if one in self._geom_side and other in self._geom_object:
-                    yield one, self._geom_object[other]
+                    yield number, one, self._geom_object[other]
 
     def touching(self) -> set[tuple[str, str]]:
         """All (side, object) where a gripper touches an object now."""
-        return {(self._geom_side[geom], name) for geom, name in self._touches()}
+        return {(self._geom_side[geom], name) for _, geom, name in self._touches()}
 
     def grasping(self, side: str, name: str) -> bool:
-        """Whether both fingers of `side` touch the object called `name` now."""
-        bodies = {self.model.geom_bodyid[geom] for geom, other in self._touches() if other == name}
+        """Whether the object called `name` is between the fingers of `side` now: both touch it from the side, unlike
+        fingers that press on it from above.
+        """
+        opens = self.data.body(self.names.gripper[side]).xmat.reshape(3, 3)[:, 1]
+        across = np.abs(self.data.contact.frame[:, :3] @ opens) > ACROSS
+        bodies = {
+            self.model.geom_bodyid[geom] for i, geom, other in self._touches() if other == name and across[i]
+        }
         return self._fingers[side] <= bodies
 
     def close(self) -> None:

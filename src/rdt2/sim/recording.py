@@ -29,7 +29,8 @@ from rdt2.sim.demonstrator import (
     perturbed_start,
     wandered_start,
 )
-from rdt2.sim.scene import TASK_KINDS, Scene, make_scene
+from rdt2.sim.drawing import make_scene
+from rdt2.sim.scene import Scene
 from rdt2.sim.tasks import Monitor, Task, task_for
 from rdt2.workers import worker_pool
 
@@ -171,8 +172,8 @@ class RecordingReport:
 
     episodes: int = 0
     samples: int = 0
-    attempts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASK_KINDS, 0))
-    successes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASK_KINDS, 0))
+    attempts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASK_MIX, 0))
+    successes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASK_MIX, 0))
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -210,8 +211,11 @@ def record_dataset(
 
     if episodes < 1 or stride < 1 or workers < 1 or episodes_per_shard < 1:
         raise ConfigError("episodes, stride, workers and episodes_per_shard must be at least 1.")
-    if not tasks or set(tasks) - set(TASK_KINDS) or sum(tasks.values()) <= 0:
-        raise ConfigError(f"tasks is {dict(tasks)}, expected positive weights for some of {TASK_KINDS}.")
+    if not tasks or set(tasks) - set(TASK_MIX) or sum(tasks.values()) <= 0:
+        raise ConfigError(
+            f"tasks is {dict(tasks)}, expected positive weights for some of {list(TASK_MIX)}, "
+            "which the demonstrator does."
+        )
     began, folder = time.monotonic(), Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _remember_settings(
@@ -241,7 +245,7 @@ def record_dataset(
     done = sum(job.last - job.first for job in jobs) - sum(job.last - job.first for job in missing)
     for job, (attempts, successes) in _run(missing, workers):
         done += job.last - job.first
-        for kind in TASK_KINDS:
+        for kind in TASK_MIX:
             report.attempts[kind] += attempts[kind]
             report.successes[kind] += successes[kind]
         if progress is not None:
@@ -290,7 +294,7 @@ def _record_shard(job: _Job) -> _Counts:
     from rdt2.data.episode import stored_state
     from rdt2.data.shards import ShardWriter
 
-    attempts, successes = dict.fromkeys(TASK_KINDS, 0), dict.fromkeys(TASK_KINDS, 0)
+    attempts, successes = dict.fromkeys(TASK_MIX, 0), dict.fromkeys(TASK_MIX, 0)
     with ShardWriter(
         job.folder, samples_per_shard=1 << 30, first_shard=job.shard, write_instructions=False
     ) as writer:

@@ -1,6 +1,4 @@
-"""Textures painted from a seed: wood, speckle, cloth for scenes that are seen; marble, stripes, dots for
-unseen ones.
-"""
+"""Textures painted from a seed: families of patterns, each of two colours."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from numpy.random import Generator
 
-SEEN_FAMILIES = ("plain", "wood", "speckle", "cloth")
-UNSEEN_FAMILIES = ("marble", "stripes", "dots")
+FAMILIES = ("plain", "wood", "speckle", "cloth", "marble", "stripes", "dots")
 
 Colour = tuple[float, float, float]
 
@@ -35,32 +32,6 @@ def hsv(h: float, s: float, v: float) -> Colour:
     """A colour of hue, saturation and value, each 0..1."""
     r, g, b = colorsys.hsv_to_rgb(h % 1.0, s, v)
     return float(r), float(g), float(b)
-
-
-def draw(rng: Generator, place: str, *, unseen: bool) -> Texture:
-    """A texture for the "table" or the "floor".
-
-    Colours stay pale against the saturated objects. Seen: warm woods, and any hue. Unseen: other families, in the
-    greens and pinks that are furthest from wood.
-    """
-    family = str(rng.choice(UNSEEN_FAMILIES if unseen else SEEN_FAMILIES))
-    if unseen:
-        hue = rng.choice([rng.uniform(0.25, 0.45), rng.uniform(0.80, 0.95)])
-        saturation, value = rng.uniform(0.10, 0.28), rng.uniform(0.45, 0.85)
-    elif family == "wood":
-        hue, saturation, value = rng.uniform(0.06, 0.11), rng.uniform(0.22, 0.42), rng.uniform(0.55, 0.85)
-    else:
-        hue, saturation, value = rng.uniform(), rng.uniform(0.0, 0.28), rng.uniform(0.45, 0.90)
-    if place == "floor":
-        value *= 0.75
-    contrast = rng.uniform(0.78, 0.90)
-    light, dark = hsv(hue, saturation, value), hsv(hue, min(1.0, saturation * 1.1), value * contrast)
-    return Texture(family, int(rng.integers(2**31)), light, dark)
-
-
-def wall_colour(rng: Generator) -> Colour:
-    """Colour of the room's walls."""
-    return hsv(rng.uniform(), rng.uniform(0.08, 0.30), rng.uniform(0.62, 0.86))
 
 
 def _noise(rng: Generator, size: int, cells: tuple[int, int]) -> Float[ndarray, "n n"]:
@@ -113,9 +84,7 @@ def paint(texture: Texture, size: int) -> UInt8[ndarray, "size size 3"]:
         count = int(rng.integers(8, 16))
         mix = (np.hypot((u * count) % 1 - 0.5, (v * count) % 1 - 0.5) < 0.28).astype(float)
     else:
-        raise ValueError(
-            f"texture family is {texture.family!r}, expected one of {SEEN_FAMILIES + UNSEEN_FAMILIES}."
-        )
+        raise ValueError(f"texture family is {texture.family!r}, expected one of {FAMILIES}.")
     mix = np.clip(mix, 0, 1)[..., None]
     colour = (1 - mix) * np.array(texture.light) + mix * np.array(texture.dark)
     return np.round(np.clip(colour, 0, 1) * 255).astype(np.uint8)

@@ -1,8 +1,7 @@
-"""What is asked of the hands, in words, and whether it was done.
+"""What is asked of the hands, in words, and whether it was done. A file each.
 
-Success is the paper's: *pick*, the target is lifted 10 cm above where it stood and held there for 3 s by the
-hand that was named; *place*, the target lies at rest in the bowl and no finger touches it; *press*, the named
-hand pushed the button in.
+A file of this folder is a task of its name: one variable, `TASK`, says what stands on the table, how it is asked for,
+and when it is done. Success is the paper's: see *pick*, *place* and *press*.
 
 `followed` is about the sentence only: the hand that was named acted first, on the object that was named. To
 act is to lift an object by 2 cm, to hold it between both fingers for a fifth of a second, or to push a button
@@ -11,37 +10,53 @@ in.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol
 
 from rdt2.errors import TaskError
+from rdt2.registry import Registry
 from rdt2.robot.protocols import ARMS
-from rdt2.sim.scene import BOWL_HEIGHT, BOWL_RADIUS, TASK_KINDS, ObjectSpec, Scene
+from rdt2.sim.scene import ObjectSpec, Scene
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
     from rdt2.sim.cell import Cell
 
-PERIOD = 1 / 30
-LIFT = 0.10
-"""Metres above its resting height."""
-HOLD_TIME = 3.0
-"""Seconds."""
 PRESS_DEPTH = 0.006
+"""Metres a button has to go in."""
 ACT_LIFT = 0.02
 ACT_GRASP_TIME = 0.2
-REST_SPEED = 0.02
-"""Metres a second."""
-REST_TIME = 0.3
 
-_SENTENCES = {
-    "pick": "Pick up the {target} with the {hand} hand.",
-    "place": "Put the {target} in the bowl with the {hand} hand.",
-    "press": "Press the {target} with the {hand} hand.",
-}
+
+class Draw(Protocol):
+    """Draws what stands on the table, the target first; the places come later."""
+
+    def __call__(
+        self, rng: Generator, colours: Sequence[str], *, unseen_shapes: bool
+    ) -> tuple[ObjectSpec, ...]: ...
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """What all tasks of one name have in common."""
+
+    stream: int
+    """A number that no other task has: part of the seed of its scenes."""
+    sentence: str
+    """With {target} and {hand}."""
+    about: str
+    """Kind of the things that can be its target: "object" or "button"."""
+    draw: Draw
+    reached: Callable[[Monitor], bool]
+    """Whether what is asked for holds at this moment."""
+    seconds: float
+    """How long it has to hold."""
+
+
+TASKS = Registry("task", "rdt2.sim.tasks", variable="TASK", kind=TaskKind, error=TaskError)
+"""All kinds of tasks by name."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +77,11 @@ def make_task(kind: str, hand: str, target: ObjectSpec) -> Task:
     Raises:
         TaskError: unknown kind or hand, or an object the task cannot be about (a bowl cannot be picked).
     """
-    if kind not in TASK_KINDS or hand not in ARMS:
-        raise TaskError(f"task is {kind!r} with the {hand!r} hand, expected one of {TASK_KINDS} and {ARMS}.")
-    if target.kind != ("button" if kind == "press" else "object"):
+    if hand not in ARMS:
+        raise TaskError(f"there is no {hand!r} hand, only {' and '.join(ARMS)}.")
+    if target.kind != TASKS[kind].about:
         raise TaskError(f"cannot {kind} the {target.name}: it is a {target.kind}.")
-    sentence = _SENTENCES[kind].format(target=target.name, hand=hand)
+    sentence = TASKS[kind].sentence.format(target=target.name, hand=hand)
     return Task(kind, hand, target.name, target.colour, target.shape, sentence)
 
 
@@ -79,8 +94,8 @@ def swapped(scene: Scene, rng: Generator) -> Task:
     """Another sentence for the same scene: another object, the other hand, or both (a third of the cases
     each).
     """
-    wanted = "button" if scene.task_kind == "press" else "object"
-    others = [o for o in scene.objects if o.kind == wanted and o.name != scene.target]
+    about = TASKS[scene.task_kind].about
+    others = [o for o in scene.objects if o.kind == about and o.name != scene.target]
     target, hand = scene.object(scene.target), scene.hand
     change = int(rng.integers(3))
     if change != 0:
@@ -96,21 +111,25 @@ class Monitor:
     Attributes:
         success: the task is done. Once true it stays true.
         acted: the (hand, object) of the first act, or None.
+        touching: all (hand, object) where a gripper touches an object now.
+        height: how far the target is above its resting height now, metres (0 for a button).
+        held_last: the hand that held the target last, with no other hand at it since; else None.
     """
 
     def __init__(self, cell: Cell, task: Task) -> None:
-        self._cell, self.task = cell, task
+        self.cell, self.task, self._kind = cell, task, TASKS[task.kind]
         cell.scene.object(task.target)
         self.success = False
         self.acted: tuple[str, str] | None = None
+        self.touching: set[tuple[str, str]] = set()
+        self.height = 0.0
+        self.held_last: str | None = None
         self._rest = {
             o.name: cell.object_pose(o.name)[2, 3] for o in cell.scene.objects if o.kind == "object"
         }
         self._grasped: dict[tuple[str, str], float] = {}
         self._since: float | None = None
         self._last = cell.time
-        self.height = 0.0
-        """How far the target is above its resting height now, metres (0 for a button)."""
         cell.listeners.append(self.update)
 
     @property
@@ -123,42 +142,46 @@ class Monitor:
         """Nothing is left to watch for."""
         return self.success
 
+    @property
+    def holders(self) -> set[str]:
+        """The hands that touch the target now."""
+        return {hand for hand, name in self.touching if name == self.task.target}
+
     def close(self) -> None:
         """Stop listening to the cell."""
-        if self.update in self._cell.listeners:
-            self._cell.listeners.remove(self.update)
+        if self.update in self.cell.listeners:
+            self.cell.listeners.remove(self.update)
 
     def update(self) -> None:
         """Look at the cell now."""
-        cell, task, now = self._cell, self.task, self._cell.time
+        cell, now = self.cell, self.cell.time
         if self._last == now:
             return
         elapsed, self._last = now - self._last, now
-        touching = cell.touching()
+        self.touching = cell.touching()
         if self.acted is None:
-            self.acted = self._first_act(touching, elapsed)
+            self.acted = self._first_act(elapsed)
         if self.success:
             return
-        if task.kind == "press":
-            pressed = cell.button_depth(task.target) >= PRESS_DEPTH
-            self.success = pressed and (task.hand, task.target) in touching
-            return
-        self.height = float(cell.object_pose(task.target)[2, 3] - self._rest[task.target])
-        if task.kind == "pick":
-            reached = self.height >= LIFT and task.hand in _holders(touching, task.target)
-            needed = HOLD_TIME
-        else:
-            reached = self._lies_in_bowl() and not _holders(touching, task.target)
-            needed = REST_TIME
-        if not reached:
+        if self.task.target in self._rest:
+            self.height = float(cell.object_pose(self.task.target)[2, 3] - self._rest[self.task.target])
+            self._remember_holder()
+        if not self._kind.reached(self):
             self._since = None
         elif self._since is None:
             self._since = now
-        self.success = self._since is not None and now - self._since >= needed - 1e-6
+        self.success = self._since is not None and now - self._since >= self._kind.seconds - 1e-6
 
-    def _first_act(self, touching: set[tuple[str, str]], elapsed: float) -> tuple[str, str] | None:
-        cell = self._cell
-        for hand, name in sorted(touching):
+    def _remember_holder(self) -> None:
+        for hand in self.holders:
+            if self.cell.grasping(hand, self.task.target):
+                self.held_last = hand
+            elif hand != self.held_last:
+                self.held_last = None
+
+    def _first_act(self, elapsed: float) -> tuple[str, str] | None:
+        cell = self.cell
+        for hand, name in sorted(self.touching):
             if name in self._rest:
                 lifted = cell.object_pose(name)[2, 3] - self._rest[name] >= ACT_LIFT
                 held = cell.grasping(hand, name)
@@ -168,13 +191,3 @@ class Monitor:
             elif cell.scene.object(name).kind == "button" and cell.button_depth(name) >= PRESS_DEPTH:
                 return hand, name
         return None
-
-    def _lies_in_bowl(self) -> bool:
-        cell, target = self._cell, self.task.target
-        offset = cell.object_pose(target)[:3, 3] - cell.object_pose("bowl")[:3, 3]
-        inside = float(np.hypot(offset[0], offset[1])) < BOWL_RADIUS and 0 < offset[2] < BOWL_HEIGHT + 0.03
-        return inside and cell.object_speed(target) < REST_SPEED
-
-
-def _holders(touching: set[tuple[str, str]], name: str) -> set[str]:
-    return {hand for hand, other in touching if other == name}

@@ -1,0 +1,121 @@
+"""Kinds that are found by name: a file each, in a package of ours or in one that somebody installed.
+
+    TASKS = Registry("task", "rdt2.sim.tasks", variable="TASK", kind=TaskKind, error=TaskError)
+    TASKS["pick"]          # the TASK of rdt2/sim/tasks/pick.py
+
+A file in the package is a kind of the file's name. A kind of an installed package is an entry point of a group that is
+called as the package is, for example in its pyproject.toml:
+
+    [project.entry-points."rdt2.tasks"]
+    wash = "my_package.wash:TASK"
+
+Names cost nothing; a kind is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import Generic, TypeVar
+
+from rdt2.errors import ConfigError, RDT2Error
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
+    """ " Did you mean 'pick'?" for a name that is nearly one of `names`, else nothing."""
+    near = difflib.get_close_matches(str(name).lower(), list(names), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def kind_names(package: str) -> tuple[str, ...]:
+    """Names of the kinds of a registry's package, without importing it: choices of a command line."""
+    plugged = [place.name for place in entry_points(group=_group(package))]
+    return tuple(sorted({*_files(package), *plugged}))
+
+
+def _group(package: str) -> str:
+    return "rdt2." + package.rpartition(".")[2]
+
+
+def _files(package: str) -> list[str]:
+    spec = find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ConfigError(f"{package} is no package: a registry's kinds are the files of one.")
+    names = [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)]
+    return [name for name in names if not name.startswith("_")]
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A read-only mapping from name to kind, in the order of the alphabet.
+
+    Args:
+        what: a word for one of them, for messages.
+        package: its files without a leading underscore are the kinds; its last name is the entry points' group's.
+        variable: what a file calls its kind.
+        kind: the type that it must be of.
+        error: raised for a name that is not there; says which are, and the nearest.
+    """
+
+    def __init__(
+        self, what: str, package: str, *, variable: str, kind: type[T], error: type[RDT2Error] = ConfigError
+    ) -> None:
+        self.what, self.package, self.variable = what, package, variable
+        self._kind, self._error = kind, error
+        self._loaded: dict[str, T] = {}
+
+    @cached_property
+    def _places(self) -> dict[str, EntryPoint]:
+        group = _group(self.package)
+        own = [
+            EntryPoint(name, f"{self.package}.{name}:{self.variable}", group) for name in _files(self.package)
+        ]
+        found: dict[str, EntryPoint] = {}
+        for place in (*own, *entry_points(group=group)):
+            if found.setdefault(place.name, place).value != place.value:
+                raise ConfigError(
+                    f"two packages bring a {self.what} called {place.name!r}: {found[place.name].value} and "
+                    f"{place.value}. Rename or uninstall one."
+                )
+        return dict(sorted(found.items()))
+
+    def __getitem__(self, name: str) -> T:
+        """The kind called `name`.
+
+        Raises:
+            the registry's error: no such name. ConfigError: its file brings nothing of the right type.
+        """
+        if name not in self._places:
+            raise self._error(
+                f"there is no {self.what} called {name!r}, only {', '.join(self)}."
+                f"{did_you_mean(name, tuple(self))} A new one is one file: see rdt2/registry.py."
+            )
+        if name not in self._loaded:
+            place = self._places[name]
+            try:
+                kind = place.load()
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(
+                    f"the {self.what} {name!r} cannot be loaded from {place.value}: {error}."
+                ) from error
+            if not isinstance(kind, self._kind):
+                raise ConfigError(
+                    f"the {self.what} {name!r}: {place.value} is a {type(kind).__name__}, expected a "
+                    f"{self._kind.__name__}."
+                )
+            self._loaded[name] = kind
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
