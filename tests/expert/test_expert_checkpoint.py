@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,7 +93,9 @@ def test_hostile_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> 
     (folder / "model.safetensors").unlink()
     for save in (lambda x, f: torch.save(x, f), lambda x, f: f.write_bytes(pickle.dumps(x, protocol=2))):
         save({"weight": Hostile(tmp_path / "pwned")}, folder / "pytorch_model.bin")
-        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: cannot be read as weights"):
+        with pytest.raises(
+            CheckpointError, match=r"pytorch_model\.bin was refused: .* Nothing in it was executed"
+        ):
             Expert.from_pretrained(folder)
         assert not (tmp_path / "pwned").exists()
 
@@ -99,14 +104,14 @@ def test_bin_that_holds_something_else(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     for content in ([1, 2], {"model": {"weight": torch.zeros(1)}}, torch.zeros(3)):
         torch.save(content, folder / "pytorch_model.bin")
-        with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        with pytest.raises(CheckpointError, match="expected tensors by their names"):
             Expert.from_pretrained(folder)
 
 
 def test_half_a_file_is_refused(folder: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="is damaged"):
         Expert.from_pretrained(folder)
 
 
@@ -199,3 +204,31 @@ def test_others_may_read_what_is_saved(expert: Expert, tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert {oct(path.stat().st_mode & 0o777) for path in saved.iterdir()} == {"0o644"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_are_read_once_and_straight_to_their_device(
+    expert: Expert, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: all of them came to the CPU first."""
+    if name == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+        torch.save(expert.state_dict(), folder / name)
+    read, devices, opened = [], [], checkpoint_module.opened
+
+    @contextmanager
+    def watched(file: Path, device: torch.device) -> Iterator[SimpleNamespace]:
+        devices.append(str(device))
+        with opened(file, device) as tensors:
+            yield SimpleNamespace(
+                keys=tensors.keys,
+                shape=tensors.shape,
+                get_tensor=lambda key: (read.append(key), tensors.get_tensor(key))[1],
+            )
+
+    monkeypatch.setattr(checkpoint_module, "opened", watched)
+    loaded = Expert.from_pretrained(folder, dtype=torch.bfloat16, device="meta")
+    assert devices == ["meta"]
+    assert sorted(read) == sorted(expert.state_dict())
+    assert {(str(p.device), p.dtype) for p in loaded.parameters()} == {("meta", torch.bfloat16)}
+    assert {str(p.device) for p in Expert.from_pretrained(folder, device="cpu:0").parameters()} == {"cpu"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +15,12 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from rdt2.expert import model as expert_model
+from rdt2.compiling import Backend
 from rdt2.observation import Observation
 from rdt2.policy import CompiledFMPolicy, CompiledVQPolicy, FMPolicy, VQPolicy, load_policy
 from rdt2.policy.compiled import Recorded, padded_prompt
-from rdt2.vlm import compiled, text, vision
-from rdt2.vlm.compiled import align_vision, join_projections
+from rdt2.vlm import joined, text
+from rdt2.vlm.joined import align_vision, join_projections
 
 SHORT = "Pick up the apple."
 LONG = (
@@ -38,12 +41,69 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
-    """A backend that counts what it is given. The functions it replaces are put back after the test."""
-    for module, name in ((text, "run_layer"), (vision, "run_block"), (expert_model, "run_block")):
-        monkeypatch.setattr(module, name, getattr(module, name))
-    torch._dynamo.reset()
+def counter() -> CompileCounter:
+    """A backend that counts what it is given."""
     return CompileCounter()
+
+
+class Runs:
+    """A backend that counts how often what it made runs."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.made: list[weakref.ref[Callable[..., object]]] = []
+
+    def __call__(self, module: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        def run(*inputs: object) -> object:
+            self.count += 1
+            return module(*inputs)
+
+        self.made.append(weakref.ref(run))
+        return run
+
+
+def compiled_of(policy: FMPolicy | VQPolicy, backend: Backend) -> CompiledFMPolicy | CompiledVQPolicy:
+    """A compiled policy of the same models."""
+    parts = {name: getattr(policy, name) for name in ("vlm", "processor", "normalizer")}
+    if isinstance(policy, FMPolicy):
+        return CompiledFMPolicy(**parts, expert=policy.expert, backend=backend)
+    return CompiledVQPolicy(**parts, tokenizer=policy.tokenizer, backend=backend)
+
+
+@pytest.mark.parametrize("kind", ["fm", "vq"])
+def test_only_the_policy_that_asked_runs_compiled_code(kind: str, bundles: dict[str, Path]):
+    """regression: one compiled policy made all models of the process run compiled layers, for good."""
+    shared, alone = load_policy(bundles[kind]), load_policy(bundles[kind])
+    seen = [observation(SHORT), observation(LONG)]
+    expected = alone.predict(seen, seed=0)
+    backend = Runs()
+    policy = compiled_of(shared, backend)
+    ours = policy.predict(seen, seed=0)
+    runs = backend.count
+    assert runs > 0
+    for plain in (shared, alone):  # one has the very models of the compiled policy
+        for one, two, other in zip(plain.predict(seen, seed=0), ours, expected, strict=True):
+            np.testing.assert_allclose(one.values, other.values, atol=1e-6)
+            np.testing.assert_allclose(two.values, other.values, atol=1e-4)
+    assert backend.count == runs, "a plain policy ran compiled code"
+    assert backend.made
+    assert all(made() is not None for made in backend.made)
+    del policy
+    gc.collect()
+    assert not any(made() is not None for made in backend.made), "what was compiled goes with its policy"
+
+
+def test_each_compiled_policy_has_code_of_its_own(bundles: dict[str, Path]):
+    """regression: the second ran what the first had compiled, whatever backend it asked for."""
+    first, second = Runs(), Runs()
+    one = compiled_of(load_policy(bundles["vq"]), first)
+    runs = first.count
+    two = compiled_of(load_policy(bundles["vq"]), second)
+    assert second.made
+    assert first.count == runs
+    ours, theirs = (policy.predict([observation(LONG)], seed=3)[0].values for policy in (one, two))
+    np.testing.assert_array_equal(ours, theirs)
+    assert first.count > runs
 
 
 def test_compiled_fm_gives_the_same_chunks(
@@ -52,10 +112,7 @@ def test_compiled_fm_gives_the_same_chunks(
     noise = torch.randn(3, 24, 20, generator=torch.Generator().manual_seed(0))
     expected = fm.predict_pictures(samples.pictures, samples.instructions, noise=noise)
     own = load_policy(bundles["fm"])
-    assert isinstance(own, FMPolicy)
-    policy = CompiledFMPolicy(
-        vlm=own.vlm, processor=own.processor, expert=own.expert, normalizer=own.normalizer, backend=counter
-    )
+    policy = compiled_of(own, counter)
     assert counter.frame_count >= 3  # a layer of the language model, of the vision tower, and of the expert
     for row in range(3):  # these pictures are smaller than the warm-up's: the first compiles once more
         (ours,) = policy.predict_pictures(
@@ -120,7 +177,7 @@ def test_prompts_are_padded_on_the_right_to_few_lengths(fm: FMPolicy, samples: S
 def test_a_padded_vision_tower_gives_the_same(
     bundles: dict[str, Path], samples: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(compiled, "BLOCK", 100)
+    monkeypatch.setattr(joined, "BLOCK", 100)
     policy = load_policy(bundles["vq"])
     expected = policy.predict_pictures(samples.pictures, samples.instructions)
     mlp = policy.vlm.model.visual.blocks[0].mlp
@@ -162,13 +219,7 @@ def test_joined_projections_are_the_same_weights_in_one_piece(
         weight, bias = attention.joined
         assert weight.data_ptr() == attention.q_proj.weight.data_ptr()
         assert weight.shape[0] == bias.shape[0] == sum(part.out_features for part in parts)
-    policy = CompiledVQPolicy(
-        vlm=own.vlm,
-        processor=own.processor,
-        tokenizer=own.tokenizer,
-        normalizer=own.normalizer,
-        backend=counter,
-    )
+    policy = compiled_of(own, counter)
     ours = policy.predict_pictures(samples.pictures, samples.instructions)
     for one, other in zip(ours, expected, strict=True):
         assert np.array_equal(one.tokens, other.tokens)
@@ -176,10 +227,7 @@ def test_joined_projections_are_the_same_weights_in_one_piece(
 
 def test_patches_for_a_gpu_are_those_of_the_processor(bundles: dict[str, Path], samples, counter):
     own = load_policy(bundles["vq"])
-    policy = CompiledVQPolicy(
-        vlm=own.vlm, processor=own.processor, tokenizer=own.tokenizer, normalizer=own.normalizer,
-        backend=counter,
-    )  # fmt: skip
+    policy = compiled_of(own, counter)
     for count in (1, 3):
         pixel_values, grid = policy._patches(samples.pictures[:count])
         expected, expected_grid = own.processor.images(samples.pictures[:count])
@@ -195,10 +243,7 @@ def test_a_recording_on_a_cpu_is_the_function():
 def test_no_sentence_and_no_batch_compiles_again_on_a_cpu(bundles: dict[str, Path], counter: CompileCounter):
     """regression: a longer sentence, then a batch, each took half a minute once more."""
     own = load_policy(bundles["fm"])
-    assert isinstance(own, FMPolicy)
-    policy = CompiledFMPolicy(
-        vlm=own.vlm, processor=own.processor, expert=own.expert, normalizer=own.normalizer, backend=counter
-    )
+    policy = compiled_of(own, counter)
     frames = counter.frame_count
     for sentence, rows in ((SHORT, 1), (LONG, 1), (SHORT, 3), (LONG, 5), (SHORT, 2)):
         policy.predict([observation(sentence)] * rows, seed=0)
@@ -209,11 +254,7 @@ def test_no_sentence_and_no_batch_compiles_vq_again_on_a_cpu(
     bundles: dict[str, Path], counter: CompileCounter
 ):
     own = load_policy(bundles["vq"])
-    assert isinstance(own, VQPolicy)
-    policy = CompiledVQPolicy(
-        vlm=own.vlm, processor=own.processor, tokenizer=own.tokenizer, normalizer=own.normalizer,
-        backend=counter,
-    )  # fmt: skip
+    policy = compiled_of(own, counter)
     frames = counter.frame_count
     for sentence, rows in ((SHORT, 1), (LONG, 1), (SHORT, 3), (LONG, 5)):
         policy.predict([observation(sentence)] * rows)
@@ -225,12 +266,7 @@ def test_threads_that_share_a_compiled_policy_take_turns(
     kind: str, bundles: dict[str, Path], counter: CompileCounter, monkeypatch: pytest.MonkeyPatch
 ):
     """regression: on a GPU both wrote into the same recorded buffers."""
-    policy = load_policy(bundles[kind])
-    parts = {name: getattr(policy, name) for name in ("vlm", "processor", "normalizer")}
-    if isinstance(policy, FMPolicy):
-        shared: FMPolicy | VQPolicy = CompiledFMPolicy(**parts, expert=policy.expert, backend=counter)
-    else:
-        shared = CompiledVQPolicy(**parts, tokenizer=policy.tokenizer, backend=counter)
+    shared = compiled_of(load_policy(bundles[kind]), counter)
     alone = [shared.predict([observation(sentence)], seed=0)[0].values for sentence in (SHORT, LONG)]
     inside, most, prompt = 0, 0, shared.processor.prompt
 

@@ -230,8 +230,8 @@ def test_quantized_actions_stay_near(
 
 
 def test_fm_keeps_no_weights_that_tables_replace(fm: FMPolicy, bundles: dict[str, Path]):
-    assert fm.expert.frozen_steps == (5,)
-    assert load_policy(bundles["fm"], steps=2).expert.frozen_steps == (2,)
+    assert fm.expert.tables.frozen_steps == (5,)
+    assert load_policy(bundles["fm"], steps=2).expert.tables.frozen_steps == (2,)
     assert not any("adaLN" in name for name, _ in fm.expert.named_parameters())
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from toy import batch_of
 
 from rdt2.errors import CheckpointError, ConfigError
+from rdt2.training import expert as expert_training
 from rdt2.training import kv_cache
 from rdt2.training.config import ExpertTraining
 from rdt2.training.expert import ExpertStage
 from rdt2.training.kv_cache import DiskCache
 from rdt2.training.loop import step_generator
-from rdt2.vlm import VLMProcessor, load_vlm, prefill
+from rdt2.vlm import VLMProcessor, compile_layers, load_vlm, prefill
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_what_is_read_is_what_the_vlm_says(prompts, tiny_vlm, tmp_path, monkeypa
     assert torch.equal(first.keys[1], expected.keys[1])
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
 
-    def never(*_):
+    def never(*_, **__):
         raise AssertionError("the VLM was run again")
 
     monkeypatch.setattr(kv_cache, "prefill", never)
@@ -103,3 +105,17 @@ def test_checkpointing_changes_no_gradient(samples, demo_vlm):
         gradients.append([p.grad for p in expert.parameters() if p.requires_grad])
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, plain)
+
+
+def test_only_the_stage_that_asked_runs_compiled_layers(samples, demo_vlm, monkeypatch):
+    """Regression: one stage that compiled made all models of the process run compiled layers."""
+    backend = CompileCounter()
+    monkeypatch.setattr(expert_training, "compile_layers", lambda: compile_layers(backend))
+    losses = []
+    for flag in (True, False):
+        backend.clear()
+        stage = ExpertStage(config(demo_vlm, compile=flag), samples)
+        with torch.no_grad():
+            losses.append(stage.module(batch_of(stage, 0), step_generator(0, 0, 0))[0])
+        assert (backend.op_count > 0) == flag
+    torch.testing.assert_close(*losses)

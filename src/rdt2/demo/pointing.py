@@ -38,7 +38,7 @@ from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.loop import EXAMPLES, Stage
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.samples import Samples
-from rdt2.vlm import VLMProcessor, compile_layers, load_vlm, save_vlm, text
+from rdt2.vlm import PLAIN, Layers, VLMProcessor, compile_layers, load_vlm, save_vlm, text
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -72,8 +72,6 @@ class PointingStage(Stage):
         self.take(self.samples)
         self.source = self.samples.train
         self.normalizer = find_normalizer(config.normalizer, self.source.index)
-        if config.compile:
-            compile_layers()
         self.sentences = sorted(self.source.index.instruction_counts())
         self._check(data)
         start = tiny_start(out / "start", self.sentences, seed=config.seed)
@@ -91,6 +89,7 @@ class PointingStage(Stage):
             ends=len(self.processor.after_instruction),
             place_spread=self._place_spread(),
             action_spread=self._action_spread(),
+            run=compile_layers() if config.compile else PLAIN,
         )
 
     def _check(self, data: str | Path) -> None:
@@ -230,6 +229,7 @@ class PointingModule(nn.Module):
         ends: int,
         place_spread: Float[Tensor, " 3"],
         action_spread: Float[Tensor, " 20"],
+        run: Layers = PLAIN,
     ):
         """
         Args:
@@ -237,11 +237,12 @@ class PointingModule(nn.Module):
             ends: tokens of a prompt behind the instruction.
             place_spread: of x, y and depth, as places are given.
             action_spread: of normalised actions, by column.
+            run: how layers run.
         """
         super().__init__()
         self.register_buffer("place_spread", place_spread, persistent=False)
         self.register_buffer("action_spread", action_spread, persistent=False)
-        self.vlm, self.ends = vlm, ends
+        self.vlm, self.ends, self._run = vlm, ends, run
         language = vlm.model.language_model
         for unused in (vlm.lm_head, *language.layers[AIMING_LAYERS:], language.norm):
             unused.requires_grad_(False)
@@ -261,7 +262,7 @@ class PointingModule(nn.Module):
         ``places`` (m, 6) are asked for at (row, position) ``asked_at`` (m, 2), ``told`` (b, 6) at position
         ``hand_at`` (b,) and again behind the instruction, there with ``actions`` (b, 24, 20). NaN is not asked.
         """
-        x = text.embed(self.vlm, batch)
+        x = text.embed(self.vlm, batch, run=self._run.vision)
         shown = batch["shown"]
         is_picture = batch["input_ids"][: len(shown)] == self.vlm.config.image_token_id
         naming = F.binary_cross_entropy_with_logits(
@@ -273,7 +274,7 @@ class PointingModule(nn.Module):
 
         def run(x: Tensor, count: int) -> Tensor:
             for layer in itertools.islice(layers, count):
-                x, _, _ = text.run_layer(layer, x, angles, mask)
+                x, _, _ = self._run.text(layer, x, angles, mask)
             return x
 
         x = run(x, FINDING_LAYERS)

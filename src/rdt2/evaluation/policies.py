@@ -75,5 +75,5 @@ def _randomise(policy: Policy) -> None:
                 else:
                     parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
             for name, buffer in module.named_buffers():
-                if name.startswith("table_"):  # what the expert's adaLN layers, let go of, came to
+                if name.startswith("tables."):  # what the expert's adaLN layers, let go of, came to
                     buffer.copy_(0.5 * torch.randn(buffer.shape, generator=generator))

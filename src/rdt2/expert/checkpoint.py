@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,8 +14,9 @@ from rdt2 import hub
 from rdt2.errors import CheckpointError
 from rdt2.expert.config import ExpertConfig
 from rdt2.files import require_file, whole_file, write_whole
+from rdt2.weights import PICKLED, WEIGHTS, opened
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
+FILES = (WEIGHTS, PICKLED)  # the first that exists is read
 
 
 def locate(path: str | Path) -> tuple[ExpertConfig, Path]:
@@ -28,12 +26,12 @@ def locate(path: str | Path) -> tuple[ExpertConfig, Path]:
         CheckpointError: neither a folder nor reachable on the hub, or a file is missing or may not be read.
     """
     folder = hub.locate(path, ("config.json",), what="an expert")
-    advice = f"An expert's folder holds config.json and {' or '.join(WEIGHTS)}."
+    advice = f"An expert's folder holds config.json and {' or '.join(FILES)}."
     config = ExpertConfig.from_file(require_file(folder / "config.json", advice=advice))
-    weights = hub.locate_any(path, ("config.json",), WEIGHTS, what="an expert")
+    weights = hub.locate_any(path, ("config.json",), FILES, what="an expert")
     if weights is None:
         raise CheckpointError(
-            f"{folder}: an expert needs {' or '.join(WEIGHTS)}, neither is there{hub.offline_note(path)}"
+            f"{folder}: an expert needs {' or '.join(FILES)}, neither is there{hub.offline_note(path)}"
         )
     return config, require_file(weights)
 
@@ -41,35 +39,14 @@ def locate(path: str | Path) -> tuple[ExpertConfig, Path]:
 def read(
     file: Path, expected: Mapping[str, tuple[int, ...]], *, dtype: torch.dtype, device: str | torch.device
 ) -> dict[str, Tensor]:
-    """Read exactly the expected tensors, each cast and moved as it is read.
+    """Read exactly the expected tensors, each once, straight to the device, and cast there.
 
     Raises:
         CheckpointError: the file cannot be read safely, or its keys or shapes differ from the expected.
     """
-    with ExitStack() as stack:
-        get: Callable[[str], Tensor]
-        try:
-            if file.suffix == ".safetensors":
-                tensors = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-                found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-                get = tensors.get_tensor
-            else:
-                pickled = torch.load(file, map_location="cpu", weights_only=True)
-                found = {name: tuple(tensor.shape) for name, tensor in pickled.items()}
-                get = pickled.pop
-        except (
-            OSError,
-            SafetensorError,
-            RuntimeError,
-            pickle.UnpicklingError,
-            EOFError,
-            AttributeError,
-        ) as error:
-            raise CheckpointError(
-                f"{file}: cannot be read as weights ({str(error).splitlines()[0]})"
-            ) from error
-        compare(file, expected, found)
-        return {name: get(name).to(device=device, dtype=dtype) for name in expected}
+    with opened(file, device) as tensors:
+        compare(file, expected, {name: tensors.shape(name) for name in tensors.keys()})  # noqa: SIM118
+        return {name: tensors.get_tensor(name).to(device=device, dtype=dtype) for name in expected}
 
 
 def compare(
@@ -98,7 +75,7 @@ def compare(
 def write(config: ExpertConfig, state: Mapping[str, Tensor], folder: Path) -> Path:
     """Write both files; each appears under its name only when whole, `config.json` last."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
-    with whole_file(folder / WEIGHTS[0], error=CheckpointError) as partial:
+    with whole_file(folder / WEIGHTS, error=CheckpointError) as partial:
         save_file(tensors, partial, {"format": "pt"})
     write_whole(folder / "config.json", json.dumps(config.to_dict(), indent=2) + "\n", error=CheckpointError)
     return folder

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from rdt2.errors import ActionError, ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float
 
     from rdt2.expert.conditioning import Conditioning
@@ -41,11 +43,12 @@ def sample(
     noise: Float[Tensor, "n 24 20"],
     state: Float[Tensor, "n 20"] | None = None,
     steps: int | None = None,
+    run: Callable[..., Tensor],
 ) -> Float[Tensor, "n 24 20"]:
     """Normalised action chunks from noise in `steps` equal Euler steps (default: the configuration's).
 
     The chunk is kept in the dtype of the noise between steps; give float32 noise to a bfloat16 expert too.
-    Without a state the modulations come from a table.
+    Without a state the modulations come from a table. Blocks go through `run` (see `Expert.denoise`).
 
     Raises:
         ActionError: noise of another shape than (cond.batch or a multiple, 24, 20).
@@ -56,10 +59,10 @@ def sample(
     if state is None:
         table = expert.tabulate(steps)
         for k in range(steps):
-            x = x + expert.denoise(x, table[k : k + 1], cond) / steps
+            x = x + expert.denoise(x, table[k : k + 1], cond, run=run) / steps
     else:
         for t in step_times(steps, device=noise.device):
-            x = x + expert.velocity(x, t.expand(len(x)), cond, state=state) / steps
+            x = x + expert.velocity(x, t.expand(len(x)), cond, state=state, run=run) / steps
     return x
 
 

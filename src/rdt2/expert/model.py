@@ -15,7 +15,7 @@ repeated. `freeze_for_inference` lets go of the weights that the tables replace.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from rdt2.errors import ActionError, CheckpointError
-from rdt2.expert import checkpoint, conditioning, flow, initialisation, tables
+from rdt2.expert import checkpoint, conditioning, flow, initialisation
 from rdt2.expert.conditioning import Conditioning, KeyValues
 from rdt2.expert.config import ExpertConfig, adaptor_layers
+from rdt2.expert.tables import Tables
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -225,8 +226,7 @@ class Expert(nn.Module):
         self.model = Core(config)
         self.act_adaptor = _adaptor(config.act_adaptor, config.action_dim, config.hidden_size)
         self.state_adaptor = _adaptor(config.state_adaptor, config.state_dim, config.hidden_size)
-        self.tables: dict[int, tuple[Any, Tensor]] = {}  # filled by tabulate
-        self.frozen_steps: tuple[int, ...] = ()
+        self.tables = Tables()
         self.checkpointing = False  # True keeps only the input of every block for the backward pass
         for block in self.model.stack:
             for module in block.unused():  # they never get a gradient; distributed training must know
@@ -269,7 +269,7 @@ class Expert(nn.Module):
         Raises:
             CheckpointError: the expert was frozen for inference, so weights are gone.
         """
-        if self.frozen_steps:
+        if self.tables.frozen_steps:
             raise CheckpointError(
                 f"{folder}: this expert was frozen for inference and has let go of its adaLN weights. "
                 "Load the checkpoint again to write a copy of it."
@@ -301,8 +301,8 @@ class Expert(nn.Module):
         Raises:
             ConfigError: the expert was frozen for inference and t or state is not in its tables.
         """
-        if self.frozen_steps:
-            return tables.look_up(self, t, state)
+        if self.tables.frozen_steps:
+            return self.tables.look_up(t, state)
         core, n = self.model, len(t)
         if state is None:
             state = torch.zeros(1, self.config.state_dim, device=t.device)
@@ -313,9 +313,17 @@ class Expert(nn.Module):
         return torch.cat([*parts, core.final_layer.adaLN_modulation[1](c).unflatten(-1, (2, width))], dim=1)
 
     def denoise(
-        self, x: Float[Tensor, "n 24 20"], modulations: Float[Tensor, "n m h"], cond: Conditioning
+        self,
+        x: Float[Tensor, "n 24 20"],
+        modulations: Float[Tensor, "n m h"],
+        cond: Conditioning,
+        *,
+        run: Callable[..., Tensor] = run_block,
     ) -> Float[Tensor, "n 24 20"]:
-        """Velocity with known modulations (one row for all of x, or one each), in the dtype of x."""
+        """Velocity with known modulations (one row for all of x, or one each), in the dtype of x.
+
+        All blocks go through `run`: `run_block`, or that compiled.
+        """
         config, core = self.config, self.model
         if x.shape[1:] != (config.horizon, config.action_dim) or len(x) % cond.batch:
             raise ActionError(
@@ -329,9 +337,9 @@ class Expert(nn.Module):
         h = h + core.x_pos_emb
         for block, modulation, keys, values in zip(core.stack, blocks, cond.keys, cond.values, strict=True):
             if self.checkpointing and torch.is_grad_enabled():
-                h = recomputed(block, h, modulation, keys, values, cond.mask, use_reentrant=False)
+                h = recomputed(run, block, h, modulation, keys, values, cond.mask, use_reentrant=False)
             else:
-                h = run_block(block, h, modulation, keys, values, cond.mask)
+                h = run(block, h, modulation, keys, values, cond.mask)
         return core.final_layer(h[:, : config.horizon], final).to(x.dtype)
 
     def velocity(
@@ -341,6 +349,7 @@ class Expert(nn.Module):
         cond: Conditioning,
         *,
         state: Float[Tensor, "n 20"] | None = None,
+        run: Callable[..., Tensor] = run_block,
     ) -> Float[Tensor, "n 24 20"]:
         """dx/dt at noisy, normalised actions x_t and times t (n,) or (1,): float32 in [0, 1], 0 = noise.
 
@@ -350,7 +359,7 @@ class Expert(nn.Module):
             ActionError: x_t is of another shape.
             ConfigError: the expert was frozen for inference and t or state is not in its tables.
         """
-        return self.denoise(x_t, self.modulations(t, state), cond)
+        return self.denoise(x_t, self.modulations(t, state), cond, run=run)
 
     forward = velocity  # what distributed wrappers call
 
@@ -361,26 +370,19 @@ class Expert(nn.Module):
         noise: Float[Tensor, "n 24 20"],
         state: Float[Tensor, "n 20"] | None = None,
         steps: int | None = None,
+        run: Callable[..., Tensor] = run_block,
     ) -> Float[Tensor, "n 24 20"]:
         """Normalised action chunks from noise, in `steps` Euler steps (default: the configuration's, 5)."""
-        return flow.sample(self, cond, noise=noise, state=state, steps=steps)
+        return flow.sample(self, cond, noise=noise, state=state, steps=steps, run=run)
 
     def tabulate(self, steps: int) -> Float[Tensor, "steps m h"]:
-        """Modulations at the times of a sample of `steps` steps with zero state (see `tables.tabulate`)."""
-        return tables.tabulate(self, steps)
+        """Modulations at the times of a sample of `steps` steps with zero state (see `Tables.of`)."""
+        return self.tables.of(self, steps)
 
     def freeze_for_inference(self, *steps: int) -> Expert:
         """Keep only what samples of these step counts need (default: `config.steps`), and return self."""
-        return tables.freeze(self, steps or (self.config.steps,))
-
-    def train(self, mode: bool = True) -> Expert:
-        """As for any module; tables of the weights so far are forgotten."""
-        self.tables.clear()
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Expert:
-        self.tables.clear()  # a cast or a move, as by `to`
-        return super()._apply(fn, recurse)
+        self.tables.freeze(self, steps or (self.config.steps,))
+        return self
 
 
 def timestep_embedding(t: Float[Tensor, " n"]) -> Float[Tensor, "n 256"]:

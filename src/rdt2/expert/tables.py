@@ -6,10 +6,12 @@ zero. Five rows replace them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdt2.errors import ConfigError
 from rdt2.expert.flow import step_times
@@ -20,83 +22,120 @@ if TYPE_CHECKING:
     from rdt2.expert.model import Expert
 
 
-@torch.no_grad()
-def tabulate(expert: Expert, steps: int) -> Float[Tensor, "steps m h"]:
-    """Modulations at times k/steps with zero state, computed when first asked for.
+class Tables(nn.Module):
+    """Modulations of one expert at the times of its samples, with zero state.
 
-    In evaluation mode the table is kept until a weight that it depends on moves, is cast, or is written to.
-    (PyTorch does not notice writes through `parameter.data`: call `expert.eval()` after such a write.)
-
-    Raises:
-        ConfigError: the expert was frozen for other step counts.
+    In evaluation mode a table is kept until a weight behind it is moved, cast, replaced or written to. Frozen tables
+    outlive those weights. A part of the expert, it hears of what happens to all of it (`to`, `train`,
+    `load_state_dict`); in files there is nothing of it.
     """
-    if steps in expert.frozen_steps:
-        return expert.get_buffer(f"table_{steps}")
-    if expert.training or expert.frozen_steps:
-        return expert.modulations(step_times(steps, device=expert.device))
-    weights = tuple(
-        (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
-        for module in _tabulated(expert)
-        for parameter in (module.parameters() if isinstance(module, torch.nn.Module) else [module])
-    )
-    if steps not in expert.tables or expert.tables[steps][0] != weights:
-        expert.tables[steps] = (weights, expert.modulations(step_times(steps, device=expert.device)))
-    return expert.tables[steps][1]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen_steps: tuple[int, ...] = ()
+        self._kept: dict[int, tuple[list[_Seen], Tensor]] = {}
+
+    @torch.no_grad()
+    def of(self, expert: Expert, steps: int) -> Float[Tensor, "steps m h"]:
+        """Modulations at times k/steps, computed when first asked for.
+
+        (PyTorch does not notice writes through `parameter.data`: call `expert.eval()` after such a write.)
+
+        Raises:
+            ConfigError: the expert was frozen for other step counts.
+        """
+        if steps in self.frozen_steps:
+            return self._frozen(steps)
+        if expert.training or self.frozen_steps:
+            return expert.modulations(step_times(steps, device=expert.device))
+        weights = _tabulated(expert)
+        seen, table = self._kept.get(steps, ([], None))
+        if table is None or not all(one.still(weight) for one, weight in zip(seen, weights, strict=True)):
+            table = expert.modulations(step_times(steps, device=expert.device))
+            self._kept[steps] = [_Seen.now(weight) for weight in weights], table
+        return table
+
+    def freeze(self, expert: Expert, steps: Sequence[int]) -> None:
+        """Tabulate for these step counts, and let go of the weights behind the tables and of what no action needs.
+
+        Raises:
+            ConfigError: frozen before.
+        """
+        if self.frozen_steps:
+            raise ConfigError(
+                f"the expert is already frozen for samples of {list(self.frozen_steps)} steps. "
+                "Load it again for others."
+            )
+        expert.eval().requires_grad_(False)
+        for count in dict.fromkeys(steps):
+            self.register_buffer(f"steps_{count}", self.of(expert, count).clone(), persistent=False)
+        self.frozen_steps = tuple(dict.fromkeys(steps))
+        self._kept.clear()
+        core = expert.model
+        for block in core.stack:
+            del block.adaLN_modulation, block.cond_norm, block.cross_attn.wkv, block.cross_attn.norm_k
+        del core.final_layer.adaLN_modulation, core.t_embedder, core.state_pos_emb, expert.state_adaptor
+
+    def look_up(self, t: Float[Tensor, " n"], state: Float[Tensor, "n 20"] | None) -> Float[Tensor, "n m h"]:
+        """Rows of the frozen tables.
+
+        Raises:
+            ConfigError: a time or a state that is not in them.
+        """
+        advice = "Load the expert again without freeze_for_inference."
+        if state is not None and bool(state.any()):
+            raise ConfigError(
+                f"the expert was frozen for a state of zeros, but a state that is not zero came. {advice}"
+            )
+        times = torch.cat([step_times(count, device=t.device) for count in self.frozen_steps])
+        distance, row = (t.float()[:, None] - times).abs().min(dim=1)
+        if float(distance.max()) > 1e-6:
+            raise ConfigError(
+                f"the expert was frozen for the times {[round(time, 4) for time in times.tolist()]}, "
+                f"but t = {[round(time, 4) for time in t.tolist()]} came. {advice}"
+            )
+        return torch.cat([self._frozen(count) for count in self.frozen_steps])[row]
+
+    def _frozen(self, steps: int) -> Tensor:
+        return self.get_buffer(f"steps_{steps}")
+
+    # What follows happens to the expert: tables of the weights so far are forgotten.
+
+    def train(self, mode: bool = True) -> Tables:
+        self._kept.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Tables:
+        self._kept.clear()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._kept.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}  # a copy of the expert has weights of its own
 
 
-def freeze(expert: Expert, steps: tuple[int, ...]) -> Expert:
-    """Tabulate for these step counts and free what the tables replace and what no action depends on.
+class _Seen(NamedTuple):
+    """A weight as a table was computed from it."""
 
-    Raises:
-        ConfigError: the expert was frozen before.
-    """
-    if expert.frozen_steps:
-        raise ConfigError(
-            f"the expert is already frozen for samples of {list(expert.frozen_steps)} steps. "
-            "Load it again for others."
-        )
-    expert.eval().requires_grad_(False)
-    for count in dict.fromkeys(steps):
-        expert.register_buffer(f"table_{count}", tabulate(expert, count).clone(), persistent=False)
-    expert.frozen_steps = tuple(dict.fromkeys(steps))
-    expert.tables.clear()
+    weight: weakref.ref[Tensor]
+    place: int
+    version: int
+
+    @classmethod
+    def now(cls, weight: Tensor) -> _Seen:
+        return cls(weakref.ref(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+
+    def still(self, weight: Tensor) -> bool:
+        """Whether the weight is that one, and nothing moved it or wrote to it."""
+        return self.weight() is weight and self[1:] == _Seen.now(weight)[1:]
+
+
+def _tabulated(expert: Expert) -> list[Tensor]:
+    """The weights that modulations depend on."""
     core = expert.model
-    for block in core.stack:
-        del block.adaLN_modulation, block.cond_norm, block.cross_attn.wkv, block.cross_attn.norm_k
-    del core.final_layer.adaLN_modulation, core.t_embedder, core.state_pos_emb, expert.state_adaptor
-    return expert
-
-
-def look_up(
-    expert: Expert, t: Float[Tensor, " n"], state: Float[Tensor, "n 20"] | None
-) -> Float[Tensor, "n m h"]:
-    """Rows of a frozen expert's tables.
-
-    Raises:
-        ConfigError: a time or a state that is not in them.
-    """
-    advice = "Load the expert again without freeze_for_inference."
-    if state is not None and bool(state.any()):
-        raise ConfigError(
-            f"the expert was frozen for a state of zeros, but a state that is not zero came. {advice}"
-        )
-    times = torch.cat([step_times(count, device=t.device) for count in expert.frozen_steps])
-    distance, row = (t.float()[:, None] - times).abs().min(dim=1)
-    if float(distance.max()) > 1e-6:
-        raise ConfigError(
-            f"the expert was frozen for the times {[round(time, 4) for time in times.tolist()]}, "
-            f"but t = {[round(time, 4) for time in t.tolist()]} came. {advice}"
-        )
-    return torch.cat([expert.get_buffer(f"table_{count}") for count in expert.frozen_steps])[row]
-
-
-def _tabulated(expert: Expert) -> list[torch.nn.Module | Tensor]:
-    """What the modulations depend on."""
-    core = expert.model
-    layers = [*core.stack, core.final_layer]
-    return [
-        *(layer.adaLN_modulation for layer in layers),
-        core.t_embedder,
-        expert.state_adaptor,
-        core.state_pos_emb,
-    ]
+    layers = [block.adaLN_modulation for block in core.stack]
+    modules = (*layers, core.final_layer.adaLN_modulation, core.t_embedder, expert.state_adaptor)
+    return [core.state_pos_emb, *(weight for module in modules for weight in module.parameters())]

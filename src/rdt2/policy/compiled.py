@@ -20,15 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rdt2.action import ACTION_DIM, NUM_TOKENS
+from rdt2.compiling import Backend, Compiled
 from rdt2.expert import Conditioning
-from rdt2.expert import model as expert_model
+from rdt2.expert.model import run_block
 from rdt2.observation import IMAGE_SIZE, Observation
 from rdt2.policy.base import Stopwatch
 from rdt2.policy.fm import FMPolicy
 from rdt2.policy.vq import VQPolicy
 from rdt2.vlm import text
-from rdt2.vlm.compiled import align_vision, compile_layers, is_compiled, join_projections
 from rdt2.vlm.images import DeviceImages
+from rdt2.vlm.joined import align_vision, join_projections
+from rdt2.vlm.layers import Layers, compile_layers
 from rdt2.vlm.ops import rms_norm, rotate
 from rdt2.vlm.prefill import run_prompt
 from rdt2.vlm.vision import encode_pictures
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
 
 LENGTHS = 32  # prompts are padded to multiples of this
 WARM_UP_RUNS = 2
-Backend = str | Callable[..., Any]
 
 
 class Recorded:
@@ -121,18 +122,22 @@ def padded_prompt(batch: dict[str, Tensor], pad_id: int) -> tuple[Prompt, tuple[
     return prompt, tuple(tuple(row) for row in grid.tolist())
 
 
-def embed_prompt(vlm: Any, prompt: Prompt, grids: tuple[tuple[int, ...], ...]) -> Float[Tensor, "b s d"]:
+def embed_prompt(
+    vlm: Any, prompt: Prompt, grids: tuple[tuple[int, ...], ...], run: Layers
+) -> Float[Tensor, "b s d"]:
     """As ``text.embed``, without asking the GPU anything."""
     inner = text.base_model(vlm).model
     x = inner.language_model.embed_tokens(prompt.input_ids)
-    pictures = encode_pictures(inner.visual, prompt.pixel_values, torch.tensor(grids))
+    pictures = encode_pictures(inner.visual, prompt.pixel_values, torch.tensor(grids), run=run.vision)
     is_picture = prompt.input_ids == inner.config.image_token_id
     return x.masked_scatter(is_picture[..., None], pictures.to(x.dtype))
 
 
 class _Compiled:
-    """What both compiled policies do before the VLM. Threads that share one take turns: recordings have one place
-    each for what goes in and what comes out."""
+    """What both compiled policies do before the VLM. What is compiled is theirs: other policies run as they did.
+
+    Threads that share one take turns: recordings have one place each for what goes in and what comes out.
+    """
 
     vlm: torch.nn.Module
     processor: VLMProcessor
@@ -142,7 +147,7 @@ class _Compiled:
         self._turn = threading.RLock()
         # Where nothing is recorded, code for any length of a sentence and any batch is as fast, and compiled once.
         self._dynamic = None if self.device.type == "cuda" else True
-        compile_layers(backend, dynamic=self._dynamic)
+        self._layers = compile_layers(backend, dynamic=self._dynamic)
         join_projections(self.vlm)
         if self.device.type == "cuda":
             align_vision(self.vlm)
@@ -187,14 +192,11 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         """
         Args:
             backend: of ``torch.compile``.
-            **parts: as for :class:`FMPolicy`. From now on all models of this process run compiled layers.
+            **parts: as for :class:`FMPolicy`.
         """
         super().__init__(**parts)
         self._compile(backend)
-        if not is_compiled(expert_model.run_block):
-            expert_model.run_block = torch.compile(
-                expert_model.run_block, backend=backend, dynamic=self._dynamic
-            )
+        self._block = Compiled(run_block, backend=backend, dynamic=self._dynamic)
         self._read = Recorded(self._read_prompt, self.device)
         self._sample = Recorded(self._sample_chunk, self.device)
         _warm_up(self)
@@ -224,10 +226,11 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
     def _read_prompt(self, *inputs: Any) -> tuple[Tensor, ...]:
         """All keys, then all values, of the layers that the expert reads, in its dtype."""
         prompt, grids = Prompt(*inputs[:-1]), inputs[-1]
-        x = embed_prompt(self.vlm, prompt, grids)
+        x = embed_prompt(self.vlm, prompt, grids, self._layers)
         angles = text.rotary(self.vlm, prompt.position, x.dtype)
         language = text.base_model(self.vlm).model.language_model
-        keys, values = run_prompt(language, x, angles, None, self.expert.config.selected_layers)
+        layers = self.expert.config.selected_layers
+        keys, values = run_prompt(language, x, angles, None, layers, run=self._layers)
         return tuple(each.to(self.expert.dtype).contiguous() for each in (*keys, *values))
 
     def _sample_chunk(self, *inputs: Any) -> Float[Tensor, "kxb 24 20"]:
@@ -236,7 +239,9 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         keys_values = tuple(tensors[given:])
         half = len(keys_values) // 2
         cond = Conditioning(keys_values[:half], keys_values[half:], mask)
-        return self.expert.sample(cond, noise=noise, state=state[0] if state else None, steps=self.steps)
+        return self.expert.sample(
+            cond, noise=noise, state=state[0] if state else None, steps=self.steps, run=self._block
+        )
 
 
 # ---------------------------------------------------------------------------------------------- RDT2-VQ
@@ -249,7 +254,7 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
         """
         Args:
             backend: of ``torch.compile``.
-            **parts: as for :class:`VQPolicy`. From now on all models of this process run compiled layers.
+            **parts: as for :class:`VQPolicy`.
         """
         super().__init__(**parts)
         self._compile(backend)
@@ -257,9 +262,9 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
         search = {"coordinate_descent_tuning": True, "max_autotune_pointwise": True}
         tuned: Any = search if backend == "inductor" else None
         settings: Any = {"backend": backend, "dynamic": self._dynamic}
-        self._attend = torch.compile(_attend, options=tuned, **settings)
-        self._widen = torch.compile(_widen, options=tuned, **settings)
-        self._narrow = torch.compile(_narrow, options=tuned, **settings)
+        self._attend = Compiled(_attend, options=tuned, **settings)
+        self._widen = Compiled(_widen, options=tuned, **settings)
+        self._narrow = Compiled(_narrow, options=tuned, **settings)
         self._answer = Recorded(self._write_answer, self.device)
         self._chunk = Recorded(self._decode_plainly, self.device)
         _warm_up(self)
@@ -289,14 +294,14 @@ class CompiledVQPolicy(_Compiled, VQPolicy):
         rows = slice(first, self.processor.vocab_size)  # ids run against tokens: the last row is token 0
         head, embedding = model.lm_head.weight[rows].flip(0), language.embed_tokens.weight[rows].flip(0)
 
-        x = embed_prompt(self.vlm, prompt, grids)
+        x = embed_prompt(self.vlm, prompt, grids, self._layers)
         b, length, _ = x.shape
         angles = text.rotary(self.vlm, prompt.position, x.dtype)
         # Products over a number of places that 8 does not divide take slower kernels.
         room = NUM_TOKENS - 1 + -(length + NUM_TOKENS - 1) % 8
         cache = []
         for layer in language.layers:
-            x, *kv = text.run_layer(layer, x, angles, None)
+            x, *kv = self._layers.text(layer, x, angles, None)
             cache.append([F.pad(each, (0, 0, 0, room)) for each in kv])
         draws = 1 if noise is None else len(noise) // b
         if draws > 1:

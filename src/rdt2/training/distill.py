@@ -13,6 +13,7 @@ from rdt2.errors import ConfigError
 from rdt2.expert import Conditioning, Expert, distillation_loss
 from rdt2.training.config import DistillTraining
 from rdt2.training.expert import ExpertModule, ExpertStage, Frozen, FrozenVLM, require_same_state
+from rdt2.training.loop import reading_device
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,7 +29,7 @@ class DistillStage(ExpertStage):
         """A student that begins as its teacher, the teacher, and the frozen VLM of both."""
         config = self.config
         assert isinstance(config, DistillTraining)
-        teacher = Expert.from_pretrained(config.start_from)
+        teacher = Expert.from_pretrained(config.start_from, device=reading_device(config))
         require_same_state(teacher, config)
         if config.state and not teacher.config.reads_state:
             raise ConfigError(f"{config.start_from} was trained without the arms' state: set state=false.")

@@ -19,11 +19,11 @@ from rdt2.packed import pack_linears
 from rdt2.training.config import ExpertTraining
 from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.kv_cache import DiskCache
-from rdt2.training.loop import EXAMPLES, Stage, processes, step_generator
+from rdt2.training.loop import EXAMPLES, Stage, processes, reading_device, step_generator
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
-from rdt2.vlm import KVCache, VLMProcessor, compile_layers, load_vlm, prefill
+from rdt2.vlm import PLAIN, KVCache, Layers, VLMProcessor, compile_layers, load_vlm, prefill
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,8 +49,6 @@ class ExpertStage(Stage):
             start=None if self.start_stays else config.start_from,
             models={"the teacher": config.start_from} if self.start_stays else {},
         )
-        if config.compile:
-            compile_layers()
         torch.manual_seed(config.seed)
         self.module = self.build()
 
@@ -61,7 +59,7 @@ class ExpertStage(Stage):
             shape = ExpertConfig() if config.start_from == "scratch" else ExpertConfig.tiny()
             expert = Expert.from_config(shape)
         else:
-            expert = Expert.from_pretrained(config.start_from)
+            expert = Expert.from_pretrained(config.start_from, device=reading_device(config))
             require_same_state(expert, config)
         expert.config = dataclasses.replace(expert.config, reads_state=config.state)
         return ExpertModule(expert, self.frozen_vlm(expert), config)
@@ -75,7 +73,8 @@ class ExpertStage(Stage):
         vlm = load_vlm(
             config.vlm, layers=max(layers) + 1, dtype=dtype, device=processes().device, quantize=quantize
         )
-        return FrozenVLM(vlm, layers, precision=config.precision, cache=config.kv_cache)
+        run = compile_layers() if config.compile else PLAIN
+        return FrozenVLM(vlm, layers, precision=config.precision, cache=config.kv_cache, run=run)
 
     def load(self, step: int) -> Batch:
         return self.samples.batch(step)
@@ -140,16 +139,26 @@ class Frozen:
 class FrozenVLM(Frozen):
     """The VLM, whose keys and values may be kept on disk."""
 
-    def __init__(self, vlm: nn.Module, layers: Sequence[int], *, precision: str, cache: str | None):
+    def __init__(
+        self,
+        vlm: nn.Module,
+        layers: Sequence[int],
+        *,
+        precision: str,
+        cache: str | None,
+        run: Layers = PLAIN,
+    ):
         super().__init__(vlm, precision=precision)
-        self._layers = layers
+        self._layers, self._run = layers, run
         self._cache = None if cache is None else DiskCache(cache, vlm, layers)
 
     @torch.no_grad()
     def prefill(self, batch: dict[str, Tensor]) -> KVCache:
         """Keys and values of the layers that the expert reads, on the batch's device."""
         vlm = self.on(batch["input_ids"].device)
-        return prefill(vlm, batch, self._layers) if self._cache is None else self._cache.prefill(vlm, batch)
+        if self._cache is None:
+            return prefill(vlm, batch, self._layers, run=self._run)
+        return self._cache.prefill(vlm, batch, run=self._run)
 
 
 class ExpertModule(nn.Module):

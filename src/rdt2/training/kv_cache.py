@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rdt2.errors import CheckpointError, TrainingError
-from rdt2.vlm import KVCache, prefill
+from rdt2.vlm import PLAIN, KVCache, Layers, prefill
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -36,7 +36,7 @@ class DiskCache:
         self._folder = Path(folder) / _fingerprint(vlm, self._layers)
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def prefill(self, vlm: nn.Module, batch: Mapping[str, Tensor]) -> KVCache:
+    def prefill(self, vlm: nn.Module, batch: Mapping[str, Tensor], *, run: Layers = PLAIN) -> KVCache:
         """As `rdt2.vlm.prefill`; runs the VLM only when a row is not on disk yet.
 
         Raises:
@@ -46,7 +46,7 @@ class DiskCache:
         files = [self._folder / f"{name}.safetensors" for name in _names(batch)]
         if all(file.is_file() for file in files):
             return _padded([_read(file) for file in files], batch["input_ids"].device)
-        cache = prefill(vlm, batch, self._layers)
+        cache = prefill(vlm, batch, self._layers, run=run)
         for row, file in enumerate(files):
             if not file.is_file():
                 _write(file, cache, row)

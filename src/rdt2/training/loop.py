@@ -138,6 +138,14 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
+def reading_device(config: RunConfig) -> torch.device:
+    """Where weights that will train are read to: this process's device, or the CPU where an engine splits them, for no
+    GPU may have to hold them all.
+    """
+    split = config.shard or engines.deepspeed_asked_for()
+    return torch.device("cpu") if split else processes().device
+
+
 def step_generator(seed: int, step: int, rank: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that depends on nothing but (seed, step, rank); ranks draw different noise."""
     mixed = (seed * 1_000_003 + step) * 8_191 + rank

@@ -15,13 +15,22 @@ from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.training.adapters import add_adapters, quantise, save_adapters
 from rdt2.training.config import VQTraining
-from rdt2.training.engines import deepspeed_asked_for, gathered
+from rdt2.training.engines import gathered
 from rdt2.training.evaluation import mean_over_batches
-from rdt2.training.loop import EXAMPLES, Stage, processes
+from rdt2.training.loop import EXAMPLES, Stage, processes, reading_device
 from rdt2.training.normalizer import LearntTokens
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
-from rdt2.vlm import VLMProcessor, compile_layers, generate_actions, load_vlm, save_vlm, training_loss
+from rdt2.vlm import (
+    PLAIN,
+    Layers,
+    VLMProcessor,
+    compile_layers,
+    generate_actions,
+    load_vlm,
+    save_vlm,
+    training_loss,
+)
 from rdt2.vlm.adapters import read_adapters
 from rdt2.vlm.text import base_model
 
@@ -67,11 +76,13 @@ class VQStage(Stage):
                 f"{data}: the shards hold no action tokens. Write them with 'rdt2 data tokenize', "
                 "or name a tokenizer with --set tokenizer=FOLDER."
             )
-        if config.compile:
-            compile_layers()
+        self._layers = compile_layers() if config.compile else PLAIN
         torch.manual_seed(config.seed)
         self.module = VQModule(
-            _build(config, start), self.processor, checkpointing=config.gradient_checkpointing
+            _build(config, start),
+            self.processor,
+            checkpointing=config.gradient_checkpointing,
+            run=self._layers,
         )
 
     def load(self, step: int) -> Batch:
@@ -119,6 +130,7 @@ class VQStage(Stage):
             tokens, _ = generate_actions(
                 module.vlm, {k: v.to(device) for k, v in prompt.items()}, self.processor,
                 num_tokens=self.tokenizer.num_tokens, num_embeddings=self.tokenizer.num_embeddings,
+                run=self._layers,
             )  # fmt: skip
         chunks: np.ndarray = self.normalizer.denormalize(
             self.tokenizer.to(device).decode(tokens).cpu()
@@ -146,9 +158,10 @@ class VQModule(nn.Module):
         processor: VLMProcessor,
         *,
         checkpointing: bool = False,
+        run: Layers = PLAIN,
     ):
         super().__init__()
-        self.vlm, self.checkpointing = vlm, checkpointing
+        self.vlm, self.checkpointing, self._run = vlm, checkpointing, run
         self._first, self._stop = processor.vocab_size - NUM_EMBEDDINGS, processor.vocab_size
         self._end = processor.quad_end_id
 
@@ -157,7 +170,8 @@ class VQModule(nn.Module):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Loss and token accuracies, over all 27 tokens and by codebook; ``valid`` is the share of rows whose
         likeliest tokens are all action tokens and then ``<|quad_end|>``."""
-        loss, stats = training_loss(self.vlm, batch, checkpointing=self.checkpointing and self.training)
+        checkpointing = self.checkpointing and self.training
+        loss, stats = training_loss(self.vlm, batch, checkpointing=checkpointing, run=self._run)
         # Two closing tokens follow the action tokens: they are always right soon, and say nothing.
         accuracy, written = stats.accuracy[:-2], stats.predicted[:, :-2]
         legal = ((written >= self._first) & (written < self._stop)).all(-1)
@@ -173,16 +187,17 @@ def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration
     if config.adapter == "none":
         if config.shard and not config.frozen_layers:  # float32 where it is split, a part at a time
             return load_vlm(start, dtype=None)
-        split = config.shard or deepspeed_asked_for()  # no GPU may have to hold them all
-        model = load_vlm(start, dtype=torch.float32, device="cpu" if split else processes().device)
+        model = load_vlm(start, dtype=torch.float32, device=reading_device(config))
         _freeze(model, config.frozen_layers)
         return model
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     earlier = read_adapters(start)
     place = start if earlier is None else earlier.base
-    base = load_vlm(place, dtype=dtype)
-    if config.adapter == "qlora":
+    if config.adapter == "qlora":  # whole it may be too large for the GPU, and goes there in 4 bits
+        base = load_vlm(place, dtype=dtype)
         quantise(base, device=processes().device, compute=dtype)
+    else:
+        base = load_vlm(place, dtype=dtype, device=reading_device(config))
     return add_adapters(base, config, base=place, earlier=earlier)
 
 

@@ -21,8 +21,8 @@ import torch
 from rdt2.errors import CheckpointError
 from rdt2.files import require_file
 from rdt2.hub import locate, locate_any
-from rdt2.vlm.layout import CONFIG, internal, published, read_json
-from rdt2.vlm.weights import FILES, opened
+from rdt2.vlm.layout import CONFIG, FILES, internal, published, read_json
+from rdt2.weights import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +174,7 @@ def read_adapters(path: str | Path, *, base: str | Path | None = None) -> Adapte
         raise CheckpointError(f"{folder}: expected {' or '.join(ADAPTER_FILES)}, neither is there.")
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     modules, whole = {}, {}
-    with opened(require_file(file), "cpu") as handle:
+    with opened(require_file(file)) as handle:
         for key in handle.keys():  # noqa: SIM118  a reader, no mapping
             name = _PREFIX.sub("", key)
             if part := _PART.search(name):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from rdt2.errors import ConfigError
 from rdt2.vlm import text
+from rdt2.vlm.layers import PLAIN, Layers
 from rdt2.vlm.ops import rms_norm
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Answer:
         *,
         num_tokens: int,
         num_embeddings: int,
+        run: Layers = PLAIN,
     ) -> None:
         """Read the prompt.
 
@@ -48,6 +50,7 @@ class Answer:
             processor: of the same checkpoint; knows where the action tokens are in the vocabulary.
             num_tokens: length of the answer.
             num_embeddings: how many action tokens there are.
+            run: how layers run over the prompt.
 
         Raises:
             ConfigError: more action tokens than the vocabulary has room for.
@@ -61,14 +64,14 @@ class Answer:
         self._embedding = self._language.embed_tokens.weight[first : processor.vocab_size].flip(0)
 
         position = text.positions(batch)
-        x = text.embed(model, batch)
+        x = text.embed(model, batch, run=run.vision)
         rows, self._prompt, _ = x.shape
         angles = text.rotary(model, position, x.dtype)
         mask = text.causal_mask(batch["attention_mask"])
         # Static cache: (b, kv, prompt + num_tokens - 1, hd) a layer; the last token is never fed back.
         self._cache: list[list[Tensor]] = []
         for layer in self._language.layers:
-            x, *kv = text.run_layer(layer, x, angles, mask)
+            x, *kv = run.text(layer, x, angles, mask)
             self._cache.append(
                 [torch.cat((t, t.new_zeros(*t.shape[:2], num_tokens - 1, t.shape[-1])), 2) for t in kv]
             )

@@ -8,6 +8,7 @@ import torch
 
 from rdt2.errors import ConfigError
 from rdt2.vlm.answer import Answer
+from rdt2.vlm.layers import PLAIN, Layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,7 @@ def generate_actions(
     num_tokens: int = 27,
     num_embeddings: int = 1024,
     noise: Float[Tensor, "bxdraws n e"] | None = None,
+    run: Layers = PLAIN,
 ) -> tuple[Int[Tensor, "bxdraws n"], Float[Tensor, "bxdraws n"]]:
     """Write ``num_tokens`` action tokens after each prompt, once or several times.
 
@@ -38,6 +40,7 @@ def generate_actions(
         num_embeddings: action tokens 0 .. num_embeddings - 1 are allowed.
         noise: added to the logits before the largest is taken (see :func:`sampling_noise`); None is greedy. With
             several rows for each prompt, each is another answer to it; prompts are read once all the same.
+        run: how layers run over the prompt.
 
     Returns:
         Tokens 0 .. num_embeddings - 1, and the natural logarithm of each one's probability among the allowed
@@ -46,7 +49,7 @@ def generate_actions(
     Raises:
         ConfigError: more action tokens than the vocabulary has room for.
     """
-    answer = Answer(model, batch, processor, num_tokens=num_tokens, num_embeddings=num_embeddings)
+    answer = Answer(model, batch, processor, num_tokens=num_tokens, num_embeddings=num_embeddings, run=run)
     if noise is not None and len(noise) != len(answer.first):
         answer.repeat(len(noise) // len(answer.first))
     logits = answer.first

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rdt2.errors import CheckpointError
 from rdt2.files import require_file
+from rdt2.hub import locate, locate_any, offline_note
+from rdt2.weights import PICKLED, WEIGHTS, opened
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,12 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 EMBEDDING = "model.language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+FILES = (
+    WEIGHTS,
+    f"{WEIGHTS}.index.json",
+    PICKLED,
+    f"{PICKLED}.index.json",
+)  # the first that is there is read
 
 # The keys that the published config.json takes from each part, in its order.
 _IDS = ("vision_start_token_id", "vision_end_token_id", "vision_token_id", "image_token_id", "video_token_id")
@@ -134,6 +142,25 @@ def published_config(config: Any, *, tied: bool, dtype: torch.dtype) -> dict[str
     }
     flat["vision_config"]["fullatt_block_indexes"] = list(vision.fullatt_block_indexes)
     return flat
+
+
+def find_tensors(path: str | Path) -> dict[str, tuple[str, str]]:
+    """Our name of every tensor of the checkpoint -> (file, name in the file)."""
+    file = locate_any(path, (CONFIG,), FILES, what="a Qwen2.5-VL")
+    if file is None:
+        folder = locate(path, (CONFIG,))
+        raise CheckpointError(
+            f"expected {WEIGHTS} or {FILES[1]} in {folder}, found neither{offline_note(path)}. Download the checkpoint "
+            "again"
+        )
+    if file.name in (WEIGHTS, PICKLED):
+        with opened(file) as handle:
+            places = dict.fromkeys(handle.keys(), file.name)
+    else:
+        places = read_json(file, advice="Download it again.").get("weight_map", {})
+        if not isinstance(places, dict) or not places:
+            raise CheckpointError(f"{file} is no index of weights (no weight_map); download it again")
+    return {ours: (place, name) for name, place in places.items() if (ours := internal(name)) is not None}
 
 
 def internal(name: str) -> str | None:

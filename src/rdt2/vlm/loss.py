@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from rdt2.errors import ActionError
 from rdt2.vlm import text
+from rdt2.vlm.layers import PLAIN, Layers
 from rdt2.vlm.ops import recomputed, rms_norm
 from rdt2.vlm.processor import IGNORE
 
@@ -43,7 +44,7 @@ class LossStats(NamedTuple):
 
 
 def training_loss(
-    model: nn.Module, batch: Mapping[str, Tensor], *, checkpointing: bool = False
+    model: nn.Module, batch: Mapping[str, Tensor], *, checkpointing: bool = False, run: Layers = PLAIN
 ) -> tuple[Tensor, LossStats]:
     """Mean cross-entropy of the labelled tokens, differentiable, and its parts.
 
@@ -52,6 +53,7 @@ def training_loss(
         batch: what ``VLMProcessor.training`` gives, on the model's device.
         checkpointing: keep only the input of every layer and compute the rest again in the backward pass:
             the same gradients in a fraction of the memory, for a third more time.
+        run: how all layers but the last run.
 
     Raises:
         ActionError: rows with no or different numbers of labels.
@@ -60,14 +62,14 @@ def training_loss(
     language = inner.model.language_model
     where, target = _targets(batch["labels"])
 
-    x = text.embed(model, batch, checkpointing=checkpointing)
+    x = text.embed(model, batch, checkpointing=checkpointing, run=run.vision)
     angles = text.rotary(model, text.positions(batch), x.dtype)
     mask = text.causal_mask(batch["attention_mask"])
     for layer in language.layers[:-1]:
         if checkpointing:
-            x = recomputed(_layer_output, layer, x, angles, mask)
+            x = recomputed(_layer_output, run, layer, x, angles, mask)
         else:
-            x = _layer_output(layer, x, angles, mask)
+            x = _layer_output(run, layer, x, angles, mask)
 
     # Last layer: keys and values everywhere, the rest only at the positions that predict a label.
     last = language.layers[-1]
@@ -89,8 +91,11 @@ def training_loss(
     return loss.mean(), LossStats(loss.detach(), predicted == target, predicted)
 
 
-def _layer_output(layer: nn.Module, x: Tensor, angles: text.Rotary, mask: Tensor | None) -> Tensor:
-    return text.run_layer(layer, x, angles, mask)[0]
+def _layer_output(
+    run: Layers, layer: nn.Module, x: Tensor, angles: text.Rotary, mask: Tensor | None
+) -> Tensor:
+    output: Tensor = run.text(layer, x, angles, mask)[0]
+    return output
 
 
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from rdt2.vlm.layout import (
     EMBEDDING,
     GENERATION_CONFIG,
     HEAD,
+    find_tensors,
     published,
     published_config,
     read_config,
@@ -29,7 +30,7 @@ from rdt2.vlm.layout import (
 )
 from rdt2.vlm.memory import offload_linears, offloadable, require_memory, resident_bytes
 from rdt2.vlm.quantize import fill_layer, quantize_layers
-from rdt2.vlm.weights import WEIGHTS, find_tensors, opened
+from rdt2.weights import WEIGHTS, opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +112,7 @@ def load_vlm(
     files = sorted({found[name][0] for name in wanted})
     folder = locate(path, [file for file in files if not Path(file).is_absolute()])  # these and no others
     for file in files:
-        with opened(folder / file, "cpu" if offload or device.type == "cpu" else str(device)) as handle:
+        with opened(folder / file, "cpu" if offload else device) as handle:
             for name in (name for name in wanted if found[name][0] == file):
                 value = handle.get_tensor(found[name][1])
                 if value.shape != wanted[name]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdt2.errors import CheckpointError
 from rdt2.vlm import text
+from rdt2.vlm.layers import PLAIN, Layers
 from rdt2.vlm.ops import rms_norm
 
 if TYPE_CHECKING:
@@ -35,13 +36,16 @@ class KVCache:
     mask: Bool[Tensor, "b s"]
 
 
-def prefill(model: nn.Module, batch: Mapping[str, Tensor], layers: Sequence[int]) -> KVCache:
+def prefill(
+    model: nn.Module, batch: Mapping[str, Tensor], layers: Sequence[int], *, run: Layers = PLAIN
+) -> KVCache:
     """Run the prompt as far as ``layers`` need it, and return their keys and values.
 
     Args:
         model: a loaded Qwen2.5-VL; one loaded with ``layers=N`` will do if N > max(layers).
         batch: what ``VLMProcessor.prompt`` gives, on the model's device.
         layers: indices of layers, 0 the first.
+        run: how layers run.
 
     Raises:
         CheckpointError: the model does not have such a layer.
@@ -53,9 +57,10 @@ def prefill(model: nn.Module, batch: Mapping[str, Tensor], layers: Sequence[int]
             f"expected layers of 0..{available - 1}, asked for {list(layers)}; the VLM has, or was loaded "
             f"with, {available} layers: load more, or use the expert that belongs to this VLM"
         )
-    x = text.embed(model, batch)
+    x = text.embed(model, batch, run=run.vision)
     angles = text.rotary(model, text.positions(batch), x.dtype)
-    keys, values = run_prompt(language, x, angles, text.causal_mask(batch["attention_mask"]), layers)
+    mask = text.causal_mask(batch["attention_mask"])
+    keys, values = run_prompt(language, x, angles, mask, layers, run=run)
     return KVCache(keys, values, batch["attention_mask"].bool())
 
 
@@ -65,12 +70,14 @@ def run_prompt(
     angles: text.Rotary,
     mask: Bool[Tensor, "b 1 s s"] | None,
     layers: Sequence[int],
+    *,
+    run: Layers = PLAIN,
 ) -> tuple[list[Float[Tensor, "b kv s hd"]], list[Float[Tensor, "b kv s hd"]]]:
     """Keys and values of ``layers`` of a language model, from embeddings; no layer runs that they do not need."""
     last = max(layers)
     cache: dict[int, tuple[Tensor, Tensor]] = {}
     for index in range(last):
-        x, key, value = text.run_layer(language.layers[index], x, angles, mask)
+        x, key, value = run.text(language.layers[index], x, angles, mask)
         if index in layers:
             cache[index] = key, value
     layer = language.layers[last]

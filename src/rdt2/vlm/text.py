@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from rdt2.errors import ObservationError
 from rdt2.vlm.ops import rms_norm, rotate
-from rdt2.vlm.vision import encode_pictures
+from rdt2.vlm.vision import encode_pictures, run_block
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from jaxtyping import Bool, Float, Int
     from torch import Tensor, nn
@@ -37,11 +37,16 @@ def base_model(model: nn.Module) -> Any:
 
 
 def embed(
-    model: nn.Module, batch: Mapping[str, Tensor], *, checkpointing: bool = False
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    *,
+    checkpointing: bool = False,
+    run: Callable[..., Tensor] = run_block,
 ) -> Float[Tensor, "b s d"]:
     """Token embeddings with the pictures' tokens in place.
 
-    With ``checkpointing`` the vision tower's activations are computed again in the backward pass.
+    With ``checkpointing`` the vision tower's activations are computed again in the backward pass; its blocks go
+    through ``run``.
 
     Raises:
         ObservationError: the number of image tokens in the text is not the pictures'.
@@ -49,7 +54,7 @@ def embed(
     inner, ids = base_model(model).model, batch["input_ids"]
     x = inner.language_model.embed_tokens(ids)
     pictures = encode_pictures(
-        inner.visual, batch["pixel_values"], batch["image_grid_thw"], checkpointing=checkpointing
+        inner.visual, batch["pixel_values"], batch["image_grid_thw"], checkpointing=checkpointing, run=run
     )
     is_picture = ids == inner.config.image_token_id
     if int(is_picture.sum()) != len(pictures):

@@ -21,6 +21,8 @@ from rdt2.errors import ObservationError
 from rdt2.vlm.ops import recomputed, rms_norm, rotate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float, Int
     from torch import Tensor, nn
 
@@ -70,12 +72,39 @@ def layout(
     )
 
 
+def run_block(
+    block: Any, x: Float[Tensor, "b n d"], windows: tuple[tuple[int, int], ...], where: Layout
+) -> Float[Tensor, "b n d"]:
+    """One whole block over pictures of one size; patches attend to those of their window."""
+    x = x + _attention(block.attn, rms_norm(block.norm1, x), windows, where)
+    return x + block.mlp(rms_norm(block.norm2, x))
+
+
+def _attention(
+    attention: Any, x: Float[Tensor, "b n d"], windows: tuple[tuple[int, int], ...], where: Layout
+) -> Float[Tensor, "b n d"]:
+    b, n, d = x.shape
+    heads = attention.num_heads
+    qk, v = attention.qkv(x).view(b, n, 3, heads, d // heads).split((2, 1), 2)
+    # In float32, as the published tower does.
+    q, k = rotate(qk.float(), where.cos[:, None, None], where.sin[:, None, None]).to(v.dtype).unbind(2)
+    v = v.squeeze(2)
+    out, start = [], 0
+    for number, size in windows:
+        piece = slice(start, start + number * size)
+        qw, kw, vw = (t[:, piece].reshape(b * number, size, heads, -1).transpose(1, 2) for t in (q, k, v))
+        out.append(F.scaled_dot_product_attention(qw, kw, vw).transpose(1, 2).reshape(b, number * size, d))
+        start += number * size
+    return attention.proj(out[0] if len(out) == 1 else torch.cat(out, 1))
+
+
 def encode_pictures(
     visual: nn.Module,
     pixel_values: Float[Tensor, "patches 1176"],
     grid_thw: Int[Tensor, "b 3"],
     *,
     checkpointing: bool = False,
+    run: Callable[..., Tensor] = run_block,
 ) -> Float[Tensor, "tokens d"]:
     """Image tokens of all pictures, one after the other, as the language model reads them.
 
@@ -84,6 +113,7 @@ def encode_pictures(
         pixel_values: patches of all pictures in order.
         grid_thw: (1, rows, columns) of each picture, in patches.
         checkpointing: keep only the input of every block for the backward pass, which computes the rest again.
+        run: what blocks go through: :func:`run_block`, or that compiled.
 
     Raises:
         ObservationError: pixel values and grids do not belong together, or a grid is a video's.
@@ -96,18 +126,19 @@ def encode_pictures(
             f"{len(pixel_values)}; make both with the same processor"
         )
     if len(set(grids)) == 1:
-        return _same_size(visual, pixel_values, grids[0], checkpointing).flatten(0, 1)
+        return _same_size(visual, pixel_values, grids[0], checkpointing, run).flatten(0, 1)
     pictures = pixel_values.split(lengths)
     tokens: dict[int, Tensor] = {}
     for grid in dict.fromkeys(grids):
         members = [i for i, each in enumerate(grids) if each == grid]
-        encoded = _same_size(visual, torch.cat([pictures[i] for i in members]), grid, checkpointing)
+        together = torch.cat([pictures[i] for i in members])
+        encoded = _same_size(visual, together, grid, checkpointing, run)
         tokens.update(zip(members, encoded, strict=True))
     return torch.cat([tokens[i] for i in range(len(grids))])
 
 
 def _same_size(
-    visual: Any, pixel_values: Tensor, grid: tuple[int, ...], checkpointing: bool
+    visual: Any, pixel_values: Tensor, grid: tuple[int, ...], checkpointing: bool, run: Callable[..., Tensor]
 ) -> Float[Tensor, "b tokens d"]:
     config, merge = visual.config, visual.spatial_merge_size
     heads = config.num_heads
@@ -130,33 +161,10 @@ def _same_size(
     for index, block in enumerate(visual.blocks):
         windows = whole if index in config.fullatt_block_indexes else where.windows
         if checkpointing and torch.is_grad_enabled():
-            x = recomputed(run_block, block, x, windows, where)
+            x = recomputed(run, block, x, windows, where)
         else:
-            x = run_block(block, x, windows, where)
+            x = run(block, x, windows, where)
     return visual.merger(x).view(len(x), -1, config.out_hidden_size)[:, where.inverse]
-
-
-def run_block(block: Any, x: Tensor, windows: tuple[tuple[int, int], ...], where: Layout) -> Tensor:
-    x = x + _attention(block.attn, rms_norm(block.norm1, x), windows, where)
-    return x + block.mlp(rms_norm(block.norm2, x))
-
-
-def _attention(
-    attention: Any, x: Float[Tensor, "b n d"], windows: tuple[tuple[int, int], ...], where: Layout
-) -> Float[Tensor, "b n d"]:
-    b, n, d = x.shape
-    heads = attention.num_heads
-    qk, v = attention.qkv(x).view(b, n, 3, heads, d // heads).split((2, 1), 2)
-    # In float32, as the published tower does.
-    q, k = rotate(qk.float(), where.cos[:, None, None], where.sin[:, None, None]).to(v.dtype).unbind(2)
-    v = v.squeeze(2)
-    out, start = [], 0
-    for number, size in windows:
-        piece = slice(start, start + number * size)
-        qw, kw, vw = (t[:, piece].reshape(b * number, size, heads, -1).transpose(1, 2) for t in (q, k, v))
-        out.append(F.scaled_dot_product_attention(qw, kw, vw).transpose(1, 2).reshape(b, number * size, d))
-        start += number * size
-    return attention.proj(out[0] if len(out) == 1 else torch.cat(out, 1))
 
 
 def _theta(config: object) -> float:

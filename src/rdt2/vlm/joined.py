@@ -1,45 +1,19 @@
-"""The layers of all VLMs of this process, compiled, and matrices laid out as the fastest products want them.
-
-What a layer does between its matrix products (norms, rotary angles, gates) is bound by memory; compiled, it passes
-over memory once. Layers are compiled one by one and share the code, which takes seconds where a whole model takes
-minutes.
-"""
+"""Matrices of a VLM laid out as the fastest products want them: joined where they read the same, and padded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
-from rdt2.vlm import text, vision
+from rdt2.vlm import text
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
 BLOCK = 64  # widths of the vision tower are padded to multiples of this
-
-
-def compile_layers(backend: str | Callable[..., Any] = "inductor", *, dynamic: bool | None = None) -> None:
-    """From now on text and vision layers run through ``torch.compile``; the first step of each shape takes longer.
-
-    Needs a C++ compiler on a CPU. Results differ by rounding.
-
-    Args:
-        backend: of ``torch.compile``. Layers that are compiled already stay as they are.
-        dynamic: True compiles code for any batch and length at once; None as ``torch.compile`` has it.
-    """
-    for module, name in ((text, "run_layer"), (vision, "run_block")):
-        function = getattr(module, name)
-        if not is_compiled(function):
-            setattr(module, name, torch.compile(function, backend=backend, dynamic=dynamic))
-
-
-def is_compiled(function: Callable[..., Any]) -> bool:
-    """Whether a function came out of ``torch.compile``."""
-    return hasattr(function, "get_compiler_config")
 
 
 def align_vision(vlm: Any) -> None:

@@ -1,4 +1,4 @@
-"""Files of weights, safetensors or pickled, whole or in shards: what is in them, and tensor after tensor."""
+"""Files of weights, safetensors or pickled: tensor after tensor, nothing executed, nothing in memory twice."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import torch
 
 from rdt2.errors import CheckpointError
 from rdt2.files import require_file
-from rdt2.hub import locate, locate_any, offline_note
-from rdt2.vlm.layout import CONFIG, internal, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,47 +19,41 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
-FILES = (
-    WEIGHTS,
-    f"{WEIGHTS}.index.json",
-    PICKLED,
-    f"{PICKLED}.index.json",
-)  # the first that is there is read
-
-
-def find_tensors(path: str | Path) -> dict[str, tuple[str, str]]:
-    """Our name of every tensor of the checkpoint -> (file, name in the file)."""
-    file = locate_any(path, (CONFIG,), FILES, what="a Qwen2.5-VL")
-    if file is None:
-        folder = locate(path, (CONFIG,))
-        raise CheckpointError(
-            f"expected {WEIGHTS} or {FILES[1]} in {folder}, found neither{offline_note(path)}. Download the checkpoint "
-            "again"
-        )
-    if file.name in (WEIGHTS, PICKLED):
-        with opened(file, "cpu") as handle:
-            places = dict.fromkeys(handle.keys(), file.name)
-    else:
-        places = read_json(file, advice="Download it again.").get("weight_map", {})
-        if not isinstance(places, dict) or not places:
-            raise CheckpointError(f"{file} is no index of weights (no weight_map); download it again")
-    return {ours: (place, name) for name, place in places.items() if (ours := internal(name)) is not None}
 
 
 @contextmanager
-def opened(file: Path, device: str) -> Iterator[Any]:
-    """A file of weights whose tensors are read one by one, by ``keys()`` and ``get_tensor(name)``."""
+def opened(file: Path, device: str | torch.device = "cpu") -> Iterator[Any]:
+    """A file of weights whose tensors are read one by one, by ``keys()``, ``shape(name)`` and ``get_tensor(name)``.
+
+    Those of safetensors come to ``device`` as they are read; pickled ones are mapped into the CPU's memory.
+
+    Raises:
+        CheckpointError: the file is not there, is damaged, or holds something other than tensors.
+    """
     from safetensors import SafetensorError, safe_open
 
     require_file(file, advice="Download the checkpoint again.")
     if file.suffix != ".safetensors":
         yield _Pickled(file)
         return
+    device = torch.device(device)
+    place = (
+        "cpu" if device.type in ("cpu", "meta") else str(device)
+    )  # safetensors knows neither cpu:0 nor meta
     try:
-        with safe_open(file, framework="pt", device=device) as handle:
-            yield handle
+        with safe_open(file, framework="pt", device=place) as handle:
+            yield _Safe(handle)
     except SafetensorError as error:
         raise CheckpointError(f"{file} is damaged ({error}); download it again") from error
+
+
+class _Safe:
+    def __init__(self, handle: Any) -> None:
+        self.keys, self.get_tensor = handle.keys, handle.get_tensor
+        self._handle = handle
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._handle.get_slice(name).get_shape())
 
 
 class _Pickled:
@@ -83,6 +75,9 @@ class _Pickled:
 
     def keys(self) -> list[str]:
         return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
 
     def get_tensor(self, name: str) -> Tensor:
         return self._tensors[name]
