@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hy_tables import HandMotion, write_table
 
 from rdt2.cli.main import main
 
@@ -48,6 +49,10 @@ SECTIONS = {
 
 LAUNCHED = re.compile(r"(torchrun --nproc-per-node 2|accelerate launch --config_file \S+) -m rdt2\.cli\.main")
 MIGRATION = {"docs/migration.md": "## The three scripts", "docs/migration.zh.md": "## 三个脚本"}
+HY_EMBODIED = {
+    "docs/hy_embodied.md": "## From the download to a model",
+    "docs/hy_embodied.zh.md": "## 从下载到模型",
+}
 
 
 def commands(text: str, section: str) -> list[list[str]]:
@@ -67,18 +72,21 @@ def made_small(words: list[str]) -> list[str]:
 
 
 def test_both_languages_give_the_same_commands(request):
-    english, chinese, scripts, scripts_in_chinese = [
-        [commands((request.config.rootpath / name).read_text("utf-8"), section) for section in sections]
-        for name, sections in [*SECTIONS.items(), *((name, (part,)) for name, part in MIGRATION.items())]
-    ]
-    assert english == chinese
-    assert scripts == scripts_in_chinese
-    assert all([*english, *scripts])
+    for pages in (SECTIONS, MIGRATION, HY_EMBODIED):
+        english, chinese = [
+            [commands((request.config.rootpath / name).read_text("utf-8"), part) for part in parts]
+            for name, parts in (
+                (name, (part,) if isinstance(part, str) else part) for name, part in pages.items()
+            )
+        ]
+        assert english == chinese
+        assert all(english)
 
 
 def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monkeypatch, capsys):
     """In the order of the README; the published checkpoints are folders of the same names with the demo's in them."""
     pytest.importorskip("mujoco")
+    pytest.importorskip("lance")
     text = (request.config.rootpath / "README.md").read_text("utf-8")
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(request.config.rootpath / "configs")
@@ -107,10 +115,20 @@ def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monke
     shutil.copytree("robotics-diffusion-transformer/RVQActionTokenizer", "NORMALIZER")
     run(fine_tuning)
     assert "good: in range" in capsys.readouterr().out
-    scripts = "docs/migration.md"
-    run(commands((request.config.rootpath / scripts).read_text("utf-8"), MIGRATION[scripts]))
+    motions = [HandMotion(40, number) for number in range(6)]
+    write_table(Path("hy/table_000"), motions, tasks=["Fold the cloth."])
+    for pages in (MIGRATION, HY_EMBODIED):
+        page, section = next(iter(pages.items()))
+        run(commands((request.config.rootpath / page).read_text("utf-8"), section))
     assert (Path("outputs/lora/model") / "adapter_config.json").is_file()
     assert (Path("outputs/full/model") / "config.json").is_file()
     assert (Path("outputs/expert/model") / "config.json").is_file()
-    for model in ("runs/lora/merged", "runs/expert/model", "runs/fast/model", "runs/rvq/model"):
+    for model in (
+        "runs/hy_fm/model",
+        "runs/hy_vq/merged",
+        "runs/lora/merged",
+        "runs/expert/model",
+        "runs/fast/model",
+        "runs/rvq/model",
+    ):
         assert (Path(model) / "config.json").is_file()

@@ -117,10 +117,10 @@ def test_two_tables_are_one_data_set_each_with_its_own_tasks(tmp_path):
     ]
     assert [source[number].instruction for number in range(3)] == [TASKS[0], TASKS[0], "Wipe the plate."]
     np.testing.assert_allclose(source[2].widths["left"], HandMotion(35, 2).width["left"], atol=1e-6)
-    report = convert(root, tmp_path / "out", kind="lerobot", limit=2, workers=2, samples_per_shard=20)
+    report = convert(root, tmp_path / "out", kind="lerobot", episodes=2, workers=2, samples_per_shard=20)
     assert (report.episodes, report.samples) == (2, 30 + 70 - 48)
-    with pytest.raises(ConfigError, match="limit was 2, is 3"):
-        convert(root, tmp_path / "out", kind="lerobot", limit=3, samples_per_shard=20)
+    with pytest.raises(ConfigError, match="episodes was 2, is 3"):
+        convert(root, tmp_path / "out", kind="lerobot", episodes=3, samples_per_shard=20)
 
 
 def test_a_table_is_found_by_its_own_folder_too(table):
@@ -267,6 +267,20 @@ def test_a_damaged_table_is_named(table, cut):
     file.write_bytes(file.read_bytes()[:cut] if cut else b"")
     with pytest.raises(RecordingError, match=r"table_000.lance: is no whole Lance table .*Download it again"):
         list(open_source(table, "lerobot"))
+
+
+def test_pointers_in_the_place_of_a_table_are_called_that(table):
+    for file in (table / "table_000.lance").rglob("*"):
+        if file.is_file():
+            file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    with pytest.raises(RecordingError, match="is a pointer of Git LFS"):
+        open_source(table, "lerobot")
+
+
+def test_a_snapshot_of_links_is_read(table, tmp_path):
+    snapshot = tmp_path / "my data #1/table_000"
+    shutil.copytree(table, snapshot, copy_function=lambda source, target: Path(target).symlink_to(source))
+    assert open_source(snapshot, "lerobot").lengths == [40, 50]
 
 
 @pytest.mark.parametrize(

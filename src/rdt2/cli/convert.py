@@ -98,7 +98,7 @@ class DataConvert:
                 workers=self.workers,
                 engine=self.engine,
                 on_error="skip" if self.skip_damaged else "raise",
-                limit=self.episodes,
+                episodes=self.episodes,
                 progress=on_group,
             )
         console().print(

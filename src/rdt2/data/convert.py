@@ -63,7 +63,7 @@ class _Plan:
     stride: int
     samples_per_shard: int
     on_error: Literal["raise", "skip"]
-    limit: int | None
+    episodes: int | None
 
     def signature(self, source: Source) -> dict[str, Any]:
         """For comparison with an earlier run; holds no path, so that a copied folder can be gone on with."""
@@ -76,7 +76,7 @@ class _Plan:
                     **values,
                     "source": source.path.name,
                     "guesses": {guess.option: guess.value for guess in source.guesses},
-                    "episodes": hashlib.sha256(listing).hexdigest(),
+                    "listing": hashlib.sha256(listing).hexdigest(),
                 }
             )
         )
@@ -95,7 +95,7 @@ def convert(
     workers: int = 1,
     engine: Literal["processes", "ray"] = "processes",
     on_error: Literal["raise", "skip"] = "raise",
-    limit: int | None = None,
+    episodes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
     """Write recordings as shards with instructions, normalizer and ``dataset.yaml``.
@@ -109,7 +109,7 @@ def convert(
     engine: what the workers are: processes here, or tasks of a Ray cluster (RAY_ADDRESS names one, else a
         local one of ``workers`` CPUs is started); its machines must share the file system.
     on_error: "skip" leaves damaged episodes out, whole, and lists them in the report.
-    limit: convert the first so many episodes only.
+    episodes: convert the first so many episodes only.
     progress: called with (groups done, groups).
 
     Raises:
@@ -120,20 +120,20 @@ def convert(
         raise ConfigError(f"tail {tail!r}, on_error {on_error!r}: expected drop or pad, raise or skip.")
     if engine not in ("processes", "ray"):
         raise ConfigError(f"engine is {engine!r}, expected 'processes' or 'ray'.")
-    if min(stride, samples_per_shard, workers, 1 if limit is None else limit) < 1:
-        raise ConfigError("stride, samples_per_shard, workers and a limit of episodes must be at least 1.")
+    if min(stride, samples_per_shard, workers, 1 if episodes is None else episodes) < 1:
+        raise ConfigError("stride, samples_per_shard, workers and episodes must be at least 1.")
     began, folder = time.monotonic(), Path(out)
     if folder.resolve() == Path(source).resolve():
         raise ConfigError(f"{folder}: the shards need a folder of their own, not the recording's.")
     opened = open_source(source, kind, options)
     if opened.guesses and not accept_guesses:
         raise ConfigError(explain(opened.path, opened.guesses))
-    lengths = opened.lengths[:limit]
+    lengths = opened.lengths[:episodes]
     damaged = min(opened.damaged, default=len(lengths))
     if damaged < len(lengths) and on_error == "raise":
         raise opened.damaged[damaged]
     path = str(Path(source).absolute())  # a worker elsewhere has another working directory
-    plan = _Plan(path, kind, options or SourceOptions(), tail, stride, samples_per_shard, on_error, limit)
+    plan = _Plan(path, kind, options or SourceOptions(), tail, stride, samples_per_shard, on_error, episodes)
     signature = plan.signature(opened)
     finished = _earlier(folder, signature)
     if finished is not None:

@@ -27,7 +27,8 @@ from rdt2.data.sources.lerobot_tables import (
     texts,
     whole,
 )
-from rdt2.errors import ConfigError, RecordingError
+from rdt2.errors import ConfigError, RDT2Error, RecordingError
+from rdt2.files import unreadable
 
 _BLOCK = 64
 """Pictures of a camera that are read at once."""
@@ -259,6 +260,8 @@ def _whole_table(folder: Path) -> Iterator[None]:
     """A context in which what Lance says of a damaged table becomes a RecordingError."""
     try:
         yield
+    except RDT2Error:
+        raise
     except BaseException as error:
         # A table whose bytes make no sense ends in a panic of the library, which is no Exception.
         if (
@@ -266,8 +269,14 @@ def _whole_table(folder: Path) -> Iterator[None]:
             and type(error).__name__ != "PanicException"
         ):
             raise
-        words = " ".join(str(error).split())[:200]
-        raise RecordingError(f"{folder}: is no whole Lance table ({words}). Download it again.") from None
+        reason = " ".join(str(error).split()).split(", /")[0][
+            :200
+        ]  # a place in the library's sources follows
+        words = f"is no whole Lance table ({reason}). Download it again."
+        files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+        told = (unreadable(file, words) for file in files)
+        instead = next((line for line in told if not line.endswith(words)), f"{folder}: {words}")
+        raise RecordingError(instead) from None
 
 
 def _column(key: str) -> str:
