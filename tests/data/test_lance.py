@@ -160,6 +160,9 @@ def test_flags_take_the_place_of_what_is_known(table):
     fixed = open_source(table, "lerobot", SourceOptions(gripper_fixed=0.05))
     assert fixed[0].widths["left"].tolist() == [0.05] * 40
     assert "gripper in" not in fixed.notes[0]
+    widths = open_source(table, "lerobot", SourceOptions(gripper_unit="mm"))
+    np.testing.assert_allclose(widths[0].widths["left"], 0.09 - truth.width["left"], atol=1e-6)
+    assert "gripper in action, taken as its width in mm" in widths.notes[0]
 
 
 def test_without_commands_the_measured_gripper_is_taken(tmp_path):

@@ -64,6 +64,8 @@ def as_hy_embodied(
             closed, opened = options.gripper_range or known["gripper_range"]
             widest = 1e3 * (options.gripper_open or known["gripper_open"])
             said.append(f"gripper in {where}, {opened:g} open ({widest:g} mm) and {closed:g} closed")
+        else:
+            said.append(f"gripper in {where}, taken as its width in {options.gripper_unit}")
     chosen = {name: value for name, value in known.items() if getattr(options, name) is None}
     axes = options.tool_axes or known["tool_axes"]
     said.append(f"tool axes {' '.join(axes)}, turned to the models' right down forward")

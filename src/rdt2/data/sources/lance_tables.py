@@ -224,7 +224,7 @@ class LanceTables:
         assert entry.data is not None
         with _whole_table(entry.data):
             scanner = self._dataset(entry.data).scanner(
-                columns=list(columns.values()), offset=first, limit=count, batch_size=count
+                columns=list(columns.values()), offset=first, limit=count
             )
             return scanner.to_table().select(list(columns.values())).rename_columns(list(columns))
 
