@@ -50,6 +50,10 @@ class SafetyError(RDT2Error):
     """A command that must not reach a robot."""
 
 
+class RobotError(RDT2Error):
+    """A device that does not answer, refuses to be used, or has a fault."""
+
+
 class RecordingError(RDT2Error):
     """A recording that could not be written whole."""
 

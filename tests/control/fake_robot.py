@@ -6,6 +6,7 @@ import numpy as np
 
 from rdt2.action import HORIZON, ActionChunk, chunk_from_poses
 from rdt2.robot import ArmState, Frame, GripperState, PoseTrajectory, Robot, WidthTrajectory
+from rdt2.robot.device import BaseDevice
 
 SIDES = ("right", "left")
 PICTURE = np.full((384, 384, 3), 127, np.uint8)
@@ -26,59 +27,76 @@ class FakeClock:
         self.time = max(self.time, time)
 
 
-class FakeArm:
+class FakeDevice(BaseDevice):
+    """Ready from the start; remembers what it was told for the first time, as (now, time, value), and its stops."""
+
+    def __init__(self, clock, name):
+        super().__init__(name)
+        self.clock, self.scheduled, self.calls, self.holds = clock, [], [], 0
+        self.connect()
+        self.enable()
+
+    def execute(self, times, values):
+        self.require_ready()
+        self.trajectory.execute(times, values, now=self.clock.now())
+        self.calls.append((self.clock.now(), times, values))
+        for time, value in zip(times, values, strict=True):
+            if not any(time == t and np.array_equal(value, v) for _, t, v in self.scheduled):
+                self.scheduled.append((self.clock.now(), time, value))
+
+    def stop(self):
+        self.holds += 1
+        super().stop()
+
+    def _brake(self):
+        now = self.clock.now()
+        self.trajectory.stay(self.trajectory.at(now), now=now)
+
+
+class FakeArm(FakeDevice):
     """Is always exactly where it was told to be."""
 
+    base, model = np.eye(4), None
+
     def __init__(self, clock, side):
-        self.clock = clock
+        super().__init__(clock, f"{side} arm")
         pose = np.diag([1.0, -1.0, -1.0, 1.0])
         pose[:3, 3] = 0, -0.25 if side == "right" else 0.25, 0.25
         self.trajectory = PoseTrajectory(pose, clock.now())
-        self.scheduled, self.holds, self.broken, self.frozen = [], 0, False, None
+        self.broken, self.frozen = False, None
 
     def state(self):
         now = self.clock.now()
         pose = self.trajectory.at(now).copy()
         if self.broken:
             pose[0, 3] = np.nan
-        return ArmState(now if self.frozen is None else self.frozen, pose, np.zeros(6))
-
-    def schedule(self, pose, time):
-        self.scheduled.append((self.clock.now(), time, pose))
-        return self.trajectory.schedule(pose, time, now=self.clock.now())
-
-    def hold(self):
-        self.holds += 1
-        self.trajectory.hold(now=self.clock.now())
+        stamp = now if self.frozen is None else self.frozen
+        return ArmState(stamp, round(1000 * stamp), pose, np.zeros(6), np.zeros(6))
 
 
-class FakeGripper:
-    def __init__(self, clock):
-        self.clock, self.trajectory, self.scheduled, self.holds = (
-            clock,
-            WidthTrajectory(0.08, clock.now()),
-            [],
-            0,
-        )
+class FakeGripper(FakeDevice):
+    stroke = 0.2
+
+    def __init__(self, clock, side):
+        super().__init__(clock, f"{side} gripper")
+        self.trajectory = WidthTrajectory(0.08, clock.now())
 
     def state(self):
-        return GripperState(self.clock.now(), self.trajectory.at(self.clock.now()))
-
-    def schedule(self, width, time):
-        self.scheduled.append((self.clock.now(), time, width))
-        return self.trajectory.schedule(width, time, now=self.clock.now())
-
-    def hold(self):
-        self.holds += 1
-        self.trajectory.hold(now=self.clock.now())
+        now = self.clock.now()
+        return GripperState(now, round(1000 * now), self.trajectory.at(now))
 
 
-class FakeCamera:
-    def __init__(self, clock):
-        self.clock, self.delay, self.stuck = clock, 0.0, None
+class FakeCamera(FakeDevice):
+    def __init__(self, clock, side):
+        super().__init__(clock, f"{side} camera")
+        self.delay, self.stuck = 0.0, None
 
     def read(self):
-        return Frame(self.clock.now() - self.delay if self.stuck is None else self.stuck, PICTURE)
+        stamp = self.clock.now() - self.delay if self.stuck is None else self.stuck
+        return Frame(stamp, round(1000 * stamp), PICTURE)
+
+    def stop(self):
+        """Nothing moves."""
 
 
 def fake_robot(policy_to_tcp=None):
@@ -86,11 +104,12 @@ def fake_robot(policy_to_tcp=None):
     change = np.eye(4) if policy_to_tcp is None else policy_to_tcp
     return Robot(
         arms={s: FakeArm(clock, s) for s in SIDES},
-        grippers={s: FakeGripper(clock) for s in SIDES},
-        cameras={s: FakeCamera(clock) for s in SIDES},
+        grippers={s: FakeGripper(clock, s) for s in SIDES},
+        cameras={s: FakeCamera(clock, s) for s in SIDES},
         clock=clock,
         policy_to_tcp={s: change for s in SIDES},
         name="fake",
+        concurrent=False,
     )
 
 

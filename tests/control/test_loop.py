@@ -70,9 +70,9 @@ def test_steps_that_are_past_are_skipped_and_the_others_keep_their_time():
     assert first.skipped == 0  # the arms stood still: nothing is past
     assert second.skipped == 4  # at 33, 67 and 100 ms; 133 ms is too soon to make up for a difference
     arm = robot.arms["right"]
-    future = [(time, pose) for now, time, pose in arm.scheduled[HORIZON:] if time > now]
-    assert len(future) == HORIZON - 4
-    for k, (time, pose) in enumerate(future, start=5):
+    told = next(call for call in arm.calls if call[0] >= 100.0 + second.time + 0.11 - 1e-6)
+    assert len(told[1]) == 1 + HORIZON - 4  # the first is where the arm is on its way now
+    for k, (time, pose) in enumerate(list(zip(*told[1:], strict=True))[1:], start=5):
         assert time == pytest.approx(100.0 + second.time + k / 30)
         assert pose[0, 3] == pytest.approx(second.tcp["right"][0, 3] + 0.005 * k, abs=1e-6)
 
@@ -94,7 +94,7 @@ def test_arms_that_stand_still_are_not_made_to_catch_up():
     result = run_episode(robot, policy, SENTENCE, config=settings, recorder=Watch(), max_seconds=4.0)
     assert len(result.holds) == 1
     assert [cycle.skipped for cycle in result.cycles] == [0] * len(result.cycles)
-    assert np.diff(speeds).max() == pytest.approx(0.005, abs=1e-4)
+    assert np.diff(speeds).max() == pytest.approx(0.005, abs=3e-4)
 
 
 class PutsOff(ConstantPolicy):
@@ -154,7 +154,7 @@ def test_device_latencies_move_commands_earlier():
     settings = config(latency=0.0, robot_action_latency=0.05, gripper_latency=0.02)
     run_episode(robot, ConstantPolicy(), SENTENCE, config=settings, max_seconds=0.3)
     # An arm that gets its command now moves 50 ms later: that is when the chunk begins.
-    assert robot.arms["left"].scheduled[9][1] == pytest.approx(100.05 + 10 / 30 - 0.05)
+    assert robot.arms["left"].scheduled[10][1] == pytest.approx(100.05 + 10 / 30 - 0.05)
     assert robot.grippers["left"].scheduled[9][1] == pytest.approx(100.05 + 10 / 30 - 0.02)
 
 
@@ -358,10 +358,10 @@ def test_an_arm_that_refuses_a_waypoint_stops_both():
 
     robot = fake_robot()
 
-    def refuse(pose, time):
+    def refuse(times, poses):
         raise SafetyError("the left arm refused a waypoint")
 
-    robot.arms["left"].schedule = refuse
+    robot.arms["left"].execute = refuse
     result = run_episode(robot, ConstantPolicy(), SENTENCE, config=config(), max_seconds=5.0)
     assert "left arm refused" in result.holds[0].reason
     assert robot.arms["right"].state().pose[0, 3] == pytest.approx(0.0, abs=1e-6)

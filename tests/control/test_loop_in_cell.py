@@ -53,7 +53,9 @@ def _turn(first, last, share):
 @pytest.mark.parametrize("embodiment", ["ur5e", "fr3", "handheld"])
 def test_an_oracle_reaches_its_goals_with_every_embodiment(embodiment, monkeypatch):
     # Pictures are not looked at here, and drawing them is slow.
-    monkeypatch.setattr("rdt2.sim.cell.CellCamera.read", lambda self: Frame(self._cell.time, GREY))
+    monkeypatch.setattr(
+        "rdt2.sim.cell.CellCamera.read", lambda self: Frame(self._cell.time, self._cell.steps, GREY)
+    )
     goals = {}
     for side, (x, y, z) in {"right": (0.12, 0.02, 0.16), "left": (-0.10, 0.24, 0.14)}.items():
         goals[side] = np.eye(4)

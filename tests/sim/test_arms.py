@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -10,9 +12,10 @@ mujoco = pytest.importorskip("mujoco")
 
 from rdt2.errors import SafetyError, TaskError  # noqa: E402
 from rdt2.robot import Arm  # noqa: E402
+from rdt2.robot.kinematics import arm_kinematics, rotation_vector  # noqa: E402
 from rdt2.sim import arms  # noqa: E402
+from rdt2.sim.controller import ArmController  # noqa: E402
 from rdt2.sim.gripper import TCP_Z, gripper_spec, tcp_rotation  # noqa: E402
-from rdt2.sim.ik import rotation_vector  # noqa: E402
 
 MODELS = ("ur5e", "fr3")
 SIDES = ("right", "left")
@@ -43,11 +46,14 @@ def bench(request):
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     for side in SIDES:
         spec.attach(gripper_spec(), prefix=f"{side}/", site=arms.add_arm(spec, request.param, side))
+        arms.compensate_gravity(spec, side)
     model = spec.compile()
     data = mujoco.MjData(model)
-    controllers = {s: arms.ArmController(model, data, side=s, tcp_site=f"{s}/tcp") for s in SIDES}
+    controllers = {s: ArmController(model, data, side=s, tcp_site=f"{s}/tcp") for s in SIDES}
     for side, controller in controllers.items():
         controller.reset(waiting(side))
+        controller.connect()
+        controller.enable()
     mujoco.mj_forward(model, data)
     return model, data, controllers
 
@@ -66,12 +72,21 @@ def advance(bench, seconds):
         mujoco.mj_step(model, data)
 
 
+def drive(bench, arm, pose, seconds):
+    """To `pose` within `seconds`; said again 50 times a second, or the watchdog stops the arm."""
+    data = bench[1]
+    until = data.time + seconds
+    while data.time < until - 1e-3:
+        arm.execute([until], [pose])
+        advance(bench, min(0.02, until - data.time))
+
+
 def test_ur5e_kinematics_are_its_denavit_hartenberg_table():
     table = [  # d, a, alpha as the manufacturer publishes them
         (0.1625, 0, np.pi / 2), (0, -0.425, 0), (0, -0.3922, 0),
         (0.1333, 0, np.pi / 2), (0.0997, 0, -np.pi / 2), (0.0996, 0, 0),
     ]  # fmt: skip
-    kinematics = arms.arm_kinematics("ur5e", "right", base=np.eye(4))
+    kinematics = arm_kinematics("ur5e", "right", base=np.eye(4))
     for joints in np.random.default_rng(0).uniform(-3, 3, (20, 6)):
         pose = np.eye(4)
         for q, (d, a, alpha) in zip(joints, table, strict=True):
@@ -86,7 +101,7 @@ def test_fr3_kinematics_are_craigs_table():
         (0, 0, 0.333), (0, -np.pi / 2, 0), (0, np.pi / 2, 0.316), (0.0825, np.pi / 2, 0),
         (-0.0825, -np.pi / 2, 0.384), (0, np.pi / 2, 0), (0.088, np.pi / 2, 0),
     ]  # fmt: skip
-    kinematics = arms.arm_kinematics("fr3", "left", base=np.eye(4))
+    kinematics = arm_kinematics("fr3", "left", base=np.eye(4))
     for joints in np.random.default_rng(1).uniform(-1.5, 1.5, (20, 7)):
         pose = np.eye(4)
         for q, (a, alpha, d) in zip(joints, table, strict=True):
@@ -98,7 +113,7 @@ def test_fr3_kinematics_are_craigs_table():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_jacobian_is_the_derivative_of_the_pose(model):
-    kinematics = arms.arm_kinematics(model, "right", tool=tool())
+    kinematics = arm_kinematics(model, "right", tool=tool())
     joints = kinematics.home + 0.1
     pose, jacobian = kinematics.jacobian(joints)
     jacobian = jacobian.copy()
@@ -122,7 +137,7 @@ def test_rotation_vector_at_every_angle(angle):
 def test_each_hand_reaches_the_whole_table_without_limits_or_singularities(model, side, nearest):
     """Straight paths from the waiting pose to the workspace's corners, gripper down, turned by +-30
     degrees."""
-    kinematics = arms.arm_kinematics(model, side, tool=tool())
+    kinematics = arm_kinematics(model, side, tool=tool())
     start = waiting(side)
     rest = kinematics.solve(start)
     for x in (nearest, 0.2):
@@ -144,13 +159,13 @@ def test_each_hand_reaches_the_whole_table_without_limits_or_singularities(model
 
 def test_solving_for_a_pose_out_of_reach_is_an_error():
     with pytest.raises(SafetyError, match="cannot reach"):
-        arms.arm_kinematics("ur5e", "right", tool=tool()).solve(
+        arm_kinematics("ur5e", "right", tool=tool()).solve(
             transform(1.5, 0, 0.2, rotation=tcp_rotation("right"))
         )
 
 
 def test_speed_and_joint_limits_hold_in_every_step():
-    kinematics = arms.arm_kinematics("fr3", "right", tool=tool())
+    kinematics = arm_kinematics("fr3", "right", tool=tool())
     rng = np.random.default_rng(2)
     joints = kinematics.home
     for _ in range(200):
@@ -165,11 +180,11 @@ def test_speed_and_joint_limits_hold_in_every_step():
 
 
 def test_unknown_arm_is_an_error():
-    with pytest.raises(TaskError, match="expected one of"):
+    with pytest.raises(TaskError, match="only fr3, ur5e"):
         arms.add_arm(mujoco.MjSpec(), "ur99", "right")
     model = mujoco.MjSpec().compile()
     with pytest.raises(TaskError, match="no right arm"):
-        arms.ArmController(model, mujoco.MjData(model), side="right", tcp_site="right/tcp")
+        ArmController(model, mujoco.MjData(model), side="right", tcp_site="right/tcp")
 
 
 def test_controller_speaks_the_arm_protocol_and_starts_where_told(bench):
@@ -201,8 +216,8 @@ def test_tracks_a_stream_of_waypoints_at_half_a_metre_a_second(bench):
     worst = 0.0
     for k in range(int(duration * 30) + 6):
         for side, controller in controllers.items():
-            for j in range(1, 13):
-                controller.schedule(path(side, (k + j) / 30), began + (k + j) / 30)
+            ahead = (k + np.arange(1, 13)) / 30
+            controller.execute(began + ahead, [path(side, t) for t in ahead])
         advance(bench, began + (k + 1) / 30 - data.time)
         for side, controller in controllers.items():
             state = controller.state()
@@ -214,65 +229,123 @@ def test_tracks_a_stream_of_waypoints_at_half_a_metre_a_second(bench):
 def test_a_new_waypoint_replaces_later_ones_and_past_ones_are_dropped(bench):
     _, data, controllers = bench
     arm, here = controllers["right"], waiting("right")
-    assert arm.schedule(transform(z=0.05) @ here, data.time + 0.3)
-    assert arm.schedule(transform(z=0.10) @ here, data.time + 0.6)
-    assert arm.schedule(transform(x=0.04) @ here, data.time + 0.3)
-    assert not arm.schedule(here, data.time)
-    advance(bench, 0.9)
+    arm.execute([data.time + 0.3, data.time + 0.6], [transform(z=0.05) @ here, transform(z=0.10) @ here])
+    drive(bench, arm, transform(x=0.04) @ here, 0.3)
+    advance(bench, 0.6)
     np.testing.assert_allclose(arm.state().pose[:3, 3], here[:3, 3] + [0.04, 0, 0], atol=2e-3)
+    with pytest.raises(SafetyError, match="too late"):
+        arm.execute([data.time], [here])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_waypoint_that_is_not_finite_stops_the_arm(bench, value):
+def test_a_waypoint_that_is_not_finite_is_refused_and_changes_nothing(bench, value):
     _, data, controllers = bench
     arm, bad = controllers["left"], waiting("left")
-    arm.schedule(transform(z=0.05) @ waiting("left"), data.time + 1.0)
     bad[0, 3] = value
     with pytest.raises(SafetyError, match="finite"):
-        arm.schedule(bad, data.time + 0.1)
+        arm.execute([data.time + 0.1], [bad])
     advance(bench, 0.3)
     np.testing.assert_allclose(arm.state().pose[:3, 3], waiting("left")[:3, 3], atol=2e-3)
-    with pytest.raises(SafetyError, match="stopped"):
-        arm.schedule(waiting("left"), data.time + 0.5)
-    arm.hold()
-    assert arm.schedule(waiting("left"), data.time + 0.5)
+    assert arm.health().ok
 
 
 def test_too_fast_a_waypoint_is_refused(bench):
     _, data, controllers = bench
     with pytest.raises(SafetyError, match="m/s"):
-        controllers["right"].schedule(transform(x=0.3) @ waiting("right"), data.time + 0.05)
-    controllers["right"].hold()
+        controllers["right"].execute([data.time + 0.05], [transform(x=0.3) @ waiting("right")])
     turned = waiting("right")
     turned[:3, :3] = tcp_rotation("right", yaw=1.5)
     with pytest.raises(SafetyError, match="rad/s"):
-        controllers["right"].schedule(turned, data.time + 0.05)
+        controllers["right"].execute([data.time + 0.05], [turned])
 
 
-def test_holding_is_staying_where_the_arm_is_not_where_it_was_sent(bench):
-    """An arm that is held back goes on pushing until it is told to hold."""
+@pytest.mark.parametrize("at_once", [True, False])
+def test_waypoints_8_ms_apart_are_held_to_the_same_speed(bench, at_once):
+    """Regression: a gap below 33 ms counted as 33 ms, so that 7 m/s passed at 125 Hz."""
     _, data, controllers = bench
-    controller = controllers["right"]
-    joint = controller._qpos[1]
-    data.qpos[joint] += 0.1  # something has moved the arm away from its commanded path
-    mujoco.mj_forward(bench[0], data)
-    there = controller.state().pose
-    assert np.linalg.norm(controller.trajectory.end[1][:3, 3] - there[:3, 3]) > 0.02
-    controller.hold()
-    np.testing.assert_allclose(controller.trajectory.end[1], there, atol=1e-6)
-    advance(bench, 0.3)
-    np.testing.assert_allclose(controller.state().pose[:3, 3], there[:3, 3], atol=2e-3)
+    arm, here, ahead = controllers["right"], waiting("right"), np.arange(1, 9)
+
+    def go(speed):
+        times = data.time + 0.008 * ahead
+        poses = [transform(z=0.008 * speed * k) @ here for k in ahead]
+        if at_once:
+            arm.execute(times, poses)
+        for time, pose in zip(times, poses, strict=True):
+            if not at_once:
+                arm.execute([time], [pose])
+            advance(bench, 0.008)
+
+    with pytest.raises(SafetyError, match=r"2\.\d\d m/s" if at_once else "too fast for its joints"):
+        go(2.1)
+    arm.reset(here)
+    go(0.8)
+    assert arm.health().ok
 
 
-def test_a_path_out_of_reach_stops_the_arm_near_the_edge_of_its_reach(bench):
+def test_a_stopped_arm_brakes_where_it_is_not_where_it_was_sent(bench):
+    """An arm that is held back goes on pushing until it is stopped."""
     _, data, controllers = bench
     arm = controllers["right"]
-    arm.schedule(transform(1.2, -0.28, 0.26, rotation=tcp_rotation("right")), data.time + 2.0)
-    advance(bench, 2.5)
-    assert "behind its path" in arm.fault
-    resting = arm.state()
-    assert resting.pose[0, 3] < 0.7
+    data.qpos[arm._qpos[1]] += 0.1  # something has moved the arm away from its commanded path
+    mujoco.mj_forward(bench[0], data)
+    there = arm.state().pose
+    assert np.linalg.norm(arm.trajectory.end[1][:3, 3] - there[:3, 3]) > 0.02
+    arm.stop()
+    advance(bench, 0.3)
+    np.testing.assert_allclose(arm.state().pose[:3, 3], there[:3, 3], atol=2e-3)
+
+
+def test_stopping_takes_speed_away_smoothly(bench):
+    """From 0.6 m/s: deceleration within 15 m/s^2, no step in velocity, at rest after 0.15 s, on the way it was on."""
+    model, data, controllers = bench
+    arm, here = controllers["left"], waiting("left")
+    times = data.time + np.arange(1, 40) / 100
+    ramp = np.cumsum(np.minimum(np.arange(1, 40) / 15, 1.0)) * 0.006
+    arm.execute(times, [transform(z=-x / 2, x=x) @ here for x in ramp])
+    advance(bench, 0.09)
+    arm.execute(times, [transform(z=-x / 2, x=x) @ here for x in ramp])
+    advance(bench, 0.09)
+    before = arm.state()
+    assert np.linalg.norm(before.velocity[:3]) > 0.5
+    arm.stop()
+    velocities = [before.velocity[:3]]
+    while data.time < before.timestamp + 0.3:
+        for controller in controllers.values():
+            controller.update()
+        mujoco.mj_step(model, data)
+        velocities.append(arm.state().velocity[:3])
+    speeds = np.linalg.norm(velocities, axis=1)
+    assert speeds[75:].max() < 0.02
+    slowing = np.linalg.norm(np.diff(velocities, axis=0), axis=1) / 0.002
+    assert np.convolve(slowing, np.ones(5) / 5, "valid").max() < 15.0
+    way = arm.state().pose[:3, 3] - before.pose[:3, 3]
+    direction = before.velocity[:3] / np.linalg.norm(before.velocity[:3])
+    assert 0.01 < way @ direction < 0.06
+    assert np.linalg.norm(way - (way @ direction) * direction) < 5e-3
+
+
+def test_a_path_out_of_reach_is_a_fault_near_the_edge_of_its_reach(bench):
+    """Regression: an arm went on while it was up to 100 mm, and any angle, off its path."""
+    arm = bench[2]["right"]
+    far = transform(1.2, -0.28, 0.26, rotation=tcp_rotation("right"))
+    with pytest.raises(SafetyError, match="stopped: its path near"):
+        drive(bench, arm, far, 2.0)
+    assert re.search(r"[5-9] mm and 0\.\d degrees off", arm.health().fault)
+    advance(bench, 0.5)
+    assert arm.state().pose[0, 3] < 0.7
     assert np.abs(bench[1].qvel).max() < 0.05
+
+
+def test_turning_further_than_the_joints_go_is_a_fault(bench):
+    arm, pose = bench[2]["right"], waiting("right")
+
+    def turn_and_turn():
+        for k in range(1, 200):
+            pose[:3, :3] = tcp_rotation("right", yaw=0.04 * k)
+            drive(bench, arm, pose, 0.02)
+
+    with pytest.raises(SafetyError, match="degrees off"):
+        turn_and_turn()
 
 
 def test_links_do_not_collide_and_joint_limits_are_true(bench):

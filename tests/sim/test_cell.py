@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from driving import drive
 from scipy.spatial.transform import Rotation
 
 from rdt2.errors import ConfigError, SimulationError, TaskError
@@ -36,11 +37,17 @@ def test_hands_follow_their_waypoints(cell: Cell) -> None:
     arm = robot.arms["left"]
     start = arm.state().pose
     goal = shifted(start, (0.1, -0.1, -0.05), yaw=0.4)
-    arm.schedule(goal, 0.5)
-    robot.clock.sleep_until(0.25)
+    times, share = 0.05 * np.arange(1, 11), 0.1 * np.arange(1, 11)
+    poses = [shifted(start, tuple(s * np.array((0.1, -0.1, -0.05))), yaw=0.4 * s) for s in share]
+    for tick in range(5):
+        arm.execute(times, poses)
+        robot.clock.sleep_until(0.05 * (tick + 1))
     middle = arm.state()
     assert middle.timestamp == robot.clock.now() == pytest.approx(0.25)
     np.testing.assert_allclose(middle.pose[:3, 3], (start + goal)[:3, 3] / 2, atol=5e-4)
+    np.testing.assert_allclose(middle.velocity[:3], (0.2, -0.2, -0.1), atol=5e-3)
+    np.testing.assert_allclose(middle.velocity[3:], (0, 0, 0.8), atol=5e-2)
+    drive(cell, arm, goal, until=0.5)
     robot.clock.sleep_until(0.6)
     np.testing.assert_allclose(arm.state().pose, goal, atol=5e-4)
 
@@ -56,7 +63,7 @@ def test_a_hand_gives_way_to_the_table(cell: Cell) -> None:
     arm = cell.arms["right"]
     under = shifted(arm.state().pose, (0, 0, 0))
     under[2, 3] = -0.10
-    arm.schedule(under, 0.6)
+    drive(cell, arm, under, until=0.6)
     cell.advance_to(1.5)
     assert arm.state().pose[2, 3] > -0.005
     assert np.isfinite(cell.data.qpos).all()
@@ -65,8 +72,8 @@ def test_a_hand_gives_way_to_the_table(cell: Cell) -> None:
 def test_widths_are_metres_between_the_pads(cell: Cell) -> None:
     gripper = cell.grippers["left"]
     for width in (0.02, 0.088, 0.0):
-        gripper.schedule(width, cell.time + 0.3)
-        cell.advance_to(cell.time + 0.8)
+        drive(cell, gripper, width, until=cell.time + 0.3)
+        cell.advance_to(cell.time + 0.5)
         assert gripper.state().width == pytest.approx(width, abs=0.001)
         pads = [cell.data.geom(f"left/finger_{f}_pad") for f in "ab"]
         thickness = 2 * cell.model.geom("left/finger_a_pad").size[1]
@@ -128,7 +135,7 @@ def test_pictures(cell: Cell) -> None:
 
 def test_a_closing_gripper_is_seen(cell: Cell) -> None:
     before = cell.render("left")
-    cell.grippers["left"].schedule(0.0, 0.3)
+    drive(cell, cell.grippers["left"], 0.0, until=0.3)
     cell.advance_to(0.6)
     lower = slice(250, 384)
     assert (np.abs(cell.render("left")[lower].astype(int) - before[lower]).max(-1) > 30).mean() > 0.05
@@ -143,12 +150,12 @@ def test_a_hand_follows_a_path_that_trembles() -> None:
         for tick in range(60):
             pose = shifted(start, tuple(rng.uniform(-0.01, 0.01, 3)))
             pose[:3, :3] = Rotation.from_rotvec(np.deg2rad(rng.uniform(-5, 5, 3))).as_matrix() @ start[:3, :3]
-            arm.schedule(pose, (tick + 1) / 30)
+            arm.execute([(tick + 1) / 30], [pose])
             cell.advance_to((tick + 1) / 30)
             off = np.linalg.inv(pose) @ arm.state().pose
             assert np.linalg.norm(off[:3, 3]) < 0.04
             assert Rotation.from_matrix(off[:3, :3]).magnitude() < np.deg2rad(30)
-        arm.schedule(start, cell.time + 0.1)
+        arm.execute([cell.time + 0.1], [start])
         cell.advance_to(cell.time + 0.4)
         np.testing.assert_allclose(arm.state().pose, start, atol=1e-3)
 
@@ -157,7 +164,8 @@ def test_a_run_repeats_exactly() -> None:
     ends = []
     for _ in range(2):
         with Cell("handheld", make_scene("place", 4)) as cell:
-            cell.arms["left"].schedule(shifted(cell.arms["left"].state().pose, (0.1, -0.2, -0.1)), 0.4)
+            arm = cell.arms["left"]
+            drive(cell, arm, shifted(arm.state().pose, (0.1, -0.2, -0.1)), until=0.4)
             cell.advance_to(0.5)
             ends.append((cell.data.qpos.copy(), cell.render("left")))
     np.testing.assert_array_equal(ends[0][0], ends[1][0])
@@ -166,7 +174,7 @@ def test_a_run_repeats_exactly() -> None:
 
 def test_reset_goes_back_to_the_start(cell: Cell) -> None:
     start = cell.data.qpos.copy()
-    cell.arms["left"].schedule(shifted(cell.arms["left"].state().pose, (0.1, -0.2, -0.1)), 0.4)
+    drive(cell, cell.arms["left"], shifted(cell.arms["left"].state().pose, (0.1, -0.2, -0.1)), until=0.4)
     cell.advance_to(0.5)
     cell.reset()
     assert cell.time == 0.0
@@ -280,7 +288,7 @@ def test_seen_from_says_where_the_picture_shows_an_object(cell: Cell) -> None:
     arm = cell.arms["left"]
     over = arm.state().pose.copy()
     over[:3, 3] = cell.object_pose(name)[:3, 3] + (0.03, 0.02, 0.15)
-    arm.schedule(over, 1.0)
+    drive(cell, arm, over, until=1.0)
     cell.advance_to(1.5)
     x, y, depth = cell.seen_from("left", name)
     before = cell.render("left").astype(int)

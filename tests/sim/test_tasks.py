@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from driving import drive
 from scipy.spatial.transform import Rotation
 
 from rdt2.errors import TaskError
@@ -25,12 +26,12 @@ class Hand:
         pose = np.eye(4)
         pose[:3, :3] = tcp_rotation(self.side, yaw=yaw)
         pose[:3, 3] = *xy, z
-        self.cell.arms[self.side].schedule(pose, self.cell.time + seconds)
-        self.cell.advance_to(self.cell.time + seconds + 0.05)
+        drive(self.cell, self.cell.arms[self.side], pose, until=self.cell.time + seconds)
+        self.cell.advance_to(self.cell.time + 0.05)
 
     def jaws(self, width: float) -> None:
-        self.cell.grippers[self.side].schedule(width, self.cell.time + 0.2)
-        self.cell.advance_to(self.cell.time + 0.5)
+        drive(self.cell, self.cell.grippers[self.side], width, until=self.cell.time + 0.2)
+        self.cell.advance_to(self.cell.time + 0.3)
 
     def grasp(self, name: str) -> None:
         item = self.cell.scene.object(name)
@@ -168,9 +169,11 @@ def test_what_is_dropped_from_high_counts_once_it_lies_still_in_the_bowl() -> No
     cell, monitor = start("place", 2)
     hand, target = Hand(cell, monitor.task.hand), monitor.task.target
     carry_to_bowl(cell, hand, target, 0.25)
-    cell.grippers[hand.side].schedule(0.085, cell.time + 0.2)
+    opened = cell.time + 0.2
     foot = cell.object_pose("bowl")[:3, 3]
     while cell.object_pose(target)[2, 3] > foot[2] + 0.06:
+        if cell.time < opened:
+            cell.grippers[hand.side].execute([opened], [0.085])
         cell.advance_to(cell.time + 1 / 30)
         assert not monitor.success, "it falls"
     cell.advance_to(cell.time + 1.5)

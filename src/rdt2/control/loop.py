@@ -20,13 +20,13 @@ from __future__ import annotations
 import time as wall
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from rdt2.action import ARMS, FPS, HORIZON, ActionChunk, state_vector
 from rdt2.control.safety import Plan, SafetyLimits, check_plan
-from rdt2.errors import ConfigError, RDT2Error, SafetyError
+from rdt2.errors import ConfigError, RDT2Error, RobotError, SafetyError
 from rdt2.observation import Observation
 from rdt2.pose import conjugate, interpolate
 
@@ -215,8 +215,12 @@ class _Episode:
         self.ends = self.began + max_seconds
         self.next_frame = self.began + PERIOD
         self.predictions = 0
-        # When the arms come to rest, if nothing more is scheduled.
+        # When the arms come to rest, if nothing more is sent.
         self.rests = self.began
+        # What was sent last: device, times, values. Sent again 30 times a second, for devices that stop in silence.
+        self.sent: list[tuple[Any, ndarray, ndarray]] = []
+        # Of each arm, the path it was sent along: times and poses.
+        self.path: dict[str, tuple[ndarray, ndarray]] = {}
         self.result = EpisodeResult()
         # Measured poses of the last second or more, one or two a frame: to know where an arm was when a picture was
         # taken, and whether it got anywhere.
@@ -232,7 +236,7 @@ class _Episode:
             while True:
                 try:
                     if failures:
-                        self._wait_until(self.clock.now() + PERIOD)
+                        self._go_on()
                     self._cycle()
                     failures = 0
                 except RDT2Error as error:
@@ -246,7 +250,7 @@ class _Episode:
         except KeyboardInterrupt:
             result.ending = "stopped by the operator"
         finally:
-            self.robot.hold()
+            self.robot.stop()
             result.seconds = self.clock.now() - self.began
         if self.monitor is not None:
             result.success, result.followed = bool(self.monitor.success), bool(self.monitor.followed)
@@ -338,13 +342,41 @@ class _Episode:
         skipped = int(np.sum(times - config.robot_action_latency < now + PERIOD - EARLY))
         if plan.steps - skipped < min(LEAST_STEPS, HORIZON - skipped):
             raise SafetyError(plan.reason)
+        driven = slice(skipped, plan.steps)
+        self.sent = []
         for side in ARMS:
-            for i in range(skipped, plan.steps):
-                robot.arms[side].schedule(plan.poses[side][i], times[i] - config.robot_action_latency)
-                robot.grippers[side].schedule(float(widths[side][i]), times[i] - config.gripper_latency)
+            arm, gripper = robot.arms[side], robot.grippers[side]
+            openings = np.minimum(widths[side], gripper.stroke)
+            self.sent.append(
+                (
+                    arm,
+                    *self._joined(
+                        side, times[driven] - config.robot_action_latency, plan.poses[side][driven]
+                    ),
+                )
+            )
+            self.sent.append((gripper, times[driven] - config.gripper_latency, openings[driven]))
+        self._send()
         self.rests = times[plan.steps - 1]
         self.result.cycles.append(Cycle(moment.time - self.began, moment.tcp, plan, widths, skipped))
         return start, plan.steps
+
+    def _joined(self, side: str, times: ndarray, poses: ndarray) -> tuple[ndarray, ndarray]:
+        """Waypoints that begin where the arm's path is now, so that nothing of the last plan lies in between."""
+        now = self.clock.now() + EARLY
+        path_times, path_poses = self.path.get(side, (np.array([now]), self.past[side][-1][1][None]))
+        here = interpolate(path_times, path_poses, np.array([now]))
+        times, poses = np.append(now, times), np.concatenate([here, poses])
+        self.path[side] = (times, poses)
+        return times, poses
+
+    def _send(self) -> None:
+        """Give the devices what is still ahead of what they were given last."""
+        now = self.clock.now()
+        for device, times, values in self.sent:
+            ahead = times > now
+            if ahead.any():
+                device.execute(times[ahead], values[ahead])
 
     def _wait_until(self, time: float) -> None:
         """Let the robot move until `time`, looking 30 times a second.
@@ -364,6 +396,7 @@ class _Episode:
             if self.clock.now() >= self.next_frame - EARLY:
                 self.next_frame = max(self.next_frame + PERIOD, self.clock.now() + 0.5 * PERIOD)
                 self._remember()
+                self._send()
                 if self.recorder is not None:
                     self.recorder.on_frame(self.clock.now())
 
@@ -379,8 +412,20 @@ class _Episode:
             if not past or state.timestamp > past[-1][0]:
                 past.append((state.timestamp, np.asarray(state.pose, dtype=np.float64)))
 
+    def _go_on(self) -> None:
+        """Let the arms come to rest, and move again."""
+        for _ in range(int(FPS)):
+            self._wait_until(self.clock.now() + PERIOD)
+            try:
+                self.robot.recover()
+            except RobotError:
+                continue
+            return
+        self.robot.recover()
+
     def _hold(self, reason: str) -> None:
-        self.robot.hold()
+        self.robot.stop()
+        self.sent, self.path = [], {}
         self.rests = self.clock.now()
         self.result.holds.append(Hold(self.clock.now() - self.began, reason))
 

@@ -57,7 +57,7 @@ class Trial:
 
 def task_named(scene: Scene, instruction: str) -> Task | None:
     """The task of a scene that a sentence asks for; case, spaces and full stop do not matter."""
-    from rdt2.robot.protocols import ARMS
+    from rdt2.action import ARMS
     from rdt2.sim.tasks import TASKS, make_task
 
     wanted = _words(instruction)

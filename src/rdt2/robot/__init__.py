@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from rdt2.robot.protocols import (
+    WATCHDOG,
     Arm,
     ArmState,
     Camera,
     Clock,
+    Device,
     Frame,
     Gripper,
     GripperState,
-    PoseTrajectory,
-    Robot,
-    WidthTrajectory,
+    Health,
+    Timing,
 )
+from rdt2.robot.robot import Robot
+from rdt2.robot.waypoints import PoseTrajectory, WidthTrajectory
 
 __all__ = [
+    "WATCHDOG",
     "Arm",
     "ArmState",
     "Camera",
     "Clock",
+    "Device",
     "Frame",
     "Gripper",
     "GripperState",
+    "Health",
     "PoseTrajectory",
     "Robot",
+    "Timing",
     "WidthTrajectory",
 ]

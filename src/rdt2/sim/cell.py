@@ -2,8 +2,9 @@
 
     cell = Cell("ur5e", make_scene("pick", seed=3))
     robot = cell.robot()
-    robot.arms["left"].schedule(pose, robot.clock.now() + 0.5)
-    robot.clock.sleep_until(robot.clock.now() + 0.5)      # this is what runs the physics
+    soon = robot.clock.now() + 0.05
+    robot.execute([soon], {"left": [pose]}, {"left": [0.04]})
+    robot.clock.sleep_until(soon)                         # this is what runs the physics
     picture = robot.cameras["left"].read().image
 
 World frame: z up, origin at the table's centre on the nominal table top (a scene may move the table by up to
@@ -12,15 +13,18 @@ World frame: z up, origin at the table's centre on the nominal table top (a scen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rdt2.errors import SimulationError, TaskError
-from rdt2.robot.protocols import ARMS, Frame, Robot
+from rdt2.action import ARMS
+from rdt2.errors import RobotError, SimulationError, TaskError
+from rdt2.robot.device import BaseDevice
+from rdt2.robot.protocols import Frame
+from rdt2.robot.robot import Robot
 from rdt2.sim import render
 from rdt2.sim.building import add_room, add_tubes, build_scene
 from rdt2.sim.gripper import GripperController, gripper_spec, tcp_rotation
@@ -83,7 +87,7 @@ def build_cell(embodiment: str, scene: Scene) -> tuple[mujoco.MjModel, Names]:
 
     An arm is added by `rdt2.sim.arms.add_arm(spec, model="ur5e" | "fr3", side=...)`. It returns the `MjsSite`
     on its flange (z out of the flange) to which the gripper's body frame is attached, and names all it adds
-    with the prefix `{side}/`. Its controller `rdt2.sim.arms.ArmController(model, data, side=...,
+    with the prefix `{side}/`. Its controller `rdt2.sim.controller.ArmController(model, data, side=...,
     tcp_site=...)` is a `rdt2.sim.handheld.Mover`. Base and flange are turned so that the waiting pose of
     `tcp_rotation(side)`, camera towards the other hand, is in the middle of the last joint's range.
 
@@ -131,14 +135,20 @@ class CellClock:
         self._cell.advance_to(time)
 
 
-class CellCamera:
+class CellCamera(BaseDevice):
     """A wrist camera of the cell: what it sees at this moment of simulated time."""
 
     def __init__(self, cell: Cell, side: str) -> None:
+        super().__init__(f"{side} camera")
         self._cell, self._side = cell, side
 
     def read(self) -> Frame:
-        return Frame(self._cell.time, self._cell.render(self._side))
+        if not self.health().connected:
+            raise RobotError(f"the {self.name} is not connected. Call connect() first.")
+        return Frame(self._cell.time, self._cell.steps, self._cell.render(self._side))
+
+    def stop(self) -> None:
+        """Nothing moves."""
 
 
 class Cell:
@@ -162,15 +172,19 @@ class Cell:
         if embodiment == "handheld":
             mover: Callable[..., Mover] = HandheldArm
         else:
-            from rdt2.sim.arms import ArmController
+            from rdt2.sim.controller import ArmController
 
             mover = ArmController
         self.arms: dict[str, Mover] = {
             side: mover(self.model, self.data, side=side, tcp_site=self.names.tcp[side]) for side in ARMS
         }
         self.grippers = {side: GripperController(self.model, self.data, side=side) for side in ARMS}
+        self.cameras = {side: CellCamera(self, side) for side in ARMS}
         self._find_bodies()
         self.reset()
+        robot = self.robot()
+        robot.connect()
+        robot.enable()
 
     def _find_bodies(self) -> None:
         model = self.model
@@ -215,6 +229,11 @@ class Cell:
         """Simulated seconds."""
         return float(self.data.time)
 
+    @property
+    def steps(self) -> int:
+        """Of the physics since the start."""
+        return round(self.time / self.model.opt.timestep)
+
     def advance_to(self, time: float) -> None:
         """Run the physics until simulated time is `time` (to within half a step). Does nothing if that is
         past.
@@ -242,15 +261,20 @@ class Cell:
                 for listener in self.listeners:
                     listener()
 
-    def robot(self) -> Robot:
-        """The arms, grippers, cameras and the clock, through the protocols that real devices implement."""
+    def robot(self, sides: Sequence[str] = ARMS) -> Robot:
+        """The arms, grippers, cameras and the clock, through the protocols that real devices implement.
+
+        Args:
+            sides: which of the two arms the robot has; what is left out stands still.
+        """
         return Robot(
-            arms=dict(self.arms),
-            grippers=dict(self.grippers),
-            cameras={side: CellCamera(self, side) for side in ARMS},
+            arms={side: self.arms[side] for side in sides},
+            grippers={side: self.grippers[side] for side in sides},
+            cameras={side: self.cameras[side] for side in sides},
             clock=CellClock(self),
-            policy_to_tcp={side: self.policy_to_tcp(side) for side in ARMS},
+            policy_to_tcp={side: self.policy_to_tcp(side) for side in sides},
             name=self.embodiment,
+            concurrent=False,
         )
 
     def policy_to_tcp(self, side: str) -> Float[ndarray, "4 4"]:

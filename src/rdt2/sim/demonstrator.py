@@ -20,7 +20,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS, FPS
-from rdt2.robot.protocols import Robot
+from rdt2.robot import Robot
 from rdt2.sim.cell import Cell
 from rdt2.sim.gripper import tcp_rotation
 from rdt2.sim.scene import ObjectSpec, Scene, Start
@@ -288,9 +288,11 @@ class Demonstrator:
             2 * np.pi * np.array([0.31, 0.23, 0.27]) * self._tick * STEP
         )
         self.pose[other_hand(self.side)] = idle
-        for side in ARMS:
-            self.robot.arms[side].schedule(self.pose[side], now + STEP)
-            self.robot.grippers[side].schedule(self.width[side], now + STEP)
+        self.robot.execute(
+            np.array([now + STEP]),
+            {side: self.pose[side][None] for side in ARMS},
+            {side: np.array([self.width[side]]) for side in ARMS},
+        )
         return self.phase != "done"
 
     def _intend(self) -> _Motion:

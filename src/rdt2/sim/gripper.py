@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from rdt2.errors import RobotError, SafetyError
+from rdt2.robot.braking import Brake
+from rdt2.robot.device import BaseDevice
 from rdt2.robot.gripper import (
     CAMERA_POSITION,
     CAMERA_TILT,
@@ -27,7 +30,8 @@ from rdt2.robot.gripper import (
     Part,
     finger,
 )
-from rdt2.robot.protocols import GripperState, WidthTrajectory
+from rdt2.robot.protocols import GripperState
+from rdt2.robot.waypoints import WidthTrajectory
 
 if TYPE_CHECKING:
     import mujoco
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 CAMERA_FOVY = 88.0
+STOPPING = (4.0, 200.0)
+"""Deceleration (m/s^2) and jerk (m/s^3) of an opening that is stopped."""
 GRIP_FORCE = 30.0
 """N, a finger."""
 
@@ -110,33 +116,65 @@ def _add(owner: Any, piece: Part, *, prefix: str = "") -> Any:
     )  # fmt: skip
 
 
-class GripperController:
+class GripperController(BaseDevice):
     """The gripper of one side, spoken to through `rdt2.robot.Gripper`; widths in metres, 0 closed.
 
-    The fingers are position servos with a limited force: a width smaller than the held object squeezes it.
+    The fingers are position servos with a limited force: a width smaller than the held object squeezes it, also
+    while the gripper is stopped.
     """
 
+    stroke = STROKE
+
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, *, side: str) -> None:
+        super().__init__(f"{side} gripper")
         self._data = data
+        self._step = float(model.opt.timestep)
         self._qpos = [int(model.joint(f"{side}/finger_{f}").qposadr[0]) for f in "ab"]
         self._ctrl = [model.actuator(f"{side}/finger_{f}").id for f in "ab"]
         self.trajectory = WidthTrajectory(STROKE)
+        self._ramp: Brake | None = None
 
     def reset(self, width: float) -> None:
-        """Open to `width` at rest and forget all waypoints."""
+        """Open to `width` at rest and forget waypoints, stops and faults."""
         self._data.qpos[self._qpos] = width / 2
         self._data.ctrl[self._ctrl] = width / 2
         self.trajectory = WidthTrajectory(width, self._data.time)
+        self._ramp, self._stopped, self._fault = None, False, ""
 
     def update(self) -> None:
         """Write this step's command."""
-        self._data.ctrl[self._ctrl] = self.trajectory.at(self._data.time) / 2
+        now = self._data.time
+        self.watch(now, until=self.trajectory.end[0])
+        if self._ramp is not None:
+            width = float(np.clip(self._from + self._speed * self._ramp.way(now), 0.0, STROKE))
+            self.trajectory.stay(width, now=now)
+        self._data.ctrl[self._ctrl] = self.trajectory.at(now) / 2
 
     def state(self) -> GripperState:
-        return GripperState(self._data.time, float(self._data.qpos[self._qpos].sum()))
+        now = self._data.time
+        return GripperState(now, round(now / self._step), float(self._data.qpos[self._qpos].sum()))
 
-    def schedule(self, width: float, time: float) -> bool:
-        return self.trajectory.schedule(width, time, now=self._data.time)
+    def execute(self, times: Float[ndarray, " n"], widths: Float[ndarray, " n"]) -> None:
+        self.require_ready()
+        now = self._data.time
+        _, ahead = self.trajectory.checked(times, widths, now=now)
+        for width in ahead:
+            if not -1e-6 <= width <= STROKE + 1e-6:
+                raise SafetyError(
+                    f"the {self.name} refuses a width of {1e3 * width:.1f} mm, expected 0 to {1e3 * STROKE:.0f} mm. "
+                    "Check the gripper scale."
+                )
+        self.trajectory.execute(times, widths, now=now)
+        self._heard = now
 
-    def hold(self) -> None:
-        self.trajectory.hold(now=self._data.time)
+    def _brake(self) -> None:
+        now = self._data.time
+        # from the width commanded, not the measured one: what is held stays held
+        self._from = self.trajectory.at(now)
+        self._speed = (self.trajectory.at(now + self._step) - self._from) / self._step
+        self._ramp = Brake.of(now, (abs(self._speed), *STOPPING))
+
+    def _rest(self) -> None:
+        if self._ramp is not None and self._data.time < self._ramp.ends:
+            raise RobotError(f"the {self.name} is still coming to rest. Recover it when it stands.")
+        self._ramp = None

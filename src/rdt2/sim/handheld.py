@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rdt2.robot.protocols import ArmState, PoseTrajectory
+from rdt2.errors import RobotError
+from rdt2.robot.braking import SETTLING, Brake
+from rdt2.robot.device import BaseDevice
+from rdt2.robot.protocols import Arm, ArmState
+from rdt2.robot.waypoints import PoseTrajectory
 
 if TYPE_CHECKING:
     import mujoco
     from jaxtyping import Float
     from numpy import ndarray
+
+    from rdt2.robot.description import ArmModel
 
 FORCE_LIMIT = 60.0
 """N: what a hand pushes with before it gives way."""
@@ -25,12 +31,16 @@ TORQUE_LIMIT = 6.0
 """N m."""
 BRAKING = 0.2
 """Share of these limits that a hand coming back to its path counts on."""
+STOPPING = (12.0, 400.0)
+"""Deceleration (m/s^2) and jerk (m/s^3) of a hand that is stopped."""
+STOPPING_TURN = (50.0, 1500.0)
+"""The same of its turning, in radians."""
 EXTENT = 0.1
 """Radius of gyration of a gripper, metres, about."""
 _PARTS = slice(0, 3), slice(3, 6)
 
 
-class Mover(Protocol):
+class Mover(Arm, Protocol):
     """What carries a gripper in the cell: an `rdt2.robot.Arm` that the cell steps.
 
     The constructor is called as `Mover(model, data, side=..., tcp_site="right/tcp")` after the model is
@@ -38,7 +48,7 @@ class Mover(Protocol):
     """
 
     def reset(self, pose: Float[ndarray, "4 4"]) -> None:
-        """Put the TCP at `pose` (cell frame) at rest, without stepping, and forget all waypoints."""
+        """Put the TCP at `pose` (cell frame) at rest, without stepping, and forget waypoints, stops and faults."""
         ...
 
     def update(self) -> None:
@@ -46,12 +56,6 @@ class Mover(Protocol):
         step.
         """
         ...
-
-    def state(self) -> ArmState: ...
-
-    def schedule(self, pose: Float[ndarray, "4 4"], time: float) -> bool: ...
-
-    def hold(self) -> None: ...
 
 
 def site_pose(data: mujoco.MjData, site: int) -> Float[ndarray, "4 4"]:
@@ -62,17 +66,31 @@ def site_pose(data: mujoco.MjData, site: int) -> Float[ndarray, "4 4"]:
     return pose
 
 
-class HandheldArm:
+def site_velocity(model: mujoco.MjModel, data: mujoco.MjData, site: int) -> Float[ndarray, " 6"]:
+    """Velocity of a site along the world's axes: m/s, then rad/s."""
+    import mujoco
+
+    turning_first = np.zeros(6)
+    mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_SITE, site, turning_first, 0)
+    return np.concatenate([turning_first[3:], turning_first[:3]])
+
+
+class HandheldArm(BaseDevice):
     """A gripper on a free joint, moved by the force that brings it onto its path.
 
     The force is computed from the mass matrix (so tracking is exact in free air, and the fingers' friction
     sees true velocities) and limited (so that a hand which meets the table gives way). A hand that is off its path,
-    because the path jumped or something was in the way, comes back no faster than it can brake.
+    because the path jumped or something was in the way, comes back no faster than it can brake. Stopped, it gives way
+    to what it presses on, and stays there.
     """
+
+    base = np.eye(4)
+    model: ArmModel | None = None
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, *, side: str, tcp_site: str) -> None:
         import mujoco
 
+        super().__init__(f"{side} hand")
         self._model, self._data = model, data
         self._site = model.site(tcp_site).id
         joint = model.joint(f"{side}/free")
@@ -93,6 +111,7 @@ class HandheldArm:
         self._impulse = np.zeros(model.nv)
         self._result = np.zeros(model.nv)
         self.trajectory = PoseTrajectory(np.eye(4))
+        self._ramp: Brake | None = None
 
     def reset(self, pose: Float[ndarray, "4 4"]) -> None:
         body = pose @ self._body_in_tcp
@@ -103,12 +122,14 @@ class HandheldArm:
         self._tcp = None
         self._target[:] = self._data.qpos[self._qpos : self._qpos + 7]
         self.trajectory = PoseTrajectory(pose, self._data.time)
+        self._ramp, self._stopped, self._fault = None, False, ""
 
     def update(self) -> None:
         import mujoco
 
         model, data, step = self._model, self._data, self._step
-        tcp = self.trajectory.at(data.time + step)
+        self.watch(data.time, until=self.trajectory.end[0])
+        tcp = self._commanded(data.time + step)
         self._before[:] = self._target
         if tcp is not self._tcp:
             self._tcp, body = tcp, tcp @ self._body_in_tcp
@@ -137,11 +158,52 @@ class HandheldArm:
                 force[part] *= limit / size
         data.qfrc_applied[self._dofs] = force
 
+    def _commanded(self, time: float) -> Float[ndarray, "4 4"]:
+        ramp = self._ramp
+        if ramp is None:
+            return self.trajectory.at(time)
+        if time <= ramp.ends:
+            way = self._speeds * ramp.way(time)
+            pose = self._from.copy()
+            pose[:3, 3] += way[:3]
+            pose[:3, :3] = Rotation.from_rotvec(way[3:]).as_matrix() @ self._from[:3, :3]
+            self.trajectory.stay(pose, now=time)
+        elif time <= ramp.ends + SETTLING:
+            self._stay_here()
+        return self.trajectory.at(time)
+
+    def _stay_here(self) -> None:
+        """Make the measured pose the commanded one."""
+        q = self._data.qpos[self._qpos : self._qpos + 7]
+        body = np.eye(4)
+        body[:3, 3] = q[:3]
+        body[:3, :3] = Rotation.from_quat(q[3:], scalar_first=True).as_matrix()
+        self._target[:] = q
+        self.trajectory.stay(body @ np.linalg.inv(self._body_in_tcp), now=self._data.time)
+
+    def _brake(self) -> None:
+        self._stay_here()
+        self._from = self.trajectory.end[1]
+        self._speeds = site_velocity(self._model, self._data, self._site)
+        speed, turning = (float(np.linalg.norm(self._speeds[part])) for part in _PARTS)
+        self._ramp = Brake.of(self._data.time, (speed, *STOPPING), (turning, *STOPPING_TURN))
+
+    def _rest(self) -> None:
+        if self._ramp is not None and self._data.time < self._ramp.ends:
+            raise RobotError(f"the {self.name} is still coming to rest. Recover it when it stands.")
+        self._ramp = None
+        self._stay_here()
+
     def state(self) -> ArmState:
-        return ArmState(self._data.time, site_pose(self._data, self._site), np.zeros(0))
+        return ArmState(
+            timestamp=self._data.time,
+            sequence=round(self._data.time / self._step),
+            pose=site_pose(self._data, self._site),
+            velocity=site_velocity(self._model, self._data, self._site),
+            joints=np.zeros(0),
+        )
 
-    def schedule(self, pose: Float[ndarray, "4 4"], time: float) -> bool:
-        return self.trajectory.schedule(pose, time, now=self._data.time)
-
-    def hold(self) -> None:
-        self.trajectory.hold(now=self._data.time)
+    def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:
+        self.require_ready()
+        self.trajectory.execute(times, poses, now=self._data.time)
+        self._heard = self._data.time

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from rdt2.action import ARMS
 from rdt2.errors import TaskError
 from rdt2.registry import Registry
-from rdt2.robot.protocols import ARMS
 from rdt2.sim.scene import ObjectSpec, Scene
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import pi
 
-from rdt2.sim.arm_model import ArmModel, Link, Shape
+from rdt2.robot.description import ArmModel, Link, Shape
 
 D1, D3, A4, A5, D5, A7, FLANGE = 0.333, 0.316, 0.0825, -0.0825, 0.384, 0.088, 0.107
 
@@ -22,7 +22,7 @@ def _ring(z: float, radius: float) -> Shape:
     return Shape((0, 0, z - 0.004), (0, 0, z + 0.004), radius, SEAM)
 
 
-FR3 = ArmModel(
+ARM = ArmModel(
     name="fr3",
     base_shapes=(
         Shape((-0.13, 0, 0.05), (-0.02, 0, 0.05), 0.05, WHITE, "capsule"),

@@ -1,4 +1,4 @@
-"""What an arm is made of: links, joints and shapes, from which `arms.add_arm` builds it in any MjSpec."""
+"""What an arm is made of: links, joints and shapes. The cell builds arms from it, safety keeps clear of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inverse kinematics of one arm: damped least squares on MuJoCo's Jacobian, inside the joint limits.
+"""Kinematics of one arm; the inverse by damped least squares on MuJoCo's Jacobian, inside the joint limits.
 
 A bare model of the arm alone (no shapes, nothing else in the world) gives poses and Jacobians in
 microseconds, so that following a path costs one iteration a control tick and never touches the state of the
@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from rdt2.errors import SafetyError
+from rdt2.robot.models import MIRROR, arm_model, base_pose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,88 @@ NULLSPACE_GAIN = 2.0
 """How fast (1/s) a redundant arm drifts to its home posture while its TCP moves as told."""
 SINGULAR = 0.04
 """Smallest singular value of the weighted Jacobian below which damping sets in."""
+
+
+def add_chain(
+    spec: Any, model: str, side: str, base: Float[ndarray, "4 4"] | None = None
+) -> tuple[list[Any], Any]:
+    """Add the bare bodies and joints of one arm to a MjSpec in radians, named `{side}/base`, `{side}/{link}`.
+
+    Args:
+        spec: an MjSpec.
+        model: "ur5e" or "fr3".
+        side: "right" or "left".
+        base: (4, 4) base in the cell frame; default `base_pose(model, side)`.
+
+    Returns:
+        Its bodies from the base to the last link, and the site `{side}/mount` where the gripper is attached: its z
+        axis is the approach direction.
+
+    Raises:
+        TaskError: an arm that is not known.
+    """
+    import mujoco
+
+    arm = arm_model(model)
+    pose = base_pose(model, side) if base is None else np.asarray(base, dtype=np.float64)
+    spec.compiler.degree = False
+    quaternion = Rotation.from_matrix(pose[:3, :3]).as_quat(scalar_first=True)
+    bodies = [spec.worldbody.add_body(name=f"{side}/base", pos=pose[:3, 3], quat=quaternion)]
+    for link in arm.links:
+        half = link.tilt / 2
+        body = bodies[-1].add_body(
+            name=f"{side}/{link.name}", pos=link.position, quat=[np.cos(half), np.sin(half), 0, 0]
+        )
+        body.explicitinertial = True
+        # links' own turning matters little beside the motors' inertia: that of a solid ball of 6 cm radius
+        body.mass, body.ipos, body.inertia = link.mass, link.centre, [0.4 * link.mass * 0.06**2] * 3
+        body.add_joint(
+            name=f"{side}/{link.name}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], range=link.limits,
+            limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+        )  # fmt: skip
+        bodies.append(body)
+    half = MIRROR[side] * arm.mount_yaw / 2
+    mount = bodies[-1].add_site(
+        name=f"{side}/mount",
+        pos=[0, 0, arm.flange],
+        quat=[np.cos(half), 0, 0, np.sin(half)],
+        group=5,
+        size=[0.005] * 3,
+    )
+    return bodies, mount
+
+
+def arm_kinematics(
+    model: str,
+    side: str,
+    *,
+    base: Float[ndarray, "4 4"] | None = None,
+    tool: Float[ndarray, "4 4"] | None = None,
+) -> ArmKinematics:
+    """Kinematics of one arm.
+
+    Args:
+        model: "ur5e" or "fr3".
+        side: "right" or "left".
+        base: (4, 4) base in the cell frame; default `base_pose(model, side)`.
+        tool: (4, 4) TCP in the frame of the mount; default identity.
+
+    Raises:
+        TaskError: an arm that is not known.
+    """
+    import mujoco
+
+    arm = arm_model(model)
+    spec = mujoco.MjSpec()
+    add_chain(spec, model, side, base)
+    return ArmKinematics(
+        spec.compile(),
+        joints=[f"{side}/{link.name}" for link in arm.links],
+        flange=f"{side}/mount",
+        tool=np.eye(4) if tool is None else tool,
+        speeds=[link.speed for link in arm.links],
+        home=arm.home[side],
+    )
 
 
 class ArmKinematics:

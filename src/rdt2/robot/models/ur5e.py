@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import pi
 
-from rdt2.sim.arm_model import ArmModel, Link, Shape, Vector
+from rdt2.robot.description import ArmModel, Link, Shape, Vector
 
 D1, A2, A3, D4, D5, D6 = 0.1625, -0.425, -0.3922, 0.1333, 0.0997, 0.0996
 SHOULDER, ELBOW = 0.138, 0.007  # how far beside the joint axes' plane the two long tubes run
@@ -25,7 +25,7 @@ def _joint(start: Vector, end: Vector, radius: float, *, cap: Vector) -> tuple[S
     )
 
 
-UR5E = ArmModel(
+ARM = ArmModel(
     name="ur5e",
     base_shapes=(
         Shape((0, 0, 0), (0, 0, 0.018), 0.088, DARK),

@@ -1,0 +1,75 @@
+"""The life of a device, as drivers and the cell's devices share it: what it needs before it may move."""
+
+from __future__ import annotations
+
+from rdt2.errors import RobotError, SafetyError
+from rdt2.robot.protocols import WATCHDOG, Health, Timing
+
+
+class BaseDevice:
+    """Connected, enabled, stopped, fault; and the watchdog. A device says how it brakes and how it rests.
+
+    Args:
+        name: for messages, "left arm".
+        timing: how far its times can be trusted.
+    """
+
+    def __init__(self, name: str, timing: Timing | None = None) -> None:
+        self.name, self.timing = name, timing or Timing()
+        self._connected = self._enabled = self._stopped = False
+        self._fault = ""
+        self._heard = float("-inf")
+
+    def _brake(self) -> None:
+        """Begin to decelerate and forget what is pending."""
+
+    def _rest(self) -> None:
+        """Take the place where it is as the place to stay.
+
+        Raises:
+            RobotError: it still moves.
+        """
+
+    def connect(self) -> None:
+        self._connected = True
+
+    def enable(self) -> None:
+        if not self._connected:
+            raise RobotError(f"the {self.name} is not connected. Call connect() first.")
+        self._enabled = True
+
+    def health(self) -> Health:
+        return Health(self._connected, self._enabled, self._stopped, self._fault)
+
+    def stop(self) -> None:
+        if self._connected and not self._stopped:
+            self._stopped = True
+            self._brake()
+
+    def fail(self, reason: str) -> None:
+        """Stop with a fault; the first reason is kept."""
+        self._fault = self._fault or reason
+        self.stop()
+
+    def recover(self) -> None:
+        if self._stopped:
+            self._rest()
+        self._stopped, self._fault = False, ""
+
+    def close(self) -> None:
+        self.stop()
+        self._connected = self._enabled = self._stopped = False
+        self._fault = ""
+
+    def require_ready(self) -> None:
+        """Raises SafetyError, with what to do, unless it may move."""
+        health = self.health()
+        if health.ok:
+            return
+        do = "connect() and enable() it" if not (health.connected and health.enabled) else "recover() it"
+        raise SafetyError(f"the {self.name} takes no command: {health}. When it is safe to move, {do} first.")
+
+    def watch(self, now: float, *, until: float) -> None:
+        """Stop when nothing was heard for too long although the commanded motion lasts `until` after `now`."""
+        if now < until and now - self._heard > WATCHDOG + 1e-9 and not self._stopped:
+            self.fail(f"heard nothing for {1e3 * WATCHDOG:.0f} ms")

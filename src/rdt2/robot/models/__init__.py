@@ -1,0 +1,37 @@
+"""The arms that are described here, a file each, and where two of one kind stand in a cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rdt2.errors import TaskError
+from rdt2.registry import Registry
+from rdt2.robot.description import ArmModel
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+ARM_MODELS = Registry("arm", "rdt2.robot.models", variable="ARM", kind=ArmModel, error=TaskError)
+
+MIRROR = {"right": -1.0, "left": 1.0}
+"""Sign of y and of turns about z: a cell is symmetric about its x-z plane."""
+
+
+def arm_model(name: str) -> ArmModel:
+    """The description of an arm.
+
+    Raises:
+        TaskError: an arm that is not known.
+    """
+    return ARM_MODELS[name]
+
+
+def base_pose(model: str, side: str) -> Float[ndarray, "4 4"]:
+    """Where the arm of `side` ("right" or "left") stands in the cell frame, metres, facing along x."""
+    x, y, z = arm_model(model).base
+    pose = np.eye(4)
+    pose[:3, 3] = x, MIRROR[side] * y, z
+    return pose

@@ -1,0 +1,164 @@
+"""Waypoints with a time, and the one rule by which every device follows them.
+
+* waypoints replace all pending ones at the time of the first of them or later;
+* between waypoints the motion is linear in position and slerp in rotation, from where the commanded path is now;
+* after the last waypoint the device stays there;
+* waypoints that are past are dropped; if even the last one is, that is an error: the sender is too late.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from rdt2.errors import SafetyError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+V = TypeVar("V")
+
+
+class _Trajectory(Generic[V]):
+    """Waypoints in time order behind an anchor: the point of the commanded path where the last change was made."""
+
+    def __init__(self, start: V, time: float) -> None:
+        self._times: list[float] = [float(time)]
+        self._values: list[V] = [start]
+
+    def _check(self, values: ndarray) -> list[V]:
+        raise NotImplementedError
+
+    def _blend(self, a: V, b: V, fraction: float) -> V:
+        raise NotImplementedError
+
+    @property
+    def end(self) -> tuple[float, V]:
+        """Time and value of the last waypoint."""
+        return self._times[-1], self._values[-1]
+
+    def at(self, time: float) -> V:
+        """The commanded value at `time`: the anchor before it, the last waypoint after it."""
+        times, values = self._times, self._values
+        if time >= times[-1]:
+            return values[-1]
+        if time <= times[0]:
+            return values[0]
+        i = bisect_right(times, time) - 1
+        return self._blend(values[i], values[i + 1], (time - times[i]) / (times[i + 1] - times[i]))
+
+    def checked(
+        self, times: Float[ndarray, " n"], values: ndarray, *, now: float
+    ) -> tuple[list[float], list[V]]:
+        """Those waypoints that are still ahead, as `execute` would take them; nothing is changed.
+
+        Raises:
+            SafetyError: as `execute`.
+        """
+        times = _numbers(times)
+        checked = self._check(values)
+        if times.ndim != 1 or len(times) == 0 or len(times) != len(checked):
+            raise SafetyError(
+                f"waypoints have times of shape {times.shape} for {len(checked)} values, expected one time for each "
+                "waypoint, and at least one."
+            )
+        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+            raise SafetyError(
+                "the waypoints' times must be finite seconds of the robot's clock that increase from each to the next."
+            )
+        if times[-1] <= now:
+            raise SafetyError(
+                f"the last waypoint is {1e3 * (now - times[-1]):.0f} ms past: the command came too late. Send "
+                "waypoints that lie ahead of the robot's clock."
+            )
+        ahead = int(np.searchsorted(times, now, side="right"))
+        return times[ahead:].tolist(), checked[ahead:]
+
+    def execute(self, times: Float[ndarray, " n"], values: ndarray, *, now: float) -> None:
+        """Take waypoints at strictly increasing times; pending ones at `times[0]` or later are replaced.
+
+        Raises:
+            SafetyError: nothing to follow, values or times that are not finite, times that do not increase, a last
+                waypoint that is not after `now`. Nothing has changed then.
+        """
+        ahead, checked = self.checked(times, values, now=now)
+        first = float(times[0])
+        anchor = self.at(now)
+        pending = [(t, v) for t, v in zip(self._times, self._values, strict=True) if now < t < first]
+        self._times = [float(now), *(t for t, _ in pending), *ahead]
+        self._values = [anchor, *(v for _, v in pending), *checked]
+
+    def stay(self, value: V, *, now: float) -> None:
+        """Forget what is pending; stay at `value`."""
+        self._times, self._values = [float(now)], [value]
+
+
+class PoseTrajectory(_Trajectory["np.ndarray"]):
+    """Waypoints that are poses (4, 4), metres: linear in position, slerp in rotation."""
+
+    def __init__(self, start: Float[ndarray, "4 4"], time: float = 0.0) -> None:
+        self._turn: tuple[ndarray, ndarray, float, ndarray] | None = None
+        super().__init__(self._check(np.asarray(start)[None])[0], time)
+
+    def _check(self, values: ndarray) -> list[ndarray]:
+        poses = _numbers(values)
+        if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
+            raise SafetyError(
+                f"waypoints are {poses.shape} (finite: {bool(np.isfinite(poses).all())}), expected finite poses "
+                "(n, 4, 4)."
+            )
+        rotations = poses[:, :3, :3]
+        products = rotations @ rotations.transpose(0, 2, 1)
+        no_rotation = np.abs(products - np.eye(3)).max(axis=(1, 2)) > 1e-3
+        if (no_rotation | (np.linalg.det(rotations) < 0)).any() or np.abs(
+            poses[:, 3] - (0, 0, 0, 1)
+        ).max() > 0:
+            raise SafetyError(
+                "a waypoint is no pose: its upper left 3x3 is not a rotation, or its last row is not 0, 0, 0, 1. Build "
+                "poses with rdt2.pose.pose9_to_matrix."
+            )
+        return list(poses)
+
+    def _blend(self, a: ndarray, b: ndarray, fraction: float) -> ndarray:
+        if self._turn is None or self._turn[0] is not a or self._turn[1] is not b:
+            # the same two waypoints are asked about hundreds of times a second
+            vector = Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).as_rotvec()
+            angle = float(np.linalg.norm(vector))
+            x, y, z = vector / angle if angle > 1e-12 else vector
+            self._turn = (a, b, angle, np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
+        _, _, angle, axis = self._turn
+        # Rodrigues' formula: the part `fraction` of the turn from a to b
+        angle *= fraction
+        turn = np.eye(3) + np.sin(angle) * axis + (1 - np.cos(angle)) * (axis @ axis)
+        pose = np.eye(4)
+        pose[:3, 3] = a[:3, 3] + fraction * (b[:3, 3] - a[:3, 3])
+        pose[:3, :3] = a[:3, :3] @ turn
+        return pose
+
+
+class WidthTrajectory(_Trajectory[float]):
+    """Waypoints that are openings of a gripper in metres."""
+
+    def __init__(self, start: float, time: float = 0.0) -> None:
+        super().__init__(self._check(np.array([start]))[0], time)
+
+    def _check(self, values: ndarray) -> list[float]:
+        widths = _numbers(values)
+        if widths.ndim != 1 or not np.isfinite(widths).all():
+            raise SafetyError(f"gripper widths are {widths.tolist()}, expected finite metres (n,).")
+        return list(widths.tolist())
+
+    def _blend(self, a: float, b: float, fraction: float) -> float:
+        return a + fraction * (b - a)
+
+
+def _numbers(values: ndarray) -> ndarray:
+    """A copy, as float64."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise SafetyError(f"waypoints are no numbers: {error}. Send arrays of floats.") from error
