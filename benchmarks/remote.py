@@ -2,9 +2,11 @@
 
     python benchmarks/remote.py --json remote.json
 
-A web server on this machine answers every request 20 ms late. One worker process of the loader of `rdt2 train` reads,
-decodes and cuts patches; "augment" corrupts the pictures, too, as training does. Figures are samples a second after the
-first batch; the goal is a ratio of 0.8.
+A web server on this machine and moto's S3 service, each a process of its own, answer every request 20 ms late. One
+worker process of the loader of `rdt2 train` reads, decodes and cuts patches; "augment" corrupts the pictures, too, as
+training does. Figures are samples a second after the first batch, and milliseconds a sample that a core was busy with
+the worker; the goal is a ratio of 0.8. `server_samples_per_s` is what a client that throws the bytes away gets from
+each server: no loader can be faster.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import contextlib
 import multiprocessing
 import os
 import re
+import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,9 @@ from typing import Any
 from data import BATCH, in_a_process, timed, write_processor, write_shards
 
 DELAY_S = 0.020
+_SAMPLE = 97_000
+"""Bytes of a sample of the benchmark's shards."""
+_CONNECTIONS = 16
 
 
 def main() -> None:
@@ -39,7 +46,7 @@ def main() -> None:
     figures = measure(options.samples, options.delay)
     for name, row in figures.items():
         if isinstance(row, dict):
-            print(name, " ".join(f"{key} {value:.2f}" for key, value in row.items()))
+            print(name, " ".join(f"{key} {value:.2f}" for key, value in sorted(row.items())))
     if options.json is not None:
         from rdt2.evaluation.files import write_json
 
@@ -54,15 +61,24 @@ def measure(samples: int, delay: float) -> dict[str, Any]:
         write_shards(shards, samples)
         write_processor(Path(folder) / "processor")
         os.environ["RDT2_CACHE"] = str(Path(folder) / "cache")
-        for name, augment in (("decode", False), ("augment", True)):
-            local = in_a_process(measure_loader, folder, str(shards), samples, augment)
-            figures[name] = {"local_samples_per_s": local["samples_per_s"]}
-            with http_server(shards, delay) as url:
-                there = in_a_process(measure_loader, folder, url, samples, augment)
-            figures[name] |= {
-                "http_samples_per_s": there["samples_per_s"],
-                "http_first_batch_s": there["first_batch_s"],
-                "http_ratio": there["samples_per_s"] / local["samples_per_s"],
+        pattern = f"shard-{{000000..{len(list(shards.glob('*.tar'))) - 1:06d}}}.tar"
+        with http_server(shards, delay) as http, s3_server(shards, delay) as s3:
+            places = {"local": str(shards), "http": f"{http}/{pattern}", "s3": f"{s3}/{pattern}"}
+            for name, augment in (("decode", False), ("augment", True)):
+                figures[name] = {}
+                for place, source in places.items():
+                    row = in_a_process(measure_loader, folder, source, samples, augment)
+                    figures[name] |= {f"{place}_{key}": value for key, value in row.items()}
+                for place in ("http", "s3"):
+                    ratio = figures[name][f"{place}_samples_per_s"] / figures[name]["local_samples_per_s"]
+                    figures[name][f"{place}_ratio"] = ratio
+            figures["server_samples_per_s"] = {
+                "http": in_a_process(
+                    measure_server, [f"{http}/{shard.name}" for shard in shards.glob("*.tar")]
+                ),
+                "s3": in_a_process(
+                    measure_server, [signed(f"{s3}/{shard.name}") for shard in shards.glob("*.tar")]
+                ),
             }
     return figures
 
@@ -73,13 +89,10 @@ def measure_loader(folder: str, source: str, count: int, augment: bool) -> dict[
 
     from rdt2.data import TrainingData
     from rdt2.data.augmentation import ImageCorruption
-    from rdt2.data.shards.remote import is_url
     from rdt2.training.pictures import PatchCutter
     from rdt2.vlm import VLMProcessor
 
     torch.set_num_threads(1)
-    if is_url(source):
-        source = f"{source}/shard-{{000000..{len(list(Path(folder, 'shards').glob('*.tar'))) - 1:06d}}}.tar"
     began = time.perf_counter()
     cutter = PatchCutter(VLMProcessor.from_pretrained(Path(folder) / "processor").images, torch.device("cpu"))
     data = TrainingData(
@@ -89,7 +102,32 @@ def measure_loader(folder: str, source: str, count: int, augment: bool) -> dict[
         corruption=ImageCorruption(seed=0) if augment else None,
         cut=cutter.while_loading,
     )
-    return timed(data.batches(range(count // BATCH), workers=1), began, count, "cpu")
+    figures = timed(data.batches(range(count // BATCH), workers=1), began, count, "cpu")
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return figures | {"worker_cpu_ms": 1000 * (worker.ru_utime + worker.ru_stime) / count}
+
+
+def measure_server(addresses: Sequence[str]) -> float:
+    """Pieces as large as a sample that a server gives in a second, to sixteen connections."""
+    import urllib3
+
+    pool = urllib3.PoolManager(maxsize=_CONNECTIONS)
+
+    def fetch(number: int) -> None:
+        begin = _SAMPLE * (number // len(addresses) % 50)
+        answer = pool.request(
+            "GET",
+            addresses[number % len(addresses)],
+            headers={"Range": f"bytes={begin}-{begin + _SAMPLE - 1}"},
+        )
+        if answer.status != 206:
+            raise SystemExit(f"{addresses[0]}: answered {answer.status}")
+
+    with ThreadPoolExecutor(_CONNECTIONS) as threads:
+        list(threads.map(fetch, range(_CONNECTIONS)))
+        began, count = time.perf_counter(), 400
+        list(threads.map(fetch, range(count)))
+        return count / (time.perf_counter() - began)
 
 
 @contextlib.contextmanager
@@ -112,6 +150,58 @@ def served(serve: Any, folder: str, delay: float) -> Iterator[int]:
     finally:
         process.terminate()
         process.join()
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path, delay: float) -> Iterator[str]:
+    """The address of a bucket with the files of a folder, in a service that answers late; the environment says where
+    it is, and whose."""
+    with served(_serve_s3, "", delay) as port:
+        os.environ |= {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "benchmark",
+            "AWS_SECRET_ACCESS_KEY": "benchmark",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        import boto3
+
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="benchmark")
+        for file in folder.iterdir():
+            client.upload_file(str(file), "benchmark", f"pick/{file.name}")
+        yield "s3://benchmark/pick"
+
+
+def signed(address: str) -> str:
+    """The https address that an S3 address is read at."""
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(address)
+    return filesystem.sign(path, expiration=3600)
+
+
+def _serve_s3(pipe: Any, _: str, delay: float) -> None:
+    """moto's server, as its own `ThreadedMotoServer` starts it, with a delay before each answer."""
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    class Quiet(MotoRequestHandler):
+        def log(self, *_: Any) -> None:
+            pass
+
+    answer = DomainDispatcherApplication(create_backend_app)
+
+    def late(environ: Any, start_response: Any) -> Any:
+        time.sleep(delay)
+        return answer(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, late, threaded=True, request_handler=Quiet)
+    pipe.send(server.server_address[1])
+    server.serve_forever()
 
 
 def _serve_files(pipe: Any, folder: str, delay: float) -> None:

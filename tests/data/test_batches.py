@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import pickle
-import re
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -188,107 +184,6 @@ def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     before = len(os.listdir("/proc/self/fd"))
     take(data(write(tmp_path)), 20)
     assert len(os.listdir("/proc/self/fd")) <= before + 5
-
-
-# ---------------------------------------------------------------------------------------------------- remote
-
-
-class Ranges(http.server.SimpleHTTPRequestHandler):
-    """A server that knows ranges, breaks when told so, and takes its time."""
-
-    breaks = 0
-    delay_s = 0.0
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        time.sleep(self.delay_s)
-        path = Path(self.translate_path(self.path))
-        match = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if match is None or not path.is_file():
-            super().do_GET()
-            return
-        begin, end = int(match[1]), min(int(match[2]) + 1, path.stat().st_size)
-        with path.open("rb") as stream:
-            stream.seek(begin)
-            part = stream.read(end - begin)
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{path.stat().st_size}")
-        self.end_headers()
-        if path.name == "shard-000003.tar" and Ranges.breaks > 0:
-            Ranges.breaks -= 1
-            part = part[: len(part) // 2]
-        self.wfile.write(part)
-
-
-@pytest.fixture
-def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    pytest.importorskip("aiohttp", reason="reading by http needs the extra 'remote'")
-    monkeypatch.setenv("RDT2_CACHE", str(tmp_path / "cache"))
-    yield from serving(folder, Ranges)
-
-
-def serving(folder: Path, handler: type[http.server.SimpleHTTPRequestHandler]) -> Iterator[str]:
-    def make(*arguments: object) -> http.server.SimpleHTTPRequestHandler:
-        return handler(*arguments, directory=str(folder))  # type: ignore[arg-type]
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), make) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-
-
-@pytest.mark.parametrize("indexed", [True, False])
-def test_http(folder: Path, server: str, indexed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same batches as from disk, with and without indices beside the shards; a broken answer is asked for again."""
-    monkeypatch.setattr(Ranges, "breaks", 2)
-    if not indexed:
-        monkeypatch.setattr("rdt2.data.shards.index.SUFFIX", ".nowhere")
-    local = data(folder, pictures=True).batch(3)
-    for location in (f"{server}/shard-{{000000..000007}}.tar", server + "/"):
-        remote = data(location, pictures=True)
-        np.testing.assert_array_equal(remote.batch(3).pictures, local.pictures)
-        assert seen(take(remote, 10, workers=1)) == seen(take(data(folder), 10))
-        assert remote.damaged == []
-
-
-def test_http_that_fails_is_named(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rdt2.data.shards.ranges._WAIT_S", 0.01)
-    source = data(f"{server}/shard-{{000003..000003}}.tar")
-    monkeypatch.setattr(Ranges, "breaks", 1000)
-    with pytest.raises(ShardError, match=r"shard-000003\.tar: reading at byte \d+ failed 4 times"):
-        take(source, 3)
-    with pytest.raises(ShardError, match=r"shard-000099\.tar"):
-        data(f"{server}/shard-000099.tar")
-
-
-def test_a_server_without_ranges_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It would send a whole shard for each sample."""
-
-    class Whole(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setenv("RDT2_CACHE", str(tmp_path))
-    for url in serving(folder, Whole):
-        with pytest.raises(ShardError, match="HTTP ranges"):
-            data(f"{url}/shard-{{000000..000007}}.tar")
-
-
-def test_object_storage(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S3-style: keys of a bucket, through fsspec; its memory file system stands in for the service."""
-    import fsspec
-
-    monkeypatch.setenv("RDT2_CACHE", str(tmp_path))
-    bucket = fsspec.filesystem("memory")
-    for path in folder.glob("*"):
-        bucket.pipe_file(f"/bucket/pick/{path.name}", path.read_bytes())
-    for location in ("memory://bucket/pick", "memory://bucket/pick/shard-{000000..000007}.tar"):
-        assert seen(take(data(location), 10)) == seen(take(data(folder), 10))
 
 
 # ---------------------------------------------------------------------------------------------------- damage

@@ -163,7 +163,7 @@ class DataCheck:
         for source in open_sources(self.data, instructions="ignore"):
             with working(f"checking {source.name}"):
                 reports[source.name] = report = check_shards(
-                    source.on_disk(),
+                    source.shards,
                     normalizer=normalizer,
                     tokenizer=tokenizer,
                     num_embeddings=1024 if tokenizer is None else tokenizer.num_embeddings,

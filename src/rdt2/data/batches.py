@@ -17,10 +17,11 @@ import numpy as np
 from rdt2.data import shards as _shards
 from rdt2.data.batch import Batch, Corruption
 from rdt2.data.dataset import ACTION, META, PICTURE, TOKENS, Instructions, ShardIndex, split_sources
-from rdt2.data.loader import batches_ahead
+from rdt2.data.loader import batches_ahead, next_step
 from rdt2.data.mirror import mirrored_actions, mirrored_picture, mirrored_sentence
 from rdt2.data.mixture import DataSource
 from rdt2.data.order import Order
+from rdt2.data.shards.remote import Unreachable
 from rdt2.errors import ConfigError, ShardError
 
 _log = logging.getLogger(__name__)
@@ -136,7 +137,9 @@ class TrainingData:
     def batch(self, step: int) -> Batch:
         """This rank's batch of a step (from 0), a function of seed, rank and step. Raises ShardError."""
         numbers, epochs = self.samples_of(step)
-        return self.load(numbers, epochs)
+        upcoming = next_step(step) if self.index.remote else None
+        then = () if upcoming is None else self.samples_of(upcoming)[0].tolist()
+        return self._batch(numbers.tolist(), epochs, then)
 
     def samples_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The sample numbers of this rank's batch of a step, and the epoch each is seen in."""
@@ -172,8 +175,10 @@ class TrainingData:
 
     def load(self, numbers: Sequence[int] | np.ndarray, epochs: np.ndarray | None = None) -> Batch:
         """The samples of these numbers as a batch, seen as in their epochs. Raises ShardError."""
-        chosen = [int(number) for number in numbers]
-        rows, pictures, damaged = self._rows(chosen, epochs)
+        return self._batch([int(number) for number in numbers], epochs)
+
+    def _batch(self, chosen: list[int], epochs: np.ndarray | None, then: Sequence[int] = ()) -> Batch:
+        rows, pictures, damaged = self._rows(chosen, epochs, then)
         patches = None
         if pictures is not None and self.cut is not None:
             patches, pictures = self.cut(pictures), None
@@ -192,14 +197,19 @@ class TrainingData:
         )
 
     def _rows(
-        self, chosen: list[int], epochs: np.ndarray | None
+        self, chosen: list[int], epochs: np.ndarray | None, then: Sequence[int]
     ) -> tuple[list[dict[str, Any]], np.ndarray | None, list[str]]:
-        """The samples and their pictures, and what is wrong with those that others of the batch stand in for."""
+        """The samples and their pictures, and what is wrong with those that others of the batch stand in for.
+
+        then: the samples that are asked for next.
+        """
         members = [ACTION, *([PICTURE] if self.pictures else ()), *([META] if self.states else ())]
         if self.index.has_tokens and not self.mirror:
             members.append(TOKENS)
         try:
-            files: list[Any] = self.index.read(chosen, members)
+            files: list[Any] = self.index.read(chosen, members, then=then)
+        except Unreachable:
+            raise  # no damage: nothing is known of these samples
         except ShardError:
             files = [None] * len(chosen)  # read one by one below, so that only what is damaged is left out
         pictures = np.empty((len(chosen), *_shards.PICTURE_SHAPE, 3), np.uint8) if self.pictures else None

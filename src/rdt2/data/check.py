@@ -15,7 +15,9 @@ from rdt2.action import ACTION_DIM, ARMS, MODEL_WIDTH_MAX, POSITION_DIMS, WIDTH_
 from rdt2.data.check_samples import Read, ReadSample, Seen, Thinned, read_samples
 from rdt2.data.continuity import EpisodeTrack
 from rdt2.data.hands import FAST_M, FAST_RAD, FASTEST_M, FASTEST_RAD, judge_motion
-from rdt2.data.shards import INSTRUCTION_KEY, find_shards, lookup_instruction, read_instructions
+from rdt2.data.shards import INSTRUCTION_KEY, lookup_instruction
+from rdt2.data.shards.ranges import shard_name
+from rdt2.data.shards.remote import Unreachable, expand_locations, find_instructions
 from rdt2.data.stats import magnified
 from rdt2.errors import ConfigError, RDT2Error, ShardError
 
@@ -185,7 +187,7 @@ def check_shards(
     instructions: Mapping[str, str] | Literal["file"] = "file",
     workers: int = 0,
 ) -> CheckReport:
-    """Read every sample and report what is wrong; damaged samples are findings, not exceptions.
+    """Read every sample, on disk or by URL, and report what is wrong; damaged samples are findings, not exceptions.
 
     normalizer: whose width range the data must keep to; without one, 0..0.088 m, and the one that would be fitted
         is judged.
@@ -196,15 +198,16 @@ def check_shards(
     Of what was read 30 bytes a sample are kept, to find duplicates and swapped cameras.
 
     Raises:
-        ShardError: there are no shards at all. ConfigError: a tokenizer without a normalizer.
+        ShardError: there are no shards at all, or a server does not let them be read.
+        ConfigError: a tokenizer without a normalizer.
     """
     if tokenizer is not None and normalizer is None:
         raise ConfigError("tokens are of normalised actions: give the normalizer they were made with, too.")
     if workers < 0:
         raise ConfigError(f"workers is {workers}, expected 0 or more.")
     check = _Check(normalizer, tokenizer, num_embeddings)
-    for path, samples in read_samples(find_shards(source), decode=decode, workers=workers):
-        check.shard(path, samples, instructions)
+    for shard, samples in read_samples(expand_locations(source), decode=decode, workers=workers):
+        check.shard(shard, samples, instructions)
     return check.finish()
 
 
@@ -222,6 +225,8 @@ class _Check:
         self._seen = Seen()
         self._tracks: dict[str, EpisodeTrack] = {}
         self._sentences: dict[str, int] = {}
+        self._tables: dict[str, Mapping[str, str]] = {}
+        """Instruction key -> sentence, for each folder of shards."""
         self._low, self._high = np.full(ACTION_DIM, np.inf), np.full(ACTION_DIM, -np.inf)
         self._without_tokens: list[str] = []
         """The first few, and how many there are."""
@@ -247,24 +252,21 @@ class _Check:
 
     def shard(
         self,
-        path: Path,
+        shard: str,
         samples: Iterator[Read | ShardError],
         instructions: Mapping[str, str] | Literal["file"],
     ) -> None:
         """Check the samples of one tar."""
         self._counts["shards"] += 1
         keys: set[str] = set()
-        try:
-            table = (read_instructions(path) or {}) if isinstance(instructions, str) else instructions
-        except ShardError as error:
-            self._note("damaged sample", path.name, _without(path.name, error))
-            table = {}
+        name = shard_name(shard)
+        table = self._table(shard) if isinstance(instructions, str) else instructions
         for sample in samples:
             if isinstance(sample, ShardError):
-                self._note("damaged shard", path.name, _without(path.name, sample))
+                self._note("damaged shard", name, _without(name, sample))
                 continue
             key = sample.key if isinstance(sample, ReadSample) else sample[0]
-            where = f"{path.name}, sample {key}"
+            where = f"{name}, sample {key}"
             self._counts["samples"] += 1
             if key in keys:
                 self._note("duplicate key", where)
@@ -274,6 +276,19 @@ class _Check:
             else:
                 self._counts["damaged"] += 1
                 self._note("damaged sample", where, _without(where, sample[1]))
+
+    def _table(self, shard: str) -> Mapping[str, str]:
+        """The sentences beside a shard, by their keys."""
+        folder = shard.rpartition("/")[0]
+        if folder not in self._tables:
+            self._tables[folder] = {}
+            try:
+                self._tables[folder] = find_instructions(shard) or {}
+            except Unreachable:
+                raise
+            except ShardError as error:
+                self._note("damaged sample", shard_name(shard), _without(shard_name(shard), error))
+        return self._tables[folder]
 
     def _sample(self, where: str, sample: ReadSample, table: Mapping[str, str]) -> None:
         jpeg, action = sample.jpeg, sample.action

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdt2.data.continuity import Thumbs, recorded_time, thumbnails
 from rdt2.data.shards import Member, decode_jpeg, parse_action, parse_meta, parse_tokens, scan_shard
+from rdt2.data.shards.ranges import UrlStream, shard_name, size_of
+from rdt2.data.shards.reading import stream_shard
+from rdt2.data.shards.remote import Unreachable, is_url
+from rdt2.data.shards.tar import TarReader
 from rdt2.errors import ShardError
 from rdt2.workers import worker_pool
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 _TOGETHER = 32
 """Samples that a process reads at a time: 3 MB on their way back."""
+_BLOCK = 8 << 20
+"""Of a shard by URL, fetched at a time."""
 _NEW = 1 << 14
 
 
@@ -49,31 +55,34 @@ Read = ReadSample | tuple[str, ShardError]
 
 
 def read_samples(
-    paths: Iterable[Path], *, decode: bool, workers: int
-) -> Iterator[tuple[Path, Iterator[Read | ShardError]]]:
-    """Every shard with its samples in stored order; a shard that is damaged ends with the error.
+    shards: Iterable[str], *, decode: bool, workers: int
+) -> Iterator[tuple[str, Iterator[Read | ShardError]]]:
+    """Every shard, by path or URL, with its samples in stored order; a shard that is damaged ends with the error.
 
-    workers: processes that read and decode; 0 does it here.
+    workers: processes that read and decode; 0 does it here. What is behind a URL is fetched here, once and forwards.
+
+    Raises:
+        Unreachable: a server that does not let a shard be read, which is no damage.
     """
     if workers == 0:
-        for path in paths:
-            yield path, _here(path, decode)
+        for shard in shards:
+            yield shard, _here(shard, decode)
         return
     with worker_pool(workers) as pool:
-        ahead: deque[tuple[Path, Future[list[Read]] | ShardError | None]] = deque()
-        jobs = _jobs(paths)
+        ahead: deque[tuple[str, Future[list[Read]] | ShardError | None]] = deque()
+        jobs = _jobs(shards)
 
         def fill() -> None:
             while len(ahead) < 2 * workers + 1 and (job := next(jobs, None)) is not None:
-                path, samples = job
+                shard, samples = job
                 waits = (
-                    pool.submit(_read_some, path, samples, decode) if isinstance(samples, list) else samples
+                    pool.submit(_read_some, shard, samples, decode) if isinstance(samples, list) else samples
                 )
-                ahead.append((path, waits))
+                ahead.append((shard, waits))
 
         fill()
         while ahead:
-            path, opening = ahead.popleft()
+            shard, opening = ahead.popleft()
             assert opening is None  # each shard begins so
 
             def of_one() -> Iterator[Read | ShardError]:
@@ -86,38 +95,51 @@ def read_samples(
                         yield from made.result()
                     fill()
 
-            yield path, of_one()
+            yield shard, of_one()
             fill()
 
 
-def _here(path: Path, decode: bool) -> Iterator[Read | ShardError]:
-    for samples in _some(path):
+def _here(shard: str, decode: bool) -> Iterator[Read | ShardError]:
+    for samples in _some(shard):
         if isinstance(samples, ShardError):
             yield samples
         else:
-            yield from _read_some(path, samples, decode)
+            yield from _read_some(shard, samples, decode)
 
 
-_Samples = list[tuple[str, dict[str, Member]]]
+_Samples = list[tuple[str, dict[str, Member] | dict[str, bytes]]]
+"""Keys and files: where they lie on disk, or what is in them."""
 
 
-def _jobs(paths: Iterable[Path]) -> Iterator[tuple[Path, _Samples | ShardError | None]]:
+def _jobs(shards: Iterable[str]) -> Iterator[tuple[str, _Samples | ShardError | None]]:
     """What there is to do, in order: None for the beginning of a shard, then its samples."""
-    for path in paths:
-        yield path, None
-        for samples in _some(path):
-            yield path, samples
+    for shard in shards:
+        yield shard, None
+        for samples in _some(shard):
+            yield shard, samples
 
 
-def _some(path: Path) -> Iterator[_Samples | ShardError]:
-    """The samples of a shard, a few at a time, by its headers alone; then the error that ends it."""
+def _found(shard: str) -> Iterator[tuple[str, dict[str, Member] | dict[str, bytes]]]:
+    if not is_url(shard):
+        yield from scan_shard(shard)
+        return
+    size = size_of(shard)
+    reader = TarReader(UrlStream(shard, size, block=_BLOCK), name=shard_name(shard), size=size)
+    for key, files, _ in stream_shard(reader):
+        yield key, files
+
+
+def _some(shard: str) -> Iterator[_Samples | ShardError]:
+    """The samples of a shard, a few at a time; then the error that ends it."""
     found: _Samples = []
     try:
-        for key, members in scan_shard(path):
-            found.append((key, dict(members)))
+        for sample in _found(shard):
+            found.append(sample)
             if len(found) == _TOGETHER:
                 yield found
                 found = []
+    except Unreachable:
+        raise
     except ShardError as error:
         if found:
             yield found
@@ -127,12 +149,10 @@ def _some(path: Path) -> Iterator[_Samples | ShardError]:
         yield found
 
 
-def _read_some(path: Path, samples: _Samples, decode: bool) -> list[Read]:
-    with open(path, "rb") as stream:
-        return [
-            _read(f"{path.name}, sample {key}", key, _files(stream, members), decode)
-            for key, members in samples
-        ]
+def _read_some(shard: str, samples: _Samples, decode: bool) -> list[Read]:
+    name = shard_name(shard)
+    with contextlib.nullcontext() if is_url(shard) else open(shard, "rb") as stream:
+        return [_read(f"{name}, sample {key}", key, _files(stream, files), decode) for key, files in samples]
 
 
 def _read(where: str, key: str, data: Mapping[str, bytes], decode: bool) -> Read:
@@ -161,9 +181,12 @@ def _read(where: str, key: str, data: Mapping[str, bytes], decode: bool) -> Read
     )
 
 
-def _files(stream: Any, members: Mapping[str, Member]) -> dict[str, bytes]:
+def _files(stream: Any, files: Mapping[str, Member] | Mapping[str, bytes]) -> dict[str, bytes]:
     data = {}
-    for name, member in members.items():
+    for name, member in files.items():
+        if isinstance(member, bytes):
+            data[name] = member
+            continue
         stream.seek(member.offset)
         data[name] = stream.read(member.size)
     return data

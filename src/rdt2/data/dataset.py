@@ -15,7 +15,7 @@ from rdt2.action import ACTION_DIM, HORIZON
 from rdt2.data import shards as _shards
 from rdt2.data.mixture import DataSource, open_sources
 from rdt2.data.shards.index import ShardPlaces, ShardTable, load_indices
-from rdt2.data.shards.ranges import RangeReader, shard_name
+from rdt2.data.shards.ranges import Range, RangeReader, shard_name
 from rdt2.data.shards.remote import is_url
 from rdt2.data.shards.tokens import TokenOrigin, TokensBeside, as_npy, read_origin, read_tokens, tokens_path
 from rdt2.errors import ConfigError, ShardError
@@ -62,6 +62,8 @@ class ShardIndex:
         self._first = np.concatenate([[0], np.cumsum([table.samples for table in self._tables])])
         if not len(self):
             raise ShardError(f"{self.shards[0]}: the shards hold no sample. Record or convert them again.")
+        self.remote = any(map(is_url, self.shards))
+        """Whether any shard is behind a URL."""
         self._reader = RangeReader()
         self._mapped: OrderedDict[int, ShardPlaces] = OrderedDict()
         self._texts = None if instructions == "ignore" else list(self._sentences())
@@ -198,20 +200,44 @@ class ShardIndex:
         numbers = range(len(self)) if numbers is None else numbers
         out = np.empty((len(numbers), HORIZON, ACTION_DIM), np.float32)
         for begin in range(0, len(numbers), 256):
-            some = [int(number) for number in numbers[begin : begin + 256]]
-            for row, (data,) in enumerate(self.read(some, (ACTION,)), begin):
+            some, then = (
+                [int(number) for number in numbers[first : first + 256]] for first in (begin, begin + 256)
+            )
+            for row, (data,) in enumerate(self.read(some, (ACTION,), then=then), begin):
                 out[row] = _shards.parse_action(data, where=self.where(some[row - begin]))
         return out
 
-    def read(self, numbers: Sequence[int], members: Sequence[int]) -> list[list[bytes]]:
+    def read(
+        self, numbers: Sequence[int], members: Sequence[int], *, then: Sequence[int] = ()
+    ) -> list[list[bytes]]:
         """The bytes of some files (PICTURE, ACTION, TOKENS, META) of samples; of what is not there, none.
 
-        The files of a sample lie together in most shards: each is then one piece read.
+        then: the samples that are asked for next, with the same files: by URL they are on their way meanwhile.
 
         Raises:
             ShardError: a shard that is cut off, gone, or behind a server that does not answer.
         """
-        ranges, places = [], []
+        ranges, places = self._pieces(numbers, members)
+        found = iter(self._reader.read(ranges, then=self._pieces(then, members)[0]))
+        out = []
+        for wanted, pieces, tokens_beside in places:
+            data = {piece: next(found) for piece in pieces}
+            files = [_cut(data, *each) for each in wanted]
+            if tokens_beside:
+                files[list(members).index(TOKENS)] = as_npy(next(found))
+            out.append(files)
+        return out
+
+    def _pieces(
+        self, numbers: Sequence[int], members: Sequence[int]
+    ) -> tuple[list[Range], list[tuple[list[tuple[int, int]], list[tuple[int, int]], bool]]]:
+        """What to read for some files of samples; and of each sample where these files are, which pieces are read of
+        its shard, and whether its tokens are read from beside.
+
+        The files of a sample lie together in most shards: each is then one piece.
+        """
+        ranges: list[Range] = []
+        places = []
         for number in numbers:
             shard, row = self._place(number)
             table = self._places(shard)
@@ -228,15 +254,7 @@ class ShardIndex:
             places.append((wanted, pieces, beside is not None))
             ranges += [(self.shards[shard], *piece) for piece in pieces]
             ranges += [] if beside is None else [beside.range(row)]
-        found = iter(self._reader.read(ranges))
-        out = []
-        for wanted, pieces, tokens_beside in places:
-            data = {piece: next(found) for piece in pieces}
-            files = [_cut(data, *each) for each in wanted]
-            if tokens_beside:
-                files[list(members).index(TOKENS)] = as_npy(next(found))
-            out.append(files)
-        return out
+        return ranges, places
 
     def _one_origin(self) -> TokenOrigin | None:
         """Raises ShardError where tokens are of several tokenizers or normalizers."""

@@ -41,7 +41,7 @@ def batches_ahead(
         yield from map(make, steps)
         return
     loader: DataLoader[Any] = DataLoader(
-        _Steps(make),  # type: ignore[arg-type]
+        _Steps(make, steps),  # type: ignore[arg-type]
         sampler=steps,
         batch_size=None,
         collate_fn=_as_it_is,
@@ -72,6 +72,18 @@ def batches_ahead(
         ) from None
 
 
+def next_step(step: int) -> int | None:
+    """The step that this loader process makes after that one; None behind the last one, and in other processes."""
+    from torch.utils.data import get_worker_info
+
+    worker = get_worker_info()
+    if worker is None or not isinstance(worker.dataset, _Steps):
+        return None
+    steps = worker.dataset.steps
+    place = steps.index(step) + worker.num_workers  # DataLoader deals them out one by one
+    return steps[place] if place < len(steps) else None
+
+
 class _Failure:
     """An error on its way from a worker: DataLoader would put its traceback into the message."""
 
@@ -82,8 +94,8 @@ class _Failure:
 class _Steps:
     """What DataLoader takes for a data set: step -> batch."""
 
-    def __init__(self, make: MakeBatch) -> None:
-        self._make = make
+    def __init__(self, make: MakeBatch, steps: Sequence[int]) -> None:
+        self._make, self.steps = make, steps
 
     def __getitem__(self, step: int) -> Any:
         try:

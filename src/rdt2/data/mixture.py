@@ -58,15 +58,6 @@ class DataSource:
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"data set {self.name!r}: weight is {self.weight}, expected above 0.")
 
-    def on_disk(self) -> list[str]:
-        """The tars, all on disk. Raises ConfigError for one by URL."""
-        for shard in self.shards:
-            if is_url(shard):
-                raise ConfigError(
-                    f"{shard}: is looked through from its beginning to its end. Copy it to a disk first."
-                )
-        return list(self.shards)
-
     def table(self, shard: str) -> Mapping[str, str]:
         """Instruction key -> sentence for the samples of a tar."""
         return self.instructions[self.folder(shard)]

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rdt2.data.mixture import DataSource
-from rdt2.data.shards.remote import filesystem_of, is_url, words_of
-from rdt2.errors import NormalizerError
+from rdt2.data.shards.remote import Absent, Forbidden, is_url, read_url
+from rdt2.errors import NormalizerError, ShardError
 from rdt2.matching import Held, require_same
 from rdt2.normalizer import FILE_NAMES, LinearNormalizer, has_normalizer
 from rdt2.origin import TokenOrigin
@@ -55,14 +55,13 @@ def _fetched(url: str) -> Held | None:
     names = [""] if url.endswith((".pt", ".safetensors")) else [f"/{name}" for name in FILE_NAMES]
     with TemporaryDirectory() as folder:
         for name in names:
-            filesystem, path = filesystem_of(f"{url}{name}")
             try:
-                data = filesystem.cat_file(path)
-            except FileNotFoundError:
-                continue
-            except Exception as error:  # each file system raises its own
-                raise NormalizerError(f"{url}{name}: cannot be read ({words_of(error)}).") from None
-            file = Path(folder) / path.rpartition("/")[2]
+                data = read_url(f"{url}{name}")
+            except ShardError as error:
+                if name and isinstance(error, (Absent, Forbidden)):
+                    continue
+                raise NormalizerError(str(error)) from None
+            file = Path(folder) / f"{url}{name}".partition("?")[0].rpartition("/")[2]
             file.write_bytes(data)
             return Held(LinearNormalizer.from_pretrained(file), f"{url}{name}", of_model=False)
     return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from rdt2.action import NUM_TOKENS
 from rdt2.data.dataset import ACTION, META, PICTURE, ShardIndex
-from rdt2.data.loader import batches_ahead
+from rdt2.data.loader import batches_ahead, next_step
 from rdt2.data.mixture import DataSource
 from rdt2.data.shards import (
     INSTRUCTION_FILES,
@@ -199,7 +199,12 @@ def _read(
         for shard in shards
         for begin in range(0, len(index.rows(shard)), size)
     ]
-    made = batches_ahead(lambda step: index.read(jobs[step][1], members), range(len(jobs)), workers=workers)
+
+    def made_of(step: int) -> list[list[bytes]]:
+        upcoming = next_step(step)
+        return index.read(jobs[step][1], members, then=() if upcoming is None else jobs[upcoming][1])
+
+    made = batches_ahead(made_of, range(len(jobs)), workers=workers)
     together = ((shard, rows, files) for (shard, rows), files in zip(jobs, made, strict=True))
     for shard, batches in groupby(together, key=itemgetter(0)):
         yield shard, ((rows, files) for _, rows, files in batches)

@@ -34,12 +34,13 @@ from torch import nn
 
 from rdt2.data import Batch
 from rdt2.data.loader import batches_ahead
+from rdt2.data.shards.remote import Unreachable
 from rdt2.errors import ConfigError, TrainingError
 from rdt2.files import whole_file, whole_folder
 from rdt2.progress import note
 from rdt2.training import engines, run
 from rdt2.training.average import WeightAverage
-from rdt2.training.checkpoints import Progress, restore, save_checkpoint
+from rdt2.training.checkpoints import Progress, checkpoints, restore, save_checkpoint
 from rdt2.training.config import RunConfig, check_installed
 from rdt2.training.log import Log
 from rdt2.training.stopping import Stopping
@@ -261,7 +262,10 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
                 loss_sum, metrics = 0.0, dict[str, Any]()
                 for part in range(config.accumulate):
                     position = step * config.accumulate + part
-                    loaded = next(batches)
+                    try:
+                        loaded = next(batches)
+                    except Unreachable as error:
+                        raise TrainingError(f"step {step}: {error} {_kept(out)}") from None
                     stage.count_damage(loaded)
                     batch = stage.ready(loaded, accelerator.device)
                     generator = step_generator(config.seed, position, accelerator.process_index)
@@ -389,6 +393,14 @@ def _check_loss(
         f"{kept} Look at it, then go on from the last checkpoint with a lower rate: "
         f"the same command with --resume --set learning_rate={config.learning_rate / 2:.3g}"
     )
+
+
+def _kept(out: Path) -> str:
+    """Which state of a run that ends before its time there is, and how it goes on."""
+    found = checkpoints(out)
+    if not found:
+        return "No checkpoint was written before."
+    return f"The last checkpoint is {found[-1]}: the same command with --resume goes on there."
 
 
 def _loader_workers(config: RunConfig) -> int:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rdt2.data.continuity import recorded_time
-from rdt2.data.shards.ranges import HeaderStream, RangeReader, read_url, shard_name, size_of
+from rdt2.data.shards.ranges import RangeReader, UrlStream, shard_name, size_of
 from rdt2.data.shards.reading import scan_samples, told_key
-from rdt2.data.shards.remote import is_url
+from rdt2.data.shards.remote import Absent, Forbidden, Unreachable, is_url, read_url
 from rdt2.data.shards.sample import MEMBERS, parse_meta
 from rdt2.data.shards.tar import TarReader
 from rdt2.errors import ShardError
@@ -226,7 +226,7 @@ def _scan(
     """(key, files, meta, time) of the samples of a shard, reading headers and metas only. What is wrong with a
     sample, which then is left out, or with the rest of the shard, goes to ``damage``."""
     size, name = size_of(location), shard_name(location)
-    stream: Any = HeaderStream(location, size) if is_url(location) else open(location, "rb")  # noqa: SIM115
+    stream: Any = UrlStream(location, size) if is_url(location) else open(location, "rb")  # noqa: SIM115
     try:
         for key, members in scan_samples(TarReader(stream, name=name, size=size)):
             place, where = members["meta.json"], f"{name}, sample {key}"
@@ -234,10 +234,14 @@ def _scan(
             try:
                 meta = parse_meta(stream.read(place.size), where=where)
                 time = recorded_time(meta, where=where)
+            except Unreachable:
+                raise
             except ShardError as error:
                 damage.append(str(error))
                 continue
             yield key, members, meta, time
+    except Unreachable:
+        raise  # which is no damage, and may have passed at the next start
     except ShardError as error:
         damage.append(f"{error} (the rest of that shard)")
     finally:
@@ -280,7 +284,7 @@ def _fetch(url: str, target: Path) -> None:
     """Copy the index that lies beside a remote shard, if there is one."""
     try:
         data = read_url(url + SUFFIX)
-    except ShardError:
+    except (Absent, Forbidden):
         return  # without one, the shard's headers are read
     write_whole(target, data, error=_CannotKeep)
 

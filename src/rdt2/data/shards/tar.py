@@ -22,7 +22,7 @@ _MAX_EXTENDED = 1 << 16
 
 
 class Stream(Protocol):
-    """What a tar is read from: an open file, or :class:`~rdt2.data.shards.remote.RemoteFile`."""
+    """What a tar is read from: an open file, or :class:`~rdt2.data.shards.ranges.UrlStream`."""
 
     def read(self, size: int, /) -> bytes: ...
     def seek(self, position: int, /) -> int: ...

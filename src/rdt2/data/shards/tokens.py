@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rdt2.action import NUM_TOKENS
-from rdt2.data.shards.ranges import Range, read_url, shard_name
-from rdt2.data.shards.remote import is_url
+from rdt2.data.shards.ranges import Range, shard_name
+from rdt2.data.shards.remote import Absent, Forbidden, is_url, read_url
 from rdt2.errors import ShardError
 from rdt2.files import write_whole
 from rdt2.origin import TOKENS_FILE, TokenOrigin
@@ -105,12 +105,12 @@ def read_origin(folder: str) -> TokenOrigin | None:
     """What made the tokens of the shards in a folder, on disk or by URL; None where that is not told.
 
     Raises:
-        ShardError: a damaged file.
+        ShardError: a damaged file, or a server that does not answer.
     """
     place = f"{folder}/{TOKENS_FILE}" if folder else TOKENS_FILE
     try:
         data = read_url(place) if is_url(folder) else Path(place).read_bytes()
-    except (OSError, ShardError):
+    except (OSError, Absent, Forbidden):
         return None
     try:
         return TokenOrigin(**json.loads(data))
