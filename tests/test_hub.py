@@ -36,6 +36,16 @@ def test_the_cache_is_read_without_a_network(cached: Path) -> None:
     assert locate(f"owner/name@{COMMIT}", ["config.json"]) == cached
 
 
+def test_the_address_of_its_page_is_a_repository(cached: Path) -> None:
+    for page in ("https://huggingface.co/owner/name", "https://hf.co/owner/name/"):
+        assert locate(page, ["config.json"]) == cached
+        assert locate(f"{page.rstrip('/')}/tree/main", ["config.json"]) == cached
+        assert locate(f"{page.rstrip('/')}@main", ["config.json"]) == cached  # as --revision writes it
+    for page in ("https://huggingface.co/datasets/owner/name", "https://example.com/owner/name"):
+        with pytest.raises(CheckpointError, match="no such folder"):
+            locate(page, ["config.json"])
+
+
 def test_the_first_of_several_files_that_is_there(cached: Path) -> None:
     names = ("model.safetensors", "pytorch_model.bin")
     assert locate_any("owner/name", ["config.json"], names) == cached / "pytorch_model.bin"

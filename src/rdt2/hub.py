@@ -3,6 +3,7 @@
 locate("runs/vlm", ["config.json"])                       # a folder is itself
 locate("Qwen/Qwen2.5-VL-7B-Instruct", ["config.json"])    # fetched, or found in the cache without a network
 locate("owner/name@v1.0", ["*.json"])                     # a branch, tag or commit
+locate("https://huggingface.co/owner/name", ["*.json"])   # its page
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from pathlib import Path
 from rdt2.errors import CheckpointError, RDT2Error
 from rdt2.files import forbidden
 
+_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/]+/[^/]+?)(?:/tree/(?P<revision>.+?))?/?"
+)
 _ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -49,7 +53,7 @@ def locate(
         raise error(forbidden(folder)) from problem
     if is_file:
         raise error(f"{folder}: is a file, expected the folder of {what}. Give {folder.parent} instead.")
-    found = _ID.fullmatch(str(path))
+    found = _ID.fullmatch(_hub_id(str(path)))
     if found is None:
         raise error(f"{path}: no such folder, expected that of {what}, or a hub id 'owner/name'.")
     from huggingface_hub import constants, snapshot_download
@@ -72,6 +76,14 @@ def locate(
                 "the name and the network, or download it and give the folder"
             )
         raise error(f"{path}: no folder of that name is here, expected {what}, and {reason}.") from problem
+
+
+def _hub_id(name: str) -> str:
+    """The id of a repository whose page was given, with its revision; other names as they are."""
+    page = _PAGE.fullmatch(name)
+    if page is None:
+        return name
+    return page["id"] if page["revision"] is None else f"{page['id']}@{page['revision']}"
 
 
 def offline_note(path: str | Path) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -325,6 +326,54 @@ def test_the_demo_runs_prints_and_writes_its_report(still, tmp_path, monkeypatch
     values = json.loads(figures.read_text())
     assert (values["success"], values["episodes"]) == (0, 1)
     assert values["tasks"]["press"]["trials"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "steps"),
+    [
+        (["--policy", "{fm}", "--steps", "1", "--processor", "{vlm}"], "FMPolicy", 1),
+        (["--policy", "{vq}", "--temperature", "0.5"], "VQPolicy", None),
+        (["--model", "vq"], "VQPolicy", None),
+    ],
+)
+def test_the_demo_films_any_policy(options, kind, steps, tmp_path, monkeypatch):
+    """regression: only the two built-in models could be filmed."""
+    pytest.importorskip("mujoco")
+    from rdt2.evaluation import cell
+    from rdt2.policy.load import DEMOS
+
+    shutil.copytree(DEMOS, tmp_path / "mine")
+    places = {name: tmp_path / "mine" / f"{name}.json" for name in ("fm", "vq")}
+    options = [each.format(**places, vlm=tmp_path / "mine" / "vlm") for each in options]
+    run_trial, seen = cell.run_trial, []
+
+    def short(trial, policy, robot, **settings):
+        seen.append(policy)
+        return run_trial(trial, policy, robot, **{**settings, "max_seconds": 0.3})
+
+    monkeypatch.setattr(cell, "run_trial", short)
+    report, figures = tmp_path / "r.html", tmp_path / "r.json"
+    files = ["--out", str(report), "--json", str(figures)]
+    main(["demo", "--robot", "handheld", "--task", "press", "--episodes", "1", *files, *options])
+    assert type(seen[0]).__name__ == kind
+    assert getattr(seen[0], "steps", None) == steps
+    values, page = json.loads(figures.read_text()), report.read_text(encoding="utf-8")
+    named = "demo-vq" if options[0] == "--model" else options[1]
+    assert values["policy"] == named
+    assert named in page
+    assert values.get("steps") == steps
+    assert ("the small built-in checkpoint" in page) == (options[0] == "--model")
+
+
+def test_the_demo_is_asked_for_one_policy(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["demo", "--model", "vq", "--policy", "runs/mine", "--out", str(tmp_path / "r.html")])
+    assert "--model vq is short for --policy demo-vq, but --policy runs/mine came as well" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    with pytest.raises(SystemExit):
+        main(["demo", "--policy", str(tmp_path / "nothing"), "--out", str(tmp_path / "r.html")])
+    assert "no such folder" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_sentence_of_ones_own_prints_what_came_of_it(still, tmp_path, monkeypatch, capsys):

@@ -38,7 +38,7 @@ def said(capsys, *arguments: str, code: int = 2) -> str:
         ("data convert a b --frm hdf5", "Did you mean '--from'?"),
         ("data convert a b --from hdf5 --rotatoin xyzw", "Did you mean '--rotation'?"),
         ("data check folder --folder x", "'rdt2 data check' has no option --folder."),
-        ("demo --zzz", "'rdt2 demo' has no option --zzz. Its options: --robot"),
+        ("demo --zzz", "'rdt2 demo' has no option --zzz. Its options: --policy"),
     ],
 )  # fmt: skip
 def test_the_nearest_command_or_option_is_proposed(line: str, meant: str, capsys):

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rdt2.cli.choices import TaskNameOrAll
+from rdt2.errors import ConfigError
+from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
     from rdt2.evaluation.cell import EpisodeRecord
     from rdt2.evaluation.report import EpisodeView, SummaryRow
 
 ROBOTS = {"ur5e": "two UR5e arms", "fr3": "two Franka Research 3 arms", "handheld": "two handheld grippers"}
+BUILT_IN = {"demo-fm": "RDT2-FM", "demo-vq": "RDT2-VQ"}
 
 
 @dataclass(kw_only=True)
 class Demo:
-    """Run the built-in model in the simulated cell, print a success table and write a report with videos.
+    """Run a model in the simulated cell, print a success table and write a report with videos.
 
-    The arms were never in the training data: only two handheld grippers were.
+    The arms were never in the training data of the built-in models: only two handheld grippers were. --policy films
+    any other, such as one that you trained.
 
     For example:
       rdt2 demo                                            all three tasks on two UR5e
       rdt2 demo --robot fr3 --task press --episodes 4
       rdt2 demo --model vq --task pick --seed 7
+      rdt2 demo --policy runs/policy/fm.json --steps 1
+      rdt2 demo --policy owner/expert --vlm owner/vlm --normalizer normalizer.pt --device cuda
       rdt2 demo --instruction "Pick up the red cube with the left hand."
     """
 
     out_is_file: ClassVar = True
 
+    spec: PolicySpec = field(default_factory=PolicySpec)
+    model: Literal["fm", "vq"] | None = None
+    """Short for --policy demo-fm (flow-matching expert) or --policy demo-vq (action tokens)."""
     robot: Literal["ur5e", "fr3", "handheld"] = "ur5e"
     """Which arms."""
     task: TaskNameOrAll = "all"
     """What to do."""
-    model: Literal["fm", "vq"] = "fm"
-    """fm: flow-matching expert; vq: action tokens."""
     instruction: str | None = None
     """A sentence of your own. Scenes are chosen in which it names something."""
     episodes: int = 2
@@ -62,6 +70,7 @@ class Demo:
         from rdt2.sim.render import require_rendering
         from rdt2.sim.tasks import TASKS
 
+        spec = self._spec()
         require_rendering()
         kinds = list(TASKS) if self.task == "all" else [self.task]
         if self.instruction is None:
@@ -70,8 +79,8 @@ class Demo:
             for warning in check_instruction(self.instruction):
                 note(f"instruction: {warning}")
             trials = trials_for(self.instruction, kinds, self.episodes, self.seed)
-        with working(f"loading demo-{self.model}"):
-            policy = open_policy(f"demo-{self.model}")
+        with working(f"loading {spec.policy}"):
+            policy = open_policy(spec)
 
         records: dict[str, list[EpisodeRecord]] = defaultdict(list)
         views: list[EpisodeView] = []
@@ -96,15 +105,14 @@ class Demo:
         report = Report(
             title="Two wrist pictures and a sentence move two arms",
             title_zh="两张腕部图像加一句话，驱动双臂完成操作",
-            subtitle=f"RDT2-{self.model.upper()}, the small built-in checkpoint, on {ROBOTS[self.robot]} in "
-            "simulation. Its training data show two handheld grippers and no arm at all.",
+            subtitle=_subtitle(spec.policy, ROBOTS[self.robot]),
             summary=summary,
             episodes=views,
             timing=stage_timings(seconds),
             settings={
                 "command": shlex.join(["rdt2", *sys.argv[1:]]),
-                "policy": f"demo-{self.model}",
                 **{k: str(v) for k, v in vars(policy).items() if k in ("draws", "temperature")},
+                **{name: str(value) for name, value in _asked(spec).items()},
                 "scene seeds": seeds,
             },
         )
@@ -112,28 +120,58 @@ class Demo:
             path = write_report(self.out, report)
         out = console()
         if summary:
-            out.print(_table(summary, f"demo-{self.model} on {ROBOTS[self.robot]}"))
+            out.print(_table(summary, f"{spec.policy} on {ROBOTS[self.robot]}"))
         if self.instruction is not None:
             for view in views:
                 out.print(_told(view), highlight=False, markup=False, soft_wrap=True)
         out.print(f"Report: [link=file://{path}]{path}[/link]", highlight=False, soft_wrap=True)
-        save_json(self.json, self._figures(records, path))
+        save_json(self.json, self._figures(spec, records, path))
 
-    def _figures(self, records: dict[str, list[EpisodeRecord]], report: Path) -> dict[str, Any]:
-        from dataclasses import asdict
+    def _spec(self) -> PolicySpec:
+        """Which policy is asked for. Raises ConfigError where two are."""
+        if self.model is None:
+            return self.spec
+        named = f"demo-{self.model}"
+        if self.spec.policy not in (PolicySpec().policy, named):
+            raise ConfigError(
+                f"--model {self.model} is short for --policy {named}, but --policy {self.spec.policy} came as well. "
+                "Leave out one of them."
+            )
+        return dataclasses.replace(self.spec, policy=named)
 
+    def _figures(
+        self, spec: PolicySpec, records: dict[str, list[EpisodeRecord]], report: Path
+    ) -> dict[str, Any]:
         every = [record for done in records.values() for record in done]
         return {
             "robot": self.robot,
-            "model": self.model,
+            **_asked(spec),
             "seed": self.seed,
             "episodes": len(every),
             "success": sum(record.success for record in every),
             "followed": sum(record.followed for record in every),
             "tasks": {kind: _row(kind, done).success.as_dict() for kind, done in records.items()},
-            "records": [asdict(record) for record in every],
+            "records": [dataclasses.asdict(record) for record in every],
             "report": report,
         }
+
+
+def _asked(spec: PolicySpec) -> dict[str, Any]:
+    """The policy, and its options that were set."""
+    usual = PolicySpec()
+    values = {each.name: getattr(spec, each.name) for each in dataclasses.fields(spec)}
+    return {
+        name: value for name, value in values.items() if name == "policy" or value != getattr(usual, name)
+    }
+
+
+def _subtitle(policy: str, robot: str) -> str:
+    if policy in BUILT_IN:
+        return (
+            f"{BUILT_IN[policy]}, the small built-in checkpoint, on {robot} in simulation. Its training data show two "
+            "handheld grippers and no arm at all."
+        )
+    return f"The policy {policy} on {robot} in simulation."
 
 
 def _row(kind: str, done: list[EpisodeRecord]) -> SummaryRow:
