@@ -35,3 +35,11 @@ def base_pose(model: str, side: str) -> Float[ndarray, "4 4"]:
     pose = np.eye(4)
     pose[:3, 3] = x, MIRROR[side] * y, z
     return pose
+
+
+def mount_in_flange(model: str, side: str) -> Float[ndarray, "4 4"]:
+    """How the cell's gripper is turned on an arm's flange: where it mounts, in the frame of the bare flange."""
+    angle = MIRROR[side] * arm_model(model).mount_yaw
+    pose = np.eye(4)
+    pose[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return pose
