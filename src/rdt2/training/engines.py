@@ -254,6 +254,16 @@ def all_agree(accelerator: Accelerator, well: bool) -> bool:
     return float(accelerator.reduce(failed, reduction="sum")) == 0
 
 
+def from_main_process(accelerator: Accelerator, value: str) -> str:
+    """What the main process has there, on all of them."""
+    if accelerator.num_processes == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    told: str = broadcast_object_list([value])[0]
+    return told
+
+
 def number(norm: Any) -> float:
     """A gradient norm as a float: a tensor, sharded or not, or DeepSpeed's number (none before its first step)."""
     if isinstance(norm, Tensor):
