@@ -45,7 +45,9 @@ def test_a_second_run_is_refused_by_name_until_the_first_is_gone(tmp_path, other
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "run")
     for out in (tmp_path / "run", link):
-        words = rf"{out}: another run trains in this folder now \(process {other.pid} on {socket.gethostname()}\)"
+        words = (
+            rf"{out}: another run trains in this folder now \(process {other.pid} on {socket.gethostname()}\)"
+        )
         with pytest.raises(ConfigError, match=words), alone(out):
             pass
         with pytest.raises(ConfigError, match=r"--resume, or choose another --out"):

@@ -57,8 +57,10 @@ def run_training(
 
     import torch
 
+    from rdt2.training.engines import check_possible
     from rdt2.training.loop import fit
 
+    check_possible(settings)
     try:
         return fit(_build_stage(settings, str(data), Path(out)), settings, out, resume=resume)
     except torch.OutOfMemoryError as error:
