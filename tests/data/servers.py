@@ -59,7 +59,8 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 128  # as web servers have: with 5, some of 16 requests at once are dropped and come back late
+    request_queue_size = 128
+    """As web servers have: with 5, some of 16 requests at once are dropped, and come back late."""
 
 
 @contextlib.contextmanager
