@@ -8,6 +8,7 @@ A run lives in one folder::
     out/model/                 the trained model in its published layout, written at the end
     out/plots/step-N.png       predicted against recorded chunks of each evaluation
     out/loss.png               the loss curve
+    out/.running               locked while a process trains, and which one that is
 
 Randomness is a pure function of (seed, step, rank) and data order of (seed, position), so resuming
 needs no recorded generator state: step N draws the same numbers whether or not the run was interrupted.
