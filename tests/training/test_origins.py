@@ -72,15 +72,15 @@ def test_a_vlm_of_other_tokens_does_not_go_on_with_these(vlm, tokens, tokenizers
 def test_a_policy_of_a_vlm_and_a_tokenizer_that_differ_is_refused(vlm, tokenizers, origins):
     words = rf"another tokenizer \({origins[1].tokenizer} there, {origins[0].tokenizer} here\)"
     with pytest.raises(CheckpointError, match=words):
-        load_policy(vlm=vlm, tokenizer=tokenizers[0])
-    load_policy(vlm=vlm, tokenizer=tokenizers[1])
+        load_policy(vlm, tokenizer=tokenizers[0])
+    load_policy(vlm, tokenizer=tokenizers[1])
 
 
 def test_a_policy_with_the_normalizer_of_other_tokens_is_refused(vlm, tokenizers, origins):
     written = origins[1]._replace(normalizer="0123456789abcdef")
     write_origin(vlm, written)
     with pytest.raises(CheckpointError, match=r"another normalizer \(0123456789abcdef there"):
-        load_policy(vlm=vlm, tokenizer=tokenizers[1])
+        load_policy(vlm, tokenizer=tokenizers[1])
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
