@@ -9,7 +9,7 @@ EXTRAS := sim,train,data,remote,mcap,lance,gym,dev
 # Threads that wait busily slow the tests' worker processes down many times over.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help setup demo test fuzz lint format bench-inference check-lerobot check-transformers clean
+.PHONY: help setup demo test fuzz fuzz-safety lint format bench-inference check-lerobot check-transformers clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,11 @@ test: $(TESTABLE)  ## Run all tests
 FUZZ ?= 400
 fuzz: $(TESTABLE)  ## Feed converters and checks with recordings gone wrong, others each time (ten minutes)
 	RDT2_MUTATIONS=$(FUZZ) $(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/data/test_mutations.py
+
+# Each run draws other wishes; a failure prints one that breaks a limit.
+FUZZ_SAFETY ?= 20000
+fuzz-safety: $(TESTABLE)  ## Ask two arms for what must not happen, 20,000 sequences (half an hour)
+	RDT2_SAFETY_EXAMPLES=$(FUZZ_SAFETY) $(TEST_ENV) $(BIN)/python -m pytest tests/control/test_guard_fuzz.py
 
 lint: setup  ## Style and types
 	$(BIN)/ruff check .

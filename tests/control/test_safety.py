@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rdt2.control.safety import SafetyLimits, check_plan, push_apart, table_lift
+from rdt2.control.safety import SafetyLimits, check_plan, table_lift
 from rdt2.errors import SafetyError
 from rdt2.pose import pose_to_matrix
 
@@ -32,31 +32,6 @@ def test_table_clearance_equals_the_reference(golden):
         lifted += lift > 0
         np.testing.assert_allclose(data["table_in"][i, 2] + lift, data["table_out"][i, 2], atol=1e-12)
     assert lifted > 5
-
-
-def test_sphere_clearance_equals_the_reference(golden):
-    data = np.load(golden / "geometry" / "collision.npz")
-    base = np.eye(4)
-    base[1, 3] = float(data["this_that_y"])
-    moved = 0
-    for given, wanted in zip(data["sphere_in"], data["sphere_out"], strict=True):
-        first, second = (pose_to_matrix(p[:6]) for p in given)
-        a, b = push_apart(
-            first, second, center=data["sphere_center"], radius=float(data["sphere_radius"]), second_base=base
-        )
-        moved += not np.allclose(a, first)
-        np.testing.assert_allclose(a, pose_to_matrix(wanted[0, :6]), atol=1e-12)
-        np.testing.assert_allclose(b, pose_to_matrix(wanted[1, :6]), atol=1e-12)
-    assert moved > 3
-
-
-def test_arms_are_pushed_apart_by_the_real_distance_of_their_bases():
-    """Regression: a fixed distance between the bases ignores the calibrated one."""
-    near, far = np.eye(4), np.eye(4)
-    near[1, 3], far[1, 3] = 0.1, 0.5
-    for base, moves in ((near, True), (far, False)):
-        a, _ = push_apart(np.eye(4), np.eye(4), center=np.zeros(3), radius=0.1, second_base=base)
-        assert bool(np.abs(a - np.eye(4)).max() > 0) is moves
 
 
 def plan(**changes):

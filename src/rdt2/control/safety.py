@@ -71,40 +71,6 @@ def table_lift(
     return max(0.0, height - lowest)
 
 
-def push_apart(
-    first: Float[ndarray, "4 4"],
-    second: Float[ndarray, "4 4"],
-    *,
-    center: Float[ndarray, " 3"],
-    radius: float,
-    second_base: Float[ndarray, "4 4"] | None = None,
-) -> tuple[Float[ndarray, "4 4"], Float[ndarray, "4 4"]]:
-    """Move two grippers apart, each by half, until the balls around them only touch.
-
-    Args:
-        first: (4, 4) TCP of one arm, metres.
-        second: (4, 4) TCP of the other, in the frame of its own base.
-        center: (3,) middle of the ball in the TCP's frame, metres.
-        radius: of each ball, metres.
-        second_base: (4, 4) the second arm's base in the frame of `first`; identity if both share a frame.
-
-    Returns:
-        Both poses, new arrays, in the frames they came in.
-    """
-    base = np.eye(4) if second_base is None else np.asarray(second_base)
-    point = np.append(center, 1.0)
-    between = ((base @ second @ point) - (first @ point))[:3]
-    distance = float(np.linalg.norm(between))
-    first, second = first.copy(), second.copy()
-    if distance < 2 * radius:
-        shift = (radius - distance / 2) * (
-            between / distance if distance > 1e-9 else np.array([0.0, 1.0, 0.0])
-        )
-        first[:3, 3] -= shift
-        second[:3, 3] += base[:3, :3].T @ shift
-    return first, second
-
-
 @dataclass(frozen=True)
 class Plan:
     """Waypoints of all arms, 1/30 s apart, and how far they may be driven."""

@@ -84,8 +84,6 @@ class VQStage(Stage):
             checkpointing=config.gradient_checkpointing,
             run=self._layers,
         )
-        if config.adapter == "none":
-            self.module.frozen_dtype = torch.float32
 
     def load(self, step: int) -> Batch:
         return self.samples.batch(step)
@@ -150,14 +148,9 @@ class VQStage(Stage):
 
 
 class VQModule(nn.Module):
-    """The VLM, with or without adapters, and its loss: logits only where an answer is learnt.
-
-    Attributes:
-        frozen_dtype: that an engine which splits the weights gives to frozen ones; none leaves them as they are.
-    """
+    """The VLM, with or without adapters, and its loss: logits only where an answer is learnt."""
 
     vlm: Any
-    frozen_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -192,19 +185,19 @@ class VQModule(nn.Module):
 def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration | PeftModel:
     """The VLM to train; beside adapters its frozen weights are kept in the compute precision."""
     if config.adapter == "none":
-        # Those that are split become float32 there, a part at a time.
-        dtype = None if config.shard else torch.float32
-        model = load_vlm(start, dtype=dtype, device=reading_device(config))
+        if config.shard and not config.frozen_layers:  # float32 where it is split, a part at a time
+            return load_vlm(start, dtype=None)
+        model = load_vlm(start, dtype=torch.float32, device=reading_device(config))
         _freeze(model, config.frozen_layers)
         return model
-    compute = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     earlier = read_adapters(start)
     place = start if earlier is None else earlier.base
     if config.adapter == "qlora":  # whole it may be too large for the GPU, and goes there in 4 bits
-        base = load_vlm(place, dtype=compute)
-        quantise(base, device=processes().device, compute=compute)
+        base = load_vlm(place, dtype=dtype)
+        quantise(base, device=processes().device, compute=dtype)
     else:
-        base = load_vlm(place, dtype=compute, device=reading_device(config))
+        base = load_vlm(place, dtype=dtype, device=reading_device(config))
     return add_adapters(base, config, base=place, earlier=earlier)
 
 

@@ -1,0 +1,324 @@
+"""The space that an arm fills: capsules of its links, palm, fingers and camera, and how far they are from each other.
+
+A capsule is a segment with a radius. Capsules enclose the solids of an arm's own description, so that their distance is
+never more than that of the real parts. Against planes, where millimetres count, the gripper's corners are used instead.
+Everything is computed for many postures at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial import ConvexHull
+from scipy.spatial.transform import Rotation
+
+from rdt2.robot.gripper import FINGER_Z, PALM, POLICY_IN_TCP, TCP_Z, Part, finger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from jaxtyping import Float, Int
+    from numpy import ndarray
+
+    from rdt2.robot.description import ArmModel, Shape
+
+PEDESTAL = ((0.0, 0.0, -0.70), (0.0, 0.0, -0.05), 0.09)
+"""What an arm stands on: start, end (base frame) and radius, metres. Whatever it is bolted to lies behind its base."""
+HOLDER = ((0.0, 0.0, -0.20), (0.0, 0.0, -0.03), 0.05)
+"""What carries a gripper whose arm is not known, in the gripper's frame: a wrist and a piece of a forearm."""
+CYLINDER_GROWTH, BOX_GROWTH = 1.05, 1.12
+"""A capsule a little wider than what it encloses may be much shorter."""
+CONTAINED = 1.06
+"""A capsule that fits into another grown by so much is left out."""
+SELF_CLEARANCE = 0.005
+"""Metres that parts of one arm keep from each other."""
+JOINED = 0.03
+"""Parts with one link between them that are nearer in the home posture than this (metres) belong together."""
+WEIGHT = 0.25
+"""Metres that one radian weighs where translation and rotation meet, as in inverse kinematics."""
+
+
+@dataclass(frozen=True)
+class _Capsule:
+    start: ndarray
+    end: ndarray
+    radius: float
+    frame: int
+
+
+class ArmBody:
+    """The shapes of one arm with its gripper, and the kinematics that moves them, for many postures at once.
+
+    Frames are those of the base, of every link, of the gripper and of its two fingers. An arm whose model is not known
+    (a handheld gripper) has those of the gripper and the fingers only, and behind the gripper a capsule (`HOLDER`) for
+    whatever carries it: nothing is known of what is further behind.
+
+    Args:
+        model: description of the arm, or None.
+        side: "right" or "left".
+        base: (4, 4) base in the cell frame, metres.
+        tool: (4, 4) TCP in the frame of the gripper.
+    """
+
+    def __init__(
+        self, model: ArmModel | None, side: str, base: Float[ndarray, "4 4"], tool: Float[ndarray, "4 4"]
+    ) -> None:
+        self.links = len(model.links) if model else 0
+        """Joints; 0 without a model."""
+        self._base = np.asarray(base, dtype=np.float64)
+        self._tool = np.linalg.inv(tool)
+        self.tool = np.asarray(tool, dtype=np.float64)
+        gripper = self.links + 1 if model else 0
+        capsules: list[_Capsule] = []
+        if model:
+            self._chain = _chain(model, side)
+            capsules += _of_shapes(model.base_shapes, 0)
+            capsules.append(_capsule(*PEDESTAL, 0))
+            for i, link in enumerate(model.links):
+                capsules += _of_shapes(link.shapes, i + 1)
+        else:
+            capsules.append(_capsule(*HOLDER, gripper))
+        capsules += _of_parts(PALM, gripper)
+        for k, sign in enumerate((1.0, -1.0)):
+            capsules += _of_parts(finger(sign), gripper + 1 + k)
+        self.start = np.stack([c.start for c in capsules])
+        self.end = np.stack([c.end for c in capsules])
+        self._ends = np.stack([self.start, self.end])[..., None]
+        self.radius = np.array([c.radius for c in capsules])
+        self.frame = np.array([c.frame for c in capsules])
+        self.order = np.minimum(self.frame, self.links if model else 0)
+        """Of the body that carries each capsule: neighbours along the arm differ by one."""
+        self.gripper = gripper
+        self._corners = [_hull(parts) for parts in (PALM, finger(1.0), finger(-1.0))]
+        self._moving = (self.frame > 0) & (self.frame < gripper) if model else np.arange(len(self.frame)) == 0
+
+    def __len__(self) -> int:
+        return len(self.radius)
+
+    def frames(
+        self, joints: Float[ndarray, "s n"], poses: Float[ndarray, "s 4 4"], widths: Float[ndarray, " s"]
+    ) -> Float[ndarray, "s f 4 4"]:
+        """All frames in the cell frame: from the joints (rad) where the model is known, else from the TCP's pose.
+
+        `widths` are openings in metres.
+        """
+        count = len(joints) if self.links else len(poses)
+        result = np.empty((count, self.gripper + 3, 4, 4))
+        if self.links:
+            cos, sin = np.cos(joints)[..., None, None], np.sin(joints)[..., None, None]
+            fixed, by_cos, by_sin, mount = self._chain
+            local = fixed + cos * by_cos + sin * by_sin
+            result[:, 0] = pose = self._base
+            for i in range(self.links):
+                result[:, i + 1] = pose = pose @ local[:, i]
+            result[:, self.gripper] = pose @ mount
+        else:
+            result[:, 0] = poses @ self._tool
+        palm = result[:, self.gripper]
+        for k, sign in ((1, 0.5), (2, -0.5)):
+            jaw = result[:, self.gripper + k]
+            jaw[:] = palm
+            jaw[:, :3, 3] += FINGER_Z * palm[:, :3, 2] + (sign * widths)[:, None] * palm[:, :3, 1]
+        return result
+
+    def tcp(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "s 4 4"]:
+        """TCP in the cell frame."""
+        return frames[:, self.gripper] @ self.tool
+
+    def jacobian(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "s 6 n"]:
+        """Velocity of the TCP along the cell's axes (m/s, then rad/s times `WEIGHT`) for joint speeds of 1 rad/s."""
+        axes, origins = frames[:, 1 : self.links + 1, :3, 2], frames[:, 1 : self.links + 1, :3, 3]
+        arm = self.tcp(frames)[:, None, :3, 3] - origins
+        result = np.empty((len(frames), 6, self.links))
+        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+            result[:, i] = axes[..., j] * arm[..., k] - axes[..., k] * arm[..., j]
+            result[:, 3 + i] = WEIGHT * axes[..., i]
+        return result
+
+    def segments(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "2 s c 3"]:
+        """Starts and ends of all capsules in the cell frame, metres."""
+        carrier = frames[:, self.frame]
+        rotation, origin = carrier[..., :3, :3], carrier[..., :3, 3]
+        return (rotation @ self._ends[:, None])[..., 0] + origin
+
+    def lowest(
+        self, frames: Float[ndarray, "s f 4 4"], segments: Float[ndarray, "2 s c 3"]
+    ) -> Float[ndarray, "s 2"]:
+        """Heights in the cell frame (metres) of the gripper's lowest corner, and of the lowest moving link or what
+        carries the gripper; infinity where there is none."""
+        up = frames[:, self.gripper :, 2]
+        corners = [
+            (up[:, k, :3] @ points.T).min(axis=1) + up[:, k, 3] for k, points in enumerate(self._corners)
+        ]
+        links = segments[..., 2].min(axis=0)[:, self._moving] - self.radius[self._moving]
+        return np.stack([np.minimum(np.minimum(*corners[:2]), corners[2]), links.min(axis=1)], axis=1)
+
+    def hang(self, rotation: Float[ndarray, "3 3"], width: float) -> float:
+        """How far (metres) the gripper's lowest corner is below its TCP, turned so and with such an opening."""
+        up = rotation[2] @ self._tool[:3, :3]
+        jaw = 0.5 * width * up[1]
+        starts = (0.0, FINGER_Z * up[2] + jaw, FINGER_Z * up[2] - jaw)
+        lowest = min(float((points @ up).min()) + z for points, z in zip(self._corners, starts, strict=True))
+        return -lowest - float(rotation[2] @ self._tool[:3, 3])
+
+
+def gripper_of_policy(policy_to_tcp: Float[ndarray, "4 4"]) -> Float[ndarray, "4 4"]:
+    """TCP in the gripper's frame, from where the policy's frame is in the TCP's: it has one place on the gripper."""
+    policy = np.eye(4)
+    policy[:3, 3] = np.add((0, 0, TCP_Z), POLICY_IN_TCP)
+    return policy @ np.linalg.inv(policy_to_tcp)
+
+
+def cross_pairs(first: ArmBody, second: ArmBody) -> Int[ndarray, "2 p"]:
+    """Capsules of two arms that may meet: all but those that stand fast on both sides."""
+    a, b = np.meshgrid(np.arange(len(first)), np.arange(len(second)), indexing="ij")
+    fixed = (first.links > 0) & (second.links > 0) & (first.frame[a] == 0) & (second.frame[b] == 0)
+    return np.stack([a[~fixed], b[~fixed]])
+
+
+def self_pairs(body: ArmBody, home: Sequence[float] | None) -> Int[ndarray, "2 p"]:
+    """Capsules of one arm that may meet: not of neighbours, nor of what sits next but one and close by in the `home`
+    posture (rad), as the parts of a wrist do."""
+    a, b = np.triu_indices(len(body), 1)
+    steps = np.abs(body.order[a] - body.order[b])
+    pairs, steps = np.stack([a, b])[:, steps > 1], steps[steps > 1]
+    if home is None:
+        return pairs
+    frames = body.frames(np.asarray(home, dtype=np.float64)[None], np.eye(4)[None], np.zeros(1))
+    segments = body.segments(frames)
+    gaps = distances(segments, segments, body, body, pairs)[0]
+    return pairs[:, (steps > 2) | (gaps > JOINED)]
+
+
+def distances(
+    first: Float[ndarray, "2 s c 3"], second: Float[ndarray, "2 s d 3"],
+    one: ArmBody, other: ArmBody, pairs: Int[ndarray, "2 p"],
+) -> Float[ndarray, "s p"]:  # fmt: skip
+    """Metres between the capsules of `pairs`, at each posture; negative where they overlap."""
+    a, b = pairs
+    gap = segment_distance(first[0][:, a], first[1][:, a], second[0][:, b], second[1][:, b])
+    return gap - (one.radius[a] + other.radius[b])
+
+
+def segment_distance(
+    a: Float[ndarray, "*n 3"], b: Float[ndarray, "*n 3"], c: Float[ndarray, "*n 3"], d: Float[ndarray, "*n 3"]
+) -> Float[ndarray, " *n"]:
+    """Metres between the segments a-b and c-d (Ericson, Real-Time Collision Detection, 5.1.9); points are allowed."""
+    first, second, between = b - a, d - c, a - c
+    aa, bb = _dot(first, first) + 1e-18, _dot(second, second) + 1e-18
+    ab, af, bf = _dot(first, second), _dot(first, between), _dot(second, between)
+    square = aa * bb
+    s = _unit((ab * bf - af * bb) / np.maximum(square - ab * ab, 1e-12 * square))
+    t = _unit((ab * s + bf) / bb)
+    s = _unit((ab * t - af) / aa)
+    gap = between + s[..., None] * first - t[..., None] * second
+    return np.sqrt(_dot(gap, gap))
+
+
+def _unit(values: ndarray) -> ndarray:
+    return np.minimum(np.maximum(values, 0.0), 1.0)
+
+
+def _dot(a: ndarray, b: ndarray) -> ndarray:
+    return np.einsum("...i,...i->...", a, b)
+
+
+def _chain(model: ArmModel, side: str) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    """Each link in its parent as fixed + cos(q) * by_cos + sin(q) * by_sin, and the gripper's mount in the last."""
+    fixed, by_cos, by_sin = np.zeros((3, len(model.links), 4, 4))
+    for i, link in enumerate(model.links):
+        place = np.eye(4)
+        place[:3, :3] = Rotation.from_euler("x", link.tilt).as_matrix()
+        place[:3, 3] = link.position
+        fixed[i] = place @ np.diag([0.0, 0.0, 1.0, 1.0])
+        by_cos[i] = place @ np.diag([1.0, 1.0, 0.0, 0.0])
+        by_sin[i, :, 0], by_sin[i, :, 1] = place[:, 1], -place[:, 0]
+    mount = np.eye(4)
+    yaw = model.mount_yaw if side == "left" else -model.mount_yaw
+    mount[:3, :3] = Rotation.from_euler("z", yaw).as_matrix()
+    mount[2, 3] = model.flange
+    return fixed, by_cos, by_sin, mount
+
+
+def _capsule(start: Iterable[float], end: Iterable[float], radius: float, frame: int) -> _Capsule:
+    return _Capsule(np.array(tuple(start), float), np.array(tuple(end), float), float(radius), frame)
+
+
+def _enclosing(start: ndarray, end: ndarray, radius: float, growth: float, frame: int) -> _Capsule:
+    """Around a solid with flat ends, `radius` wide: wider by `growth`, and the shorter for it."""
+    grown = growth * radius
+    middle, half = (start + end) / 2, (end - start) / 2
+    length = float(np.linalg.norm(half))
+    short = float(np.sqrt(grown**2 - radius**2))
+    if length <= short:
+        return _Capsule(middle, middle, float(np.hypot(radius, length)), frame)
+    half = half * (1 - short / length)
+    return _Capsule(middle - half, middle + half, grown, frame)
+
+
+def _of_shapes(shapes: Iterable[Shape], frame: int) -> list[_Capsule]:
+    """Capsules of a link: pieces that continue each other become one."""
+    joined: list[tuple[ndarray, ndarray, float, str]] = []
+    for shape in shapes:
+        start, end = np.array(shape.start, float), np.array(shape.end, float)
+        if joined and shape.kind == joined[-1][3] == "cylinder":
+            first, last, radius, _ = joined[-1]
+            straight = (
+                np.linalg.norm(np.cross(last - first, end - start)) < 1e-9 < (last - first) @ (end - start)
+            )
+            if straight and np.allclose(start, last) and 0.8 < shape.radius / radius < 1.25:
+                joined[-1] = (first, end, max(radius, shape.radius), "cylinder")
+                continue
+        joined.append((start, end, shape.radius, shape.kind))
+    return _needed([
+        _enclosing(start, end, radius, CYLINDER_GROWTH, frame) if kind == "cylinder"
+        else _Capsule(start, end, radius, frame)
+        for start, end, radius, kind in joined
+    ])  # fmt: skip
+
+
+def _of_parts(parts: Iterable[Part], frame: int) -> list[_Capsule]:
+    """A capsule along the longest axis of each part's box."""
+    capsules = []
+    for part in parts:
+        half = np.array(part.half_box)
+        axis = int(np.argmax(half))
+        turn = Rotation.from_euler("y", part.tilt).as_matrix()
+        along = turn[:, axis] * half[axis]
+        middle = np.array(part.position, float)
+        capsules.append(
+            _enclosing(
+                middle - along,
+                middle + along,
+                float(np.linalg.norm(np.delete(half, axis))),
+                BOX_GROWTH,
+                frame,
+            )
+        )
+    return _needed(capsules)
+
+
+def _needed(capsules: list[_Capsule]) -> list[_Capsule]:
+    """Without those that another one, grown a little, holds."""
+    kept: list[_Capsule] = []
+    for capsule in sorted(capsules, key=lambda c: -np.linalg.norm(c.end - c.start) - c.radius):
+        for k, other in enumerate(kept):
+            ends = np.stack([capsule.start, capsule.end])
+            reach = float(segment_distance(ends, ends, other.start, other.end).max()) + capsule.radius
+            if reach <= CONTAINED * other.radius:
+                kept[k] = _Capsule(other.start, other.end, max(other.radius, reach), other.frame)
+                break
+        else:
+            kept.append(capsule)
+    return kept
+
+
+def _hull(parts: Iterable[Part]) -> Float[ndarray, "n 3"]:
+    """The corners of parts that no plane can miss."""
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
+    corners = np.concatenate([
+        signs * part.half_box @ Rotation.from_euler("y", part.tilt).as_matrix().T + part.position for part in parts
+    ])  # fmt: skip
+    return corners[ConvexHull(corners).vertices]

@@ -1,0 +1,336 @@
+"""Motion of one TCP within limits of speed, acceleration and jerk, and how it comes to rest (Ruckig).
+
+Translation and rotation are three axes each. A rotation is the rotation vector from the orientation commanded now,
+along the cell's axes; it starts at zero in every period, and the orientations of a path are the product of its steps.
+
+The limits are those of norms, Ruckig's are those of axes: each time the box of axis limits is drawn whose corner lies
+on the sphere of the limit, that holds the present state and is longest where the motion has to go. A straight motion
+may then use nearly all of the limit, and no motion more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdt2.robot.kinematics import rotation_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int
+    from numpy import ndarray
+
+    from rdt2.robot.settings import Bounds
+
+SLACK = 0.995
+"""Of each limit is used: what is computed from poses afterwards has rounding in it."""
+RESERVE = 0.9
+"""Of the acceleration limit is used to follow: the rest is for braking along another axis."""
+FLOOR = 0.25
+"""Share of a limit that an axis without need keeps, against one with all of the need."""
+AHEAD = 0.1
+"""Seconds after which the difference of two speeds counts as much as the distance it makes."""
+JUMP = 1.5
+"""A wish that moves faster than so many times the limit has jumped: its speed means nothing."""
+EARLY = 5
+"""Periods within which an arm that brakes has lost all acceleration that it began with."""
+LEAST = 1e-3
+"""m/s, rad/s: Ruckig needs speed limits that are not zero."""
+WALL_BRAKING = 0.5
+"""Of the acceleration limit that an arm coming to the end of its workspace counts on."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What is commanded at one moment."""
+
+    position: Float[ndarray, " 3"]
+    """TCP, cell frame, metres."""
+    rotation: Float[ndarray, "3 3"]
+    velocity: Float[ndarray, " 6"]
+    """m/s, then rad/s, along the cell's axes."""
+    acceleration: Float[ndarray, " 6"]
+    """m/s^2, then rad/s^2."""
+
+    @property
+    def pose(self) -> Float[ndarray, "4 4"]:
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = self.rotation, self.position
+        return pose
+
+    @classmethod
+    def at_rest(cls, pose: Float[ndarray, "4 4"]) -> Motion:
+        return cls(pose[:3, 3].copy(), pose[:3, :3].copy(), np.zeros(6), np.zeros(6))
+
+
+class LimitError(Exception):
+    """Ruckig found no motion. The guard brakes."""
+
+
+class Stop:
+    """A motion, and how it comes to rest: tick 0 is the motion itself, one tick is one period."""
+
+    def __init__(self, motion: Motion, moving: Any, turning: Any, period: float) -> None:
+        self.ticks = ceil(max(moving.duration, turning.duration) / period - 1e-9)
+        """After so many the arm stands still."""
+        self.period = period
+        times = [k * period for k in range(self.ticks + 1)]
+        # (ticks, position | velocity | acceleration, axis)
+        moves = np.array([moving.at_time(t) for t in times])
+        turns = np.array([turning.at_time(t) for t in times])
+        self.positions: Float[ndarray, "n 3"] = moves[:, 0]
+        self.velocities: Float[ndarray, "n 6"] = np.concatenate([moves[:, 1], turns[:, 1]], axis=1)
+        self._accelerations = np.concatenate([moves[:, 2], turns[:, 2]], axis=1)
+        # What still gains speed does so at the beginning, and may peak between two ticks.
+        early = [0.25 * k * period for k in range(4 * EARLY)]
+        self._peaks = [
+            float(np.sqrt((np.array([part.at_time(t)[1] for t in early]) ** 2).sum(axis=1).max()))
+            for part in (moving, turning)
+        ]
+        self.rotations: Float[ndarray, "n 3 3"] = np.empty((len(times), 3, 3))
+        self.rotations[0] = rotation = motion.rotation
+        for k, step in enumerate(exponential(np.diff(turns[:, 0], axis=0))):
+            self.rotations[k + 1] = rotation = step @ rotation
+
+    def at(self, tick: int) -> Motion:
+        """The motion at a tick; at rest for good after the last."""
+        if tick >= self.ticks:
+            return Motion(self.positions[-1], nearest_rotation(self.rotations[-1]), np.zeros(6), np.zeros(6))
+        return Motion(
+            self.positions[tick], nearest_rotation(self.rotations[tick]),
+            self.velocities[tick], self._accelerations[tick],
+        )  # fmt: skip
+
+    def poses(self, ticks: Int[ndarray, " s"]) -> Float[ndarray, "s 4 4"]:
+        """TCP poses in the cell frame at some ticks."""
+        ticks = np.minimum(ticks, self.ticks)
+        poses = np.zeros((len(ticks), 4, 4))
+        poses[:, :3, :3], poses[:, :3, 3], poses[:, 3, 3] = self.rotations[ticks], self.positions[ticks], 1.0
+        return poses
+
+    def speeds(self, reach: float) -> Float[ndarray, " n"]:
+        """At each tick, m/s; a rad/s counts as `reach` m/s."""
+        squares = self.velocities**2
+        return np.sqrt(squares[:, :3].sum(axis=1)) + reach * np.sqrt(squares[:, 3:].sum(axis=1))
+
+    def within(self, speed: float, turn_rate: float) -> bool:
+        """Whether no norm of its speeds exceeds the limits (m/s, rad/s)."""
+        return self._peaks[0] <= speed and self._peaks[1] <= turn_rate
+
+
+class Limiter:
+    """Steps of one period towards a moving wish, within the bounds of one arm.
+
+    Args:
+        bounds: limits of speed (m/s), acceleration, jerk, and of turning (rad/s, ...), norms.
+        period: seconds.
+    """
+
+    def __init__(self, bounds: Bounds, *, period: float) -> None:
+        from ruckig import ControlInterface, InputParameter, OutputParameter, Ruckig, Synchronization
+
+        self.period = period
+        self._limits = (
+            (SLACK * bounds.speed, SLACK * bounds.acceleration, SLACK * bounds.jerk),
+            (SLACK * bounds.turn_rate, SLACK * bounds.turn_acceleration, SLACK * bounds.turn_jerk),
+        )
+        self._tracker, self._output = Ruckig(3, period), OutputParameter(3)
+        self._input = InputParameter(3)
+        self._input.synchronization = Synchronization.No
+        self._input.target_position = self._input.target_velocity = [0.0] * 3
+        self._stopper = Ruckig(3)
+        self._stop = InputParameter(3)
+        self._stop.synchronization = Synchronization.No
+        self._stop.control_interface = ControlInterface.Velocity
+        self._stop.target_velocity = [0.0] * 3
+
+    def towards(
+        self,
+        motion: Motion,
+        position: Float[ndarray, " 3"],
+        rotation: Float[ndarray, "3 3"],
+        velocity: Float[ndarray, " 6"],
+        *,
+        scale: float = 1.0,
+        low: Float[ndarray, " 3"],
+        high: Float[ndarray, " 3"],
+    ) -> Motion:
+        """The motion one period later, on the fastest way to where the wish is and as fast as the wish moves.
+
+        Args:
+            motion: now.
+            position, rotation: of the wish one period from now, cell frame, metres.
+            velocity: of the wish, m/s then rad/s.
+            scale: share of the speed limits that may be used.
+            low, high: corners of the workspace (metres): an arm slows down so that it can stop before them.
+
+        Raises:
+            LimitError: Ruckig found no way.
+        """
+        here, there = motion.position.tolist(), position.tolist()
+        walls = low.tolist(), high.tolist()
+        moved, speed, change = self._step(
+            [t - h for t, h in zip(there, here, strict=True)],
+            motion.velocity[:3], motion.acceleration[:3], velocity[:3], self._limits[0], scale,
+            [(h - a, b - h) for h, a, b in zip(here, *walls, strict=True)],
+        )  # fmt: skip
+        turn = rotation_vector(rotation @ motion.rotation.T)
+        turned, rate, turn_change = self._step(
+            turn.tolist(), motion.velocity[3:], motion.acceleration[3:], velocity[3:], self._limits[1], scale
+        )
+        return Motion(
+            motion.position + moved,
+            nearest_rotation(exponential(np.array([turned]))[0] @ motion.rotation),
+            np.array(speed + rate),
+            np.array(change + turn_change),
+        )
+
+    def stop(self, motion: Motion) -> Stop:
+        """How `motion` comes to rest.
+
+        Raises:
+            LimitError: Ruckig found no way.
+        """
+        parts = []
+        for part, start, (_, acceleration, jerk) in (
+            (slice(0, 3), motion.position.tolist(), self._limits[0]),
+            (slice(3, 6), [0.0] * 3, self._limits[1]),
+        ):
+            v, a = motion.velocity[part].tolist(), motion.acceleration[part].tolist()
+            need = _need([x + AHEAD * y for x, y in zip(v, a, strict=True)])
+            stop = self._stop
+            stop.current_position, stop.current_velocity, stop.current_acceleration = start, v, a
+            stop.max_acceleration = _box(acceleration, a, need)
+            stop.max_jerk = _box(
+                jerk, [0.0] * 3, [abs(x) / acceleration + n for x, n in zip(a, need, strict=True)]
+            )
+            parts.append(self._calculate(stop))
+        return Stop(motion, parts[0], parts[1], self.period)
+
+    def _step(
+        self,
+        way: list[float],
+        velocity: ndarray,
+        acceleration: ndarray,
+        wanted: ndarray,
+        limits: tuple[float, float, float],
+        scale: float,
+        walls: Sequence[tuple[float, float]] | None = None,
+    ) -> tuple[list[float], list[float], list[float]]:
+        """One period along three axes: the way made, and the new velocity and acceleration.
+
+        It is planned as the wish sees it, which moves at a constant speed: what is to be reached then stands still.
+        """
+        most, strongest, hardest = limits
+        most, strongest = scale * most, RESERVE * strongest
+        v, a, w = velocity.tolist(), acceleration.tolist(), wanted.tolist()
+        norm = sqrt(sum(x * x for x in w))
+        if norm > JUMP * most:
+            w = [0.0] * 3
+        elif norm > most:
+            w = [x * most / norm for x in w]
+        dt, rounds = self.period, range(3)
+        away = [w[i] * dt - way[i] for i in rounds]
+        direction = [away[i] + AHEAD * (v[i] - w[i]) for i in rounds]
+        lows, highs = [-most] * 3, [most] * 3
+        if walls:
+            fast = sqrt(sum(x * x for x in v))
+            for i, (below, above) in enumerate(walls):
+                lows[i] = -min(most, _stoppable(below, fast, strongest, hardest, dt))
+                highs[i] = min(most, _stoppable(above, fast, strongest, hardest, dt))
+                if not lows[i] <= v[i] <= highs[i]:
+                    direction[i] = max(direction[i], 2 * AHEAD * abs(v[i]), key=abs)
+        need = _need(direction)
+        accelerations = _box(strongest, a, need)
+        jerks = _box(hardest, [0.0] * 3, [abs(a[i]) / strongest + need[i] for i in rounds])
+        speeds = _box(most, [max(abs(v[i]), abs(w[i])) for i in rounds], need)
+        lows = [max(x, -y) for x, y in zip(lows, speeds, strict=True)]
+        highs = [min(x, y) for x, y in zip(highs, speeds, strict=True)]
+        w = [min(max(w[i], lows[i]), highs[i]) for i in rounds]
+        away = [w[i] * dt - way[i] for i in rounds]
+        given = self._input
+        given.current_position = away
+        given.current_velocity = [v[i] - w[i] for i in rounds]
+        given.current_acceleration = a
+        given.max_velocity = [max(highs[i] - w[i], LEAST) for i in rounds]
+        given.min_velocity = [min(lows[i] - w[i], -LEAST) for i in rounds]
+        given.max_acceleration, given.max_jerk = accelerations, jerks
+        self._tracker.reset()
+        try:
+            result = self._tracker.update(given, self._output)
+        except Exception as error:  # ruckig.RuckigError: invalid input
+            raise LimitError(str(error)) from error
+        if int(result) < 0:
+            raise LimitError(str(result))
+        out = self._output
+        return (
+            [x - y + z * dt for x, y, z in zip(out.new_position, away, w, strict=True)],
+            [x + y for x, y in zip(out.new_velocity, w, strict=True)],
+            list(out.new_acceleration),
+        )
+
+    def _calculate(self, stop: Any) -> Any:
+        from ruckig import Trajectory
+
+        trajectory = Trajectory(3)
+        try:
+            result = self._stopper.calculate(stop, trajectory)
+        except Exception as error:
+            raise LimitError(str(error)) from error
+        if int(result) < 0:
+            raise LimitError(str(result))
+        return trajectory
+
+
+def _need(direction: list[float]) -> list[float]:
+    """How much of a limit each axis should get for a motion in a direction."""
+    length = sqrt(sum(x * x for x in direction))
+    return [abs(x) / length + FLOOR for x in direction] if length > 1e-12 else [1.0] * 3
+
+
+def _box(limit: float, held: list[float], need: list[float]) -> list[float]:
+    """Limits of three axes whose corner has the norm `limit`: at least what is held, the rest by need."""
+    shares = [(x / limit) ** 2 for x in held]
+    # Every axis keeps a little: nothing moves without.
+    rest = max(1.0 - sum(shares), 1e-4)
+    total = sum(x * x for x in need)
+    shares = [s + rest * n * n / total for s, n in zip(shares, need, strict=True)]
+    whole = max(sum(shares), 1.0)
+    return [limit * sqrt(s / whole) for s in shares]
+
+
+def _stoppable(distance: float, fast: float, acceleration: float, jerk: float, period: float) -> float:
+    """Speed towards a wall from which an arm that is `fast` altogether stops within `distance`."""
+    if distance <= 0:
+        return 0.0
+    braking = WALL_BRAKING * acceleration
+    ramp = acceleration / jerk + period
+    delay = braking * ramp
+    alone = sqrt(delay * delay + 2 * braking * distance) - delay
+    return min(alone, distance / (0.5 * fast / braking + ramp))
+
+
+def exponential(vectors: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3 3"]:
+    """Rotation matrices of rotation vectors (radians)."""
+    angle = np.sqrt((vectors**2).sum(axis=1))
+    result = np.zeros((len(vectors), 3, 3))
+    x, y, z = vectors.T
+    result[:, 0, 1], result[:, 0, 2], result[:, 1, 2] = -z, y, -x
+    result[:, 1, 0], result[:, 2, 0], result[:, 2, 1] = z, -y, x
+    half = np.sinc(angle / (2 * np.pi))
+    square = result @ result
+    result *= np.sinc(angle / np.pi)[:, None, None]
+    result += 0.5 * (half * half)[:, None, None] * square
+    result += np.eye(3)
+    return result
+
+
+def nearest_rotation(rotation: Float[ndarray, "3 3"]) -> Float[ndarray, "3 3"]:
+    """The same without rounding, of a matrix that is nearly a rotation (two steps of Newton's iteration)."""
+    for _ in range(2):
+        rotation = 1.5 * rotation - 0.5 * rotation @ (rotation.T @ rotation)
+    return rotation

@@ -1,0 +1,163 @@
+"""Two arms under a guard without a cell, and what an onlooker who trusts nothing measures of their commands."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from rdt2.control.bodies import ArmBody, cross_pairs, distances, self_pairs
+from rdt2.control.guard import Guard
+from rdt2.robot.kinematics import arm_kinematics
+from rdt2.robot.models import arm_model, base_pose
+from rdt2.robot.settings import Bounds, RobotSettings
+from rdt2.sim.gripper import tcp_rotation
+
+PERIOD = 0.008
+SIDES = ("right", "left")
+
+
+TOOL = np.eye(4)
+TOOL[2, 3] = 0.20
+POLICY_TO_TCP = np.eye(4)
+POLICY_TO_TCP[:3, 3] = 0.055, 0.0, -0.14
+CALM = Bounds(
+    low=(-0.45, -0.60, -0.10), high=(0.45, 0.60, 0.70), speed=1.5, acceleration=12, jerk=400,
+    turn_rate=4, turn_acceleration=40, turn_jerk=1500,
+)  # fmt: skip
+TABLE = -0.02
+SAFETY = {
+    "table_height": TABLE, "table_clearance": 0.005, "arm_clearance": 0.02, "slow_within": 0.08, "joint_margin": 0.05,
+    "singularity_slow": 0.06, "singularity_stop": 0.02, "max_age": 0.1,
+}  # fmt: skip
+
+
+def settings(model="ur5e", sides=SIDES, bounds=CALM, **arm):
+    """The cell's robot of a kind, with limits that these tests know."""
+    whole = RobotSettings.read(f"cell_{model}").model_dump()
+    changes = {"bounds": bounds.model_dump(), **arm}
+    arms = {side: {**whole["arms"][side], **changes} for side in sides}
+    return RobotSettings.model_validate({**whole, "arms": arms, "safety": {**whole["safety"], **SAFETY}})
+
+
+_KINEMATICS: dict = {}
+
+
+def kinematics(model, side):
+    if (model, side) not in _KINEMATICS:
+        _KINEMATICS[model, side] = arm_kinematics(model, side, tool=TOOL)
+    return _KINEMATICS[model, side]
+
+
+def down(side, x, y, z, *, lean=0.0, yaw=0.0, pitch=0.0):
+    pose = np.eye(4)
+    inward = 1.0 if side == "right" else -1.0
+    pose[:3, :3] = Rotation.from_euler("xy", [inward * lean, pitch]).as_matrix() @ tcp_rotation(side, yaw=yaw)
+    pose[:3, 3] = x, y, z
+    return pose
+
+
+def waiting(side):
+    return down(side, 0.0, -0.30 if side == "right" else 0.30, 0.26, lean=0.2)
+
+
+def guarded(model="ur5e", poses=None, *, sides=SIDES, bounds=CALM):
+    """A guard that stands at `poses` (default: where hands wait)."""
+    poses = poses or {side: waiting(side) for side in sides}
+    known = model != "handheld"
+    guard = Guard(
+        settings(model, sides, bounds),
+        {s: kinematics(model, s) if known else None for s in sides},
+        period=PERIOD,
+    )
+    guard.start(poses, {s: joints_at(model, s, poses[s]) for s in sides}, dict.fromkeys(sides, 0.08))
+    return guard, poses
+
+
+def joints_at(model, side, pose):
+    """Joints that put the TCP at a pose; none of a hand."""
+    return np.zeros(0) if model == "handheld" else kinematics(model, side).solve(pose)
+
+
+def norms(poses):
+    """Largest speed, acceleration, jerk of a stream of poses, then of turning: finite differences, nothing else."""
+    poses = np.stack(poses)
+    moved = np.diff(poses[:, :3, 3], axis=0) / PERIOD
+    turned = (
+        Rotation.from_matrix(poses[1:, :3, :3] @ poses[:-1, :3, :3].transpose(0, 2, 1)).as_rotvec() / PERIOD
+    )
+    return [
+        float(np.linalg.norm(np.diff(values, n, axis=0) / PERIOD**n, axis=1).max(initial=0.0))
+        for values in (moved, turned)
+        for n in (0, 1, 2)
+    ]
+
+
+class Onlooker:
+    """Follows commanded poses with joints of its own, and says how near everything came, at ticks and between."""
+
+    def __init__(self, sides, model, poses):
+        self.known = model != "handheld"
+        self.poses = {side: [poses[side]] for side in sides}
+        self.joints = {side: [joints_at(model, side, poses[side])] for side in sides}
+        self.widths = {side: [0.08] for side in sides}
+        self.kinematics = {side: kinematics(model, side) if self.known else None for side in sides}
+        described, stands = (arm_model(model), base_pose) if self.known else (None, lambda *_: np.eye(4))
+        self.bodies = {side: ArmBody(described, side, stands(model, side), TOOL) for side in sides}
+
+    def look(self, commanded):
+        for side, pose in commanded.poses.items():
+            self.poses[side].append(pose)
+            self.widths[side].append(commanded.widths[side])
+            if self.known:
+                joints, *_ = self.kinematics[side].step(self.joints[side][-1], pose, dt=PERIOD)
+                self.joints[side].append(joints)
+
+    def limits(self, bounds):
+        """Largest share of each limit that was used: speed, acceleration, jerk, and of turning."""
+        most = [
+            bounds.speed, bounds.acceleration, bounds.jerk,
+            bounds.turn_rate, bounds.turn_acceleration, bounds.turn_jerk,
+        ]  # fmt: skip
+        # what stands still before the first command counts
+        streams = [[poses[0]] * 3 + poses for poses in self.poses.values()]
+        return np.max([np.divide(norms(stream), most) for stream in streams], axis=0)
+
+    def outside(self, bounds):
+        """Metres outside the workspace, (arms, ticks)."""
+        places = np.stack([np.stack(poses)[:, :3, 3] for poses in self.poses.values()])
+        return np.maximum(bounds.low - places, places - bounds.high).max(axis=2)
+
+    def shapes(self):
+        """Everything at every tick and half way between: segments and lowest points by side."""
+        result = {}
+        for side, body in self.bodies.items():
+            joints = _halves(np.stack(self.joints[side])) if self.known else None
+            poses = np.stack(self.poses[side])
+            between = poses[:-1].copy()
+            between[:, :3, 3] = 0.5 * (poses[:-1, :3, 3] + poses[1:, :3, 3])
+            every = np.empty((2 * len(poses) - 1, 4, 4))
+            every[::2], every[1::2] = poses, between
+            frames = body.frames(joints, every, _halves(np.array(self.widths[side])))
+            segments = body.segments(frames)
+            result[side] = segments, body.lowest(frames, segments)
+        return result
+
+    def gaps(self, shapes):
+        """Metres between both arms, and between parts of each, at every look."""
+        home = {side: self.kinematics[side].home if self.known else None for side in self.bodies}
+        found = {
+            side: distances(shapes[side][0], shapes[side][0], body, body, self_pairs(body, home[side]))
+            for side, body in self.bodies.items()
+        }
+        if len(self.bodies) == 2:
+            one, other = (self.bodies[side] for side in SIDES)
+            found["both"] = distances(
+                shapes["right"][0], shapes["left"][0], one, other, cross_pairs(one, other)
+            )
+        return {key: gaps.min(axis=1, initial=np.inf) for key, gaps in found.items()}
+
+
+def _halves(values):
+    every = np.empty((2 * len(values) - 1, *values.shape[1:]))
+    every[::2], every[1::2] = values, 0.5 * (values[:-1] + values[1:])
+    return every

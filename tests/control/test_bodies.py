@@ -1,0 +1,165 @@
+"""Capsules enclose what MuJoCo draws from the same description, and their distances are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from guarded import SIDES, TOOL, kinematics
+from scipy.optimize import minimize
+
+from rdt2.control.bodies import (
+    ArmBody,
+    cross_pairs,
+    distances,
+    gripper_of_policy,
+    segment_distance,
+    self_pairs,
+)
+from rdt2.robot.gripper import POLICY_IN_TCP
+from rdt2.robot.models import arm_model, base_pose
+
+mujoco = pytest.importorskip("mujoco")
+
+
+def two_arms(model):
+    """Both arms with grippers as MuJoCo geoms."""
+    from rdt2.sim.arms import add_arm
+    from rdt2.sim.gripper import gripper_spec
+
+    spec = mujoco.MjSpec()
+    for side in SIDES:
+        spec.attach(gripper_spec(), prefix=f"{side}/", site=add_arm(spec, model, side))
+    compiled = spec.compile()
+    return compiled, mujoco.MjData(compiled)
+
+
+def place(compiled, data, side, model, joints, width):
+    for link, angle in zip(arm_model(model).links, joints, strict=True):
+        data.qpos[compiled.joint(f"{side}/{link.name}").qposadr[0]] = angle
+    for finger in "ab":
+        data.qpos[compiled.joint(f"{side}/finger_{finger}").qposadr[0]] = width / 2
+
+
+def geoms(compiled, side):
+    return [
+        i
+        for i in range(compiled.ngeom)
+        if compiled.body(int(compiled.geom_bodyid[i])).name.startswith(f"{side}/")
+    ]
+
+
+def body(model, side):
+    return ArmBody(arm_model(model), side, base_pose(model, side), TOOL)
+
+
+@pytest.mark.parametrize("model", ["ur5e", "fr3"])
+def test_capsules_are_never_further_apart_than_the_solids(model):
+    rng = np.random.default_rng(1)
+    compiled, data = two_arms(model)
+    bodies = {side: body(model, side) for side in SIDES}
+    pairs = cross_pairs(bodies["right"], bodies["left"])
+    near = 0
+    for _ in range(12):
+        segments, lowest = {}, {}
+        for side in SIDES:
+            k = kinematics(model, side)
+            joints = np.clip(k.home + rng.normal(0, 0.5, len(k.home)), k.lower, k.upper)
+            width = rng.uniform(0, 0.09)
+            place(compiled, data, side, model, joints, width)
+            frames = bodies[side].frames(joints[None], np.eye(4)[None], np.array([width]))
+            segments[side] = bodies[side].segments(frames)
+            lowest[side] = bodies[side].lowest(frames, segments[side])[0]
+        mujoco.mj_forward(compiled, data)
+        ours = distances(segments["right"], segments["left"], bodies["right"], bodies["left"], pairs)[0].min()
+        right, left = (geoms(compiled, side) for side in SIDES)
+        theirs = min(mujoco.mj_geomDistance(compiled, data, a, b, 0.5, None) for a in right for b in left)
+        assert ours <= theirs + 1e-3 if theirs > 0 else ours <= 1e-3
+        near += ours < 0.2
+        if 0 < theirs < 0.4:
+            assert ours > theirs - 0.06, "capsules that are much too large stop arms for nothing"
+    assert near > 3
+
+
+@pytest.mark.parametrize("model", ["ur5e", "fr3"])
+def test_the_gripper_touches_the_table_where_its_boxes_do(model):
+    """Corners, not capsules: a millimetre counts where thin things are picked up."""
+    k, arm = kinematics(model, "left"), body(model, "left")
+    compiled, data = two_arms(model)
+    for width, lean in ((0.0, 0.0), (0.08, 0.3), (0.05, -0.6)):
+        joints = k.home + np.eye(len(k.home))[-2] * lean
+        frames = arm.frames(joints[None], np.eye(4)[None], np.array([width]))
+        place(compiled, data, "left", model, joints, width)
+        mujoco.mj_forward(compiled, data)
+        parts = [i for i in geoms(compiled, "left") if compiled.geom_type[i] == mujoco.mjtGeom.mjGEOM_BOX]
+        corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+        lowest = min(
+            (data.geom_xpos[i] + corners * compiled.geom_size[i] @ data.geom_xmat[i].reshape(3, 3).T)[
+                :, 2
+            ].min()
+            for i in parts
+        )
+        assert arm.lowest(frames, arm.segments(frames))[0, 0] == pytest.approx(lowest, abs=1e-9)
+        pose = arm.tcp(frames)[0]
+        assert pose[2, 3] - arm.hang(pose[:3, :3], width) == pytest.approx(lowest, abs=1e-9)
+
+
+@pytest.mark.parametrize("model", ["ur5e", "fr3"])
+def test_frames_and_jacobians_are_those_of_the_kinematics(model):
+    k, arm = kinematics(model, "right"), body(model, "right")
+    joints = k.home + np.random.default_rng(2).normal(0, 0.3, (3, len(k.home)))
+    frames = arm.frames(joints, np.eye(4)[None], np.zeros(3))
+    for i in range(3):
+        pose, jacobian = k.jacobian(joints[i])
+        np.testing.assert_allclose(arm.tcp(frames)[i], pose, atol=1e-9)
+        jacobian[3:] *= 0.25
+        np.testing.assert_allclose(arm.jacobian(frames)[i], jacobian, atol=1e-9)
+
+
+@pytest.mark.parametrize("model", ["ur5e", "fr3"])
+def test_an_arm_at_home_does_not_touch_itself(model):
+    arm, home = body(model, "left"), arm_model(model).home["left"]
+    frames = arm.frames(np.array([home]), np.eye(4)[None], np.array([0.09]))
+    segments = arm.segments(frames)
+    pairs = self_pairs(arm, home)
+    assert distances(segments, segments, arm, arm, pairs).min() > 0.02
+    steps = np.abs(arm.order[pairs[0]] - arm.order[pairs[1]])
+    assert steps.min() >= 2
+    folded = np.array(home)
+    folded[2 if model == "ur5e" else 3] *= 1.45
+    frames = arm.frames(folded[None], np.eye(4)[None], np.array([0.09]))
+    segments = arm.segments(frames)
+    assert distances(segments, segments, arm, arm, pairs).min() < 0.02, "a folded arm meets itself"
+
+
+def test_segment_distances_are_the_least():
+    rng = np.random.default_rng(3)
+    a, b, c, d = rng.normal(size=(4, 40, 3))
+    b[0], d[1] = a[0], c[1]  # points
+    d[2] = c[2] + (b[2] - a[2])  # parallel
+    c[3], d[3] = a[3] + 0.2 * (b[3] - a[3]), a[3] + 2 * (b[3] - a[3])  # along one line
+    found = segment_distance(a, b, c, d)
+
+    def gap(s, i):
+        return np.linalg.norm(a[i] + s[0] * (b[i] - a[i]) - c[i] - s[1] * (d[i] - c[i]))
+
+    for i in range(40):
+        best = min(
+            minimize(gap, start, args=(i,), bounds=[(0, 1), (0, 1)]).fun
+            for start in ((0.5, 0.5), (0.1, 0.9), (0.9, 0.1), (0.1, 0.1))
+        )
+        assert found[i] == pytest.approx(best, abs=1e-4)
+
+
+def test_a_gripper_is_found_from_the_policy_frame_of_any_tcp():
+    """Where the TCP is another frame, turned and shifted, the gripper stays where it is."""
+    rng = np.random.default_rng(4)
+    policy_in_tcp = np.eye(4)
+    policy_in_tcp[:3, 3] = POLICY_IN_TCP
+    np.testing.assert_allclose(gripper_of_policy(policy_in_tcp), TOOL, atol=1e-12)
+    other = np.eye(4)
+    other[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    other[:3, :3] *= np.linalg.det(other[:3, :3])
+    other[:3, 3] = 0.1, -0.2, 0.05
+    np.testing.assert_allclose(
+        gripper_of_policy(other @ policy_in_tcp), TOOL @ np.linalg.inv(other), atol=1e-9
+    )

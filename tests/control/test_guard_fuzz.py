@@ -1,0 +1,154 @@
+"""Whatever is wished for, what is commanded stays within all limits, in the workspace, off the table and apart.
+
+`make fuzz-safety` tries many more sequences than a run of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from guarded import CALM, PERIOD, SIDES, TABLE, Onlooker, down, guarded, joints_at, waiting
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from rdt2.errors import SafetyError
+
+EXAMPLES = int(os.environ.get("RDT2_SAFETY_EXAMPLES", "1000"))
+# Quick arms: dangers are reached within few periods.
+QUICK = CALM.model_copy(
+    update={"acceleration": 25, "jerk": 2000, "turn_rate": 6, "turn_acceleration": 100, "turn_jerk": 8000}
+)
+
+
+def starts():
+    """Postures to begin from; some of them are not allowed."""
+    low = TABLE + 0.005 + 0.012
+    return [
+        {s: waiting(s) for s in SIDES},
+        # at work, the other near
+        {"right": down("right", 0.0, -0.28, 0.2), "left": down("left", 0.0, -0.02, 0.15)},
+        # close over the table
+        {"right": down("right", 0.05, -0.25, low + 0.01), "left": down("left", 0.05, 0.2, low + 0.02)},
+        # near the ends of the workspace
+        {"right": down("right", 0.2, -0.35, 0.3), "left": down("left", 0.2, 0.45, 0.3)},
+        # outside of it
+        {"right": down("right", 0.0, -0.61, 0.3), "left": waiting("left")},
+        # under the clearance
+        {"right": waiting("right"), "left": down("left", 0.0, 0.25, low - 0.008)},
+        # too near to each other
+        {"right": down("right", 0.0, -0.086, 0.2), "left": down("left", 0.0, 0.086, 0.2)},
+    ]
+
+
+MODELS = ("ur5e", "ur5e", "ur5e", "fr3", "handheld")
+_GUARDS: dict = {}
+
+
+def prepared(model, quick, start):
+    """A guard of a kind, at rest in a start posture; made once, started each time."""
+    key = model, quick
+    if key not in _GUARDS:
+        postures = [(p, {s: joints_at(model, s, p[s]) for s in SIDES}) for p in starts()]
+        _GUARDS[key] = guarded(model, bounds=QUICK if quick else CALM)[0], postures
+    guard, postures = _GUARDS[key]
+    poses, joints = postures[start]
+    guard.start(poses, joints, dict.fromkeys(SIDES, 0.08))
+    return guard, Onlooker(SIDES, model, poses)
+
+
+unit = st.integers(-2, 2)
+moves = st.fixed_dictionaries({
+    "kind": st.sampled_from(["line", "line", "chunk", "chunk", "jump", "stay", "brake", "nan"]),
+    "way": st.tuples(unit, unit, unit),
+    "speed": st.sampled_from([0.1, 0.5, 1.5, 1.5, 4.0]),
+    "turn": st.tuples(unit, unit, unit),
+    "target": st.integers(0, 5),
+    "late": st.integers(0, 60),
+    "width": st.sampled_from([0.0, 0.05, 0.092, 0.3]),
+    "ticks": st.integers(1, 8),
+})  # fmt: skip
+programs = st.lists(st.tuples(moves, moves), min_size=2, max_size=4)
+
+
+def target(side, other, index):
+    """Where no arm may go, and some places where it may."""
+    pose = down(side, 0.0, 0.0, 0.1)
+    if index == 0:
+        pose = other.copy()
+        pose[:3, :3] = down(side, 0, 0, 0)[:3, :3]
+    elif index == 1:
+        pose[2, 3] = -0.3
+    elif index == 2:
+        pose[:3, 3] = 0.3, 0.9 if side == "left" else -0.9, 1.0
+    elif index == 3:
+        pose = down(side, -0.35, 0.0, 0.3, yaw=2.5)
+    elif index == 4:
+        pose = down(side, 0.1, 0.0, 0.05, lean=0.8, pitch=0.7)
+    return pose
+
+
+def wishes(side, move, past, others):
+    """The wishes of one arm during a move, one a tick; `past` are its commanded poses."""
+    now = past[-1] if move["kind"] != "chunk" else past[-1 - min(move["late"], len(past) - 1)]
+    way = np.array(move["way"], float)
+    way /= max(np.linalg.norm(way), 1.0)
+    for tick in range(1, move["ticks"] + 1):
+        wish = now.copy()
+        if move["kind"] in ("line", "chunk"):
+            wish[:3, 3] += way * move["speed"] * PERIOD * tick
+            wish[:3, :3] = (
+                Rotation.from_rotvec(np.array(move["turn"]) * PERIOD * tick).as_matrix() @ wish[:3, :3]
+            )
+        elif move["kind"] == "jump":
+            wish = target(side, others[-1], move["target"])
+        elif move["kind"] == "nan":
+            wish[1, 3] = np.nan
+        yield wish
+
+
+def drive(guard, onlooker, program):
+    for pair in program:
+        move = dict(zip(SIDES, pair, strict=True))
+        path = {}
+        for side, other in zip(SIDES, SIDES[::-1], strict=True):
+            path[side] = list(wishes(side, move[side], onlooker.poses[side], onlooker.poses[other]))
+        for tick in range(max(m["ticks"] for m in move.values())):
+            wish = {side: path[side][min(tick, len(path[side]) - 1)] for side in SIDES}
+            if "brake" in (move["right"]["kind"], move["left"]["kind"]):
+                onlooker.look(guard.brake())
+                continue
+            try:
+                onlooker.look(guard.step(wish, {side: move[side]["width"] for side in SIDES}))
+            except SafetyError:
+                assert any(not np.isfinite(pose).all() for pose in wish.values())
+                onlooker.look(guard.brake())
+    for _ in range(120):
+        if guard.at_rest:
+            return
+        onlooker.look(guard.brake())
+    raise AssertionError("the arms do not come to rest")
+
+
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize="RDT2_SAFETY_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(model=st.sampled_from(MODELS), quick=st.booleans(), start=st.integers(0, 6), program=programs)
+@pytest.mark.timeout(6 * 3600)
+def test_no_wish_brings_an_arm_where_it_must_not_be(model, quick, start, program):
+    bounds = QUICK if quick else CALM
+    guard, onlooker = prepared(model, quick, start)
+    drive(guard, onlooker, program)
+    assert onlooker.limits(bounds).max() <= 1.0 + 1e-6
+    # What is wrong at the start may stay wrong, and get no worse; all else stays right.
+    outside = onlooker.outside(bounds)
+    assert (outside.max(axis=1) <= np.maximum(outside[:, 0], 0.0) + 1e-6).all()
+    shapes = onlooker.shapes()
+    for _, lowest in shapes.values():
+        heights = lowest.min(axis=1)
+        assert heights.min() >= min(heights[0], TABLE + 0.005) - 1e-3
+    for key, gap in onlooker.gaps(shapes).items():
+        assert gap.min() >= min(gap[0], 0.02 if key == "both" else 0.005) - 3e-3

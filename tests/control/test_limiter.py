@@ -1,0 +1,101 @@
+"""Steps of the limiter: within the norms of all limits, at rest where it says, and close behind a moving wish."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from guarded import CALM as BOUNDS
+from guarded import PERIOD, norms
+
+from rdt2.control.limiter import Limiter, LimitError, Motion, exponential
+from rdt2.robot.kinematics import rotation_vector
+
+LOW, HIGH = np.array([-0.45, -0.6, -0.1]), np.array([0.45, 0.6, 0.7])
+
+
+def follow(limiter, wishes, motion=None):
+    """Motions behind wishes (positions at 125 Hz), whose speed is that of their differences."""
+    motion = motion or Motion.at_rest(np.eye(4))
+    before, motions = wishes[0], [motion]
+    for wish in wishes:
+        velocity = np.concatenate([(wish - before) / PERIOD, np.zeros(3)])
+        motion = limiter.towards(motion, wish, np.eye(3), velocity, low=LOW, high=HIGH)
+        before = wish
+        motions.append(motion)
+    return motions
+
+
+def test_a_moving_wish_is_followed_without_lag():
+    """Waypoints at 30 Hz, linear between, up to 1.25 m/s round a curve."""
+    waypoints = np.arange(0, 2, 1 / 30)
+    ticks = np.arange(0, 1.9, PERIOD)
+    angle = 1.25 / 0.25 * np.maximum(waypoints - 0.3, 0) ** 2 / (np.maximum(waypoints - 0.3, 0) + 0.3)
+    path = np.stack([0.25 * np.sin(angle), 0.25 * np.cos(angle) - 0.25, np.zeros_like(angle)], axis=1)
+    wishes = np.stack([np.interp(ticks, waypoints, axis) for axis in path.T], axis=1)
+    motions = follow(Limiter(BOUNDS, period=PERIOD), wishes)
+    error = np.linalg.norm(np.stack([m.position for m in motions[1:]]) - wishes, axis=1)
+    fast = np.linalg.norm(np.diff(wishes, axis=0), axis=1) / PERIOD
+    assert fast.max() > 1.0
+    assert error.mean() / fast.mean() < 0.005  # seconds
+    assert error.max() < 0.02
+
+
+def test_the_norms_of_all_limits_hold_in_every_direction():
+    rng = np.random.default_rng(0)
+    limiter = Limiter(BOUNDS, period=PERIOD)
+    motion = Motion.at_rest(np.eye(4))
+    poses = [motion.pose] * 4
+    stop, tick = limiter.stop(motion), 0
+    for _ in range(60):
+        goal, turn = rng.uniform(LOW, HIGH), exponential(rng.normal(size=(1, 3)))[0]
+        for _ in range(rng.integers(1, 30)):
+            following = limiter.towards(motion, goal, turn, np.zeros(6), low=LOW, high=HIGH)
+            path = limiter.stop(following)
+            if path.within(BOUNDS.speed, BOUNDS.turn_rate):
+                motion, stop, tick = following, path, 0
+            else:
+                tick += 1
+                motion = stop.at(tick)
+            poses.append(motion.pose)
+    poses += [stop.at(k).pose for k in range(tick + 1, stop.ticks + 3)]
+    assert np.abs(stop.at(stop.ticks).velocity).max() == 0.0
+    used = np.divide(
+        norms(poses),
+        [
+            BOUNDS.speed,
+            BOUNDS.acceleration,
+            BOUNDS.jerk,
+            BOUNDS.turn_rate,
+            BOUNDS.turn_acceleration,
+            BOUNDS.turn_jerk,
+        ],
+    )
+    assert used.max() <= 1.0 + 1e-6
+    assert used[:3].min() > 0.85, "a straight motion may use nearly all of a limit"
+    assert np.abs(np.stack(poses)[-1, :3, :3] @ np.stack(poses)[-1, :3, :3].T - np.eye(3)).max() < 1e-9
+
+
+def test_an_arm_slows_down_before_the_end_of_its_workspace():
+    limiter = Limiter(BOUNDS, period=PERIOD)
+    wishes = np.minimum(np.arange(1, 120)[:, None] * PERIOD * np.array([1.4, 0.2, 0.0]), HIGH)
+    for motion in follow(limiter, wishes):
+        assert (limiter.stop(motion).positions <= HIGH + 1e-6).all()
+
+
+def test_a_quarter_turn_ends_where_it_should():
+    limiter = Limiter(BOUNDS, period=PERIOD)
+    goal = exponential(np.array([[0.3, -1.2, 0.9]]))[0]
+    motion = Motion.at_rest(np.eye(4))
+    for _ in range(150):
+        motion = limiter.towards(motion, np.zeros(3), goal, np.zeros(6), low=LOW, high=HIGH)
+    assert np.linalg.norm(rotation_vector(goal @ motion.rotation.T)) < 1e-6
+    assert np.abs(motion.velocity).max() < 1e-6
+
+
+def test_what_ruckig_refuses_is_a_limit_error():
+    limiter = Limiter(BOUNDS, period=PERIOD)
+    broken = Motion(np.zeros(3), np.eye(3), np.full(6, np.nan), np.zeros(6))
+    with pytest.raises(LimitError):
+        limiter.stop(broken)
+    with pytest.raises(LimitError):
+        limiter.towards(broken, np.ones(3), np.eye(3), np.zeros(6), low=LOW, high=HIGH)
