@@ -16,15 +16,13 @@ from rdt2.errors import CheckpointError, NormalizerError
 from rdt2.matching import (
     OPTION,
     Held,
-    TokenOrigin,
     differs,
     own_normalizer,
-    read_made,
     require_made_by,
     resolve,
-    write_made,
 )  # fmt: skip
 from rdt2.normalizer import UMI_FILE_NAME, LinearNormalizer
+from rdt2.origin import TokenOrigin, read_origin, write_origin
 
 
 def normalizer(scale: float = 2.0) -> LinearNormalizer:
@@ -133,8 +131,8 @@ def test_a_remote_folder_brings_its_normalizer(tmp_path: Path) -> None:
 
 def test_tokens_of_another_tokenizer_are_said(tmp_path: Path) -> None:
     made = TokenOrigin("aaaa", "bbbb")
-    write_made(tmp_path, made)
-    assert read_made(tmp_path) == made
+    write_origin(tmp_path, made)
+    assert read_origin(tmp_path) == made
     require_made_by(made, "data", other=made, by="model")
     with pytest.raises(
         CheckpointError, match=r"data were made with another tokenizer \(aaaa there, cccc here\)"
@@ -142,4 +140,4 @@ def test_tokens_of_another_tokenizer_are_said(tmp_path: Path) -> None:
         require_made_by(made, "data", other=TokenOrigin("cccc", "bbbb"), by="model")
     (tmp_path / "tokens.json").write_text(json.dumps(["no"]))
     with pytest.raises(CheckpointError, match=r"tokens\.json"):
-        read_made(tmp_path)
+        read_origin(tmp_path)

@@ -6,7 +6,6 @@ data, and weights whose own is not known never take a fitted one in silence.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 
 from rdt2.action import ROTATION_DIMS
 from rdt2.errors import CheckpointError, NormalizerError
-from rdt2.files import write_whole
 from rdt2.hub import locate, offline_note
 from rdt2.normalizer import FILE_NAMES, UMI_FILE_NAME, LinearNormalizer, has_normalizer
 from rdt2.origin import TOKENS_FILE, TokenOrigin
@@ -128,25 +126,6 @@ def differs(one: LinearNormalizer, other: LinearNormalizer) -> str:
     if float(lengths.max()) >= _SAME_M:
         return f"the same number is up to {1000 * float(lengths.max()):.4g} mm apart (column {int(lengths.argmax())})"
     return f"the same number is up to {float(worst.max()):.3g} apart in a rotation (column {int(worst.argmax())})"
-
-
-def write_made(folder: Path, made: TokenOrigin) -> None:
-    """Say in a folder what made the tokens that its shards hold, or its model writes."""
-    text = json.dumps(made._asdict(), indent=1) + "\n"
-    write_whole(folder / TOKENS_FILE, text, error=CheckpointError)
-
-
-def read_made(folder: Path) -> TokenOrigin | None:
-    """What made the tokens of a local folder; None where that is not told. Raises CheckpointError."""
-    file = folder / TOKENS_FILE
-    if not file.is_file():
-        return None
-    try:
-        return TokenOrigin(**{key: str(value) for key, value in json.loads(file.read_text("utf-8")).items()})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file}: does not say what made the tokens ({error}). Write the tokens again, or delete it."
-        ) from None
 
 
 def require_made_by(made: TokenOrigin, of: str, *, other: TokenOrigin, by: str) -> None:

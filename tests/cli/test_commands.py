@@ -216,6 +216,47 @@ def test_tokenizer_inspect_and_tokenize(shards, tmp_path, capsys):
     assert ShardIndex(tmp_path / "out").has_tokens
 
 
+def test_tokens_beside_shards_are_the_same_from_any_number_of_workers(shards, tmp_path, capsys):
+    import numpy as np
+
+    from rdt2.data import ShardIndex, fit_normalizer
+    from rdt2.normalizer import LinearNormalizer
+    from rdt2.tokenizer import ActionTokenizer, TokenizerConfig
+
+    folder = tmp_path / "rvq"
+    tokenizer = ActionTokenizer(TokenizerConfig.tiny()).eval()
+    tokenizer.save_pretrained(folder)
+    fit_normalizer(shards).save_pretrained(folder)
+    command = ["data", "tokenize", "--data", str(shards), "--tokenizer", str(folder), "--sidecar"]
+    found = []
+    for workers in ("0", "2"):
+        out = tmp_path / f"by-{workers}"
+        main(
+            [
+                *command,
+                "--device",
+                "cpu",
+                "--workers",
+                workers,
+                "--out",
+                str(out),
+                "--json",
+                str(tmp_path / "t.json"),
+            ]
+        )
+        index = ShardIndex(out / "dataset.yaml", instructions="ignore")
+        assert json.loads((tmp_path / "t.json").read_text())["samples"] == len(index)
+        found.append([index.tokens(number) for number in range(len(index))])
+        assert index.token_origin == (tokenizer.digest, LinearNormalizer.from_pretrained(folder).digest)
+        assert not list(out.glob("*.tar"))
+    np.testing.assert_array_equal(found[0], found[1])
+    for option, words in (("--workers=-1", "--workers is -1, expected 0 or more"), ("--device=gpu", "gpu")):
+        with pytest.raises(SystemExit):
+            main([*command, option])
+        said = capsys.readouterr()
+        assert words in said.out + said.err
+
+
 def test_training_gets_what_was_asked(shards, tmp_path, monkeypatch):
     import types
 

@@ -58,6 +58,11 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(part)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+    """As web servers have: with 5, some of 16 requests at once are dropped, and come back late."""
+
+
 @contextlib.contextmanager
 def web_server(folder: Path, handler: type[http.server.SimpleHTTPRequestHandler]) -> Iterator[str]:
     """The address of a web server of a folder."""
@@ -65,7 +70,7 @@ def web_server(folder: Path, handler: type[http.server.SimpleHTTPRequestHandler]
     def make(*arguments: object) -> http.server.SimpleHTTPRequestHandler:
         return handler(*arguments, directory=str(folder))  # type: ignore[arg-type]
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), make) as httpd:
+    with _Server(("127.0.0.1", 0), make) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rdt2.expert import Conditioning, Expert, ExpertConfig, flow_matching_loss, sample_timesteps, step_times
 from rdt2.expert.initialisation import token_positions
-from rdt2.expert.model import Attention, timestep_embedding
+from rdt2.expert.inputs import timestep_embedding
+from rdt2.expert.model import Attention
 
 close = torch.testing.assert_close
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

@@ -93,6 +93,11 @@ def test_the_result_is_a_policy_of_one_step(student, demo_vlm):
     assert len(calls) == 1
 
 
+def test_the_student_has_the_normalizer_of_its_teacher(student, teacher):
+    digests = [LinearNormalizer.from_pretrained(folder).digest for folder in (student / "model", teacher)]
+    assert digests[0] == digests[1]
+
+
 def test_a_student_needs_a_teacher_of_several_steps(samples, student, demo_vlm):
     with pytest.raises(ConfigError, match="needs a teacher"):
         DistillStage(config("scratch", demo_vlm), samples)

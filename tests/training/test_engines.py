@@ -56,16 +56,15 @@ def alone(samples, tiny_vlm, tokenizer, tmp_path_factory):
     return out
 
 
-def launch(launcher: list[str], *arguments: str | Path) -> list[dict]:
-    """Run two_processes.py; what each process reports into OUT, its fourth argument."""
+def launch(launcher: list[str], *arguments: str | Path, program: str = "two_processes.py") -> list[dict]:
+    """Run a program of this folder twice; what each process reports into OUT, its fourth argument."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    program = str(Path(__file__).with_name("two_processes.py"))
     command = [
         sys.executable,
         *(part.replace("PORT", port) for part in launcher),
-        program,
+        str(Path(__file__).with_name(program)),
         *map(str, arguments),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -118,6 +117,32 @@ def test_split_weights_give_the_losses_of_one_process(alone, samples, tiny_vlm, 
     whole = [len(p) for p in load_vlm(tmp_path / "model").parameters()]
     assert max(first["held"]) == max(whole) // 2
     assert sum(first["held"]) + sum(second["held"]) == sum(whole)
+
+
+def test_split_weights_of_which_some_are_frozen(samples, tiny_vlm, tokenizer, tmp_path):
+    """Files in half precision; one process holds the frozen ones in float32, too."""
+    config = settings(str(tiny_vlm), str(tokenizer), "batch_size=4", "frozen_layers=1")
+    fit(stage_of(config, samples, tmp_path / "alone"), config, tmp_path / "alone")
+    launch(TORCHRUN, samples, tiny_vlm, tokenizer, tmp_path / "two", "shard=true", "frozen_layers=1")
+    check(tmp_path / "two", tmp_path / "alone")
+
+
+def test_an_expert_beside_a_split_vlm(samples, demo_vlm, tmp_path):
+    """The losses and figures are those of processes that hold the VLM whole, and each reads half of it."""
+    half = tmp_path / "vlm"
+    shutil.copytree(demo_vlm, half)
+    save_vlm(load_vlm(demo_vlm, dtype=torch.bfloat16), half)
+    reports = {}
+    for how in ("whole", "split"):
+        out, shard = tmp_path / how, f"shard={str(how == 'split').lower()}"
+        reports[how] = launch(TORCHRUN, samples, half, "-", out, shard, program="two_experts.py")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    for key in ("loss", "grad_norm", *(key for key in lines[-1] if key.startswith("eval/"))):
+        assert rows(tmp_path / "split", key) == pytest.approx(rows(tmp_path / "whole", key), rel=1e-4), key
+    (first, second), whole = reports["split"], reports["whole"][0]
+    assert first["dtypes"] == second["dtypes"] == ["torch.float32"]
+    assert first["linears"] + second["linears"] == whole["linears"]
+    assert first["linears"] == whole["linears"] // 2
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")

@@ -99,6 +99,17 @@ def test_an_expert_that_sees_where_the_arms_are(runs, tmp_path):
         run_training("expert", config=None, overrides=fast[:-1], data=data, out=tmp_path / "without")
 
 
+def test_every_model_says_what_its_numbers_and_tokens_mean(runs):
+    from rdt2.origin import read_origin
+    from rdt2.tokenizer import ActionTokenizer
+
+    names = ("tokenizer", "vlm", "expert")
+    digests = {name: LinearNormalizer.from_pretrained(runs[name]).digest for name in names}
+    assert len(set(digests.values())) == 1
+    made = read_origin(runs["vlm"])
+    assert made == (ActionTokenizer.from_pretrained(runs["tokenizer"]).digest, digests["vlm"])
+
+
 def test_a_run_leaves_metrics_and_a_loss_curve(runs):
     for stage in ("tokenizer", "pointing", "vq", "expert"):
         folder = runs["out"] / stage

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rdt2.data import ActionStatistics
-    from rdt2.normalizer import LinearNormalizer
 
 
 @dataclass(kw_only=True)
@@ -148,6 +147,7 @@ class DataCheck:
     def run(self) -> None:
         from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import check_shards, open_sources
+        from rdt2.data.normalizers import tokenizer_normalizer
         from rdt2.normalizer import LinearNormalizer
         from rdt2.progress import note, working
 
@@ -158,7 +158,7 @@ class DataCheck:
             from rdt2.tokenizer import ActionTokenizer
 
             tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
-            normalizer = _normalizer_of(self.tokenizer, self.normalizer, self.data)
+            normalizer = tokenizer_normalizer(self.tokenizer, self.normalizer, self.data)
         reports = {}
         for source in open_sources(self.data, instructions="ignore"):
             with working(f"checking {source.name}"):
@@ -183,24 +183,6 @@ class DataCheck:
         save_json(self.json, next(iter(figures.values())) if len(figures) == 1 else figures)
         if not all(report.ok for report in reports.values()):
             sys.exit(1)
-
-
-def _normalizer_of(tokenizer: str, named: str | None, data: str) -> LinearNormalizer:
-    """The normalizer whose numbers a tokenizer encodes: the one named, else its own, else the data's where that may be.
-
-    Raises:
-        NormalizerError: none is known, or two differ.
-    """
-    from rdt2.data import open_sources
-    from rdt2.data.normalizers import data_normalizer
-    from rdt2.matching import OPTION, resolve
-
-    return resolve(
-        named,
-        option=OPTION,
-        models={"the action tokenizer": tokenizer},
-        data=lambda: data_normalizer(open_sources(data, instructions="ignore")),
-    ).normalizer
 
 
 @dataclass(kw_only=True)
@@ -328,6 +310,7 @@ class DataTokenize:
 
         from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import tokenize_beside, tokenize_shards
+        from rdt2.data.normalizers import tokenizer_normalizer
         from rdt2.errors import ConfigError
         from rdt2.policy.place import checked_device
         from rdt2.progress import working
@@ -343,7 +326,7 @@ class DataTokenize:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = checked_device(auto if self.device == "auto" else self.device)
         tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval().to(device)
-        normalizer = _normalizer_of(self.tokenizer, self.normalizer, self.data)
+        normalizer = tokenizer_normalizer(self.tokenizer, self.normalizer, self.data)
         options: dict[str, Any] = {"device": device, "workers": self.workers}
         with working(f"tokenizing {self.data}"):
             if self.sidecar:

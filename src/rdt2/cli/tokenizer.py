@@ -87,21 +87,15 @@ class TokenizerCheck:
     def run(self) -> None:
         from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import ShardIndex
-        from rdt2.data.normalizers import data_normalizer
+        from rdt2.data.normalizers import tokenizer_normalizer
         from rdt2.evaluation.shards import chosen_samples
-        from rdt2.matching import OPTION, resolve
         from rdt2.progress import note
         from rdt2.tokenizer import ActionTokenizer, evaluate_reconstruction, outside_range, worst_chunks
 
         data_there(self.data)
         tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
         index = ShardIndex(self.data, instructions="ignore")
-        normalizer = resolve(
-            self.normalizer,
-            option=OPTION,
-            models={"the action tokenizer": self.tokenizer},
-            data=lambda: data_normalizer(index.sources),
-        ).normalizer
+        normalizer = tokenizer_normalizer(self.tokenizer, self.normalizer, self.data)
         actions = index.all_actions(chosen_samples(index, "all", self.limit))
         report = evaluate_reconstruction(tokenizer, normalizer, actions)
         outside = outside_range(normalizer, actions)

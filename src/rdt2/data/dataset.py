@@ -17,8 +17,9 @@ from rdt2.data.mixture import DataSource, open_sources
 from rdt2.data.shards.index import ShardPlaces, ShardTable, load_indices
 from rdt2.data.shards.ranges import Range, RangeReader, shard_name
 from rdt2.data.shards.remote import is_url
-from rdt2.data.shards.tokens import TokenOrigin, TokensBeside, as_npy, read_origin, read_tokens, tokens_path
+from rdt2.data.shards.tokens import TokensBeside, as_npy, origin_beside, read_tokens, tokens_path
 from rdt2.errors import ConfigError, ShardError
+from rdt2.origin import TokenOrigin
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -266,7 +267,7 @@ class ShardIndex:
             elif table.tokens:
                 folder = shard.rpartition("/")[0]
                 if folder not in stored:
-                    stored[folder] = read_origin(folder)
+                    stored[folder] = origin_beside(folder)
                 found.setdefault(stored[folder], shard)
         if len(found) > 1:
             (one, first), (other, second) = list(found.items())[:2]

@@ -6,13 +6,33 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from rdt2.data.mixture import DataSource
+from rdt2.data.mixture import DataSource, open_sources
 from rdt2.data.shards.remote import Absent, Forbidden, is_url, read_url
 from rdt2.errors import NormalizerError, ShardError
-from rdt2.matching import Held, require_same
+from rdt2.matching import OPTION, Held, require_same, resolve
 from rdt2.normalizer import FILE_NAMES, LinearNormalizer, has_normalizer
 from rdt2.origin import TokenOrigin
+
+
+def tokenizer_normalizer(tokenizer: str, named: str | None, data: Any) -> LinearNormalizer:
+    """The normalizer whose numbers a tokenizer encodes: the one named, else its own, else the data's where that may be.
+
+    Args:
+        tokenizer: its folder or hub id.
+        named: file, folder or hub id that the user names.
+        data: as :func:`~rdt2.data.mixture.open_sources` takes them.
+
+    Raises:
+        NormalizerError: none is known, or two differ.
+    """
+    return resolve(
+        named,
+        option=OPTION,
+        models={"the action tokenizer": tokenizer},
+        data=lambda: data_normalizer(open_sources(data, instructions="ignore")),
+    ).normalizer
 
 
 def data_normalizer(sources: Iterable[DataSource], origin: TokenOrigin | None = None) -> Held | None:

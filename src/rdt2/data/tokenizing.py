@@ -27,16 +27,10 @@ from rdt2.data.shards import (
 )
 from rdt2.data.shards.ranges import shard_name
 from rdt2.data.shards.remote import is_url
-from rdt2.data.shards.tokens import (
-    TokenOrigin,
-    read_origin,
-    read_tokens,
-    tokens_path,
-    write_origin,
-    write_tokens,
-)
+from rdt2.data.shards.tokens import read_tokens, tokens_path, write_tokens
 from rdt2.data.shards.writing import plain_key
 from rdt2.errors import RecordingError, ShardError
+from rdt2.origin import TokenOrigin, read_origin, write_origin
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -83,7 +77,7 @@ def tokenize_shards(
     if any(Path(shard).resolve().parent == target.resolve() for shard in index.shards if not is_url(shard)):
         raise RecordingError(f"{target}: tokenised shards need a folder of their own.")
     origin = TokenOrigin(tokenizer.digest, normalizer.digest)
-    begun = read_origin(str(target))
+    begun = read_origin(target, error=RecordingError)
     if begun is not None and begun != origin:
         raise RecordingError(
             f"{target}: was begun with {begun.against(origin)}. Choose another folder, or remove this one."
@@ -97,7 +91,7 @@ def tokenize_shards(
         else:
             to_do.append(shard)
     target.mkdir(parents=True, exist_ok=True)
-    write_origin(target, origin)
+    write_origin(target, origin, error=RecordingError)
     tables = {shard: dict(each.table(shard)) for each in index.sources for shard in each.shards}
     for shard, batches in _read(index, to_do, (PICTURE, ACTION, META), batch_size, workers):
         table = tables[index.shards[shard]]

@@ -14,7 +14,6 @@ repeated. `freeze_for_inference` lets go of the weights that the tables replace.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,24 +27,15 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from rdt2.errors import ActionError, CheckpointError
 from rdt2.expert import checkpoint, conditioning, flow, initialisation
 from rdt2.expert.conditioning import Conditioning, KeyValues
-from rdt2.expert.config import ExpertConfig, adaptor_layers
+from rdt2.expert.config import ExpertConfig
+from rdt2.expert.inputs import Linear, TimestepEmbedder, adaptor
 from rdt2.expert.tables import Tables
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-FREQUENCIES = 256  # width of the sinusoid in which t is given to the network
-PERIOD = 10_000.0
-
 
 # --------------------------------------------------------------------------------------------- the layers
-
-
-class Linear(nn.Linear):
-    """A linear layer that leaves its weights to `from_config` or `from_pretrained`, which fill them all."""
-
-    def reset_parameters(self) -> None:
-        pass  # drawing 0.5 billion numbers only to overwrite them takes longer than reading a checkpoint
 
 
 class Attention(nn.Module):
@@ -180,18 +170,6 @@ class FinalLayer(nn.Module):
         return self.ffn(modulated(self.ffn_norm(x), shift, scale))
 
 
-class TimestepEmbedder(nn.Module):
-    """The flow time, as a vector."""
-
-    def __init__(self, config: ExpertConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.mlp = nn.Sequential(Linear(FREQUENCIES, width), nn.SiLU(), Linear(width, width))
-
-    def forward(self, t: Float[Tensor, " n"]) -> Float[Tensor, "n h"]:
-        return self.mlp(timestep_embedding(t).to(next(self.parameters()).dtype))
-
-
 class Core(nn.Module):
     """Everything but the adaptors; a module of its own because the published keys begin with `model.`"""
 
@@ -224,8 +202,8 @@ class Expert(nn.Module):
         super().__init__()
         self.config = config
         self.model = Core(config)
-        self.act_adaptor = _adaptor(config.act_adaptor, config.action_dim, config.hidden_size)
-        self.state_adaptor = _adaptor(config.state_adaptor, config.state_dim, config.hidden_size)
+        self.act_adaptor = adaptor(config.act_adaptor, config.action_dim, config.hidden_size)
+        self.state_adaptor = adaptor(config.state_adaptor, config.state_dim, config.hidden_size)
         self.tables = Tables()
         self.checkpointing = False  # True keeps only the input of every block for the backward pass
         for block in self.model.stack:
@@ -383,21 +361,3 @@ class Expert(nn.Module):
         """Keep only what samples of these step counts need (default: `config.steps`), and return self."""
         self.tables.freeze(self, steps or (self.config.steps,))
         return self
-
-
-def timestep_embedding(t: Float[Tensor, " n"]) -> Float[Tensor, "n 256"]:
-    """Cosines, then sines, of t at periods from 2 pi to 2 pi * 10000. float32, whatever the model's dtype."""
-    half = FREQUENCIES // 2
-    frequencies = torch.exp(
-        -math.log(PERIOD) / half * torch.arange(half, dtype=torch.float32, device=t.device)
-    )
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def _adaptor(kind: str, inputs: int, width: int) -> nn.Sequential:
-    """Linear layers with SiLU between them."""
-    layers: list[nn.Module] = [Linear(inputs, width)]
-    for _ in range(adaptor_layers(kind) - 1):
-        layers += [nn.SiLU(), Linear(width, width)]
-    return nn.Sequential(*layers)

@@ -12,7 +12,8 @@ from rdt2.errors import CheckpointError
 from rdt2.expert import Expert
 from rdt2.files import whole_folder
 from rdt2.hub import locate
-from rdt2.matching import OPTION, TOKENS_FILE, own_normalizer, read_made, resolve, write_made
+from rdt2.matching import OPTION, own_normalizer, resolve
+from rdt2.origin import TOKENS_FILE, read_origin, write_origin
 from rdt2.policy.bundle import save_bundle
 from rdt2.tokenizer import ActionTokenizer
 
@@ -59,8 +60,8 @@ def export_policies(
         ActionTokenizer.from_pretrained(tokenizer).save_pretrained(partial / "tokenizer")
         for folder in (partial, partial / "vlm", partial / "tokenizer"):
             of_tokens.save_pretrained(folder)
-        if (made := read_made(locate(vlm, (TOKENS_FILE,)))) is not None:
-            write_made(partial / "vlm", made)
+        if (made := read_origin(locate(vlm, (TOKENS_FILE,)))) is not None:
+            write_origin(partial / "vlm", made)
         if expert is not None:
             Expert.from_pretrained(expert, dtype=dtype).save_pretrained(partial / "expert")
             own = own_normalizer(expert)

@@ -12,16 +12,9 @@ import torch
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.files import require_file
 from rdt2.hub import locate
-from rdt2.matching import (
-    OPTION,
-    TOKENS_FILE,
-    TokenOrigin,
-    own_normalizer,
-    read_made,
-    require_made_by,
-    resolve,
-)
+from rdt2.matching import OPTION, own_normalizer, require_made_by, resolve
 from rdt2.normalizer import FILE_NAMES
+from rdt2.origin import TOKENS_FILE, TokenOrigin, read_origin
 from rdt2.packed import pack_linears
 from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, bundle_files, find_bundle, read_bundle
@@ -217,7 +210,7 @@ def _load_vq(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
     ).normalizer
     processor = _load_processor(parts)
     tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"])
-    if (made := read_made(locate(parts["vlm"], (TOKENS_FILE,)))) is not None:
+    if (made := read_origin(locate(parts["vlm"], (TOKENS_FILE,)))) is not None:
         used = TokenOrigin(tokenizer.digest, normalizer.digest)
         require_made_by(made, f"the VLM {parts['vlm']}", other=used, by="this policy would decode them by")
     tokenizer.to(device)

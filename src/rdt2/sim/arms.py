@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.robot.description import ArmModel, Shape
+from rdt2.robot.gripper import PALM
 from rdt2.robot.kinematics import add_chain
 from rdt2.robot.models import arm_model, base_pose
 
@@ -27,8 +28,8 @@ def add_arm(
     """Add the arm of one side with its joint servos to a MjSpec and return the site where its gripper mounts.
 
     Everything is named `{side}/...`: joints `{side}/{link}`, actuators the same, the mount `{side}/mount`
-    (its z axis is the approach direction). Links do not collide; their own weight is compensated, and that of
-    what is attached by `compensate_gravity`.
+    (its z axis is the approach direction). Links touch whatever they meet but their neighbours; their own weight is
+    compensated, and that of what is attached by `compensate_gravity`.
 
     Args:
         spec: an MjSpec in radians.
@@ -46,6 +47,8 @@ def add_arm(
     pose = base_pose(model, side) if pose is None else np.asarray(pose, dtype=np.float64)
     bodies, mount = add_chain(spec, model, side, pose)
     _draw(bodies[0], Shape((0, 0, floor - pose[2, 3]), (0, 0, 0), 0.09, PEDESTAL))
+    # MuJoCo lets a body touch its parent where that stands fast
+    spec.add_exclude(bodyname1=bodies[0].name, bodyname2=bodies[1].name)
     for shape in arm.base_shapes:
         _draw(bodies[0], shape)
     for i, (link, body) in enumerate(zip(arm.links, bodies[1:], strict=True)):
@@ -63,13 +66,18 @@ def add_arm(
     return mount
 
 
-def compensate_gravity(spec: Any, side: str) -> None:
-    """Carry the weight of everything attached to one arm, as a robot does that was told its payload."""
+def compensate_gravity(spec: Any, side: str, *, error: float = 0.0) -> None:
+    """Carry the weight of everything attached to one arm, as a robot does that was told its payload.
+
+    `error`: kg that the gripper weighs more than it was told.
+    """
     bodies = [spec.body(f"{side}/base")]
     while bodies:
         body = bodies.pop()
         body.gravcomp = 1.0
         bodies.extend(body.bodies)
+    # what the palm weighs more is not carried
+    spec.body(f"{side}/gripper").gravcomp -= error / sum(piece.mass for piece in PALM)
 
 
 def _draw(body: Any, shape: Shape) -> None:
@@ -78,7 +86,7 @@ def _draw(body: Any, shape: Shape) -> None:
     kind = {"cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER, "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE}[shape.kind]
     body.add_geom(
         type=kind, fromto=[*shape.start, *shape.end], size=[shape.radius, 0, 0], rgba=shape.colour,
-        contype=0, conaffinity=0, mass=0.0, group=1,
+        condim=1, mass=0.0, group=1,
     )  # fmt: skip
 
 

@@ -15,21 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS
-from rdt2.errors import RobotError, SimulationError, TaskError
-from rdt2.robot.device import BaseDevice
-from rdt2.robot.protocols import Frame
+from rdt2.errors import SimulationError, TaskError
 from rdt2.robot.robot import Robot
 from rdt2.sim import render
 from rdt2.sim.building import add_room, add_tubes, build_scene
+from rdt2.sim.camera import CellCamera
+from rdt2.sim.collisions import Collision, CollisionWatch
 from rdt2.sim.gripper import GripperController, gripper_spec, tcp_rotation
 from rdt2.sim.handheld import HandheldArm, Mover, site_pose
 from rdt2.sim.scene import Scene, Start
+from rdt2.sim.settings import CellSettings
 
 if TYPE_CHECKING:
     import mujoco
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 EMBODIMENTS = ("handheld", "ur5e", "fr3")
 WRIST_SIZE = (384, 384)
+WATCHED = 4
+"""Steps of the physics between two looks for collisions: 8 ms, as the servo's."""
 ACROSS = 0.7
 """Cosine to the way the jaws open, of a push between a finger and what it holds."""
 FRONT_SIZE = (640, 480)
@@ -48,6 +51,9 @@ class Names:
     """Names in the compiled model, by side."""
 
     tcp: dict[str, str]
+    """What the arm's controller, or a hand's path, speaks of."""
+    fingertips: dict[str, str]
+    """Between them, z towards what they reach for, y the way they open."""
     policy: dict[str, str]
     camera: dict[str, str]
     gripper: dict[str, str]
@@ -82,7 +88,9 @@ def _reach(model: mujoco.MjModel, geom: int, way: Float[ndarray, 3]) -> float:
     return float(np.max(model.mesh_vert[first : first + model.mesh_vertnum[mesh]] @ way))
 
 
-def build_cell(embodiment: str, scene: Scene) -> tuple[mujoco.MjModel, Names]:
+def build_cell(
+    embodiment: str, scene: Scene, settings: CellSettings | None = None
+) -> tuple[mujoco.MjModel, Names]:
     """Compile the cell.
 
     An arm is added by `rdt2.sim.arms.add_arm(spec, model="ur5e" | "fr3", side=...)`. It returns the `MjsSite`
@@ -110,14 +118,15 @@ def build_cell(embodiment: str, scene: Scene) -> tuple[mujoco.MjModel, Names]:
             site = add_arm(spec, model=embodiment, side=side)
         spec.attach(gripper_spec(), prefix=f"{side}/", site=site)
         if embodiment != "handheld":
-            compensate_gravity(spec, side)
+            compensate_gravity(spec, side, error=(settings or CellSettings()).arms.payload_error)
     if embodiment == "handheld":
         add_tubes(spec.worldbody, scene.posts)
     add_room(spec, scene)
     spec.visual.global_.offwidth, spec.visual.global_.offheight = WRIST_SIZE
     spec.visual.quality.offsamples = 0
     names = {
-        part: {side: f"{side}/{part}" for side in ARMS} for part in ("tcp", "policy", "camera", "gripper")
+        part: {side: f"{side}/{part}" for side in ARMS}
+        for part in ("tcp", "fingertips", "policy", "camera", "gripper")
     }
     return spec.compile(), Names(**names)
 
@@ -135,40 +144,31 @@ class CellClock:
         self._cell.advance_to(time)
 
 
-class CellCamera(BaseDevice):
-    """A wrist camera of the cell: what it sees at this moment of simulated time."""
-
-    def __init__(self, cell: Cell, side: str) -> None:
-        super().__init__(f"{side} camera")
-        self._cell, self._side = cell, side
-
-    def read(self) -> Frame:
-        if not self.health().connected:
-            raise RobotError(f"the {self.name} is not connected. Call connect() first.")
-        return Frame(self._cell.time, self._cell.steps, self._cell.render(self._side))
-
-    def stop(self) -> None:
-        """Nothing moves."""
-
-
 class Cell:
     """A running simulation of one scene.
 
     `advance_to` runs the physics in steps of 2 ms; functions in `listeners` are called at 30 Hz of simulated
     time. Close it, or use it in a `with` statement.
 
+    Args:
+        embodiment: what carries the grippers, one of `EMBODIMENTS`.
+        scene: what stands on the table, and how it looks.
+        settings: what its devices suffer from; None for nothing: pictures of this very moment, true measurements.
+
     Raises:
         TaskError: unknown embodiment.
         ConfigError: (on the first picture) no OpenGL; the message names the packages.
     """
 
-    def __init__(self, embodiment: str, scene: Scene) -> None:
+    def __init__(self, embodiment: str, scene: Scene, settings: CellSettings | None = None) -> None:
         mujoco = render.load_mujoco()
         self.embodiment, self.scene = embodiment, scene
-        self.model, self.names = build_cell(embodiment, scene)
+        self.settings = world = settings or CellSettings()
+        self.model, self.names = build_cell(embodiment, scene, world)
         self.data = mujoco.MjData(self.model)
         self.listeners: list[Callable[[], None]] = []
         self._renderer: render.CellRenderer | None = None
+        self._earlier: Any = None
         if embodiment == "handheld":
             mover: Callable[..., Mover] = HandheldArm
         else:
@@ -176,11 +176,26 @@ class Cell:
 
             mover = ArmController
         self.arms: dict[str, Mover] = {
-            side: mover(self.model, self.data, side=side, tcp_site=self.names.tcp[side]) for side in ARMS
+            side: mover(
+                self.model,
+                self.data,
+                side=side,
+                tcp_site=self.names.tcp[side],
+                world=world.arms,
+                seed=(scene.seed, 10 + i),
+            )
+            for i, side in enumerate(ARMS)
         }
-        self.grippers = {side: GripperController(self.model, self.data, side=side) for side in ARMS}
-        self.cameras = {side: CellCamera(self, side) for side in ARMS}
+        self.grippers = {
+            side: GripperController(
+                self.model, self.data, side=side, world=world.grippers, seed=(scene.seed, 20 + i)
+            )
+            for i, side in enumerate(ARMS)
+        }
+        self.cameras = {side: CellCamera(self, side, world.cameras) for side in ARMS}
+        self._exposing = tuple(self.cameras.values()) if world.cameras.rate else ()
         self._find_bodies()
+        self._watch = CollisionWatch(self.model, self.data, self._objects)
         self.reset()
         robot = self.robot()
         robot.connect()
@@ -220,6 +235,9 @@ class Cell:
             self.arms[side].reset(start_pose(side, start))
         mujoco.mj_forward(self.model, self.data)
         self._ticks = 0
+        self._watch.clear()
+        for camera in self.cameras.values():
+            camera.reset()
 
     # -------------------------------------------------------------------------------------------------
     # running
@@ -251,6 +269,10 @@ class Cell:
                 self.arms[side].update()
                 self.grippers[side].update()
             mujoco.mj_step(self.model, self.data)
+            for camera in self._exposing:
+                camera.expose()
+            if self.steps % WATCHED == 0:
+                self._watch.update()
             if any(self.data.warning[fault].number for fault in broken):
                 raise SimulationError(
                     f"the physics of scene {self.scene.seed} broke down (NaN or huge values) and began afresh. "
@@ -285,9 +307,15 @@ class Cell:
     # -------------------------------------------------------------------------------------------------
     # looking
 
-    def render(self, camera: str, size: tuple[int, int] | None = None) -> UInt8[ndarray, "h w 3"]:
+    def render(
+        self,
+        camera: str,
+        size: tuple[int, int] | None = None,
+        *,
+        state: Float[ndarray, " q"] | None = None,
+    ) -> UInt8[ndarray, "h w 3"]:
         """RGB picture of "left", "right" (384x384) or "front" (640x480), or of another `size` (width,
-        height).
+        height); as it is now, or in a `state` that was kept from `data.qpos`.
         """
         if camera not in (*ARMS, "front"):
             raise TaskError(f"camera is {camera!r}, expected 'left', 'right' or 'front'.")
@@ -297,7 +325,20 @@ class Cell:
         width, height = size or (WRIST_SIZE if wrist else FRONT_SIZE)
         smooth = 1 if wrist or width * 2 > render.MAX_WIDTH or height * 2 > render.MAX_HEIGHT else 2
         name = self.names.camera[camera] if wrist else "front"
-        return self._renderer.render(self.data, name, width, height, smooth=smooth)
+        data = self.data if state is None else self._as_it_was(state)
+        return self._renderer.render(data, name, width, height, smooth=smooth)
+
+    def _as_it_was(self, state: Float[ndarray, " q"]) -> mujoco.MjData:
+        """The cell in an earlier state, as far as pictures show it; the simulation is not touched."""
+        import mujoco
+
+        if self._earlier is None:
+            self._earlier = mujoco.MjData(self.model)
+        self._earlier.qpos[:] = state
+        mujoco.mj_kinematics(self.model, self._earlier)
+        mujoco.mj_comPos(self.model, self._earlier)
+        mujoco.mj_camlight(self.model, self._earlier)
+        return self._earlier
 
     def site_pose(self, name: str) -> Float[ndarray, "4 4"]:
         """True pose of a named site, for example `cell.names.tcp["left"]`."""
@@ -347,6 +388,11 @@ class Cell:
             for one, other in ((a, b), (b, a)):
                 if one in self._geom_side and other in self._geom_object:
                     yield number, one, self._geom_object[other]
+
+    @property
+    def collisions(self) -> list[Collision]:
+        """What arms and grippers have hit since the start, but for the fingers on the task's objects, in order."""
+        return self._watch.found
 
     def touching(self) -> set[tuple[str, str]]:
         """All (side, object) where a gripper touches an object now."""

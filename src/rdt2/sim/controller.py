@@ -15,9 +15,11 @@ from rdt2.robot.description import ArmModel
 from rdt2.robot.device import BaseDevice
 from rdt2.robot.kinematics import arm_kinematics, rotation_vector
 from rdt2.robot.models import ARM_MODELS, base_pose
-from rdt2.robot.protocols import ArmState
+from rdt2.robot.protocols import ArmState, Timing
 from rdt2.robot.waypoints import PoseTrajectory
 from rdt2.sim.handheld import site_pose, site_velocity
+from rdt2.sim.noise import arm_measured
+from rdt2.sim.settings import ArmWorld
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -65,6 +67,8 @@ class ArmController(BaseDevice):
         tcp_site: name of the site at the TCP.
         base: (4, 4) base in the cell frame; default where `add_arm` puts it.
         limits: what a path may ask.
+        world: what is true of it: its latency, and the noise of what it measures.
+        seed: of this noise.
 
     Raises:
         TaskError: the cell has no arm on this side.
@@ -79,8 +83,11 @@ class ArmController(BaseDevice):
         tcp_site: str,
         base: Float[ndarray, "4 4"] | None = None,
         limits: ArmLimits = ArmLimits(),
+        world: ArmWorld | None = None,
+        seed: tuple[int, ...] = (0,),
     ) -> None:
-        super().__init__(f"{side} arm")
+        self._world, self._seed = world or ArmWorld(), seed
+        super().__init__(f"{side} arm", Timing(self._world.latency))
         self.model: ArmModel | None = _arm_in(model, side)
         self.base = base_pose(self.model.name, side) if base is None else np.asarray(base, dtype=np.float64)
         self.limits, self._mujoco_model, self._data = limits, model, data
@@ -116,13 +123,14 @@ class ArmController(BaseDevice):
     def state(self) -> ArmState:
         """Measured TCP pose (cell frame) and joint angles (radians)."""
         model, data = self._mujoco_model, self._data
-        return ArmState(
+        state = ArmState(
             timestamp=float(data.time),
             sequence=round(data.time / model.opt.timestep),
             pose=site_pose(data, self._tcp),
             velocity=site_velocity(model, data, self._tcp),
             joints=data.qpos[self._qpos].copy(),
         )
+        return arm_measured(state, self._world, self._seed)
 
     def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:
         """Have the TCP be at `poses` (cell frame, metres) at `times`.
@@ -134,10 +142,12 @@ class ArmController(BaseDevice):
         now = float(self._data.time)
         ahead, checked = self.trajectory.checked(times, poses, now=now)
         wanted = copy(self.trajectory)
-        wanted.execute(times, poses, now=now)
+        # what was commanded so long ago is still on its way to the joints: nothing said now changes it
+        behind = now - self._world.latency
+        wanted.execute(times, poses, now=behind)
         for time, pose in zip(ahead, checked, strict=True):
             before = time - WINDOW
-            origin = wanted.at(before) if before > now else self._driven_at(before)
+            origin = wanted.at(before) if before > behind else self._driven_at(before)
             speed = float(np.linalg.norm(pose[:3, 3] - origin[:3, 3])) / WINDOW
             turning = float(np.linalg.norm(rotation_vector(pose[:3, :3] @ origin[:3, :3].T))) / WINDOW
             for value, limit, unit in (
@@ -193,8 +203,9 @@ class ArmController(BaseDevice):
             self._ticked = now
             self._previous = self._joints
             if self._ramp is None:
-                target = self.trajectory.at(now + TICK)
-                self._driven.append((now + TICK, target))
+                due = now + TICK - self._world.latency
+                target = self.trajectory.at(due)
+                self._driven.append((due, target))
                 self._follow(target)
             else:
                 self._come_to_rest(now, self._ramp)

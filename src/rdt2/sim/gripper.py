@@ -1,10 +1,10 @@
 """The parallel-jaw gripper with its wrist camera, the same on a hand, a UR5e and a Franka Research 3.
 
 The gripper's body frame sits on the mounting flange: z points out of the flange to the fingertips, y is the
-opening axis. Two sites on it have the same axes: `tcp` between the fingertips, and `policy`, the frame whose
-motion the models predict (on a handheld device, where its tracker is). The wrist camera is on the +x side and
-leans towards +x, so that the fingertips stand at the lower edge of the picture and the table fills the rest;
-+x is "up" in the picture.
+opening axis. Sites on it have the same axes: `fingertips` between them, `policy`, the frame whose motion the models
+predict (on a handheld device, where its tracker is), and `tcp`, the frame that what carries the gripper speaks of.
+The wrist camera is on the +x side and leans towards +x, so that the fingertips stand at the lower edge of the picture
+and the table fills the rest; +x is "up" in the picture.
 
 Names in a compiled cell are prefixed: `right/tcp`, `right/policy`, `right/camera`, `right/finger_a`, ...
 """
@@ -30,8 +30,10 @@ from rdt2.robot.gripper import (
     Part,
     finger,
 )
-from rdt2.robot.protocols import GripperState
+from rdt2.robot.protocols import GripperState, Timing
 from rdt2.robot.waypoints import WidthTrajectory
+from rdt2.sim.noise import gripper_measured
+from rdt2.sim.settings import GripperWorld
 
 if TYPE_CHECKING:
     import mujoco
@@ -93,7 +95,8 @@ def gripper_spec() -> mujoco.MjSpec:
     couple.data[:5] = (0, 1, 0, 0, 0)
     couple.solref = (0.004, 1.0)
 
-    body.add_site(name="tcp", pos=(0, 0, TCP_Z), size=(0.004, 0.004, 0.004), group=4)
+    for name in ("fingertips", "tcp"):
+        body.add_site(name=name, pos=(0, 0, TCP_Z), size=(0.004, 0.004, 0.004), group=4)
     policy = np.add((0, 0, TCP_Z), POLICY_IN_TCP)
     body.add_site(name="policy", pos=policy, size=(0.004, 0.004, 0.004), group=4)
     # a camera looks along its -z; its x is the gripper's y, its y (up) leans from the gripper's +x
@@ -125,8 +128,17 @@ class GripperController(BaseDevice):
 
     stroke = STROKE
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, *, side: str) -> None:
-        super().__init__(f"{side} gripper")
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        *,
+        side: str,
+        world: GripperWorld | None = None,
+        seed: tuple[int, ...] = (0,),
+    ) -> None:
+        self._world, self._seed = world or GripperWorld(), seed
+        super().__init__(f"{side} gripper", Timing(self._world.latency))
         self._data = data
         self._step = float(model.opt.timestep)
         self._qpos = [int(model.joint(f"{side}/finger_{f}").qposadr[0]) for f in "ab"]
@@ -148,11 +160,12 @@ class GripperController(BaseDevice):
         if self._ramp is not None:
             width = float(np.clip(self._from + self._speed * self._ramp.way(now), 0.0, STROKE))
             self.trajectory.stay(width, now=now)
-        self._data.ctrl[self._ctrl] = self.trajectory.at(now) / 2
+        self._data.ctrl[self._ctrl] = self.trajectory.at(now - self._world.latency) / 2
 
     def state(self) -> GripperState:
         now = self._data.time
-        return GripperState(now, round(now / self._step), float(self._data.qpos[self._qpos].sum()))
+        state = GripperState(now, round(now / self._step), float(self._data.qpos[self._qpos].sum()))
+        return gripper_measured(state, self._world, self._seed)
 
     def execute(self, times: Float[ndarray, " n"], widths: Float[ndarray, " n"]) -> None:
         self.require_ready()
@@ -164,14 +177,15 @@ class GripperController(BaseDevice):
                     f"the {self.name} refuses a width of {1e3 * width:.1f} mm, expected 0 to {1e3 * STROKE:.0f} mm. "
                     "Check the gripper scale."
                 )
-        self.trajectory.execute(times, widths, now=now)
+        self.trajectory.execute(times, widths, now=now - self._world.latency)
         self._heard = now
 
     def _brake(self) -> None:
         now = self._data.time
         # from the width commanded, not the measured one: what is held stays held
-        self._from = self.trajectory.at(now)
-        self._speed = (self.trajectory.at(now + self._step) - self._from) / self._step
+        behind = now - self._world.latency
+        self._from = self.trajectory.at(behind)
+        self._speed = (self.trajectory.at(behind + self._step) - self._from) / self._step
         self._ramp = Brake.of(now, (abs(self._speed), *STOPPING))
 
     def _rest(self) -> None:

@@ -15,8 +15,10 @@ from scipy.spatial.transform import Rotation
 from rdt2.errors import RobotError
 from rdt2.robot.braking import SETTLING, Brake
 from rdt2.robot.device import BaseDevice
-from rdt2.robot.protocols import Arm, ArmState
+from rdt2.robot.protocols import Arm, ArmState, Timing
 from rdt2.robot.waypoints import PoseTrajectory
+from rdt2.sim.noise import arm_measured
+from rdt2.sim.settings import ArmWorld
 
 if TYPE_CHECKING:
     import mujoco
@@ -43,8 +45,8 @@ _PARTS = slice(0, 3), slice(3, 6)
 class Mover(Arm, Protocol):
     """What carries a gripper in the cell: an `rdt2.robot.Arm` that the cell steps.
 
-    The constructor is called as `Mover(model, data, side=..., tcp_site="right/tcp")` after the model is
-    compiled.
+    The constructor is called as `Mover(model, data, side=..., tcp_site="right/tcp", world=..., seed=...)` after the
+    model is compiled.
     """
 
     def reset(self, pose: Float[ndarray, "4 4"]) -> None:
@@ -87,10 +89,20 @@ class HandheldArm(BaseDevice):
     base = np.eye(4)
     model: ArmModel | None = None
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, *, side: str, tcp_site: str) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        *,
+        side: str,
+        tcp_site: str,
+        world: ArmWorld | None = None,
+        seed: tuple[int, ...] = (0,),
+    ) -> None:
         import mujoco
 
-        super().__init__(f"{side} hand")
+        self._world, self._seed = world or ArmWorld(), seed
+        super().__init__(f"{side} hand", Timing(self._world.latency))
         self._model, self._data = model, data
         self._site = model.site(tcp_site).id
         joint = model.joint(f"{side}/free")
@@ -161,7 +173,7 @@ class HandheldArm(BaseDevice):
     def _commanded(self, time: float) -> Float[ndarray, "4 4"]:
         ramp = self._ramp
         if ramp is None:
-            return self.trajectory.at(time)
+            return self.trajectory.at(time - self._world.latency)
         if time <= ramp.ends:
             way = self._speeds * ramp.way(time)
             pose = self._from.copy()
@@ -195,15 +207,18 @@ class HandheldArm(BaseDevice):
         self._stay_here()
 
     def state(self) -> ArmState:
-        return ArmState(
+        state = ArmState(
             timestamp=self._data.time,
             sequence=round(self._data.time / self._step),
             pose=site_pose(self._data, self._site),
             velocity=site_velocity(self._model, self._data, self._site),
             joints=np.zeros(0),
         )
+        return arm_measured(state, self._world, self._seed)
 
     def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:
         self.require_ready()
-        self.trajectory.execute(times, poses, now=self._data.time)
-        self._heard = self._data.time
+        self._heard = now = self._data.time
+        self.trajectory.checked(times, poses, now=now)
+        # what was commanded so long ago is still on its way to the joints: nothing said now changes it
+        self.trajectory.execute(times, poses, now=now - self._world.latency)

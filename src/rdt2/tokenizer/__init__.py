@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rdt2.tokenizer.config import PART_COLUMNS, CNNConfig, TokenizerConfig
-from rdt2.tokenizer.model import ActionTokenizer, TokenizerOutput, geodesic_distance, reconstruction_loss
+from rdt2.tokenizer.loss import geodesic_distance, reconstruction_loss
+from rdt2.tokenizer.model import ActionTokenizer, TokenizerOutput
 from rdt2.tokenizer.report import (
     ReconstructionReport,
     code_use,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rdt2.errors import ConfigError, TrainingError
-from rdt2.training import run
+from rdt2.training import lock, run
 from rdt2.training.config import (
     CONFIGS,
     DistillTraining,
@@ -52,12 +52,15 @@ def run_training(
         raise ConfigError(f"no stage '{stage}' to train; known are {', '.join(CONFIGS)}.")
     settings = load_settings(CONFIGS[stage], config, overrides)
     check_installed(settings)
+    lock.require_free(Path(out))
     run.look(Path(out), run.identity(stage, settings), settings, resume=resume)
 
     import torch
 
+    from rdt2.training.engines import check_possible
     from rdt2.training.loop import fit
 
+    check_possible(settings)
     try:
         return fit(_build_stage(settings, str(data), Path(out)), settings, out, resume=resume)
     except torch.OutOfMemoryError as error:

@@ -46,7 +46,8 @@ class RunConfig:
     """Compute precision; master weights are always float32."""
     shard: bool = False
     """Split weights, gradients and optimizer state over the processes (FSDP2) that torchrun starts, where a GPU cannot
-    hold them all; the losses stay the same."""
+    hold them all; the losses stay the same. The frozen VLM beside an expert is split, too, unless it is compiled or
+    quantized or its keys and values are kept on disk (kv_cache): then each GPU holds it whole."""
     ema: Annotated[float, share()] = 0.0
     """Decay of an exponential moving average of the weights, which is evaluated and saved; 0 for none."""
     seed: Annotated[int, between(0, 2**32 - 1)] = 0

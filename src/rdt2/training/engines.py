@@ -98,7 +98,7 @@ class Engine:
                 gradient_clipping=config.clip_norm,
             )
         if config.shard:
-            _shard(module, bf16=config.precision == "bf16")
+            _shard(module, bf16=config.precision == "bf16", frozen=getattr(inner, "frozen_dtype", None))
             self.module, self.optimizer = module, accelerator.prepare(make_optimizer(module))
         else:
             self.module, self.optimizer = accelerator.prepare(module, make_optimizer(module))
@@ -175,12 +175,23 @@ def gathered(*modules: nn.Module) -> Iterator[None]:
         yield
 
 
-def _shard(module: nn.Module, *, bf16: bool) -> None:
+def split_frozen(model: nn.Module, dtype: torch.dtype) -> Outermost:
+    """A model that does not train, split over all processes in ``dtype``; all call it together, through what returns.
+
+    Weights that are mapped from files are never whole in the memory of a process.
+    """
+    module = Outermost(model.requires_grad_(False))
+    _shard(module, bf16=False, frozen=dtype)
+    return module
+
+
+def _shard(module: nn.Module, *, bf16: bool, frozen: torch.dtype | None) -> None:
     """Split weights, and with them gradients and optimizer state, over all processes (FSDP2), in place.
 
     The arithmetic is that of one process under autocast: matrices travel and multiply in the compute precision, norms
     and embeddings stay float32, gradients are summed in float32, and what goes in or comes out is not rounded. Weights
-    that train become float32 a part at a time, so that files in half precision are never whole in memory.
+    that train become float32, and frozen ones ``frozen`` (none leaves them), a part at a time, so that files in another
+    precision are never whole in memory.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -192,16 +203,17 @@ def _shard(module: nn.Module, *, bf16: bool) -> None:
     for each in list(module.modules()):
         own = list(each.parameters(recurse=False))
         if type(each) in CALLED and own and all(uses[id(p)] == 1 for p in own):  # tied ones stay outermost
-            _make_float32(own)
+            _convert(own, frozen)
             fully_shard(each, mp_policy=compute if type(each) is nn.Linear else exact)
-    _make_float32(module.parameters())
+    _convert(module.parameters(), frozen)
     fully_shard(module, mp_policy=exact)
 
 
-def _make_float32(parameters: Iterable[nn.Parameter]) -> None:
+def _convert(parameters: Iterable[nn.Parameter], frozen: torch.dtype | None) -> None:
     for parameter in parameters:
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            parameter.data = parameter.data.float()
+        wanted = torch.float32 if parameter.requires_grad else frozen or parameter.dtype
+        if parameter.dtype != wanted:
+            parameter.data = parameter.data.to(wanted)
 
 
 def _inner(outermost: Any) -> nn.Module:
@@ -252,6 +264,16 @@ def all_agree(accelerator: Accelerator, well: bool) -> bool:
         return well
     failed = torch.tensor(float(not well), device=accelerator.device)
     return float(accelerator.reduce(failed, reduction="sum")) == 0
+
+
+def from_main_process(accelerator: Accelerator, value: str) -> str:
+    """What the main process has there, on all of them."""
+    if accelerator.num_processes == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    told: str = broadcast_object_list([value])[0]
+    return told
 
 
 def number(norm: Any) -> float:

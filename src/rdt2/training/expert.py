@@ -17,6 +17,7 @@ from rdt2.expert import Conditioning, Expert, ExpertConfig, flow_matching_loss, 
 from rdt2.metrics import action_errors
 from rdt2.packed import pack_linears
 from rdt2.training.config import ExpertTraining
+from rdt2.training.engines import split_frozen
 from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.kv_cache import DiskCache
 from rdt2.training.loop import EXAMPLES, Stage, processes, reading_device, step_generator
@@ -65,14 +66,18 @@ class ExpertStage(Stage):
         return ExpertModule(expert, self.frozen_vlm(expert), config)
 
     def frozen_vlm(self, expert: Expert) -> FrozenVLM:
-        """As many layers of the VLM as the expert reads, in the compute precision."""
+        """As many layers of the VLM as the expert reads, in the compute precision; split like what trains, where each
+        process calls it in every step and its layers are plain."""
         config = self.config
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         quantize = None if config.quantize == "none" else config.quantize
         layers = expert.config.selected_layers
-        vlm = load_vlm(
-            config.vlm, layers=max(layers) + 1, dtype=dtype, device=processes().device, quantize=quantize
-        )
+        device = processes().device
+        split = config.shard and torch.distributed.is_initialized()
+        if split and quantize is None and config.kv_cache is None and not config.compile:
+            vlm = load_vlm(config.vlm, layers=max(layers) + 1, dtype=None)
+            return FrozenVLM(vlm, layers, precision=config.precision, split=dtype)
+        vlm = load_vlm(config.vlm, layers=max(layers) + 1, dtype=dtype, device=device, quantize=quantize)
         run = compile_layers() if config.compile else PLAIN
         return FrozenVLM(vlm, layers, precision=config.precision, cache=config.kv_cache, run=run)
 
@@ -137,7 +142,7 @@ class Frozen:
 
 
 class FrozenVLM(Frozen):
-    """The VLM, whose keys and values may be kept on disk."""
+    """The VLM, whose keys and values may be kept on disk, or whose weights be split over the processes."""
 
     def __init__(
         self,
@@ -145,16 +150,21 @@ class FrozenVLM(Frozen):
         layers: Sequence[int],
         *,
         precision: str,
-        cache: str | None,
+        cache: str | None = None,
+        split: torch.dtype | None = None,
         run: Layers = PLAIN,
     ):
         super().__init__(vlm, precision=precision)
+        self._split = None if split is None else split_frozen(vlm, split)
         self._layers, self._run = layers, run
         self._cache = None if cache is None else DiskCache(cache, vlm, layers)
 
     @torch.no_grad()
     def prefill(self, batch: dict[str, Tensor]) -> KVCache:
         """Keys and values of the layers that the expert reads, on the batch's device."""
+        if self._split is not None:
+            found: KVCache = self._split(run=lambda vlm: prefill(vlm, batch, self._layers))
+            return found
         vlm = self.on(batch["input_ids"].device)
         if self._cache is None:
             return prefill(vlm, batch, self._layers, run=self._run)

@@ -8,6 +8,7 @@ A run lives in one folder::
     out/model/                 the trained model in its published layout, written at the end
     out/plots/step-N.png       predicted against recorded chunks of each evaluation
     out/loss.png               the loss curve
+    out/.running               locked while a process trains, and which one that is
 
 Randomness is a pure function of (seed, step, rank) and data order of (seed, position), so resuming
 needs no recorded generator state: step N draws the same numbers whether or not the run was interrupted.
@@ -23,7 +24,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ from rdt2.data.shards.remote import Unreachable
 from rdt2.errors import ConfigError, TrainingError
 from rdt2.files import whole_file, whole_folder
 from rdt2.progress import note
-from rdt2.training import engines, run
+from rdt2.training import engines, lock, run
 from rdt2.training.average import WeightAverage
 from rdt2.training.checkpoints import Progress, checkpoints, restore, save_checkpoint
 from rdt2.training.config import RunConfig, check_installed
@@ -174,17 +175,22 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
             those settings changed that may (rdt2.training.config.MAY_CHANGE); more steps extend a finished run.
 
     Raises:
-        ConfigError: ``out`` holds a run already and ``resume`` is off, processes were started with different
-            settings, or a setting does not go with the engine or with what is installed.
+        ConfigError: ``out`` holds a run already and ``resume`` is off, another run trains in it now, processes were
+            started with different settings, or a setting does not go with the engine or with what is installed.
         CheckpointError: the checkpoint to resume from belongs to another model or configuration, or none is whole.
         TrainingError: the loss is not finite or exploded (the batch is saved), or the disk is full.
         Stopped: a signal asked the run to end; its state is saved.
     """
+    with ExitStack() as held:
+        return _fit(stage, config, Path(out), resume, held)
+
+
+def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitStack) -> TrainingResult:
+    """As :func:`fit`; ``held`` keeps other runs out of the folder."""
     check_installed(config)
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin
 
-    out = Path(out)
     if not torch.cuda.is_available():
         keep_freed_memory()
     engines.check_possible(config)
@@ -203,7 +209,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
             f"ema={config.ema} does not go with shard=true or DeepSpeed, which hold parts of the weights. Set ema=0, "
             "or launch with torchrun or configs/accelerate/ddp.yaml and shard=false."
         )
-    notes = _claim_folder(out, stage, config, resume, accelerator)
+    notes = _claim_folder(out, stage, config, resume, accelerator, held)
     engine = engines.Engine(accelerator, stage.module, config, lambda module: _optimizer(module, config))
     module, optimizer = engine.module, engine.optimizer
     average = WeightAverage(module, config.ema) if config.ema else None
@@ -322,15 +328,21 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
 
 
 def _claim_folder(
-    out: Path, stage: Stage, config: RunConfig, resume: bool, accelerator: Accelerator
+    out: Path, stage: Stage, config: RunConfig, resume: bool, accelerator: Accelerator, held: ExitStack
 ) -> list[str]:
-    """Refuse to mix two runs in one folder; lines to tell."""
+    """Refuse to mix two runs in one folder, now and later; lines to tell."""
     wanted = run.identity(stage.name, config, data=stage.data, processes=accelerator.num_processes)
     notes = run.look(out, wanted, config, resume=resume)
     accelerator.wait_for_everyone()  # all processes have looked before one writes
+    problem = ""
     if accelerator.is_main_process:
-        run.claim(out, wanted)
-    accelerator.wait_for_everyone()
+        try:
+            held.enter_context(lock.alone(out))
+            run.claim(out, wanted)
+        except ConfigError as error:
+            problem = str(error)
+    if problem := engines.from_main_process(accelerator, problem):
+        raise ConfigError(problem)
     return notes
 
 

@@ -8,16 +8,9 @@ from pathlib import Path
 from rdt2.data import ShardIndex
 from rdt2.data.normalizers import data_normalizer
 from rdt2.hub import locate
-from rdt2.matching import (
-    TOKENS_FILE,
-    TokenOrigin,
-    own_normalizer,
-    read_made,
-    require_made_by,
-    resolve,
-    write_made,
-)
+from rdt2.matching import own_normalizer, require_made_by, resolve
 from rdt2.normalizer import LinearNormalizer
+from rdt2.origin import TOKENS_FILE, TokenOrigin, read_origin, write_origin
 from rdt2.tokenizer import ActionTokenizer
 from rdt2.training.config import BUILT_IN
 
@@ -83,7 +76,7 @@ class LearntTokens:
             elif self._origin is not None:
                 used = self._origin._replace(normalizer=self.normalizer.digest)
                 require_made_by(self._origin, "the data", other=used, by="this run would have")
-        before = None if start in BUILT_IN else read_made(locate(start, (TOKENS_FILE,)))
+        before = None if start in BUILT_IN else read_origin(locate(start, (TOKENS_FILE,)))
         if before is not None and self._origin is not None:
             require_made_by(before, f"the VLM {start}", other=self._origin, by="those of the data")
 
@@ -92,4 +85,4 @@ class LearntTokens:
         if self.normalizer is not None:
             self.normalizer.save_pretrained(folder)
         if self._origin is not None:
-            write_made(folder, self._origin)
+            write_origin(folder, self._origin)

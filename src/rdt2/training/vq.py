@@ -84,6 +84,8 @@ class VQStage(Stage):
             checkpointing=config.gradient_checkpointing,
             run=self._layers,
         )
+        if config.adapter == "none":
+            self.module.frozen_dtype = torch.float32
 
     def load(self, step: int) -> Batch:
         return self.samples.batch(step)
@@ -148,9 +150,14 @@ class VQStage(Stage):
 
 
 class VQModule(nn.Module):
-    """The VLM, with or without adapters, and its loss: logits only where an answer is learnt."""
+    """The VLM, with or without adapters, and its loss: logits only where an answer is learnt.
+
+    Attributes:
+        frozen_dtype: that an engine which splits the weights gives to frozen ones; none leaves them as they are.
+    """
 
     vlm: Any
+    frozen_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -185,19 +192,19 @@ class VQModule(nn.Module):
 def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration | PeftModel:
     """The VLM to train; beside adapters its frozen weights are kept in the compute precision."""
     if config.adapter == "none":
-        if config.shard and not config.frozen_layers:  # float32 where it is split, a part at a time
-            return load_vlm(start, dtype=None)
-        model = load_vlm(start, dtype=torch.float32, device=reading_device(config))
+        # Those that are split become float32 there, a part at a time.
+        dtype = None if config.shard else torch.float32
+        model = load_vlm(start, dtype=dtype, device=reading_device(config))
         _freeze(model, config.frozen_layers)
         return model
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    compute = torch.bfloat16 if config.precision == "bf16" else torch.float32
     earlier = read_adapters(start)
     place = start if earlier is None else earlier.base
     if config.adapter == "qlora":  # whole it may be too large for the GPU, and goes there in 4 bits
-        base = load_vlm(place, dtype=dtype)
-        quantise(base, device=processes().device, compute=dtype)
+        base = load_vlm(place, dtype=compute)
+        quantise(base, device=processes().device, compute=compute)
     else:
-        base = load_vlm(place, dtype=dtype, device=reading_device(config))
+        base = load_vlm(place, dtype=compute, device=reading_device(config))
     return add_adapters(base, config, base=place, earlier=earlier)
 
 

@@ -18,7 +18,7 @@ from rdt2.data.shards.ranges import Range, shard_name
 from rdt2.data.shards.remote import Absent, Forbidden, is_url, read_url
 from rdt2.errors import ShardError
 from rdt2.files import write_whole
-from rdt2.origin import TOKENS_FILE, TokenOrigin
+from rdt2.origin import TOKENS_FILE, TokenOrigin, parse_origin, read_origin
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -96,25 +96,17 @@ def read_tokens(path: Path, *, shard: str, samples: int) -> TokensBeside | None:
     return TokensBeside(path, begin + first, origin)
 
 
-def write_origin(folder: Path, origin: TokenOrigin) -> None:
-    """Say beside shards what made their tokens. Raises RecordingError."""
-    write_whole(folder / TOKENS_FILE, json.dumps(origin._asdict(), indent=1) + "\n")
-
-
-def read_origin(folder: str) -> TokenOrigin | None:
+def origin_beside(folder: str) -> TokenOrigin | None:
     """What made the tokens of the shards in a folder, on disk or by URL; None where that is not told.
 
     Raises:
         ShardError: a damaged file, or a server that does not answer.
     """
-    place = f"{folder}/{TOKENS_FILE}" if folder else TOKENS_FILE
+    if not is_url(folder):
+        return read_origin(folder, error=ShardError)
+    place = f"{folder}/{TOKENS_FILE}"
     try:
-        data = read_url(place) if is_url(folder) else Path(place).read_bytes()
-    except (OSError, Absent, Forbidden):
+        data = read_url(place)
+    except (Absent, Forbidden):
         return None
-    try:
-        return TokenOrigin(**json.loads(data))
-    except (ValueError, TypeError):
-        raise ShardError(
-            f"{place}: does not say what made the tokens. Write them again, or delete it."
-        ) from None
+    return parse_origin(data, place, error=ShardError)
