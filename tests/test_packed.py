@@ -82,3 +82,20 @@ def test_a_packed_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="load the checkpoint again"):
         expert.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_gradient_of_the_input_is_that_of_the_plain_layer(bias: bool) -> None:
+    """regression: the gradient was lost on the way, with no more than a warning."""
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 37, bias=bias)
+    packed = PackedLinear(linear)
+    gradients = []
+    for layer in (linear, packed):
+        x = torch.ones(2, 3, 48, requires_grad=True)
+        layer(x).square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-5)
+    packed.pack(torch.zeros(37, 48))
+    (none,) = torch.autograd.grad(packed(x).sum(), x)
+    assert not none.any()

@@ -125,6 +125,53 @@ class ActionChunk:
         return self.values[:, arm_slice(arm)][:, 9]
 
 
+@dataclass(frozen=True, eq=False)
+class Promise:
+    """What the arms will do anyway, as the first rows of a chunk that is still to be predicted.
+
+    While a policy thinks, the arms drive on along the chunk before. Its remaining steps, written as motion relative
+    to the NEW observation, are what the new chunk has to begin with, and what it should go on from.
+
+    Raises:
+        ActionError: a shape, a count or a number that cannot be, or rotations that name no orientation.
+    """
+
+    actions: Float[ndarray, "24 20"]
+    """float32, metres, as the values of a chunk. Rows behind `known` are not read, and zero from here on."""
+    fixed: int
+    """So many of the first rows are driven before the new chunk can be there: it begins with exactly these."""
+    known: int
+    """So many of the first rows are planned; from `fixed` on the new chunk stays near them, less and less."""
+
+    def __post_init__(self) -> None:
+        for name in ("fixed", "known"):
+            value = getattr(self, name)
+            if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+                raise ActionError(f"{name} of a promise is {value!r}, expected a whole number of rows.")
+            object.__setattr__(self, name, int(value))
+        if not 0 <= self.fixed <= self.known <= HORIZON:
+            raise ActionError(
+                f"a promise has {self.fixed} fixed of {self.known} known rows, expected "
+                f"0 <= fixed <= known <= {HORIZON}."
+            )
+        actions = np.array(self.actions, dtype=np.float32)
+        if actions.shape != (HORIZON, ACTION_DIM):
+            raise ActionError(
+                f"the actions of a promise have shape {actions.shape}, expected ({HORIZON}, {ACTION_DIM}): a whole "
+                "chunk, of which the first `known` rows count."
+            )
+        actions[self.known :] = 0
+        if not np.isfinite(actions).all():
+            raise ActionError(f"the {self.known} known rows of a promise hold NaN or infinite values.")
+        for arm in ARMS:
+            try:
+                pose.rot6d_to_matrix(actions[: self.known, arm_slice(arm)][:, 3:9])
+            except PoseError as error:
+                raise ActionError(f"{arm} arm of a promise: {error}") from error
+        actions.setflags(write=False)
+        object.__setattr__(self, "actions", actions)
+
+
 def chunk_from_poses(
     obs_poses: Mapping[str, Float[ndarray, "4 4"]],
     step_poses: Mapping[str, Float[ndarray, "24 4 4"]],

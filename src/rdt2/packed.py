@@ -23,7 +23,7 @@ _WEIGHTS: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
 
 class PackedLinear(nn.Module):
-    """A linear layer for inference; no gradient passes through it, and it stays on the CPU in float32."""
+    """A linear layer for inference, on the CPU in float32; gradients reach its input, never its weights."""
 
     weight: Tensor  # (out, in), in oneDNN's order
     key: Tensor  # ()
@@ -40,11 +40,22 @@ class PackedLinear(nn.Module):
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
         self.register_buffer("weight", weight, persistent=False)
         _WEIGHTS[id(self)] = weight
+        self._transposed: Tensor | None = None
 
     def forward(self, x: Float[Tensor, "*b in"]) -> Float[Tensor, "*b out"]:
         if torch.compiler.is_compiling():
             return _product_by_key(x, self.key, self.bias, self.out_features)
+        if x.requires_grad and torch.is_grad_enabled():
+            return _Differentiable.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
         return _product(x, self.weight, self.bias)
+
+    @property
+    def transposed(self) -> Tensor:
+        """What gradients are multiplied with, (in, out), in oneDNN's order; made when first asked for."""
+        if self._transposed is None:
+            plain = self.weight.to_dense().T.contiguous()
+            self._transposed = torch.ops.mkldnn._reorder_linear_weight(plain)
+        return self._transposed
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
         return self  # nothing in it ever changes
@@ -72,6 +83,19 @@ def pack_linears(model: nn.Module) -> None:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Differentiable(torch.autograd.Function):
+    """The product, with the gradient of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
+        ctx.layer = layer
+        return _product(x, layer.weight, layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _product(gradient, ctx.layer.transposed, None), None
 
 
 @library.custom_op(

@@ -26,7 +26,7 @@ class Still:
     def __init__(self, valid: bool = True):
         self.seen, self.seeds, self.valid = [], [], valid
 
-    def predict(self, observations, *, seed=None):
+    def predict(self, observations, *, seed=None, promised=None):
         self.seen += observations
         self.seeds.append(seed)
         values = np.zeros((24, 20), np.float32)
@@ -172,7 +172,7 @@ def test_a_short_episode_in_the_cell_is_filmed():
 class Down(Still):
     """Asks both hands to go on down through the table."""
 
-    def predict(self, observations, *, seed=None):
+    def predict(self, observations, *, seed=None, promised=None):
         (chunk,) = super().predict(observations, seed=seed)
         values = chunk.values.copy()
         values[:, [2, 12]] = 4e-3 * np.arange(1, 25)[:, None]  # z of the gripper points to its fingertips
@@ -205,7 +205,7 @@ def test_an_unknown_robot_is_refused():
 
 def test_ctrl_c_in_an_episode_ends_the_evaluation():
     class Interrupt(Still):
-        def predict(self, observations, *, seed=None):
+        def predict(self, observations, *, seed=None, promised=None):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ import numpy as np
 from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from rdt2.action import ActionChunk
+    from rdt2.action import ActionChunk, Promise
     from rdt2.observation import Observation
     from rdt2.policy import Policy
 
@@ -24,12 +24,21 @@ class BlindPolicy:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
+    @property
+    def keeps_promises(self) -> bool:
+        """As the wrapped policy."""
+        return self._policy.keeps_promises
+
     def predict(
-        self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int | Sequence[int] | None = None,
+        promised: Sequence[Promise | None] | None = None,
     ) -> list[ActionChunk]:
         """As the wrapped policy, on black pictures."""
         black = [replace(o, left=np.zeros_like(o.left), right=np.zeros_like(o.right)) for o in observations]
-        return self._policy.predict(black, seed=seed)
+        return self._policy.predict(black, seed=seed, promised=promised)
 
 
 def open_policy(policy: PolicySpec | str, *, blind: bool = False) -> Policy:

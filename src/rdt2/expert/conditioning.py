@@ -7,7 +7,7 @@ leads to an action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,10 +51,14 @@ class Conditioning:
 
     def rows(self, index: slice | Tensor) -> Conditioning:
         """The conditioning of some of the observations."""
+        return self.mapped(lambda tensor: tensor[index])
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        """All tensors changed alike."""
         return Conditioning(
-            tuple(k[index] for k in self.keys),
-            tuple(v[index] for v in self.values),
-            None if self.mask is None else self.mask[index],
+            tuple(change(k) for k in self.keys),
+            tuple(change(v) for v in self.values),
+            None if self.mask is None else change(self.mask),
         )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from rdt2.expert.conditioning import Conditioning
+    from rdt2.expert.guidance import Guidance
     from rdt2.expert.model import Expert
 
 
@@ -43,26 +44,32 @@ def sample(
     noise: Float[Tensor, "n 24 20"],
     state: Float[Tensor, "n 20"] | None = None,
     steps: int | None = None,
+    guidance: Guidance | None = None,
     run: Callable[..., Tensor],
 ) -> Float[Tensor, "n 24 20"]:
     """Normalised action chunks from noise in `steps` equal Euler steps (default: the configuration's).
 
     The chunk is kept in the dtype of the noise between steps; give float32 noise to a bfloat16 expert too.
-    Without a state the modulations come from a table. Blocks go through `run` (see `Expert.denoise`).
+    Without a state the modulations come from a table. Blocks go through `run` (see `Expert.denoise`). With guidance
+    each step is also drawn to what it says (see `Guidance`).
 
     Raises:
         ActionError: noise of another shape than (cond.batch or a multiple, 24, 20).
         ConfigError: the expert was frozen for other step counts.
     """
     steps = expert.config.steps if steps is None else steps
-    x = noise
     if state is None:
-        table = expert.tabulate(steps)
-        for k in range(steps):
-            x = x + expert.denoise(x, table[k : k + 1], cond, run=run) / steps
+        each_step = expert.tabulate(steps).split(1)
     else:
-        for t in step_times(steps, device=noise.device):
-            x = x + expert.velocity(x, t.expand(len(x)), cond, state=state, run=run) / steps
+        times = step_times(steps, device=noise.device)
+        each_step = tuple(expert.modulations(t.expand(len(noise)), state) for t in times)
+    x = noise
+    for k, modulations in enumerate(each_step):
+        if guidance is None:
+            velocity = expert.denoise(x, modulations, cond, run=run)
+        else:
+            velocity = guidance.velocity(expert, x, k, steps, modulations, cond, run=run)
+        x = x + velocity / steps
     return x
 
 

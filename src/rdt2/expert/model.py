@@ -28,6 +28,7 @@ from rdt2.errors import ActionError, CheckpointError
 from rdt2.expert import checkpoint, conditioning, flow, initialisation
 from rdt2.expert.conditioning import Conditioning, KeyValues
 from rdt2.expert.config import ExpertConfig
+from rdt2.expert.guidance import Guidance
 from rdt2.expert.inputs import Linear, TimestepEmbedder, adaptor
 from rdt2.expert.tables import Tables
 
@@ -348,10 +349,11 @@ class Expert(nn.Module):
         noise: Float[Tensor, "n 24 20"],
         state: Float[Tensor, "n 20"] | None = None,
         steps: int | None = None,
+        guidance: Guidance | None = None,
         run: Callable[..., Tensor] = run_block,
     ) -> Float[Tensor, "n 24 20"]:
         """Normalised action chunks from noise, in `steps` Euler steps (default: the configuration's, 5)."""
-        return flow.sample(self, cond, noise=noise, state=state, steps=steps, run=run)
+        return flow.sample(self, cond, noise=noise, state=state, steps=steps, guidance=guidance, run=run)
 
     def tabulate(self, steps: int) -> Float[Tensor, "steps m h"]:
         """Modulations at the times of a sample of `steps` steps with zero state (see `Tables.of`)."""

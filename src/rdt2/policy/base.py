@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from rdt2.action import ACTION_DIM, ARMS, HORIZON, ActionChunk, arm_slice
-from rdt2.errors import ConfigError, ObservationError, PoseError
+from rdt2.action import ACTION_DIM, ARMS, HORIZON, ActionChunk, Promise, arm_slice
+from rdt2.errors import ActionError, ConfigError, ObservationError, PoseError
 from rdt2.observation import Observation, jpeg_roundtrip, picture
 from rdt2.pose import rot6d_to_matrix
 
@@ -25,8 +25,17 @@ if TYPE_CHECKING:
 class Policy(Protocol):
     """Anything that turns observations into action chunks."""
 
+    @property
+    def keeps_promises(self) -> bool:
+        """Whether `predict` takes what the arms will do anyway. Else whoever drives blends one plan into the next."""
+        ...
+
     def predict(
-        self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int | Sequence[int] | None = None,
+        promised: Sequence[Promise | None] | None = None,
     ) -> list[ActionChunk]:
         """One chunk an observation, in their order; instructions may all differ.
 
@@ -34,11 +43,14 @@ class Policy(Protocol):
             observations: at least one.
             seed: of whatever is random, 0 or more. One number: every row is predicted as it would be alone with
                 that seed. A sequence: one seed a row. None: a fresh draw for every row.
+            promised: what the arms will do anyway, for each row or for none: its chunk begins with exactly those
+                steps and goes on from there. Only where ``keeps_promises``.
 
         A chunk that came out unusable is returned with ``valid=False``; executing it raises.
 
         Raises:
             ObservationError: no list of observations, or not as many seeds as observations.
+            ActionError: not as many promises as observations, or to a policy that keeps none.
         """
         ...
 
@@ -78,6 +90,30 @@ def checked_observations(observations: Any) -> list[Observation]:
     if not found:
         raise ObservationError("predict needs at least one observation, got none.")
     return found
+
+
+def checked_promises(promised: Any, rows: int) -> list[Promise | None]:
+    """A promise or None for each row; promises of no rows are none.
+
+    Raises:
+        ActionError: not as many as rows, or something else than promises.
+    """
+    if promised is None:
+        return [None] * rows
+    if isinstance(promised, (Promise, str, Mapping)) or not isinstance(promised, Iterable):
+        raise ActionError(
+            f"promised is of type {type(promised).__name__}, expected a list with one rdt2.action.Promise or None for "
+            "each observation."
+        )
+    found = list(promised)
+    for number, each in enumerate(found):
+        if each is not None and not isinstance(each, Promise):
+            raise ActionError(
+                f"promise {number} is of type {type(each).__name__}, expected rdt2.action.Promise or None."
+            )
+    if len(found) != rows:
+        raise ActionError(f"got {len(found)} promises for {rows} observations; pass one for each, or None.")
+    return [each if each is not None and each.known else None for each in found]
 
 
 def model_pictures(observations: Sequence[Observation]) -> list[UInt8[ndarray, "384 768 3"]]:

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
     from numpy import ndarray
 
-    from rdt2.action import ActionChunk
+    from rdt2.action import ActionChunk, Promise
+    from rdt2.expert import Guidance
     from rdt2.vlm import VLMProcessor
 
 LENGTHS = 32  # prompts are padded to multiples of this
@@ -208,9 +209,10 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         *,
         noise: Float[Tensor, "kxb 24 20"],
         state: Float[Tensor, "b 20"] | None = None,
+        promised: Sequence[Promise | None] = (),
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
-        """As :meth:`FMPolicy.predict_batch`."""
+        """As :meth:`FMPolicy.predict_batch`. What is drawn to promises needs gradients, and is not compiled."""
         watch = watch or Stopwatch(self.device)
         prompt, grids = padded_prompt(batch, self.processor.pad_id)
         with self._turn:
@@ -220,8 +222,13 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
             given = [noise.float(), mask]
             if state is not None:
                 given.append(state.repeat(len(noise) // len(mask), 1))
-            normalized = self._sample(*given, *keys_values, fixed=(len(given),))
-            return self._finished(normalized, len(mask), watch)
+            guidance = self._guidance(promised, len(noise))
+            if guidance is None:
+                normalized = self._sample(*given, *keys_values, fixed=(len(given),))
+            else:
+                given = [value.to(self.device) for value in given]
+                normalized = self._sample_chunk(*given, *keys_values, len(given), guidance=guidance)
+            return self._finished(normalized, len(mask), promised, watch)
 
     def _read_prompt(self, *inputs: Any) -> tuple[Tensor, ...]:
         """All keys, then all values, of the layers that the expert reads, in its dtype."""
@@ -233,14 +240,19 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         keys, values = run_prompt(language, x, angles, None, layers, run=self._layers)
         return tuple(each.to(self.expert.dtype).contiguous() for each in (*keys, *values))
 
-    def _sample_chunk(self, *inputs: Any) -> Float[Tensor, "kxb 24 20"]:
+    def _sample_chunk(self, *inputs: Any, guidance: Guidance | None = None) -> Float[Tensor, "kxb 24 20"]:
         *tensors, given = inputs
         noise, mask, *state = tensors[:given]
         keys_values = tuple(tensors[given:])
         half = len(keys_values) // 2
         cond = Conditioning(keys_values[:half], keys_values[half:], mask)
         return self.expert.sample(
-            cond, noise=noise, state=state[0] if state else None, steps=self.steps, run=self._block
+            cond,
+            noise=noise,
+            state=state[0] if state else None,
+            steps=self.steps,
+            guidance=guidance,
+            run=self._block if guidance is None else run_block,
         )
 
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rdt2.action import ACTION_DIM, HORIZON, ActionChunk
-from rdt2.errors import CheckpointError, ConfigError, ObservationError
-from rdt2.expert import Expert
+from rdt2.action import ACTION_DIM, HORIZON, ActionChunk, Promise
+from rdt2.errors import ActionError, CheckpointError, ConfigError, ObservationError
+from rdt2.expert import Expert, Guidance, promise_weights
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy.base import (
     OneProcess,
     Stopwatch,
     checked_observations,
+    checked_promises,
     draw_noise,
     finished_chunk,
     model_pictures,
@@ -85,18 +86,36 @@ class FMPolicy(OneProcess):
         """Where the VLM and the expert run."""
         return self.expert.device
 
+    @property
+    def keeps_promises(self) -> bool:
+        """True where chunks are made in several Euler steps, each drawn to what was promised
+        (:mod:`rdt2.expert.guidance`). A single step cannot be: what it starts from says too little of where it ends.
+        """
+        return self.steps > 1
+
     def predict(
-        self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int | Sequence[int] | None = None,
+        promised: Sequence[Promise | None] | None = None,
     ) -> list[ActionChunk]:
         """See :class:`rdt2.policy.Policy`."""
         observations = checked_observations(observations)
+        promises = checked_promises(promised, len(observations))
+        if any(promises) and not self.keeps_promises:
+            raise ActionError(
+                "an FM policy of one Euler step keeps no promises (keeps_promises is False): take steps=2 or more, or "
+                "leave out promised= and blend the plan being driven into the new chunk."
+            )
         watch = Stopwatch(self.device)
         pictures = model_pictures(observations)
         noise = draw_noise(len(observations), seed, draws=self.draws)
         watch.lap("jpeg")
         state = self._state(observations) if self.expert.config.reads_state else None
+        sentences = [o.instruction for o in observations]
         return self.predict_pictures(
-            pictures, [o.instruction for o in observations], noise=noise, state=state, watch=watch
+            pictures, sentences, noise=noise, state=state, promised=promises, watch=watch
         )
 
     def _state(self, observations: Sequence[Observation]) -> Float[Tensor, "b 20"]:
@@ -116,16 +135,18 @@ class FMPolicy(OneProcess):
         *,
         noise: Float[Tensor, "kxb 24 20"],
         state: Float[Tensor, "b 20"] | None = None,
+        promised: Sequence[Promise | None] = (),
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
         """Chunks from given noise, for pictures exactly as the VLM is to see them, without the JPEG step.
 
-        With k times as much noise (row j*b + i is draw j for picture i) each chunk is the mean of its k draws.
+        ``promised`` has an entry for each picture, or none at all. With k times as much noise (row j*b + i is draw j
+        for picture i) each chunk is the mean of its k draws.
         """
         watch = watch or Stopwatch(self.device)
         batch = self._batch(pictures, instructions)
         watch.lap("prompt")
-        return self.predict_batch(batch, noise=noise, state=state, watch=watch)
+        return self.predict_batch(batch, noise=noise, state=state, promised=promised, watch=watch)
 
     def _batch(
         self, pictures: Sequence[UInt8[ndarray, "h w 3"]], instructions: Sequence[str]
@@ -139,6 +160,7 @@ class FMPolicy(OneProcess):
         *,
         noise: Float[Tensor, "kxb 24 20"],
         state: Float[Tensor, "b 20"] | None = None,
+        promised: Sequence[Promise | None] = (),
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
         """As :meth:`predict_pictures`, for a batch as ``VLMProcessor.prompt`` makes it."""
@@ -152,14 +174,37 @@ class FMPolicy(OneProcess):
             noise=noise.to(self.device, torch.float32),
             state=None if state is None else state.to(self.device).repeat(len(noise) // cond.batch, 1),
             steps=self.steps,
+            guidance=self._guidance(promised, len(noise)),
         )
-        return self._finished(normalized, cond.batch, watch)
+        return self._finished(normalized, cond.batch, promised, watch)
+
+    def _guidance(self, promised: Sequence[Promise | None], rows: int) -> Guidance | None:
+        """What draws ``rows`` chunks, all observations' first draw, then the second, to what was promised."""
+        if not any(promised):
+            return None
+        actions, weights = (
+            torch.zeros(len(promised), HORIZON, ACTION_DIM),
+            torch.zeros(len(promised), HORIZON),
+        )
+        for row, promise in enumerate(promised):
+            if promise is not None:
+                actions[row] = self.normalizer.normalize(torch.tensor(promise.actions))
+                weights[row] = promise_weights(promise.fixed, promise.known, HORIZON)
+        draws = rows // len(promised)
+        return Guidance(actions.repeat(draws, 1, 1).to(self.device), weights.repeat(draws, 1).to(self.device))
 
     def _finished(
-        self, normalized: Float[Tensor, "kxb 24 20"], rows: int, watch: Stopwatch
+        self,
+        normalized: Float[Tensor, "kxb 24 20"],
+        rows: int,
+        promised: Sequence[Promise | None],
+        watch: Stopwatch,
     ) -> list[ActionChunk]:
         normalized = normalized.float().unflatten(0, (-1, rows)).mean(dim=0)
         values = self.normalizer.denormalize(normalized).cpu().numpy()
+        for chunk, promise in zip(values, promised or [None] * rows, strict=True):
+            if promise is not None:  # these are being driven, whatever the model says
+                chunk[: promise.fixed] = promise.actions[: promise.fixed]
         watch.lap("expert")
         timing = watch.result()
         return [finished_chunk(row, timing=timing) for row in values]

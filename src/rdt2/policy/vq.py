@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rdt2.action import ACTION_DIM, HORIZON, NUM_TOKENS, ActionChunk
-from rdt2.errors import CheckpointError, ConfigError
+from rdt2.action import ACTION_DIM, HORIZON, NUM_TOKENS, ActionChunk, Promise
+from rdt2.errors import ActionError, CheckpointError, ConfigError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy.base import (
     OneProcess,
     Stopwatch,
     checked_observations,
+    checked_promises,
     finished_chunk,
     model_pictures,
     row_generators,
@@ -85,11 +86,25 @@ class VQPolicy(OneProcess):
         """Where the VLM runs."""
         return next(self.vlm.parameters()).device
 
+    @property
+    def keeps_promises(self) -> bool:
+        """False: tokens are written one by one, of whole stretches of time; there is nothing to hold on to."""
+        return False
+
     def predict(
-        self, observations: Sequence[Observation], *, seed: int | Sequence[int] | None = None
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int | Sequence[int] | None = None,
+        promised: Sequence[Promise | None] | None = None,
     ) -> list[ActionChunk]:
         """See :class:`rdt2.policy.Policy`. Greedy decoding draws nothing: there ``seed`` changes nothing."""
         observations = checked_observations(observations)
+        if any(checked_promises(promised, len(observations))):
+            raise ActionError(
+                "a VQ policy keeps no promises (keeps_promises is False): leave out promised=, and blend the plan "
+                "being driven into the new chunk."
+            )
         watch = Stopwatch(self.device)
         pictures = model_pictures(observations)
         watch.lap("jpeg")
