@@ -19,14 +19,17 @@ GREY = np.full((384, 384, 3), 127, np.uint8)
 
 
 class Oracle:
-    """Knows where the handheld's own frames are, and moves them to their goals at 0.25 m/s.
+    """Knows where the handheld's own frames are, and moves the fingertips to their goals at 0.25 m/s.
 
     It sees and says everything in the policy's frame, so that reaching the goal needs the right frame change.
     """
 
     def __init__(self, cell, goals):
-        self.cell, self.change = cell, {s: cell.policy_to_tcp(s) for s in SIDES}
-        self.goals = {s: goals[s] @ self.change[s] for s in SIDES}
+        self.cell = cell
+        tips, policy = cell.names.fingertips, cell.names.policy
+        self.goals = {
+            s: goals[s] @ np.linalg.inv(cell.site_pose(tips[s])) @ cell.site_pose(policy[s]) for s in SIDES
+        }
 
     def predict(self, observations, *, seed=None):
         (_,) = observations
@@ -73,7 +76,7 @@ def test_an_oracle_reaches_its_goals_with_every_embodiment(embodiment, monkeypat
         assert not result.holds, result.holds
         assert result.ending == "time is up"
         for side in SIDES:
-            pose = robot.arms[side].state().pose
+            pose = cell.site_pose(cell.names.fingertips[side])
             assert np.linalg.norm(pose[:3, 3] - goals[side][:3, 3]) < 0.008
             assert np.abs(pose[:3, :3] - goals[side][:3, :3]).max() < 0.03
             assert robot.grippers[side].state().width == pytest.approx(0.03, abs=0.003)

@@ -67,6 +67,7 @@ def test_the_cells_files_say_what_the_cell_is(embodiment: str) -> None:
     """Bases, tools and calibration are those of the compiled cell, to a tenth of a millimetre."""
     mujoco = pytest.importorskip("mujoco")
     from rdt2.sim import Cell, make_scene
+    from rdt2.sim.settings import CellSettings
 
     settings = RobotSettings.read(f"cell_{embodiment}")
     known = settings.kinematics()
@@ -75,6 +76,13 @@ def test_the_cells_files_say_what_the_cell_is(embodiment: str) -> None:
         for side, arm in settings.arms.items():
             np.testing.assert_allclose(arm.policy_to_tcp, cell.policy_to_tcp(side), atol=1e-4)
             assert arm.gripper.stroke == cell.grippers[side].stroke
+            world = settings.cell or CellSettings()
+            assert arm.latency == world.arms.latency
+            assert arm.gripper.latency == world.grippers.latency
+            assert (arm.camera.latency, arm.camera.clock_error) == (
+                world.cameras.delay,
+                world.cameras.stamp_error,
+            )
             kinematics, state = known[side], cell.arms[side].state()
             assert (kinematics is None) == (embodiment == "handheld")
             if kinematics is not None:

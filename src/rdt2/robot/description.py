@@ -55,6 +55,10 @@ class ArmModel:
     """x, |y|, z of the base in the cell frame, metres: the right arm stands at -|y|."""
     home: dict[str, tuple[float, ...]]
     """Joint angles (rad) by side: gripper down above the waiting place, elbow up. Solving starts here."""
+    tcp: dict[str, tuple[Vector, Vector]]
+    """By side: the TCP that the cell's controller is set to, seen from between the fingertips: metres, and a rotation
+    vector in degrees. Another one on each arm, as on robots that people set up: a calibration that is left out, or is
+    another arm's, shows at once."""
     stiffness: tuple[float, ...]
     """Position gain of each joint servo, N m/rad."""
     base_shapes: tuple[Shape, ...]

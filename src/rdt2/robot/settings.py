@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from rdt2.errors import ConfigError
 from rdt2.robot.models import ARM_MODELS
+from rdt2.sim.settings import CellSettings
 
 if TYPE_CHECKING:
     from rdt2.robot.kinematics import ArmKinematics
@@ -278,7 +279,7 @@ class RobotSettings(_Settings):
     )
     arms: dict[Side, ArmSettings] = Field(description="The arms by side: right, left, or one of them.")
     safety: SafetySettings = Field(description="What holds for the robot as a whole.")
-    cell: dict[str, Any] | None = Field(
+    cell: CellSettings | None = Field(
         default=None, description="Only for kind cell: what its world really is (delays, noise, errors)."
     )
 

@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS
 from rdt2.errors import SimulationError, TaskError
+from rdt2.robot.models import arm_model
 from rdt2.robot.robot import Robot
 from rdt2.sim import render
 from rdt2.sim.building import add_room, add_tubes, build_scene
@@ -30,7 +31,7 @@ from rdt2.sim.collisions import Collision, CollisionWatch
 from rdt2.sim.gripper import GripperController, gripper_spec, tcp_rotation
 from rdt2.sim.handheld import HandheldArm, Mover, site_pose
 from rdt2.sim.scene import Scene, Start
-from rdt2.sim.settings import CellSettings
+from rdt2.sim.settings import ArmWorld, CellSettings
 
 if TYPE_CHECKING:
     import mujoco
@@ -41,6 +42,8 @@ EMBODIMENTS = ("handheld", "ur5e", "fr3")
 WRIST_SIZE = (384, 384)
 WATCHED = 4
 """Steps of the physics between two looks for collisions: 8 ms, as the servo's."""
+_SHIFTED, _TURNED = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, 0.0]]) / np.sqrt(2)
+"""Where to a tool that is off is shifted, and about what it is turned, along the fingertips' axes."""
 ACROSS = 0.7
 """Cosine to the way the jaws open, of a push between a finger and what it holds."""
 FRONT_SIZE = (640, 480)
@@ -61,7 +64,7 @@ class Names:
 
 
 def start_pose(side: str, start: Start) -> Float[ndarray, "4 4"]:
-    """TCP in the cell frame where a hand waits."""
+    """Fingertips in the cell frame where a hand waits."""
     inward = 1.0 if side == "right" else -1.0
     # leaning about the world's x moves the fingertips towards the middle relative to the wrist
     tilt = Rotation.from_euler("xy", [inward * start.lean, start.pitch]).as_matrix()
@@ -69,6 +72,18 @@ def start_pose(side: str, start: Start) -> Float[ndarray, "4 4"]:
     pose[:3, :3] = tilt @ tcp_rotation(side, yaw=start.yaw)
     pose[:3, 3] = start.position
     return pose
+
+
+def controller_tcp(embodiment: str, side: str, world: ArmWorld) -> Float[ndarray, "4 4"]:
+    """The TCP that the controller of an arm (or what holds a hand) speaks of, seen from between the fingertips."""
+    tcp = np.eye(4)
+    if embodiment != "handheld":
+        tcp[:3, 3], turn = arm_model(embodiment).tcp[side]
+        tcp[:3, :3] = Rotation.from_rotvec(turn, degrees=True).as_matrix()
+    off = np.eye(4)
+    off[:3, 3] = world.tool_shift * _SHIFTED
+    off[:3, :3] = Rotation.from_rotvec(world.tool_turn * _TURNED, degrees=True).as_matrix()
+    return off @ tcp
 
 
 def _reach(model: mujoco.MjModel, geom: int, way: Float[ndarray, 3]) -> float:
@@ -105,7 +120,7 @@ def build_cell(
     render.load_mujoco()
     if embodiment not in EMBODIMENTS:
         raise TaskError(f"embodiment is {embodiment!r}, expected one of {EMBODIMENTS}.")
-    spec = build_scene(scene)
+    spec, world = build_scene(scene), (settings or CellSettings()).arms
     for side in ARMS:
         if embodiment == "handheld":
             holder = spec.worldbody.add_body(name=f"{side}/hand")
@@ -116,9 +131,9 @@ def build_cell(
             from rdt2.sim.arms import add_arm, compensate_gravity
 
             site = add_arm(spec, model=embodiment, side=side)
-        spec.attach(gripper_spec(), prefix=f"{side}/", site=site)
+        spec.attach(gripper_spec(controller_tcp(embodiment, side, world)), prefix=f"{side}/", site=site)
         if embodiment != "handheld":
-            compensate_gravity(spec, side, error=(settings or CellSettings()).arms.payload_error)
+            compensate_gravity(spec, side, error=world.payload_error)
     if embodiment == "handheld":
         add_tubes(spec.worldbody, scene.posts)
     add_room(spec, scene)
@@ -194,6 +209,7 @@ class Cell:
         }
         self.cameras = {side: CellCamera(self, side, world.cameras) for side in ARMS}
         self._exposing = tuple(self.cameras.values()) if world.cameras.rate else ()
+        self._tcp = {side: controller_tcp(embodiment, side, world.arms) for side in ARMS}
         self._find_bodies()
         self._watch = CollisionWatch(self.model, self.data, self._objects)
         self.reset()
@@ -232,7 +248,7 @@ class Cell:
         for side in ARMS:
             start = self.scene.starts[side]
             self.grippers[side].reset(start.width)
-            self.arms[side].reset(start_pose(side, start))
+            self.arms[side].reset(start_pose(side, start) @ self._tcp[side])
         mujoco.mj_forward(self.model, self.data)
         self._ticks = 0
         self._watch.clear()

@@ -1,8 +1,9 @@
 """The parallel-jaw gripper with its wrist camera, the same on a hand, a UR5e and a Franka Research 3.
 
 The gripper's body frame sits on the mounting flange: z points out of the flange to the fingertips, y is the
-opening axis. Sites on it have the same axes: `fingertips` between them, `policy`, the frame whose motion the models
-predict (on a handheld device, where its tracker is), and `tcp`, the frame that what carries the gripper speaks of.
+opening axis. Two sites on it have the same axes: `fingertips` between them, and `policy`, the frame whose motion the
+models predict (on a handheld device, where its tracker is). The site `tcp` is the frame that what carries the gripper
+speaks of: on a hand the fingertips, on every arm another one.
 The wrist camera is on the +x side and leans towards +x, so that the fingertips stand at the lower edge of the picture
 and the table fills the rest; +x is "up" in the picture.
 
@@ -58,8 +59,11 @@ def tcp_rotation(side: str, *, yaw: float = 0.0) -> Float[ndarray, "3 3"]:
     return Rotation.from_euler("z", yaw).as_matrix() @ down
 
 
-def gripper_spec() -> mujoco.MjSpec:
+def gripper_spec(tcp: Float[ndarray, "4 4"] | None = None) -> mujoco.MjSpec:
     """The gripper as a spec with one body, `gripper`, to be attached with a prefix such as `right/`.
+
+    `tcp`: (4, 4) the site of that name, seen from between the fingertips, metres; default there.
+
 
     Joints `finger_a` and `finger_b` slide by half the width each; actuators of the same names take metres.
     """
@@ -95,10 +99,15 @@ def gripper_spec() -> mujoco.MjSpec:
     couple.data[:5] = (0, 1, 0, 0, 0)
     couple.solref = (0.004, 1.0)
 
-    for name in ("fingertips", "tcp"):
-        body.add_site(name=name, pos=(0, 0, TCP_Z), size=(0.004, 0.004, 0.004), group=4)
-    policy = np.add((0, 0, TCP_Z), POLICY_IN_TCP)
-    body.add_site(name="policy", pos=policy, size=(0.004, 0.004, 0.004), group=4)
+    tips = np.array((0, 0, TCP_Z))
+    tcp = np.eye(4) if tcp is None else tcp
+    turned = Rotation.from_matrix(tcp[:3, :3]).as_quat(scalar_first=True)
+    for name, position, quat in (
+        ("fingertips", tips, (1, 0, 0, 0)),
+        ("tcp", tips + tcp[:3, 3], turned),
+        ("policy", tips + POLICY_IN_TCP, (1, 0, 0, 0)),
+    ):
+        body.add_site(name=name, pos=position, quat=quat, size=(0.004, 0.004, 0.004), group=4)
     # a camera looks along its -z; its x is the gripper's y, its y (up) leans from the gripper's +x
     c, s = np.cos(CAMERA_TILT), np.sin(CAMERA_TILT)
     axes = np.array([[0, c, -s], [1, 0, 0], [0, -s, -c]])

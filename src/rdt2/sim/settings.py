@@ -59,6 +59,15 @@ class ArmWorld(BaseModel):
     joint_noise: float = Field(
         default=0.0, ge=0, le=5, description="Standard deviation of each measured joint, degrees."
     )
+    tool_shift: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.2,
+        description="Metres that the TCP is off from where policy_to_tcp was measured: a calibration that is wrong.",
+    )
+    tool_turn: float = Field(
+        default=0.0, ge=0, le=90, description="Degrees that the TCP is turned from where it was measured."
+    )
     payload_error: float = Field(
         default=0.0, ge=-0.5, le=2, description="kg that the tool weighs more than the arm was told."
     )
