@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdt2.errors import ConfigError
-from rdt2.evaluation.statistics import Rate, wilson_interval
+from rdt2.evaluation.statistics import Paired, Rate, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,36 @@ def test_impossible_counts_are_refused(success, n, confidence):
 def test_rate_says_it_in_percent():
     assert str(Rate.of(9, 10)) == "90 %  [60, 98]"
     assert Rate.of(9, 10).as_dict()["count"] == 9
+
+
+def test_paired_trials_are_compared_by_those_that_differ():
+    from scipy.stats import binomtest
+
+    first = [True] * 9 + [False] * 2 + [True] * 40 + [False] * 9
+    second = [False] * 9 + [True] * 2 + [True] * 40 + [False] * 9
+    told = Paired.of(first, second)
+    assert (told.trials, told.both, told.only_first, told.only_second) == (60, 40, 9, 2)
+    assert told.p == pytest.approx(binomtest(2, 11).pvalue)
+    assert told.difference == pytest.approx(7 / 60)
+    assert told.low < 7 / 60 < told.high
+
+
+def test_intervals_of_paired_differences_hold_the_truth_as_often_as_they_say():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(2000):
+        both, one, other = rng.multinomial(60, [0.7, 0.15, 0.05, 0.10])[:3]
+        first = [True] * (both + one) + [False] * (60 - both - one)
+        second = [True] * both + [False] * one + [True] * other + [False] * (60 - both - one - other)
+        told = Paired.of(first, second)
+        held += told.low <= 0.10 <= told.high
+    assert 0.93 <= held / 2000 <= 0.985
+
+
+def test_the_same_outcomes_differ_by_nothing():
+    told = Paired.of([True, False], [True, False])
+    assert (told.difference, told.p) == (0.0, 1.0)
+    with pytest.raises(ConfigError, match="same scenes"):
+        Paired.of([True], [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,3 +76,56 @@ def _normal_quantile(p: float) -> float:
     from statistics import NormalDist
 
     return NormalDist().inv_cdf(p)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two ways of doing the same trials: does one succeed more often?"""
+
+    trials: int
+    both: int
+    only_first: int
+    only_second: int
+    difference: float
+    """Success rate of the first less that of the second."""
+    low: float
+    high: float
+    p: float
+    """Of McNemar's exact test: how likely so unequal a split is if neither is better."""
+    confidence: float = 0.95
+
+    @classmethod
+    def of(cls, first: Sequence[bool], second: Sequence[bool], confidence: float = 0.95) -> Paired:
+        """Compare two outcomes of each trial, in the same order.
+
+        The interval is the adjusted Wald interval for paired proportions (Agresti and Min 2005, "Simple improved
+        confidence intervals for comparing matched proportions", section 3: half a pair is added to each of the four
+        cells). Trials that both or neither did say nothing about which is better (McNemar 1947).
+
+        Raises:
+            ConfigError: not as many of one as of the other, or none.
+        """
+        if len(first) != len(second) or not first:
+            raise ConfigError(
+                f"{len(first)} trials against {len(second)}: expected the same scenes, at least one."
+            )
+        pairs = [(bool(a), bool(b)) for a, b in zip(first, second, strict=True)]
+        n = len(pairs)
+        b, c = pairs.count((True, False)), pairs.count((False, True))
+        z = _normal_quantile(0.5 + confidence / 2)
+        m, more, less = n + 2.0, b + 0.5, c + 0.5
+        centre = (more - less) / m
+        half = z * math.sqrt(max(0.0, more + less - (more - less) ** 2 / m)) / m
+        tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2.0 ** (b + c)
+        return cls(
+            n, pairs.count((True, True)), b, c, (b - c) / n,
+            max(-1.0, centre - half), min(1.0, centre + half), min(1.0, 2 * tail), confidence,
+        )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        points = [100 * value for value in (self.difference, self.low, self.high)]
+        return "{:+.0f} points  [{:+.0f}, {:+.0f}]".format(*points) + f", p = {self.p:.2g}"
