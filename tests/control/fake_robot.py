@@ -7,6 +7,7 @@ import numpy as np
 from rdt2.action import HORIZON, ActionChunk, chunk_from_poses
 from rdt2.robot import ArmState, Frame, GripperState, PoseTrajectory, Robot, WidthTrajectory
 from rdt2.robot.device import BaseDevice
+from rdt2.robot.settings import RobotSettings
 
 SIDES = ("right", "left")
 PICTURE = np.full((384, 384, 3), 127, np.uint8)
@@ -93,35 +94,64 @@ class FakeCamera(FakeDevice):
 
     def read(self):
         stamp = self.clock.now() - self.delay if self.stuck is None else self.stuck
-        return Frame(stamp, round(1000 * stamp), PICTURE)
+        picture = PICTURE.copy()
+        picture[0, 0] = round(1000 * stamp) % 251, 0, 0  # no real picture is ever the same again
+        return Frame(stamp, round(1000 * stamp), picture)
 
     def stop(self):
         """Nothing moves."""
 
 
-def fake_robot(policy_to_tcp=None):
+def fake_robot(policy_to_tcp=None, *, sides=SIDES):
     clock = FakeClock()
     change = np.eye(4) if policy_to_tcp is None else policy_to_tcp
     return Robot(
-        arms={s: FakeArm(clock, s) for s in SIDES},
-        grippers={s: FakeGripper(clock, s) for s in SIDES},
-        cameras={s: FakeCamera(clock, s) for s in SIDES},
+        arms={s: FakeArm(clock, s) for s in sides},
+        grippers={s: FakeGripper(clock, s) for s in sides},
+        cameras={s: FakeCamera(clock, s) for s in sides},
         clock=clock,
-        policy_to_tcp={s: change for s in SIDES},
+        policy_to_tcp={s: change for s in sides},
         name="fake",
         concurrent=False,
     )
 
 
+def fake_settings(changes=None, *, sides=SIDES):
+    """A wide workspace without a table near it, and limits that hardly show."""
+    pose = np.eye(4).tolist()
+    arm = {
+        "model": None,
+        "base": pose,
+        "policy_to_tcp": pose,
+        "bounds": {
+            "low": [-4, -4, -0.9], "high": [4, 4, 4], "speed": 1.5, "acceleration": 40, "jerk": 4000,
+            "turn_rate": 8, "turn_acceleration": 200, "turn_jerk": 20000,
+        },
+        "latency": 0, "clock_error": 0.001,
+        "gripper": {"scale": 1, "stroke": 0.2, "latency": 0, "clock_error": 0.001},
+        "camera": {"latency": 0, "clock_error": 0.001},
+    }  # fmt: skip
+    safety = {
+        "table_height": -1, "table_clearance": 0, "arm_clearance": 0.01, "slow_within": 0.02, "joint_margin": 0.1,
+        "singularity_slow": 0.06, "singularity_stop": 0.02, "tracking_error_m": 0.05, "tracking_error_rad": 0.2,
+        "max_age": 0.25, "max_skew": 0.05, "command_timeout": 0.9, "faults_per_minute": 6, "fault_seconds": 1,
+    }  # fmt: skip
+    robot = {"name": "fake", "kind": "cell", "arms": {s: arm for s in sides}, "safety": safety}
+    return RobotSettings(**robot).changed(changes or {})
+
+
 class ConstantPolicy:
     """Every chunk moves both policy frames by `step` along their x axis each 1/30 s and closes slowly."""
 
-    def __init__(self, step=0.005, *, invalid=()):
-        self.step, self.invalid, self.seeds, self.seen = step, set(invalid), [], []
+    keeps_promises, patience = False, None
 
-    def predict(self, observations, *, seed=None):
+    def __init__(self, step=0.005, *, invalid=()):
+        self.step, self.invalid, self.seeds, self.seen, self.promised = step, set(invalid), [], [], []
+
+    def predict(self, observations, *, seed=None, promised=None):
         (observation,) = observations
         call = len(self.seen)
+        self.promised.append(None if promised is None else promised[0])
         self.seeds.append(seed)
         self.seen.append(observation)
         if call in self.invalid:

@@ -93,11 +93,12 @@ class EvaluateCell:
       rdt2 evaluate cell --policy demo-fm --blind                   control: black pictures
       rdt2 evaluate cell --policy untrained                         control: random weights
       rdt2 evaluate cell --policy demo-fm --swap-instruction        the sentence names another hand or colour
+      rdt2 evaluate cell --policy demo-vq --latency real            the arms wait as long as it takes here
     """
 
     spec: PolicySpec = field(default_factory=PolicySpec)
-    robot: Literal["ur5e", "fr3", "handheld"] = "ur5e"
-    """Which arms."""
+    robot: str = "ur5e"
+    """Which arms: ur5e, fr3, handheld, or the yaml of another simulated robot (see configs/robots)."""
     task: TaskName = "pick"
     """What the sentence asks for."""
     episodes: int = 20
@@ -114,6 +115,11 @@ class EvaluateCell:
     """In each scene, ask for another hand or colour than the scene was made for."""
     execute_steps: int = 6
     """Steps of each chunk (1 to 24, 30 a second) that are driven before the policy looks again."""
+    latency: str = "0.1"
+    """Simulated seconds from a question to its chunk, or real: what the prediction took on this machine."""
+    mode: Literal["chunking", "asynchronous", "synchronous"] | None = None
+    """How one chunk follows another. chunking: predicted around the steps driven meanwhile; asynchronous: blended into
+    the one before; synchronous: the arms wait. None: chunking with policies that can, else asynchronous."""
     max_seconds: float = 20.0
     """Simulated length of an episode that does not succeed."""
     workers: int = 1
@@ -127,6 +133,7 @@ class EvaluateCell:
         from rdt2.progress import progress
         from rdt2.sim.render import require_rendering
 
+        config = loop_config(self.execute_steps, latency=_latency(self.latency), mode=self.mode)
         require_rendering()
         with progress(f"{self.task} on {self.robot}", self.episodes) as advance:
             succeeded = 0
@@ -147,9 +154,18 @@ class EvaluateCell:
                 swap_instruction=self.swap_instruction,
                 blind=self.blind,
                 workers=self.workers,
-                config=loop_config(self.execute_steps),
+                config=config,
                 max_seconds=self.max_seconds,
                 on_episode=on_episode,
             )
         console().print(result.table())
         save_json(self.json, result.as_dict())
+
+
+def _latency(text: str) -> float | None:
+    from rdt2.errors import ConfigError
+
+    try:
+        return None if text == "real" else float(text)
+    except ValueError:
+        raise ConfigError(f"--latency is {text!r}, expected seconds such as 0.1, or real.") from None

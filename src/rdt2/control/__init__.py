@@ -1,8 +1,21 @@
-"""From chunks to motion: limits, safety, and the loop that observes, infers and acts."""
+"""From chunks to motion: what guards every command, and the loop that observes, infers and acts."""
 
 from __future__ import annotations
 
-from rdt2.control.loop import Cycle, EpisodeResult, Hold, LoopConfig, Recorder, run_episode
-from rdt2.control.safety import SafetyLimits
+from rdt2.control.guard import Commanded, Guard
+from rdt2.control.loop import STOPPED, Cycle, EpisodeResult, LoopConfig, Mode, Monitor, Pause, run_episode
+from rdt2.control.recording import Recorder
 
-__all__ = ["Cycle", "EpisodeResult", "Hold", "LoopConfig", "Recorder", "SafetyLimits", "run_episode"]
+__all__ = [
+    "STOPPED",
+    "Commanded",
+    "Cycle",
+    "EpisodeResult",
+    "Guard",
+    "LoopConfig",
+    "Mode",
+    "Monitor",
+    "Pause",
+    "Recorder",
+    "run_episode",
+]

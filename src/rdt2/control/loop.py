@@ -1,34 +1,44 @@
-"""Observe, infer, act: the loop that drives two arms with a policy, in the simulated cell and on robots.
+"""Observe, infer, act: what drives arms with a policy, in the simulated cell and on robots.
 
-One cycle:
+Three parts that do not wait for each other:
 
-1. read both wrist cameras and both arms; refuse what is stale or not finite;
-2. let the policy predict a chunk while the waypoints of the last chunk are still being driven;
-3. turn the chunk, which is motion of the policy's frame since the observation, into TCP poses of the cell, and
-   find out how far they may be driven;
-4. schedule so many of the poses and gripper widths, those not yet past, at the times they are meant for. Arms that
-   have come to rest meanwhile begin when the chunk is there: none of its steps is past, and none is jumped over;
-5. observe again when `execute_steps` of the chunk's steps have passed, or where the way ended. Arms that have got
-   nowhere for a while drive a whole chunk first: an event at its end, such as letting go, would be put off each time
-   by a policy that looks again before it, and never come.
+* the `Servo` sends every arm a command 125 times a second, along the plan it was given last, within what the `Guard`
+  allows;
+* a `Thinker` predicts the next chunk meanwhile;
+* a recorder looks on behind a queue.
 
-Whatever goes wrong, both arms hold where they are, the reason is kept, and the loop tries again a few times.
+`Episode.think` ties them together: when `execute_steps` of a chunk have passed it takes both pictures, finds out where
+the arms were at that moment, and asks; when the chunk is there it is placed in space and time (`plan.py`) and handed to
+the servo. While no chunk is there, the arms drive the plan they have to its end and rest there.
+
+What is wrong with a picture or a chunk makes the arms pause: they come to rest, the reason is kept, and the loop looks
+again, as often and as long as the budget of faults allows. What is wrong with a device stops the robot, and only a
+person lets it go on. Every way out of an episode stops the robot.
+
+Where the clock is simulated everything runs in one thread and in the same order every time; on a clock of its own the
+servo has a thread.
 """
 
 from __future__ import annotations
 
-import time as wall
+import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from rdt2.action import ARMS, FPS, HORIZON, ActionChunk, state_vector
-from rdt2.control.safety import Plan, SafetyLimits, check_plan
-from rdt2.errors import ConfigError, RDT2Error, RobotError, SafetyError
+from rdt2.action import ARMS, HORIZON, ActionChunk, state_vector
+from rdt2.control.guard import Guard
+from rdt2.control.plan import PERIOD, Plan, blend, place, promise
+from rdt2.control.recording import BehindAQueue, Recorder
+from rdt2.control.servo import TICK, Servo
+from rdt2.control.signals import Asked
+from rdt2.control.thinking import Answer, InSimulatedTime, InThread, Thinker
+from rdt2.control.watch import Budget, Watch
+from rdt2.errors import ConfigError, RDT2Error, SafetyError
 from rdt2.observation import Observation
-from rdt2.pose import conjugate, interpolate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,51 +46,41 @@ if TYPE_CHECKING:
 
     from rdt2.policy import Policy
     from rdt2.robot import Robot
+    from rdt2.robot.settings import RobotSettings
 
-PERIOD = 1.0 / FPS
-LEAST_STEPS = 3
-"""A plan of fewer steps ahead is not worth a movement: the arms hold instead."""
+Mode = Literal["chunking", "asynchronous", "synchronous"]
 LINGERING = 0.04
 """Metres within which an arm gets nowhere."""
 EARLY = 2e-3
 """Seconds that a clock may wake the loop too soon: simulated time advances in steps."""
+STOPPED = "stopped by the operator"
+"""How an episode ends on Ctrl-C."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How the loop runs. Times in seconds."""
+    """How the loop thinks; what the robot may do is in its `RobotSettings`. Times in seconds."""
 
+    mode: Mode | None = None
+    """How one chunk follows another. chunking: predicted around the steps driven meanwhile (real-time chunking);
+    asynchronous: predicted while the last is driven, and blended into it; synchronous: the arms wait for it. None:
+    chunking with policies that keep promises, else asynchronous."""
     execute_steps: int = 12
-    """Steps of a chunk (1..24) after which the next observation is taken."""
-    patience: float | None = 1.0
-    """When both arms have stayed within 4 cm for so long, the chunk is driven to its end. None: never."""
+    """Steps of a chunk (1..24) after which the next picture is taken."""
     latency: float | None = None
-    """What inference takes on the robot's clock. None: as long as it really takes (robots). In simulation,
-    where time stands still during inference, a number: the cell runs on for that long."""
-    robot_action_latency: float = 0.0
-    """How long after a command an arm moves: poses are scheduled that much earlier."""
-    gripper_latency: float = 0.0
-    """The same for the grippers."""
-    gripper_scale: float = 1.0
-    """Real opening per opening of the models' space; 0.1 / 0.088 for the Zhixing gripper."""
-    max_age: float = 0.25
-    """Pictures and arm states older than this are not acted upon."""
-    max_failures: int = 5
-    """Failed cycles in a row (invalid chunk, stale picture, refused waypoint) that end the episode."""
-    limits: SafetyLimits = field(default_factory=SafetyLimits)
+    """What inference takes on a simulated clock; None for as long as it really takes. On a clock of its own inference
+    takes what it takes, and this is None."""
+    deadline: float = 2.0
+    """A prediction that takes longer is a fault."""
+    blend: float = 0.1
+    """Seconds in which an asynchronous plan takes over from the one before."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.execute_steps <= HORIZON:
             raise ConfigError(
                 f"execute_steps is {self.execute_steps}, expected 1 to {HORIZON}, the steps of a chunk."
             )
-        if self.max_failures < 1:
-            raise ConfigError(f"max_failures is {self.max_failures}, expected at least 1.")
-        if not self.gripper_scale > 0:
-            raise ConfigError(f"gripper_scale is {self.gripper_scale}, expected more than 0.")
-        for name in (
-            "latency", "robot_action_latency", "gripper_latency", "max_age", "gripper_scale", "patience",
-        ):  # fmt: skip
+        for name in ("latency", "deadline", "blend"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} is {value}, expected a finite number that is not negative.")
@@ -99,23 +99,12 @@ class Monitor(Protocol):
     def done(self) -> bool: ...
 
 
-class Recorder(Protocol):
-    """What looks on: a report, a recording."""
-
-    def on_cycle(self, observation: Observation, chunk: ActionChunk, time: float) -> None:
-        """A chunk was predicted for an observation taken at `time` (seconds of the robot's clock)."""
-        ...
-
-    def on_frame(self, time: float) -> None:
-        """Called 30 times a second of the robot's clock while the arms move."""
-        ...
-
-
 @dataclass(frozen=True)
-class Hold:
-    """The loop stopped both arms for a reason."""
+class Pause:
+    """The arms came to rest for a reason, and waited for a better chunk or picture."""
 
     time: float
+    """Since the episode began."""
     reason: str
 
 
@@ -124,15 +113,13 @@ class Cycle:
     """What one chunk became."""
 
     time: float
-    """Of the observation, seconds since the episode began."""
+    """Of the picture, seconds since the episode began."""
     tcp: dict[str, Float[ndarray, "4 4"]]
-    """Measured TCP poses at the observation, cell frame, metres."""
+    """Measured TCP poses at the picture, cell frame, metres."""
     plan: Plan
-    """TCP poses the chunk asks for, and how many of them may be driven."""
-    widths: dict[str, Float[ndarray, " 24"]]
-    """Openings the chunk asks for, metres."""
-    skipped: int
-    """Leading steps that were past, or less than a period ahead, when inference had finished."""
+    """What the chunk asks for, before the hand-over from the plan before it."""
+    delay: float
+    """Seconds from the picture to the moment at which the chunk was there."""
 
 
 @dataclass
@@ -148,11 +135,13 @@ class EpisodeResult:
     cycles: list[Cycle] = field(default_factory=list)
     inference: list[float] = field(default_factory=list)
     """Wall-clock seconds of every prediction."""
-    holds: list[Hold] = field(default_factory=list)
-
-
-class _Finished(Exception):
-    """Leaves the loop from wherever it waits: the monitor says done, or the time is up."""
+    pauses: list[Pause] = field(default_factory=list)
+    slowed: list[tuple[float, str]] = field(default_factory=list)
+    """When the guard began to hold something back, in seconds since the episode began, and what."""
+    lateness: list[float] = field(default_factory=list)
+    """Seconds between two commands, where the servo has a thread of its own."""
+    unrecorded: str = ""
+    """What the recorder missed, and why."""
 
 
 def run_episode(
@@ -160,40 +149,52 @@ def run_episode(
     policy: Policy,
     instruction: str,
     *,
+    settings: RobotSettings,
     monitor: Monitor | None = None,
     config: LoopConfig | None = None,
     recorder: Recorder | None = None,
+    permit: Callable[[], str] | None = None,
     max_seconds: float = 30.0,
     seed: int | None = 0,
 ) -> EpisodeResult:
-    """Drive both arms with a policy until the task is done or the time is up; both hold when this returns.
+    """Drive the arms with a policy until the task is done or the time is up; the robot is stopped when this returns.
 
     Args:
-        robot: arms, grippers, cameras and clock.
-        policy: what predicts chunks.
+        robot: connected and enabled.
+        policy: what predicts chunks. Of an arm that the robot has not, its half of the picture is black, and its
+            actions are ignored.
         instruction: the sentence, for example "Pick up the red cube with the left hand."
+        settings: what the robot is and what it may do.
         monitor: who says when the task is done; without one the episode lasts `max_seconds`.
-        config: times, latencies, limits.
+        config: how one chunk follows another.
         recorder: who looks on.
+        permit: asked 125 times a second why the arms may not move, "" when they may: an emergency stop, a dead man's
+            switch.
         max_seconds: on the robot's clock.
-        seed: of the policy's noise: cycle k uses `seed + k`. None: fresh noise.
+        seed: of the policy's noise: prediction k uses `seed + k`. None: fresh noise.
 
     Raises:
-        ConfigError: `max_seconds` is not positive.
+        ConfigError: `max_seconds` is not positive, or inference takes too long for the steps of a chunk.
         ObservationError: the instruction is empty.
+        SafetyError: a device says nothing that may be believed; nothing has moved.
     """
     if not max_seconds > 0:
         raise ConfigError(f"max_seconds is {max_seconds}, expected more than 0.")
-    return _Episode(
-        robot, policy, instruction, monitor, config or LoopConfig(), recorder, max_seconds, seed
-    ).run()
+    episode = _Episode(
+        robot, policy, instruction, settings, config or LoopConfig(), max_seconds, seed, permit
+    )
+    return episode.run(monitor, recorder)
 
 
 @dataclass
-class _Moment:
+class _Question:
     observation: Observation
     time: float
+    """When the older of the pictures was taken."""
     tcp: dict[str, Float[ndarray, "4 4"]]
+    asked: float
+    promised: bool
+    """Whether it was asked with what the arms drive meanwhile."""
 
 
 class _Episode:
@@ -202,237 +203,282 @@ class _Episode:
         robot: Robot,
         policy: Policy,
         instruction: str,
-        monitor: Monitor | None,
+        settings: RobotSettings,
         config: LoopConfig,
-        recorder: Recorder | None,
         max_seconds: float,
         seed: int | None,
+        permit: Callable[[], str] | None,
     ) -> None:
         self.robot, self.policy, self.instruction, self.seed = robot, policy, instruction, seed
-        self.monitor, self.config, self.recorder = monitor, config, recorder
+        self.settings, self.config, self.max_seconds = settings, config, max_seconds
         self.clock = robot.clock
-        self.began = self.clock.now()
-        self.ends = self.began + max_seconds
-        self.next_frame = self.began + PERIOD
-        self.predictions = 0
-        # When the arms come to rest, if nothing more is sent.
-        self.rests = self.began
-        # What was sent last: device, times, values. Sent again 30 times a second, for devices that stop in silence.
-        self.sent: list[tuple[Any, ndarray, ndarray]] = []
-        # Of each arm, the path it was sent along: times and poses.
-        self.path: dict[str, tuple[ndarray, ndarray]] = {}
-        self.result = EpisodeResult()
-        # Measured poses of the last second or more, one or two a frame: to know where an arm was when a picture was
-        # taken, and whether it got anywhere.
-        kept = 2 * int(FPS * max(1.0, self.config.patience or 0.0))
-        self.past: dict[str, deque[tuple[float, ndarray]]] = {side: deque(maxlen=kept) for side in ARMS}
-
-    def run(self) -> EpisodeResult:
-        result, failures = self.result, 0
+        self.real = robot.concurrent
+        if set(settings.arms) != set(robot.sides):
+            raise ConfigError(
+                f"robot {robot.name!r} has the arms {list(robot.sides)}, its settings are of {sorted(settings.arms)}."
+            )
         # An empty sentence is the caller's mistake, not a fault of the robot to be tried again.
-        blank = np.zeros((384, 384, 3), np.uint8)
-        Observation(blank, blank, self.instruction)
-        try:
-            while True:
-                try:
-                    if failures:
-                        self._go_on()
-                    self._cycle()
-                    failures = 0
-                except RDT2Error as error:
-                    failures += 1
-                    self._hold(str(error))
-                    if failures >= self.config.max_failures:
-                        result.ending = f"{failures} failed cycles in a row, the last: {error}"
-                        break
-        except _Finished as finished:
-            result.ending = str(finished)
-        except KeyboardInterrupt:
-            result.ending = "stopped by the operator"
-        finally:
-            self.robot.stop()
-            result.seconds = self.clock.now() - self.began
-        if self.monitor is not None:
-            result.success, result.followed = bool(self.monitor.success), bool(self.monitor.followed)
+        Observation(self._dark(), self._dark(), instruction)
+        keeps = policy.keeps_promises
+        self.mode: Mode = config.mode or ("chunking" if keeps else "asynchronous")
+        if self.mode == "chunking" and not keeps:
+            raise ConfigError(f"a {type(policy).__name__} keeps no promises: take mode asynchronous.")
+        self.watch = Watch(settings)
+        guard = Guard(settings, settings.kinematics(), period=TICK)
+        self.servo = Servo(robot, settings, guard, self.watch, permit)
+        self.budget = Budget(settings.safety.faults_per_minute, settings.safety.fault_seconds)
+        self.thinker: Thinker = (
+            InThread(policy) if self.real else InSimulatedTime(policy, self.clock, config.latency)
+        )
+        self.calibration = {side: arm.policy_to_tcp for side, arm in settings.arms.items()}
+        self.scale = {side: settings.arms[side].gripper.scale for side in robot.sides}
+        self.question: _Question | None = None
+        self.question_seen: dict[str, int] = {}
+        self.predictions = 0
+        self.delays: deque[float] = deque(maxlen=8)
+        self.result = EpisodeResult()
+        self.unforeseen: Exception | None = None
+
+    # ---------------------------------------------------------------------------------------- the whole of it
+
+    def run(self, monitor: Monitor | None, recorder: Recorder | None) -> EpisodeResult:
+        result = self.result
+        self.recorder = BehindAQueue(recorder) if recorder is not None and self.real else recorder
+        with Asked() as asked:
+            self.began = self.clock.now()
+            # When the arms come to rest if nothing more is planned, and when to look next.
+            self.rests = self.look_at = self.began
+            try:
+                self.servo.start(self.began)
+                self._learn_delay(asked)
+                self.began = self.rests = self.look_at = self.clock.now()
+                self._drive(monitor, asked)
+            except KeyboardInterrupt:
+                result.ending = STOPPED
+            finally:
+                self.servo.stop("the episode is over.")
+                self.thinker.close()
+                if isinstance(self.recorder, BehindAQueue):
+                    self.recorder.close(2.0)
+        if self.unforeseen is not None:
+            raise self.unforeseen
+        result.seconds = self.clock.now() - self.began
+        result.slowed = [(time - self.began, what) for time, what in self.servo.slowed]
+        if isinstance(self.recorder, BehindAQueue) and (self.recorder.broken or self.recorder.dropped):
+            result.unrecorded = f"{self.recorder.dropped} calls dropped. {self.recorder.broken}".strip()
+        if monitor is not None:
+            result.success, result.followed = bool(monitor.success), bool(monitor.followed)
         return result
 
-    def _cycle(self) -> None:
-        moment = self._observe()
-        chunk = self._predict(moment)
-        chunk.require_valid()
-        steps = HORIZON if self._lingers() else self.config.execute_steps
-        start, driven = self._execute(moment, chunk)
-        self._wait_until(start + min(steps, driven) * PERIOD)
+    def _drive(self, monitor: Monitor | None, asked: Asked) -> None:
+        stop = threading.Event()
+        next_frame = self.began + PERIOD
+        thread = threading.Thread(target=self._beat, args=(stop,), name="servo", daemon=True)
+        if self.real:
+            thread.start()
+        try:
+            while not self.result.ending:
+                now = self.clock.now()
+                if not self.real:
+                    self.servo.tick(now)
+                if now >= next_frame - EARLY:
+                    next_frame = max(next_frame + PERIOD, now + 0.5 * PERIOD)
+                    if self.recorder is not None:
+                        self.recorder.on_frame(now)
+                self.think(now)
+                self.result.ending = self._ended(now, monitor, asked)
+                if not self.result.ending:
+                    self.clock.sleep_until(now + TICK)
+        finally:
+            stop.set()
+            if self.real:
+                thread.join(1.0)
 
-    def _lingers(self) -> bool:
-        """Whether both arms have got nowhere for as long as the loop's patience lasts."""
-        patience = self.config.patience
-        if patience is None:
-            return False
-        since = self.clock.now() - patience
-        for side in ARMS:
-            stamps, poses = zip(*self.past[side], strict=True)
-            ways = np.linalg.norm(np.stack(poses)[:, :3, 3] - poses[-1][:3, 3], axis=1)
-            recent = np.array(stamps) > since
-            if stamps[0] > since + PERIOD or ways[recent].max(initial=0.0) > LINGERING:
-                return False
-        return True
+    def _beat(self, stop: threading.Event) -> None:
+        """The servo's thread."""
+        due = last = self.clock.now()
+        while not stop.is_set():
+            self.servo.tick(now := self.clock.now())
+            self.result.lateness.append(now - last)
+            last = now
+            # A beat that was missed is not made up for.
+            due = max(due + TICK, now)
+            self.clock.sleep_until(due)
 
-    def _observe(self) -> _Moment:
-        """Both pictures, and where both TCPs were when the older of them was taken."""
-        frames = {side: self.robot.cameras[side].read() for side in ARMS}
-        self._remember()
-        now, time = self.clock.now(), min(frame.timestamp for frame in frames.values())
-        for side, frame in frames.items():
-            _fresh(f"the picture of the {side} camera", frame.timestamp, now, self.config.max_age)
-        tcp = {}
-        for side in ARMS:
-            stamps, poses = zip(*self.past[side], strict=True)
-            _fresh(f"the state of the {side} arm", stamps[-1], now, self.config.max_age)
-            tcp[side] = interpolate(np.array(stamps), np.stack(poses), np.array([time]))[0]
-        robot, scale = self.robot, self.config.gripper_scale
-        poses = {side: tcp[side] @ robot.policy_to_tcp[side] for side in ARMS}
-        widths = {side: np.array(robot.grippers[side].state().width / scale) for side in ARMS}
+    def _ended(self, now: float, monitor: Monitor | None, asked: Asked) -> str:
+        if self.result.ending:
+            return self.result.ending
+        if self.servo.stopped:
+            return self.servo.stopped
+        if asked.name:
+            return STOPPED if asked.name == "SIGINT" else f"stopped by {asked.name}"
+        if monitor is not None and monitor.done:
+            return "done"
+        return "time is up" if now >= self.began + self.max_seconds - EARLY else ""
+
+    def _learn_delay(self, asked: Asked) -> None:
+        """What a picture and a prediction take, found out while nothing moves; refuse what is too slow to be driven.
+
+        Raises:
+            ConfigError: the chunk would be past, or too little of it would be left, when it comes.
+        """
+        age = max(arm.camera.latency for arm in self.settings.arms.values())
+        if self.config.latency is not None and not self.real:
+            self.delays.append(age + self.config.latency)
+        else:
+            for _ in range(2):  # the first prediction of a process takes longer than all later ones
+                self.delays.clear()
+                self._rehearse(asked)
+        if self.mode == "synchronous":
+            return
+        delay = int(np.ceil(max(self.delays) / PERIOD - 1e-6))
+        steps = max(self.config.execute_steps, delay)
+        if steps > HORIZON - delay:
+            raise ConfigError(
+                f"from the picture to its chunk it takes {max(self.delays):.2f} s, which is {delay} steps: of "
+                f"a chunk's {HORIZON} steps at most {max(0, HORIZON - delay)} can be driven before the next comes, and "
+                f"execute_steps is {self.config.execute_steps}. Take fewer steps, a faster model or machine, or mode "
+                "synchronous."
+            )
+
+    def _rehearse(self, asked: Asked) -> None:
+        """One prediction that moves nothing; its delay is noted."""
+        began = self.clock.now()
+        while True:
+            now = self.clock.now()
+            self.servo.tick(now)
+            if self.servo.stopped or asked.name:
+                return
+            if self.question is None:
+                self._look(now, moves=False)
+            elif (answer := self.thinker.answer()) is not None:
+                self.delays.append(now - self.question.time)
+                self.question = None
+                if answer.error is not None:
+                    raise answer.error
+                return
+            if now - began > 60.0:
+                raise SafetyError("the policy has not answered for 60 s. Try it alone: rdt2 predict.")
+            self.clock.sleep_until(now + TICK)
+
+    # ------------------------------------------------------------------------------------------- one thought
+
+    def think(self, now: float) -> None:
+        """Look, ask, and hand the answer to the servo, whichever is due."""
+        question = self.question
+        try:
+            if question is None:
+                resting = self.servo.guard.at_rest
+                if now >= self.look_at - EARLY and (self.mode != "synchronous" or resting):
+                    self._look(now, moves=True)
+            elif (answer := self.thinker.answer()) is not None:
+                self.question = None
+                self._take(question, answer, now)
+            elif now - question.asked > self.config.deadline:
+                raise SafetyError(f"the policy has not answered for {now - question.asked:.1f} s.")
+        except RDT2Error as error:
+            self._fault(str(error), now)
+
+    def _fault(self, reason: str, now: float) -> None:
+        """Come to rest, and look again soon; end the episode when that has been too often or too long."""
+        if not self.budget.ongoing:
+            self.result.pauses.append(Pause(now - self.began, reason))
+        self.servo.pause()
+        self.rests = now
+        self.look_at = now + PERIOD
+        if used_up := self.budget.fault(now):
+            self.result.ending = f"{reason} That is no longer waited out: {used_up}."
+
+    def _look(self, now: float, *, moves: bool) -> None:
+        """Take both pictures, find out where the arms were at that moment, and ask."""
+        robot, servo = self.robot, self.servo
+        frames = {side: camera.read() for side, camera in robot.cameras.items()}
+        self.watch.pictures(frames, servo.was, now=now)
+        if self.question_seen == (seen := {side: frame.sequence for side, frame in frames.items()}):
+            return  # the same pictures again: the next ones are on their way
+        self.question_seen = seen
+        time = min(frame.timestamp for frame in frames.values())
+        tcp = {side: servo.was(side, frame.timestamp) for side, frame in frames.items()}
+        images = {side: frames[side].image if side in frames else self._dark() for side in ARMS}
+        poses = {side: tcp[side] @ self.calibration[side] if side in tcp else np.eye(4) for side in ARMS}
+        widths = {
+            side: np.array(servo.widths[side] / self.scale[side] if side in tcp else 0.0) for side in ARMS
+        }
         observation = Observation(
-            left=frames["left"].image,
-            right=frames["right"].image,
+            left=images["left"],
+            right=images["right"],
             instruction=self.instruction,
             timestamp=time,
             state=state_vector(poses, widths).astype(np.float32),
         )
-        return _Moment(observation, time, tcp)
-
-    def _predict(self, moment: _Moment) -> ActionChunk:
-        """The chunk, at the moment of the robot's clock when it is there."""
-        asked, started = self.clock.now(), wall.perf_counter()
+        promised = None
+        if moves and self.mode == "chunking" and servo.plan is not None:
+            promised = promise(
+                servo.plan,
+                tcp,
+                self.calibration,
+                observed=time,
+                answered=time + max(self.delays),
+                gripper_scale=self.scale,
+            )
         seed = None if self.seed is None else self.seed + self.predictions
-        (chunk,) = self.policy.predict([moment.observation], seed=seed)
-        self.predictions += 1
-        self.result.inference.append(wall.perf_counter() - started)
+        self.question = _Question(observation, time, tcp, now, promised is not None)
+        self.thinker.ask(observation, seed=seed, promised=promised)
+        self.predictions += moves
+
+    def _take(self, question: _Question, answer: Answer, now: float) -> None:
+        """Hand a chunk to the servo."""
+        self.result.inference.append(answer.seconds)
+        if answer.error is not None:
+            if not isinstance(answer.error, RDT2Error):
+                self.unforeseen, self.result.ending = answer.error, f"the policy failed: {answer.error}"
+                return
+            raise answer.error
+        chunk: ActionChunk = answer.chunk  # type: ignore[assignment]
         if self.recorder is not None:
-            self.recorder.on_cycle(moment.observation, chunk, moment.time)
-        if self.config.latency is not None:
-            self._wait_until(asked + self.config.latency)
-        return chunk
-
-    def _execute(self, moment: _Moment, chunk: ActionChunk) -> tuple[float, int]:
-        """Schedule every step of a chunk that is still ahead and may be driven, for both arms and both grippers.
-
-        Returns when the chunk starts, on the robot's clock, and how many of its steps, from the first, are driven.
-        The arms stop at the last.
-        """
-        config, robot = self.config, self.robot
-        poses, widths = {}, {}
-        for side in ARMS:
-            motion = conjugate(chunk.relative_poses(side).astype(np.float64), robot.policy_to_tcp[side])
-            poses[side] = moment.tcp[side] @ motion
-            widths[side] = np.maximum(chunk.widths(side).astype(np.float64), 0.0) * config.gripper_scale
-        plan = check_plan(moment.tcp, poses, widths, config.limits)
-        now = self.clock.now()
-        if now >= moment.time + HORIZON * PERIOD - config.robot_action_latency:
+            self.recorder.on_cycle(question.observation, chunk, question.time)
+        chunk.require_valid()
+        self.delays.append(now - question.time)
+        servo = self.servo
+        # From here on the new plan may speak: what the arms are told in the next tick they do so much later.
+        speaks = now + TICK + max(arm.latency for arm in self.settings.arms.values())
+        # For so long the arms have stood still since the picture: that much later all steps are due.
+        stood = max(0.0, speaks - max(self.rests, question.time))
+        begins = question.time + stood
+        if speaks >= begins + HORIZON * PERIOD:
             raise SafetyError(
-                f"the chunk was {now - moment.time:.2f} s old when it came, its last step is past. "
+                f"the chunk was {now - question.time:.2f} s old when it came, its last step is past. "
                 "Use a faster machine or model."
             )
-        # For so long the arms have stood still since the picture: that much later all steps are due.
-        stood = max(0.0, now + config.robot_action_latency - max(self.rests, moment.time))
-        start = moment.time + stood
-        times = start + PERIOD * np.arange(1, HORIZON + 1)
-        # What differs from the plan being driven is made up for within a whole period, not within what is left of one.
-        skipped = int(np.sum(times - config.robot_action_latency < now + PERIOD - EARLY))
-        if plan.steps - skipped < min(LEAST_STEPS, HORIZON - skipped):
-            raise SafetyError(plan.reason)
-        driven = slice(skipped, plan.steps)
-        self.sent = []
-        for side in ARMS:
-            arm, gripper = robot.arms[side], robot.grippers[side]
-            openings = np.minimum(widths[side], gripper.stroke)
-            self.sent.append(
-                (
-                    arm,
-                    *self._joined(
-                        side, times[driven] - config.robot_action_latency, plan.poses[side][driven]
-                    ),
-                )
-            )
-            self.sent.append((gripper, times[driven] - config.gripper_latency, openings[driven]))
-        self._send()
-        self.rests = times[plan.steps - 1]
-        self.result.cycles.append(Cycle(moment.time - self.began, moment.tcp, plan, widths, skipped))
-        return start, plan.steps
-
-    def _joined(self, side: str, times: ndarray, poses: ndarray) -> tuple[ndarray, ndarray]:
-        """Waypoints that begin where the arm's path is now, so that nothing of the last plan lies in between."""
-        now = self.clock.now() + EARLY
-        path_times, path_poses = self.path.get(side, (np.array([now]), self.past[side][-1][1][None]))
-        here = interpolate(path_times, path_poses, np.array([now]))
-        times, poses = np.append(now, times), np.concatenate([here, poses])
-        self.path[side] = (times, poses)
-        return times, poses
-
-    def _send(self) -> None:
-        """Give the devices what is still ahead of what they were given last."""
-        now = self.clock.now()
-        for device, times, values in self.sent:
-            ahead = times > now
-            if ahead.any():
-                device.execute(times[ahead], values[ahead])
-
-    def _wait_until(self, time: float) -> None:
-        """Let the robot move until `time`, looking 30 times a second.
-
-        Raises:
-            _Finished: the monitor says done, or the episode's time is up.
-        """
-        while True:
-            if self.monitor is not None and self.monitor.done:
-                raise _Finished("done")
-            now = self.clock.now()
-            if now >= self.ends - EARLY:
-                raise _Finished("time is up")
-            if now >= time - EARLY:
-                return
-            self.clock.sleep_until(min(time, self.next_frame, self.ends))
-            if self.clock.now() >= self.next_frame - EARLY:
-                self.next_frame = max(self.next_frame + PERIOD, self.clock.now() + 0.5 * PERIOD)
-                self._remember()
-                self._send()
-                if self.recorder is not None:
-                    self.recorder.on_frame(self.clock.now())
-
-    def _remember(self) -> None:
-        """Add the newest measured poses to those of the past."""
-        for side in ARMS:
-            state = self.robot.arms[side].state()
-            if not (np.isfinite(state.pose).all() and np.isfinite(state.joints).all()):
-                raise SafetyError(
-                    f"the state of the {side} arm holds NaN or infinite values. Check its driver."
-                )
-            past = self.past[side]
-            if not past or state.timestamp > past[-1][0]:
-                past.append((state.timestamp, np.asarray(state.pose, dtype=np.float64)))
-
-    def _go_on(self) -> None:
-        """Let the arms come to rest, and move again."""
-        for _ in range(int(FPS)):
-            self._wait_until(self.clock.now() + PERIOD)
-            try:
-                self.robot.recover()
-            except RobotError:
-                continue
-            return
-        self.robot.recover()
-
-    def _hold(self, reason: str) -> None:
-        self.robot.stop()
-        self.sent, self.path = [], {}
-        self.rests = self.clock.now()
-        self.result.holds.append(Hold(self.clock.now() - self.began, reason))
-
-
-def _fresh(what: str, stamp: float, now: float, most: float) -> None:
-    """Raises SafetyError for a timestamp that is not finite, or older than `most` seconds."""
-    if not np.isfinite(stamp) or now - stamp > most:
-        raise SafetyError(
-            f"{what} is {now - stamp:.2f} s old, the limit is {most:.2f} s. Check the device's stream."
+        plan = place(
+            chunk,
+            question.tcp,
+            self.calibration,
+            observed=question.time,
+            begins=begins,
+            gripper_scale=self.scale,
+            width=servo.widths,
         )
+        cycle = Cycle(question.time - self.began, question.tcp, plan, now - question.time)
+        steps = HORIZON if self._lingers(now) else self.config.execute_steps
+        if self.mode == "synchronous":
+            plan = plan.first(steps)
+        moving = servo.plan is not None and self.rests > speaks
+        if moving and not question.promised:
+            plan = blend(servo.plan, plan, now=speaks, seconds=self.config.blend)
+        servo.drive(plan, now)
+        self.rests, self.look_at = plan.ends, begins + steps * PERIOD
+        self.budget.good()
+        self.result.cycles.append(cycle)
+
+    def _lingers(self, now: float) -> bool:
+        """Whether the arms have got nowhere for as long as the policy's patience lasts.
+
+        Some policies put an event at the end of a chunk, such as letting go, off again each time they look before it.
+        """
+        patience = self.policy.patience
+        return patience is not None and self.servo.lingers(now - patience, LINGERING)
+
+    @staticmethod
+    def _dark() -> ndarray:
+        return np.zeros((384, 384, 3), np.uint8)

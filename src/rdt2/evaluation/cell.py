@@ -29,20 +29,17 @@ from rdt2.workers import worker_pool
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rdt2.control import EpisodeResult, LoopConfig, Recorder
+    from rdt2.control import EpisodeResult, LoopConfig, Mode, Recorder
     from rdt2.policy import Policy
+    from rdt2.robot.settings import RobotSettings
     from rdt2.sim.cell import Cell
 
 LATENCY = 0.1
-"""Seconds of simulated time between an observation and the chunk predicted from it."""
+"""Seconds of simulated time that a prediction takes, unless it is to take what it really takes."""
 EXECUTE_STEPS = 6
 """Of a chunk, before the next look: where a hand is about to close, 12 steps are driven half blind."""
-CLEARANCE = 0.013
-"""Lowest place of a TCP above the table, metres: the fingers' pads, which reach 10 mm beyond it, stay clear. A cell's
-table is measured once, as that of a robot is."""
 MAX_SECONDS = 20.0
 """Simulated length of an episode that does not succeed."""
-STOPPED = "stopped by the operator"
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,12 @@ class EpisodeRecord:
     reason: str
     """How it ended."""
     chunks: int
-    held: int
-    """Cycles in which the arms held instead of moving: an invalid chunk, a refused waypoint."""
-    cut: int
-    """Chunks of which only the beginning could be driven: a later waypoint was out of bounds."""
+    pauses: int
+    """How often the arms came to rest for a fault: an invalid chunk, an old picture."""
+    slowed: int
+    """How often the guard began to hold something back."""
+    collisions: int
+    """How often parts of the arms met one another, the table or what they should not touch."""
     inference_ms: float
     """Median wall-clock time of a prediction."""
 
@@ -86,7 +85,8 @@ class CellEvaluation:
     unseen_shapes: bool
     blind: bool
     swap_instruction: bool
-    latency: float
+    latency: float | None
+    """Simulated seconds of a prediction; None: what it really took."""
     execute_steps: int
     max_seconds: float
     records: Sequence[EpisodeRecord]
@@ -176,16 +176,35 @@ def rate_cells(rate: Rate) -> tuple[str, str, str]:
     )
 
 
-def loop_config(execute_steps: int = EXECUTE_STEPS) -> LoopConfig:
+def loop_config(
+    execute_steps: int = EXECUTE_STEPS, *, latency: float | None = LATENCY, mode: Mode | None = None
+) -> LoopConfig:
     """How evaluations run the loop; raises ConfigError for steps that a chunk does not have."""
     from rdt2.control import LoopConfig
 
-    return LoopConfig(latency=LATENCY, execute_steps=execute_steps)
+    return LoopConfig(latency=latency, execute_steps=execute_steps, mode=mode)
+
+
+def cell_settings(robot: str) -> RobotSettings:
+    """Settings of a simulated robot: "ur5e" for what comes with the package as cell_ur5e, or a yaml's path.
+
+    Raises:
+        ConfigError: there is no such robot, or it is no simulated one.
+    """
+    from rdt2.robot.settings import RobotSettings
+    from rdt2.sim.cell import EMBODIMENTS
+
+    settings = RobotSettings.read(f"cell_{robot}" if robot in EMBODIMENTS else robot)
+    if settings.kind != "cell":
+        raise ConfigError(
+            f"robot {settings.name!r} is of kind {settings.kind}, expected a simulated one: kind: cell."
+        )
+    return settings
 
 
 def evaluate_cell(
     policy: PolicySpec | Policy | str,
-    robot: Literal["ur5e", "fr3", "handheld"],
+    robot: str,
     task: str,
     *,
     episodes: int = 20,
@@ -204,6 +223,7 @@ def evaluate_cell(
     Args:
         policy: which one to load, or a loaded one with one worker.
         robot: which arms.
+        robot: which arms: ur5e, fr3, handheld, or the yaml of a robot of kind cell.
         task: what the sentences ask for, a name of `rdt2.sim.tasks.TASKS`.
         episodes: how many scenes; hands and colours are balanced over them.
         seed: which scenes, never those of training, and the policy's noise.
@@ -252,7 +272,7 @@ def evaluate_cell(
         unseen_shapes=unseen_shapes,
         blind=blind,
         swap_instruction=swap_instruction,
-        latency=config.latency or 0.0,
+        latency=config.latency,
         execute_steps=config.execute_steps,
         max_seconds=max_seconds,
         records=sorted(records, key=lambda record: record.index),
@@ -274,29 +294,33 @@ def run_trial(
     Args:
         trial: which scene and sentence.
         policy: what predicts.
-        robot: which arms.
-        config: of the loop; the table height of its limits becomes that of the scene.
+        robot: which arms, as for `evaluate_cell`; the height of its table becomes that of the scene.
+        config: of the loop.
         max_seconds: simulated.
         watch: makes a recorder for the trial's cell.
 
     Raises:
         TaskError: unknown robot. KeyboardInterrupt: Ctrl-C; the loop has stopped the arms.
     """
-    from rdt2.control import run_episode
+    from rdt2.control import STOPPED, run_episode
     from rdt2.sim.cell import Cell
+    from rdt2.sim.settings import CellSettings
     from rdt2.sim.tasks import Monitor
 
     scene = trial.scene()
     task = trial.task(scene)
     sentence = trial.instruction or (task.instruction if task else "")
-    floor = dataclasses.replace(config.limits, table_height=scene.table_height + CLEARANCE)
-    config = dataclasses.replace(config, limits=floor)
-    with Cell(robot, scene) as cell:
+    # A cell's table is measured once, as that of a robot is.
+    settings = cell_settings(robot).changed({"safety.table_height": scene.table_height})
+    world = CellSettings(**(settings.cell or {}))
+    embodiment = next(iter(settings.arms.values())).model or "handheld"
+    with Cell(embodiment, scene, world) as cell:
         monitor = Monitor(cell, task) if task is not None else None
         result = run_episode(
-            cell.robot(),
+            cell.robot(settings.sides),
             policy,
             sentence,
+            settings=settings,
             monitor=monitor,
             config=config,
             recorder=watch(cell) if watch is not None else None,
@@ -318,8 +342,9 @@ def run_trial(
         seconds=result.seconds,
         reason=result.ending,
         chunks=len(result.inference),
-        held=len(result.holds),
-        cut=sum(cycle.plan.reason != "" for cycle in result.cycles),
+        pauses=len(result.pauses),
+        slowed=len(result.slowed),
+        collisions=len(cell.collisions),
         inference_ms=1000 * float(np.median(result.inference)) if result.inference else float("nan"),
     )
     return record, result

@@ -65,7 +65,7 @@ class EpisodeFilm:
             ChunkView(
                 time=cycle.time,
                 positions={arm: cycle.plan.poses[arm][:, :3, 3] for arm in ARMS},
-                widths=cycle.widths,
+                widths={arm: cycle.plan.widths[arm] for arm in ARMS},
             )
             for cycle in result.cycles
         ]

@@ -29,6 +29,11 @@ class BlindPolicy:
         """As the wrapped policy."""
         return self._policy.keeps_promises
 
+    @property
+    def patience(self) -> float | None:
+        """As the wrapped policy."""
+        return self._policy.patience
+
     def predict(
         self,
         observations: Sequence[Observation],

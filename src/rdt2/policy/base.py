@@ -30,6 +30,12 @@ class Policy(Protocol):
         """Whether `predict` takes what the arms will do anyway. Else whoever drives blends one plan into the next."""
         ...
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which arms that get nowhere should drive a whole chunk: some policies put what they mean to do
+        at the end of a chunk off each time they are asked before. None: not this one."""
+        ...
+
     def predict(
         self,
         observations: Sequence[Observation],

@@ -5,7 +5,7 @@
 Paths are relative to the folder of the file. A folder that holds such a file under the name ``policy.json``, or
 a single one under another name, is itself a checkpoint. ``processor`` may be added where the VLM's folder lacks
 its tokenizer files, and ``settings`` may say how the policy is used unless its user says otherwise:
-``{"draws": 4, "temperature": 0.8}``.
+``{"draws": 4, "temperature": 0.8, "patience": 1.0}`` (see ``rdt2.policy.Policy`` for the last).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Bundle:
     kind: Kind
     parts: dict[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
-    """``draws`` and ``temperature`` of ``load_policy``, where it is not given them."""
+    """``patience``, and ``draws`` and ``temperature`` of ``load_policy``, where it is not given them."""
 
     def __getitem__(self, part: str) -> str:
         return self.parts[part]
@@ -110,7 +110,7 @@ def read_bundle(file: Path) -> Bundle:
 
 
 def _check_settings(file: Path, kind: str, settings: Any) -> None:
-    known: dict[str, tuple[type, ...]] = {"draws": (int,)}
+    known: dict[str, tuple[type, ...]] = {"draws": (int,), "patience": (int, float)}
     if kind == "vq":
         known["temperature"] = (int, float)
     if not isinstance(settings, dict) or any(
@@ -131,7 +131,7 @@ def save_bundle(
     Args:
         path: a ``.json`` file, or a folder, which gets ``policy.json``.
         kind: "fm" or "vq".
-        settings: ``draws`` and ``temperature`` of ``load_policy``, where it is not given them.
+        settings: ``patience``, and ``draws`` and ``temperature`` of ``load_policy``, where it is not given them.
         **parts: ``vlm``, ``normalizer``, ``expert`` or ``tokenizer``, ``processor``: what exists on disk.
 
     Raises:

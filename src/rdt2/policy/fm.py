@@ -47,6 +47,7 @@ class FMPolicy(OneProcess):
         normalizer: LinearNormalizer,
         steps: int | None = None,
         draws: int = 1,
+        patience: float | None = None,
     ) -> None:
         """
         Args:
@@ -57,6 +58,7 @@ class FMPolicy(OneProcess):
             steps: Euler steps; None for the checkpoint's own number. 1 is the one-step (UltraFast) policy:
                 ``A0 + v(0, A0)``.
             draws: chunks drawn for each observation; what is predicted is their mean, which errs less.
+            patience: see :class:`rdt2.policy.Policy`.
 
         Raises:
             CheckpointError: if the expert is of another shape, or reads layers the VLM does not have.
@@ -80,6 +82,7 @@ class FMPolicy(OneProcess):
         if draws < 1:
             raise ConfigError(f"draws is {draws}, expected 1 or more.")
         self.steps, self.draws = expert.config.steps if steps is None else steps, draws
+        self.patience = patience
 
     @property
     def device(self) -> torch.device:

@@ -191,8 +191,9 @@ def _load_fm(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
     pack_linears(expert)
     kind = CompiledFMPolicy if spec.compile else FMPolicy
     return kind(
-        vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps, draws=draws
-    )
+        vlm=model, processor=processor, expert=expert, normalizer=normalizer, steps=steps, draws=draws,
+        patience=parts.settings.get("patience"),
+    )  # fmt: skip
 
 
 def _load_vq(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch.dtype) -> VQPolicy:
@@ -219,7 +220,7 @@ def _load_vq(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
     kind = CompiledVQPolicy if spec.compile else VQPolicy
     return kind(
         vlm=model, processor=processor, tokenizer=tokenizer, normalizer=normalizer,
-        temperature=temperature, draws=draws,
+        temperature=temperature, draws=draws, patience=own.get("patience"),
     )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class VQPolicy(OneProcess):
         normalizer: LinearNormalizer,
         temperature: float = 0.0,
         draws: int = 1,
+        patience: float | None = None,
     ) -> None:
         """
         Args:
@@ -59,6 +60,7 @@ class VQPolicy(OneProcess):
                 softmax(logits / temperature), with the seed of ``predict``.
             draws: strings drawn for each chunk, which is the mean of theirs. One string says a single way to go on,
                 and errs with it; the mean errs less, for a batch of this size behind one prompt.
+            patience: see :class:`rdt2.policy.Policy`.
 
         Raises:
             CheckpointError: if the parts do not fit each other.
@@ -79,7 +81,7 @@ class VQPolicy(OneProcess):
             )
         self.vlm, self.processor = vlm.eval(), processor
         self.tokenizer, self.normalizer = tokenizer.eval(), normalizer
-        self.temperature, self.draws = temperature, draws
+        self.temperature, self.draws, self.patience = temperature, draws, patience
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,170 @@
+"""The part that never waits: 125 times a second it reads every arm, and sends every arm one command.
+
+Whatever else happens (inference that takes long or hangs, a slow disk), `tick` comes round. A wish becomes a command
+only through the `Guard`. Without a plan the arms come to rest and are told so again and again; when anything is wrong
+with a device, the robot stops, and stays stopped until a person lets it go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rdt2.control.watch import Watch
+from rdt2.errors import RDT2Error, SafetyError
+from rdt2.pose import interpolate
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+    from rdt2.control.guard import Commanded, Guard
+    from rdt2.control.plan import Plan
+    from rdt2.robot import ArmState, Robot
+    from rdt2.robot.settings import RobotSettings
+
+TICK = 0.008
+"""Seconds between two commands."""
+REMEMBERED = 2.0
+"""Seconds of measured poses that are kept."""
+
+
+class Servo:
+    """Drives the arms along a plan, within what the guard allows.
+
+    Args:
+        robot: enabled.
+        settings: its own.
+        guard: what stands between a wish and a command.
+        watch: what doubts devices.
+        permit: asked at every tick why the arms may not move, "" when they may: an emergency stop, a dead man's
+            switch that was let go, a door.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        settings: RobotSettings,
+        guard: Guard,
+        watch: Watch,
+        permit: Callable[[], str] | None,
+    ) -> None:
+        self.robot, self.guard, self.watch, self.permit = robot, guard, watch, permit
+        self._timeout, self._until = settings.safety.command_timeout, 0.0
+        self._latency = {side: (arm.latency, arm.gripper.latency) for side, arm in settings.arms.items()}
+        self.stopped = ""
+        """Why the robot was stopped; it moves no more."""
+        self.commanded: Commanded | None = None
+        self.widths: dict[str, float] = {}
+        """Measured openings, metres."""
+        self.slowed: list[tuple[float, str]] = []
+        """When the guard began to hold something back, and what it was."""
+        self._plan: Plan | None = None
+        self._lock = threading.Lock()
+        self._past: dict[str, deque[tuple[float, ndarray]]] = {
+            side: deque(maxlen=int(REMEMBERED / TICK)) for side in robot.sides
+        }
+
+    def start(self, now: float) -> None:
+        """Look where the arms are; they are at rest there.
+
+        Raises:
+            SafetyError: a device says nothing that may be believed.
+        """
+        states = self._measure(now)
+        self.guard.start(
+            {side: state.pose for side, state in states.items()},
+            {side: state.joints for side, state in states.items()},
+            dict(self.widths),
+        )
+
+    @property
+    def plan(self) -> Plan | None:
+        """What is being driven."""
+        return self._plan
+
+    def drive(self, plan: Plan, now: float) -> None:
+        """From the next tick on, follow this plan."""
+        self._until = now + self._timeout
+        self._plan = plan
+
+    def pause(self) -> None:
+        """Come to rest and wait for another plan."""
+        self._plan = None
+
+    def tick(self, now: float) -> None:
+        """One period: measure, doubt, command. Never raises; what is wrong stops the robot."""
+        if self.stopped:
+            return
+        try:
+            if self.permit is not None and (reason := self.permit()):
+                raise SafetyError(reason)
+            states = self._measure(now)
+            self.guard.check(states)
+            self._command(now)
+        except Exception as error:  # of any driver: whatever it is, arms that nobody watches must not move
+            self.stop(_told(error))
+
+    def _command(self, now: float) -> None:
+        due, plan, robot = now + TICK, self._plan, self.robot
+        if plan is None or now > self._until:
+            command = self.guard.brake()
+        else:
+            # A device that moves so much later is told so much earlier.
+            poses = {side: plan.pose(side, due + late) for side, (late, _) in self._latency.items()}
+            widths = {side: plan.width(side, due + late) for side, (_, late) in self._latency.items()}
+            command = self.guard.step(poses, widths)
+        robot.execute(
+            np.array([due]),
+            {side: pose[None] for side, pose in command.poses.items()},
+            {side: np.array([width]) for side, width in command.widths.items()},
+        )
+        if command.slowed and (not self.slowed or self.slowed[-1][1] != command.slowed):
+            self.slowed.append((now, command.slowed))
+        self.commanded = command
+
+    def stop(self, reason: str) -> None:
+        """Stop the robot for good, and say why."""
+        if not self.stopped:
+            failed = self.robot.stop()
+            also = "".join(f" The {name} could not be stopped: {why}" for name, why in failed.items())
+            self.stopped = reason + also
+
+    def _measure(self, now: float) -> dict[str, ArmState]:
+        robot = self.robot
+        if faults := robot.faults():
+            raise SafetyError(" ".join(faults))
+        states = {side: arm.state() for side, arm in robot.arms.items()}
+        grippers = {side: gripper.state() for side, gripper in robot.grippers.items()}
+        self.watch.states(states, grippers, now=now)
+        self.widths = {side: state.width for side, state in grippers.items()}
+        with self._lock:
+            for side, state in states.items():
+                past = self._past[side]
+                if not past or state.timestamp > past[-1][0]:
+                    past.append((state.timestamp, np.asarray(state.pose, dtype=np.float64)))
+        return states
+
+    def was(self, side: str, time: float) -> Float[ndarray, "4 4"]:
+        """Where a TCP was measured to be at `time` of the last two seconds, cell frame, metres."""
+        with self._lock:
+            stamps, poses = zip(*self._past[side], strict=True)
+        return interpolate(np.array(stamps), np.stack(poses), np.array([time]))[0]
+
+    def lingers(self, since: float, within: float) -> bool:
+        """Whether no TCP has left a ball of the radius `within` metres since then; False if that is not known."""
+        with self._lock:
+            kept = {side: list(past) for side, past in self._past.items()}
+        for past in kept.values():
+            places = np.array([pose[:3, 3] for stamp, pose in past if stamp > since])
+            if past[0][0] > since or np.linalg.norm(places - past[-1][1][:3, 3], axis=1).max() > within:
+                return False
+        return True
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, RDT2Error) else f"{type(error).__name__}: {error}"
