@@ -304,7 +304,6 @@ def run_trial(
     """
     from rdt2.control import STOPPED, run_episode
     from rdt2.sim.cell import Cell
-    from rdt2.sim.settings import CellSettings
     from rdt2.sim.tasks import Monitor
 
     scene = trial.scene()
@@ -312,9 +311,8 @@ def run_trial(
     sentence = trial.instruction or (task.instruction if task else "")
     # A cell's table is measured once, as that of a robot is.
     settings = cell_settings(robot).changed({"safety.table_height": scene.table_height})
-    world = CellSettings(**(settings.cell or {}))
     embodiment = next(iter(settings.arms.values())).model or "handheld"
-    with Cell(embodiment, scene, world) as cell:
+    with Cell(embodiment, scene, settings.cell) as cell:
         monitor = Monitor(cell, task) if task is not None else None
         result = run_episode(
             cell.robot(settings.sides),
