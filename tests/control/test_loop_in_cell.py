@@ -9,9 +9,8 @@ pytest.importorskip("mujoco")
 
 from rdt2.action import HORIZON, ActionChunk, chunk_from_poses
 from rdt2.control import LoopConfig, run_episode
-from rdt2.evaluation.cell import cell_settings
 from rdt2.robot import Frame
-from rdt2.sim.cell import Cell
+from rdt2.sim.cell import Cell, cell_settings
 from rdt2.sim.drawing import make_scene
 from rdt2.sim.gripper import tcp_rotation
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from rdt2.control import EpisodeResult, LoopConfig, Mode, Recorder
     from rdt2.policy import Policy
-    from rdt2.robot.settings import RobotSettings
     from rdt2.sim.cell import Cell
 
 LATENCY = 0.1
@@ -185,23 +184,6 @@ def loop_config(
     return LoopConfig(latency=latency, execute_steps=execute_steps, mode=mode)
 
 
-def cell_settings(robot: str) -> RobotSettings:
-    """Settings of a simulated robot: "ur5e" for what comes with the package as cell_ur5e, or a yaml's path.
-
-    Raises:
-        ConfigError: there is no such robot, or it is no simulated one.
-    """
-    from rdt2.robot.settings import RobotSettings
-    from rdt2.sim.cell import EMBODIMENTS
-
-    settings = RobotSettings.read(f"cell_{robot}" if robot in EMBODIMENTS else robot)
-    if settings.kind != "cell":
-        raise ConfigError(
-            f"robot {settings.name!r} is of kind {settings.kind}, expected a simulated one: kind: cell."
-        )
-    return settings
-
-
 def evaluate_cell(
     policy: PolicySpec | Policy | str,
     robot: str,
@@ -303,7 +285,7 @@ def run_trial(
         TaskError: unknown robot. KeyboardInterrupt: Ctrl-C; the loop has stopped the arms.
     """
     from rdt2.control import STOPPED, run_episode
-    from rdt2.sim.cell import Cell
+    from rdt2.sim.cell import Cell, cell_settings
     from rdt2.sim.tasks import Monitor
 
     scene = trial.scene()
@@ -311,8 +293,7 @@ def run_trial(
     sentence = trial.instruction or (task.instruction if task else "")
     # A cell's table is measured once, as that of a robot is.
     settings = cell_settings(robot).changed({"safety.table_height": scene.table_height})
-    embodiment = next(iter(settings.arms.values())).model or "handheld"
-    with Cell(embodiment, scene, settings.cell) as cell:
+    with Cell.of(settings, scene) as cell:
         monitor = Monitor(cell, task) if task is not None else None
         result = run_episode(
             cell.robot(settings.sides),

@@ -21,8 +21,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS
-from rdt2.errors import SimulationError, TaskError
-from rdt2.robot.models import arm_model
+from rdt2.errors import ConfigError, SimulationError, TaskError
+from rdt2.registry import did_you_mean
+from rdt2.robot.models import ARM_MODELS, arm_model
 from rdt2.robot.robot import Robot
 from rdt2.sim import render
 from rdt2.sim.building import add_room, add_tubes, build_scene
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
     from numpy import ndarray
 
-EMBODIMENTS = ("handheld", "ur5e", "fr3")
+    from rdt2.robot.settings import RobotSettings
+
+EMBODIMENTS = ("handheld", *ARM_MODELS)
+"""What carries the grippers: people's hands, or two arms of a kind that is described in `rdt2.robot.models`."""
 WRIST_SIZE = (384, 384)
 WATCHED = 4
 """Steps of the physics between two looks for collisions: 8 ms, as the servo's."""
@@ -72,6 +76,22 @@ def start_pose(side: str, start: Start) -> Float[ndarray, "4 4"]:
     pose[:3, :3] = tilt @ tcp_rotation(side, yaw=start.yaw)
     pose[:3, 3] = start.position
     return pose
+
+
+def cell_settings(robot: str) -> RobotSettings:
+    """Settings of a simulated robot: "ur5e" for what comes with the package as cell_ur5e, or a yaml's path.
+
+    Raises:
+        ConfigError: there is no such robot, or it is no simulated one.
+    """
+    from rdt2.robot.settings import RobotSettings
+
+    settings = RobotSettings.read(f"cell_{robot}" if robot in EMBODIMENTS else robot)
+    if settings.kind != "cell":
+        raise ConfigError(
+            f"robot {settings.name!r} is of kind {settings.kind}, expected a simulated one: kind: cell."
+        )
+    return settings
 
 
 def controller_tcp(embodiment: str, side: str, world: ArmWorld) -> Float[ndarray, "4 4"]:
@@ -119,7 +139,10 @@ def build_cell(
     """
     render.load_mujoco()
     if embodiment not in EMBODIMENTS:
-        raise TaskError(f"embodiment is {embodiment!r}, expected one of {EMBODIMENTS}.")
+        raise TaskError(
+            f"embodiment is {embodiment!r}, expected one of {', '.join(EMBODIMENTS)}."
+            f"{did_you_mean(embodiment, EMBODIMENTS)}"
+        )
     spec, world = build_scene(scene), (settings or CellSettings()).arms
     for side in ARMS:
         if embodiment == "handheld":
@@ -216,6 +239,21 @@ class Cell:
         robot = self.robot()
         robot.connect()
         robot.enable()
+
+    @classmethod
+    def of(cls, settings: RobotSettings, scene: Scene) -> Cell:
+        """The cell of a robot of kind cell: its arms, and what its section `cell:` says of its devices.
+
+        Raises:
+            ConfigError: it is no simulated robot, or its two arms are of different kinds.
+        """
+        models = {arm.model for arm in settings.arms.values()}
+        if settings.kind != "cell" or len(models) > 1:
+            found = f"kind {settings.kind} with the arms {sorted(str(model) for model in models)}"
+            raise ConfigError(
+                f"robot {settings.name!r} is of {found}, expected kind cell with one sort of arms."
+            )
+        return cls(models.pop() or "handheld", scene, settings.cell)
 
     def _find_bodies(self) -> None:
         model = self.model
