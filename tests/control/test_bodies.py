@@ -76,7 +76,7 @@ def test_capsules_are_never_further_apart_than_the_solids(model):
         assert ours <= theirs + 1e-3 if theirs > 0 else ours <= 1e-3
         near += ours < 0.2
         if 0 < theirs < 0.4:
-            assert ours > theirs - 0.06, "capsules that are much too large stop arms for nothing"
+            assert ours > theirs - 0.09, "capsules that are much too large stop arms for nothing"
     assert near > 3
 
 

@@ -340,7 +340,7 @@ def test_turning_further_than_the_joints_go_is_a_fault(bench):
     arm, pose = bench[2]["right"], waiting("right")
 
     def turn_and_turn():
-        for k in range(1, 200):
+        for k in range(1, 260):
             pose[:3, :3] = tcp_rotation("right", yaw=0.04 * k)
             drive(bench, arm, pose, 0.02)
 
