@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from rdt2.action import HORIZON, ActionChunk, chunk_from_poses
-from rdt2.robot import ArmState, Frame, GripperState, PoseTrajectory, Robot, WidthTrajectory
+from rdt2.errors import RobotError, SafetyError
+from rdt2.robot import WATCHDOG, ArmState, Frame, GripperState, PoseTrajectory, Robot, WidthTrajectory
+from rdt2.robot.braking import Brake
 from rdt2.robot.device import BaseDevice
 from rdt2.robot.settings import RobotSettings
 
@@ -29,29 +31,67 @@ class FakeClock:
 
 
 class FakeDevice(BaseDevice):
-    """Ready from the start; remembers what it was told for the first time, as (now, time, value), and its stops."""
+    """Ready from the start; remembers what it was told for the first time, as (now, time, value), and its stops.
 
-    def __init__(self, clock, name):
+    An honest one takes time to stop, and stops by itself when it hears nothing.
+    """
+
+    def __init__(self, clock, name, trajectory, honest=False):
         super().__init__(name)
+        self.trajectory = trajectory
         self.clock, self.scheduled, self.calls, self.holds = clock, [], [], 0
+        self.honest, self.ramp, self._heard = honest, None, clock.now()
         self.connect()
         self.enable()
 
     def execute(self, times, values):
+        self.at(self.clock.now())
         self.require_ready()
-        self.trajectory.execute(times, values, now=self.clock.now())
+        self.trajectory.execute(times, self.check(values), now=self.clock.now())
+        self._heard = self.clock.now()
         self.calls.append((self.clock.now(), times, values))
         for time, value in zip(times, values, strict=True):
             if not any(time == t and np.array_equal(value, v) for _, t, v in self.scheduled):
                 self.scheduled.append((self.clock.now(), time, value))
+
+    def check(self, values):
+        return values
+
+    def at(self, now):
+        """Where it is commanded to be; a watchdog that ran out meanwhile has stopped it then."""
+        deaf = self._heard + WATCHDOG
+        end = self.trajectory.end[0]
+        if self.honest and not self._stopped and deaf < min(now, end):
+            self._fault, self._stopped = "heard nothing for 100 ms", True
+            self._brake_at(deaf)
+        if self.ramp is None:
+            return self.trajectory.at(now)
+        return self.moved(self.start, self.speed * self.ramp.way(now))
+
+    def health(self):
+        self.at(self.clock.now())
+        return super().health()
 
     def stop(self):
         self.holds += 1
         super().stop()
 
     def _brake(self):
-        now = self.clock.now()
-        self.trajectory.stay(self.trajectory.at(now), now=now)
+        self._brake_at(self.clock.now())
+
+    def _brake_at(self, now):
+        self.start, self._heard = self.trajectory.at(now), now
+        self.speed = self.velocity(now) if self.honest else 0.0 * self.velocity(now)
+        self.trajectory.stay(self.start, now=now)
+        self.ramp = Brake.of(now, (float(np.linalg.norm(self.speed)), 12.0, 400.0))
+
+    def _rest(self):
+        self.trajectory.stay(self.at(self.clock.now()), now=self.clock.now())
+        self.ramp, self._heard = None, self.clock.now()
+
+    def velocity(self, now):
+        before, after = self.trajectory.at(now), self.trajectory.at(now + 1e-4)
+        return (self.place(after) - self.place(before)) / 1e-4
 
 
 class FakeArm(FakeDevice):
@@ -59,40 +99,61 @@ class FakeArm(FakeDevice):
 
     base, model = np.eye(4), None
 
-    def __init__(self, clock, side):
-        super().__init__(clock, f"{side} arm")
+    def __init__(self, clock, side, honest=False):
         pose = np.diag([1.0, -1.0, -1.0, 1.0])
         pose[:3, 3] = 0, -0.25 if side == "right" else 0.25, 0.25
-        self.trajectory = PoseTrajectory(pose, clock.now())
+        super().__init__(clock, f"{side} arm", PoseTrajectory(pose, clock.now()), honest)
         self.broken, self.frozen = False, None
 
     def state(self):
         now = self.clock.now()
-        pose = self.trajectory.at(now).copy()
+        pose = self.at(now).copy()
+        earlier = self.at(now - 1e-4) if self.ramp is not None else None
+        speed = self.velocity(now) if earlier is None else (pose[:3, 3] - earlier[:3, 3]) / 1e-4
         if self.broken:
             pose[0, 3] = np.nan
         stamp = now if self.frozen is None else self.frozen
-        return ArmState(stamp, round(1000 * stamp), pose, np.zeros(6), np.zeros(6))
+        return ArmState(stamp, round(1000 * stamp), pose, np.append(speed, np.zeros(3)), np.zeros(6))
+
+    def place(self, pose):
+        return pose[:3, 3]
+
+    def moved(self, pose, way):
+        pose = pose.copy()
+        pose[:3, 3] += way
+        return pose
 
 
 class FakeGripper(FakeDevice):
     stroke = 0.2
 
-    def __init__(self, clock, side):
-        super().__init__(clock, f"{side} gripper")
-        self.trajectory = WidthTrajectory(0.08, clock.now())
+    def __init__(self, clock, side, honest=False):
+        super().__init__(clock, f"{side} gripper", WidthTrajectory(0.08, clock.now()), honest)
 
     def state(self):
         now = self.clock.now()
-        return GripperState(now, round(1000 * now), self.trajectory.at(now))
+        return GripperState(now, round(1000 * now), self.at(now))
+
+    def place(self, width):
+        return np.array(width)
+
+    def moved(self, width, way):
+        return float(width + way)
+
+    def check(self, widths):
+        if not np.all((np.asarray(widths) >= 0) & (np.asarray(widths) <= self.stroke)):
+            raise SafetyError(f"widths {widths} are outside of the stroke.")
+        return widths
 
 
 class FakeCamera(FakeDevice):
     def __init__(self, clock, side):
-        super().__init__(clock, f"{side} camera")
+        super().__init__(clock, f"{side} camera", WidthTrajectory(0.0, clock.now()))
         self.delay, self.stuck = 0.0, None
 
     def read(self):
+        if not self._connected:
+            raise RobotError(f"the {self.name} is not connected.")
         stamp = self.clock.now() - self.delay if self.stuck is None else self.stuck
         picture = PICTURE.copy()
         picture[0, 0] = round(1000 * stamp) % 251, 0, 0  # no real picture is ever the same again
@@ -102,12 +163,12 @@ class FakeCamera(FakeDevice):
         """Nothing moves."""
 
 
-def fake_robot(policy_to_tcp=None, *, sides=SIDES):
+def fake_robot(policy_to_tcp=None, *, sides=SIDES, honest=False):
     clock = FakeClock()
     change = np.eye(4) if policy_to_tcp is None else policy_to_tcp
     return Robot(
-        arms={s: FakeArm(clock, s) for s in sides},
-        grippers={s: FakeGripper(clock, s) for s in sides},
+        arms={s: FakeArm(clock, s, honest) for s in sides},
+        grippers={s: FakeGripper(clock, s, honest) for s in sides},
         cameras={s: FakeCamera(clock, s) for s in sides},
         clock=clock,
         policy_to_tcp={s: change for s in sides},

@@ -131,7 +131,7 @@ def test_what_is_no_pose_is_refused(bad: np.ndarray) -> None:
         ([1.0, 2.0], [0.1], "one time for each"),
         ([], [], "at least one"),
         ([1.0], [[0.1, 0.2], 0.1], "waypoints are no numbers"),
-        (1.0, 0.1, "widths"),
+        (1.0, 0.1, "one time for each"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_and_changes_nothing(times, widths, told) -> None:

@@ -36,6 +36,8 @@ class BaseDevice:
     def enable(self) -> None:
         if not self._connected:
             raise RobotError(f"the {self.name} is not connected. Call connect() first.")
+        if not self._enabled:
+            self._rest()
         self._enabled = True
 
     def health(self) -> Health:

@@ -59,13 +59,13 @@ class _Trajectory(Generic[V]):
         Raises:
             SafetyError: as `execute`.
         """
-        times = _numbers(times)
-        checked = self._check(values)
-        if times.ndim != 1 or len(times) == 0 or len(times) != len(checked):
+        times, numbers = _numbers(times), _numbers(values)
+        if times.ndim != 1 or times.size == 0 or numbers.shape[:1] != times.shape:
             raise SafetyError(
-                f"waypoints have times of shape {times.shape} for {len(checked)} values, expected one time for each "
-                "waypoint, and at least one."
+                f"waypoints have times of shape {times.shape} for values of shape {numbers.shape}, expected one time "
+                "for each waypoint, and at least one."
             )
+        checked = self._check(numbers)
         if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
             raise SafetyError(
                 "the waypoints' times must be finite seconds of the robot's clock that increase from each to the next."
@@ -102,10 +102,10 @@ class PoseTrajectory(_Trajectory["np.ndarray"]):
 
     def __init__(self, start: Float[ndarray, "4 4"], time: float = 0.0) -> None:
         self._turn: tuple[ndarray, ndarray, float, ndarray] | None = None
-        super().__init__(self._check(np.asarray(start)[None])[0], time)
+        super().__init__(self._check(_numbers(start)[None])[0], time)
 
     def _check(self, values: ndarray) -> list[ndarray]:
-        poses = _numbers(values)
+        poses = values
         if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
             raise SafetyError(
                 f"waypoints are {poses.shape} (finite: {bool(np.isfinite(poses).all())}), expected finite poses "
@@ -144,10 +144,10 @@ class WidthTrajectory(_Trajectory[float]):
     """Waypoints that are openings of a gripper in metres."""
 
     def __init__(self, start: float, time: float = 0.0) -> None:
-        super().__init__(self._check(np.array([start]))[0], time)
+        super().__init__(self._check(_numbers([start]))[0], time)
 
     def _check(self, values: ndarray) -> list[float]:
-        widths = _numbers(values)
+        widths = values
         if widths.ndim != 1 or not np.isfinite(widths).all():
             raise SafetyError(f"gripper widths are {widths.tolist()}, expected finite metres (n,).")
         return list(widths.tolist())
@@ -156,7 +156,7 @@ class WidthTrajectory(_Trajectory[float]):
         return a + fraction * (b - a)
 
 
-def _numbers(values: ndarray) -> ndarray:
+def _numbers(values: object) -> ndarray:
     """A copy, as float64."""
     try:
         return np.array(values, dtype=np.float64)

@@ -31,6 +31,8 @@ WINDOW = 4 * TICK
 """Seconds over which the speed of a commanded path is judged, whether its waypoints lie 8 or 33 ms apart."""
 
 
+STANDING = 0.05
+"""rad/s: an arm whose joints are slower stands."""
 YIELDING = 0.25
 """How much of what something holds it back a settling arm gives way to in each tick."""
 
@@ -189,7 +191,7 @@ class ArmController(BaseDevice):
 
     def _rest(self) -> None:
         now = float(self._data.time)
-        if self._ramp is not None and now < self._ramp.ends + TICK:
+        if np.abs(self._data.qvel[self._qvel]).max() > STANDING:
             raise RobotError(f"the {self.name} is still coming to rest. Recover it when it stands.")
         self._joints = self._previous = self._data.qpos[self._qpos].copy()
         self._ticked, self._ramp = now, None

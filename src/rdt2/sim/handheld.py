@@ -37,6 +37,8 @@ STOPPING = (12.0, 400.0)
 """Deceleration (m/s^2) and jerk (m/s^3) of a hand that is stopped."""
 STOPPING_TURN = (50.0, 1500.0)
 """The same of its turning, in radians."""
+STANDING = 0.02
+"""m/s: a hand that is slower stands."""
 EXTENT = 0.1
 """Radius of gyration of a gripper, metres, about."""
 _PARTS = slice(0, 3), slice(3, 6)
@@ -201,7 +203,7 @@ class HandheldArm(BaseDevice):
         self._ramp = Brake.of(self._data.time, (speed, *STOPPING), (turning, *STOPPING_TURN))
 
     def _rest(self) -> None:
-        if self._ramp is not None and self._data.time < self._ramp.ends:
+        if np.linalg.norm(site_velocity(self._model, self._data, self._site)[:3]) > STANDING:
             raise RobotError(f"the {self.name} is still coming to rest. Recover it when it stands.")
         self._ramp = None
         self._stay_here()

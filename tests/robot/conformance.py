@@ -1,0 +1,362 @@
+"""What every robot's devices must do, simulated or real: one suite, and a fixture `robot` for each implementation.
+
+    class TestMine(Conformance):
+        @pytest.fixture
+        def robot(self):
+            yield my_robot()        # a Robot, connected or not; both arms free to move by 10 cm up and down
+
+Times are the robot's own clock's. Bounds allow for a machine that is busy with other tests.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rdt2.errors import RobotError, SafetyError
+from rdt2.robot import WATCHDOG, Arm, Camera, Clock, Gripper, Robot
+
+PERIOD = 0.02
+SPEED = 0.2
+"""Metres per second of the tests' motion."""
+
+
+def ready(robot: Robot) -> Robot:
+    """Connected, enabled, and at rest."""
+    robot.connect()
+    robot.enable()
+    assert robot.faults() == []
+    return robot
+
+
+def run(robot: Robot, seconds: float) -> None:
+    robot.clock.sleep_until(robot.clock.now() + seconds)
+
+
+def raised(pose, height: float):
+    moved = pose.copy()
+    moved[2, 3] += height
+    return moved
+
+
+def path(robot: Robot, side: str, seconds: float = 0.5, lead: float = 0.05):
+    """Times and poses, `PERIOD` apart, of a gentle start upwards."""
+    ticks = np.arange(1, round(seconds / PERIOD) + 1)
+    start = robot.arms[side].state().pose
+    way = np.cumsum(np.minimum(ticks / 5, 1.0)) * SPEED * PERIOD
+    times = robot.clock.now() + lead + PERIOD * ticks
+    return times, np.stack([raised(start, w) for w in way])
+
+
+def follow(robot: Robot, device, times, values, *, until: float | None = None) -> None:
+    """Say what is still ahead again and again, as whoever moves a device has to."""
+    until = times[-1] if until is None else until
+    while robot.clock.now() < until - 1e-6:
+        ahead = times > robot.clock.now() + 0.005
+        if ahead.any():
+            device.execute(times[ahead], values[ahead])
+        robot.clock.sleep_until(min(until, robot.clock.now() + PERIOD))
+
+
+def height(robot: Robot, side: str) -> float:
+    return float(robot.arms[side].state().pose[2, 3])
+
+
+def wait_for_rest(robot: Robot, side: str, seconds: float = 0.6) -> None:
+    until = robot.clock.now() + seconds
+    while np.linalg.norm(robot.arms[side].state().velocity[:3]) > 0.01:
+        assert robot.clock.now() < until, "it goes on moving"
+        run(robot, 0.01)
+    run(robot, 0.15)
+
+
+class Conformance:
+    """Collected by subclasses that have a fixture `robot`."""
+
+    @pytest.fixture(autouse=True)
+    def _close(self, robot):
+        yield
+        assert robot.close() == {}
+
+    def test_speaks_the_protocols(self, robot: Robot) -> None:
+        assert isinstance(robot.clock, Clock)
+        for side in robot.sides:
+            assert isinstance(robot.arms[side], Arm)
+            assert isinstance(robot.grippers[side], Gripper)
+            assert isinstance(robot.cameras[side], Camera)
+            assert np.asarray(robot.arms[side].base).shape == (4, 4)
+            assert 0 < robot.grippers[side].stroke < 0.5
+        for _, device in robot.devices():
+            assert 0 <= device.timing.latency < 0.8
+            assert 0 <= device.timing.clock_error < 0.8
+
+    def test_life_cycle(self, robot: Robot) -> None:
+        ready(robot)
+        ready(robot)  # again: nothing happens
+        assert robot.close() == {}
+        assert robot.close() == {}
+        assert not any(device.health().connected for _, device in robot.devices())
+        assert len(robot.faults()) == len(list(robot.devices()))
+        side = robot.sides[0]
+        for _, device in robot.devices():
+            with pytest.raises(RobotError, match="connect"):
+                device.enable()
+        with pytest.raises(SafetyError, match="not connected"):
+            robot.arms[side].execute(*path_from(robot, np.eye(4)))
+        with pytest.raises(SafetyError, match="not connected"):
+            robot.grippers[side].execute(np.array([robot.clock.now() + 0.1]), np.array([0.02]))
+        with pytest.raises(RobotError, match="not connected"):
+            robot.cameras[side].read()
+        ready(robot)
+        times, poses = path(robot, side, 0.4)
+        follow(robot, robot.arms[side], times, poses)
+        run(robot, 0.1 + robot.arms[side].timing.latency)
+        np.testing.assert_allclose(robot.arms[side].state().pose, poses[-1], atol=0.006)
+
+    def test_states_are_measured_again_and_again(self, robot: Robot) -> None:
+        ready(robot)
+        for _ in range(3):
+            for device in (*robot.arms.values(), *robot.grippers.values()):
+                first, now = device.state(), robot.clock.now()
+                assert -device.timing.clock_error - 0.004 <= now - first.timestamp < 0.1
+                run(robot, 0.05)
+                second = device.state()
+                assert second.timestamp > first.timestamp
+                assert second.sequence > first.sequence
+
+    def test_states_are_what_they_say(self, robot: Robot) -> None:
+        ready(robot)
+        for arm in robot.arms.values():
+            state = arm.state()
+            rotation = state.pose[:3, :3]
+            np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
+            assert state.velocity.shape == (6,)
+            assert state.joints.ndim == 1
+            if arm.model is not None:
+                assert len(state.joints) == len(arm.model.links)
+            assert state.wrench is None or state.wrench.shape == (6,)
+        for gripper in robot.grippers.values():
+            assert -0.002 <= gripper.state().width <= gripper.stroke + 0.002
+
+    def test_pictures_are_new_and_come_at_once(self, robot: Robot) -> None:
+        ready(robot)
+        for camera in robot.cameras.values():
+            first = camera.read()
+            assert first.image.shape == (384, 384, 3)
+            assert first.image.dtype == np.uint8
+            assert first.timestamp <= robot.clock.now() + camera.timing.clock_error
+            run(robot, 0.4)
+            second = camera.read()
+            assert second.timestamp > first.timestamp
+            assert second.sequence > first.sequence
+
+    def test_an_arm_follows_its_waypoints_and_stays_after_the_last(self, robot: Robot) -> None:
+        ready(robot)
+        for side in robot.sides:
+            arm = robot.arms[side]
+            times, poses = path(robot, side, 0.4)
+            follow(robot, arm, times, poses, until=times[-2])
+            assert arm.state().velocity[2] == pytest.approx(SPEED, abs=0.08)
+            follow(robot, arm, times, poses)
+            run(robot, 0.2 + arm.timing.latency)
+            np.testing.assert_allclose(arm.state().pose, poses[-1], atol=0.006)
+            run(robot, 0.2)
+            np.testing.assert_allclose(arm.state().pose, poses[-1], atol=0.006)
+            assert np.linalg.norm(arm.state().velocity[:3]) < 0.02
+
+    def test_new_waypoints_replace_those_at_their_time_or_later(self, robot: Robot) -> None:
+        ready(robot)
+        side = robot.sides[0]
+        arm = robot.arms[side]
+        times, poses = path(robot, side, 0.6)
+        follow(robot, arm, times, poses, until=times[12])
+        middle = robot.clock.now()
+        ahead = times > middle + 0.06
+        back = np.stack([raised(poses[12], 0.01)] * int(ahead.sum()))
+        follow(robot, arm, times[ahead], back)
+        run(robot, 0.2 + arm.timing.latency)
+        np.testing.assert_allclose(arm.state().pose, back[-1], atol=0.006)
+
+    def test_a_gripper_follows_its_widths(self, robot: Robot) -> None:
+        ready(robot)
+        gripper = robot.grippers[robot.sides[-1]]
+        start = gripper.state().width
+        goal = 0.03 if start > 0.045 else 0.06
+        times = robot.clock.now() + 0.05 + PERIOD * np.arange(1, 26)
+        follow(robot, gripper, times, np.linspace(start, goal, 25))
+        run(robot, 0.3 + gripper.timing.latency)
+        assert gripper.state().width == pytest.approx(goal, abs=0.003)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        ["past", "nan", "inf", "no pose", "mirrored", "shape", "count", "order", "nan time", "none", "words"],
+    )
+    def test_what_an_arm_must_not_follow_is_refused_and_changes_nothing(
+        self, robot: Robot, wrong: str
+    ) -> None:
+        ready(robot)
+        side = robot.sides[0]
+        arm = robot.arms[side]
+        before = arm.state().pose
+        times, poses = path(robot, side, 0.2, lead=0.3)
+        if wrong == "past":
+            times = times - 10.0
+        elif wrong in ("nan", "inf"):
+            poses[3, 0, 3] = float(wrong)
+        elif wrong == "no pose":
+            poses[3, :3, :3] *= 2
+        elif wrong == "mirrored":
+            poses[3, :3, 0] *= -1
+        elif wrong == "shape":
+            poses = poses[:, :3, :3]
+        elif wrong == "count":
+            times = times[:-1]
+        elif wrong == "order":
+            times = times[::-1]
+        elif wrong == "nan time":
+            times[3] = np.nan
+        elif wrong == "none":
+            times, poses = times[:0], poses[:0]
+        else:
+            poses = "up"
+        with pytest.raises(SafetyError):
+            arm.execute(times, poses)
+        run(robot, 0.6)
+        np.testing.assert_allclose(arm.state().pose, before, atol=0.004)
+        assert arm.health().ok
+
+    @pytest.mark.parametrize("width", [np.nan, np.inf, -0.01, 0.6])
+    def test_what_a_gripper_must_not_follow_is_refused_and_changes_nothing(
+        self, robot: Robot, width: float
+    ) -> None:
+        ready(robot)
+        gripper = robot.grippers[robot.sides[0]]
+        before = gripper.state().width
+        with pytest.raises(SafetyError):
+            gripper.execute(np.array([robot.clock.now() + 0.3]), np.array([width]))
+        with pytest.raises(SafetyError):
+            gripper.execute(np.array([robot.clock.now() - 1.0]), np.array([0.02]))
+        run(robot, 0.5)
+        assert gripper.state().width == pytest.approx(before, abs=0.003)
+        assert gripper.health().ok
+
+    def test_stopping_decelerates_and_lasts_until_a_person_says_so(self, robot: Robot) -> None:
+        ready(robot)
+        side = robot.sides[0]
+        arm = robot.arms[side]
+        times, poses = path(robot, side, 1.0)
+        follow(robot, arm, times, poses, until=times[15])
+        states = [arm.state()]
+        assert states[0].velocity[2] > 0.5 * SPEED
+        assert robot.stop() == {}
+        until = robot.clock.now() + 0.6
+        while robot.clock.now() < until:
+            run(robot, 0.004)
+            states.append(arm.state())
+        assert arm.health().stopped
+        stamps, speeds = np.array([(s.timestamp, s.velocity[2]) for s in states]).T
+        stamps, first = np.unique(stamps, return_index=True)
+        speeds = speeds[first]
+        slowing = -np.diff(speeds) / np.maximum(np.diff(stamps), 0.008)
+        assert slowing.max() < 30.0, "it stops in a step"
+        assert speeds.min() > -0.05, "it goes back"
+        assert np.abs(speeds[stamps > stamps[0] + 0.4 + arm.timing.latency]).max() < 0.02, "it goes on"
+        resting = arm.state().pose
+        assert height(robot, side) - poses[15][2, 3] < 0.08
+        times, poses = path(robot, side, 0.3)
+        with pytest.raises(SafetyError, match="stopped"):
+            arm.execute(times, poses)
+        for device in (*robot.arms.values(), *robot.grippers.values()):
+            assert device.health().stopped
+        run(robot, 0.2)
+        np.testing.assert_allclose(arm.state().pose, resting, atol=0.004)
+        robot.recover()
+        assert robot.faults() == []
+        run(robot, 0.2)
+        np.testing.assert_allclose(arm.state().pose, resting, atol=0.006)
+        times, poses = path(robot, side, 0.3)
+        follow(robot, arm, times, poses)
+        run(robot, 0.1 + arm.timing.latency)
+        assert height(robot, side) > resting[2, 3] + 0.02
+
+    def test_a_stopped_gripper_stays_where_it_is(self, robot: Robot) -> None:
+        ready(robot)
+        gripper = robot.grippers[robot.sides[0]]
+        start = gripper.state().width
+        goal = 0.01 if start > 0.045 else 0.08
+        times = robot.clock.now() + 0.05 + PERIOD * np.arange(1, 51)
+        widths = np.linspace(start, goal, 50)
+        follow(robot, gripper, times, widths, until=times[20])
+        gripper.stop()
+        run(robot, 0.4)
+        width = gripper.state().width
+        assert abs(width - start) < abs(goal - start) * 0.8
+        with pytest.raises(SafetyError, match="stopped"):
+            gripper.execute(times[-1:] + 1.0, widths[-1:])
+        run(robot, 0.2)
+        assert gripper.state().width == pytest.approx(width, abs=0.002)
+        gripper.recover()
+        assert gripper.health().ok
+
+    def test_an_arm_that_hears_nothing_while_it_moves_stops_by_itself(self, robot: Robot) -> None:
+        ready(robot)
+        side = robot.sides[0]
+        arm = robot.arms[side]
+        times, poses = path(robot, side, 1.5)
+        follow(robot, arm, times, poses, until=times[15])
+        silent, there = robot.clock.now(), height(robot, side)
+        while arm.health().ok:
+            assert robot.clock.now() - silent < WATCHDOG + 0.1, "it moves on without being told to"
+            run(robot, 0.005)
+        assert robot.clock.now() - silent > 0.05
+        assert "heard nothing for 100 ms" in arm.health().fault
+        wait_for_rest(robot, side)
+        assert height(robot, side) - there < 0.1
+        with pytest.raises(SafetyError, match="heard nothing"):
+            arm.execute(*path(robot, side, 0.2))
+        arm.recover()
+        assert arm.health().ok
+        follow(robot, arm, *path(robot, side, 0.2))
+
+    def test_a_gripper_that_hears_nothing_while_it_moves_stops_by_itself(self, robot: Robot) -> None:
+        ready(robot)
+        gripper = robot.grippers[robot.sides[0]]
+        start = gripper.state().width
+        goal = 0.01 if start > 0.045 else 0.08
+        gripper.execute(np.array([robot.clock.now() + 1.5]), np.array([goal]))
+        run(robot, 0.5)
+        assert "heard nothing for 100 ms" in gripper.health().fault
+        assert abs(gripper.state().width - start) < 0.6 * abs(goal - start)
+
+    def test_silence_at_rest_is_no_fault(self, robot: Robot) -> None:
+        ready(robot)
+        side = robot.sides[0]
+        times, poses = path(robot, side, 0.2)
+        follow(robot, robot.arms[side], times, poses)
+        run(robot, 0.4)
+        assert robot.faults() == []
+
+    def test_closing_while_it_moves_stops_it(self, robot: Robot) -> None:
+        ready(robot)
+        side = robot.sides[0]
+        times, poses = path(robot, side, 1.0)
+        follow(robot, robot.arms[side], times, poses, until=times[15])
+        assert robot.close() == {}
+        run(robot, 0.5)
+        ready(robot)
+        wait_for_rest(robot, side)
+        assert height(robot, side) < poses[40][2, 3]
+
+    def test_the_clock_never_goes_back(self, robot: Robot) -> None:
+        ready(robot)
+        readings = []
+        for _ in range(20):
+            readings.append(robot.clock.now())
+            run(robot, 0.003)
+        assert (np.diff(readings) > 0).all()
+        robot.clock.sleep_until(readings[0])
+        assert robot.clock.now() >= readings[-1]
+
+
+def path_from(robot: Robot, pose):
+    return robot.clock.now() + np.array([0.1, 0.2]), np.stack([pose, pose])
