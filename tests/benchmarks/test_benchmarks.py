@@ -115,10 +115,12 @@ def test_data(load, run, monkeypatch):
 
 
 def test_remote(load, run, monkeypatch):
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
     remote = load("remote")
     monkeypatch.setattr(remote, "in_a_process", lambda measure, *arguments: measure(*arguments))
     figures = run("remote", "--samples", "48", "--delay", "0.001")
     assert figures["delay_s"] == 0.001
     assert figures["decode"]["http_samples_per_s"] > 0
-    assert figures["augment"]["http_ratio"] > 0
+    assert min(figures["augment"][key] for key in ("http_ratio", "s3_ratio", "s3_worker_cpu_ms")) > 0
+    assert min(figures["server_samples_per_s"].values()) > 0
