@@ -115,6 +115,7 @@ def test_data(load, run, monkeypatch):
 
 
 def test_remote(load, run, monkeypatch):
+    """In one process: after loader processes have ended, what is asked by URL in this one still comes."""
     pytest.importorskip("s3fs")
     pytest.importorskip("moto")
     remote = load("remote")

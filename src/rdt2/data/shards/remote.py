@@ -113,11 +113,18 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url)
+        filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"{url}: no way to read it ({error}). Install the extra: pip install 'rdt2[remote]'."
         ) from None
+    _used.setdefault(id(filesystem), filesystem)
+    return filesystem, path
+
+
+_used: dict[int, Any] = {}
+"""File systems that are never let go of: a loader process, made by fork, would close their connections, and the loop
+that both processes wait on would then hear nothing any more in the process that trains."""
 
 
 def read_url(url: str, begin: int = 0, end: int | None = None) -> bytes:
