@@ -77,7 +77,7 @@ def test_an_expert_that_exaggerates_is_not_driven_past_the_promise(noise: Tensor
         return float((guidance.weights[..., None] * (chunks - guidance.promised).square()).mean())
 
     without = distance(expert.sample(cond, noise=noise))
-    assert distance(expert.sample(cond, noise=noise, guidance=guidance)) < without
+    assert distance(expert.sample(cond, noise=noise, known=guidance)) < without
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -89,19 +89,19 @@ def test_chunks_come_near_the_promise_and_rows_stay_apart(
     with torch.inference_mode(inference):
         cond, guidance = expert.prepare(random_kv(mask=True)), promise()
         plain = expert.sample(cond, noise=noise)
-        drawn = expert.sample(cond, noise=noise, guidance=guidance)
+        drawn = expert.sample(cond, noise=noise, known=guidance)
         assert drawn.dtype == torch.float32
         assert not drawn.requires_grad
         gap = [(chunks[:, :4] - guidance.promised[:, :4]).abs().mean() for chunks in (plain, drawn)]
         assert gap[1] < 0.7 * gap[0]
         some = Guidance(guidance.promised, guidance.weights * torch.tensor([1.0, 0.0, 1.0])[:, None])
-        mixed = expert.sample(cond, noise=noise, guidance=some)
+        mixed = expert.sample(cond, noise=noise, known=some)
         tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
         close(mixed[1], plain[1], **tolerance)
         close(mixed[::2], drawn[::2], **tolerance)
         alone = Guidance(guidance.promised[2:], guidance.weights[2:])
         close(
-            expert.sample(cond.rows(slice(2, 3)), noise=noise[2:], guidance=alone),
+            expert.sample(cond.rows(slice(2, 3)), noise=noise[2:], known=alone),
             drawn[2:],
             **tolerance,
         )
@@ -111,5 +111,5 @@ def test_chunks_come_near_the_promise_and_rows_stay_apart(
 def test_guidance_with_a_state(expert: Expert, noise: Tensor) -> None:
     cond, guidance = expert.prepare(random_kv()), promise()
     zeros = torch.zeros(BATCH, 20)
-    expected = expert.sample(cond, noise=noise, guidance=guidance)
-    close(expert.sample(cond, noise=noise, state=zeros, guidance=guidance), expected, atol=1e-4, rtol=1e-4)
+    expected = expert.sample(cond, noise=noise, known=guidance)
+    close(expert.sample(cond, noise=noise, state=zeros, known=guidance), expected, atol=1e-4, rtol=1e-4)

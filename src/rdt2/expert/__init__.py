@@ -8,6 +8,7 @@ from rdt2.expert.distill import distillation_loss, one_step
 from rdt2.expert.flow import flow_matching_loss, sample_timesteps, step_times
 from rdt2.expert.guidance import Guidance, promise_weights
 from rdt2.expert.model import Expert
+from rdt2.expert.prefix import Prefix
 
 __all__ = [
     "Conditioning",
@@ -15,6 +16,7 @@ __all__ = [
     "ExpertConfig",
     "Guidance",
     "KeyValues",
+    "Prefix",
     "distillation_loss",
     "flow_matching_loss",
     "one_step",

@@ -37,6 +37,9 @@ class ExpertConfig:
     act_adaptor: str = "mlp3x_silu"
     state_adaptor: str = "mlp3x_silu"
     reads_state: bool = False  # trained with the arms' own poses and widths; the published models saw zeros
+    prefix: int = (
+        0  # trained to go on from so many given rows at most (see `Prefix`); the published models: none
+    )
     steps: int = 5  # Euler steps of a sample; `noise_scheduler.num_inference_timesteps` in the file
     extra: Mapping[str, Any] = field(
         default_factory=dict, hash=False
@@ -57,6 +60,10 @@ class ExpertConfig:
                 raise ConfigError(
                     f"expert: {name} must be a positive whole number, it is {getattr(self, name)!r}"
                 )
+        if type(self.prefix) is not int or not 0 <= self.prefix < self.horizon:
+            raise ConfigError(
+                f"expert: prefix must be a whole number of 0 to {self.horizon - 1}, it is {self.prefix!r}"
+            )
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ConfigError(
                 f"expert: hidden_size must be a multiple of 4 and of num_heads, it is {self.hidden_size} "
@@ -139,7 +146,7 @@ class ExpertConfig:
             )
         known = {
             "config", "action_dim", "pred_horizon", "state_dim", "act_pos_emb_config",
-            "rdt", "selected_layers", "act_adaptor", "state_adaptor", "noise_scheduler", "reads_state",
+            "rdt", "selected_layers", "act_adaptor", "state_adaptor", "noise_scheduler", "reads_state", "prefix",
         }  # fmt: skip
         optional = ("num_register_tokens", "norm_eps", "multiple_of", "ffn_dim_multiplier")
         try:
@@ -156,6 +163,7 @@ class ExpertConfig:
                 state_adaptor=inner.get("state_adaptor", "mlp3x_silu"),
                 steps=inner.get("noise_scheduler", {}).get("num_inference_timesteps", 5),
                 reads_state=bool(inner.get("reads_state", False)),
+                prefix=inner.get("prefix", 0),
                 extra={key: value for key, value in {**raw, **inner}.items() if key not in known},
                 **{name: rdt[name] for name in optional if name in rdt},
             )
@@ -192,6 +200,7 @@ class ExpertConfig:
                 },
                 "noise_scheduler": {"num_inference_timesteps": self.steps},
                 **({"reads_state": True} if self.reads_state else {}),
+                **({"prefix": self.prefix} if self.prefix else {}),
             },
             "act_pos_emb_config": [["action", self.horizon], ["register", self.num_register_tokens]],
             "state_dim": self.state_dim,

@@ -30,6 +30,7 @@ from rdt2.expert.conditioning import Conditioning, KeyValues
 from rdt2.expert.config import ExpertConfig
 from rdt2.expert.guidance import Guidance
 from rdt2.expert.inputs import Linear, TimestepEmbedder, adaptor
+from rdt2.expert.prefix import Clean, Prefix
 from rdt2.expert.tables import Tables
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
+def _each(modulation: Tensor) -> tuple[Tensor, ...]:
+    """What modulates (n, l, h), one by one, from (n, m, h) for all tokens alike or from (n, m, l, h)."""
+    return (modulation if modulation.ndim == 4 else modulation.unsqueeze(2)).unbind(1)
+
+
 class Block(nn.Module):
     """Self attention, cross attention, feed-forward, each with shift, scale and gate."""
 
@@ -121,14 +127,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "n l h"],
-        modulation: Float[Tensor, "n 9 h"],
+        modulation: Float[Tensor, "n 9 h"] | Float[Tensor, "n 9 l h"],
         keys: Float[Tensor, "b kv s d"],
         values: Float[Tensor, "b kv s d"],
         mask: Bool[Tensor, "b 1 1 s"] | None,
     ) -> Float[Tensor, "n l h"]:
-        shift_a, scale_a, gate_a, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = modulation.unsqueeze(
-            2
-        ).unbind(1)
+        shift_a, scale_a, gate_a, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = _each(modulation)
         y = modulated(self.attn_norm(x), shift_a, scale_a)
         x = x + gate_a * self.attn(y, *self.attn.keys_values(y))
         y = modulated(self.cross_norm(x), shift_c, scale_c)
@@ -165,9 +169,9 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(2 * width, 2 * width))
 
     def forward(
-        self, x: Float[Tensor, "n l h"], modulation: Float[Tensor, "n 2 h"]
+        self, x: Float[Tensor, "n l h"], modulation: Float[Tensor, "n 2 h"] | Float[Tensor, "n 2 l h"]
     ) -> Float[Tensor, "n l a"]:
-        shift, scale = modulation.unsqueeze(2).unbind(1)
+        shift, scale = _each(modulation)
         return self.ffn(modulated(self.ffn_norm(x), shift, scale))
 
 
@@ -297,11 +301,13 @@ class Expert(nn.Module):
         modulations: Float[Tensor, "n m h"],
         cond: Conditioning,
         *,
+        clean: Clean | None = None,
         run: Callable[..., Tensor] = run_block,
     ) -> Float[Tensor, "n 24 20"]:
         """Velocity with known modulations (one row for all of x, or one each), in the dtype of x.
 
-        All blocks go through `run`: `run_block`, or that compiled.
+        Rows of x may be `clean`: then these have modulations of their own. All blocks go through `run`: `run_block`, or
+        that compiled.
         """
         config, core = self.config, self.model
         if x.shape[1:] != (config.horizon, config.action_dim) or len(x) % cond.batch:
@@ -310,6 +316,9 @@ class Expert(nn.Module):
                 f"{tuple(x.shape)}"
             )
         *blocks, final = modulations.split([9] * config.depth + [2], dim=1)
+        if clean is not None:
+            blocks = [clean.over(each, 9 * i, config.num_tokens) for i, each in enumerate(blocks)]
+            final = clean.over(final, 9 * config.depth, config.horizon)
         h = torch.cat(
             [self.act_adaptor(x.to(self.dtype)), core.register_tokens.expand(len(x), -1, -1)], dim=1
         )
@@ -328,17 +337,20 @@ class Expert(nn.Module):
         cond: Conditioning,
         *,
         state: Float[Tensor, "n 20"] | None = None,
+        given: Bool[Tensor, "n 24"] | None = None,
         run: Callable[..., Tensor] = run_block,
     ) -> Float[Tensor, "n 24 20"]:
         """dx/dt at noisy, normalised actions x_t and times t (n,) or (1,): float32 in [0, 1], 0 = noise.
 
-        n is cond.batch, or a multiple of it for several draws (see `Conditioning`).
+        n is cond.batch, or a multiple of it for several draws (see `Conditioning`). Rows that are
+        given have t = 1; what comes out for them means nothing (see `Prefix`).
 
         Raises:
             ActionError: x_t is of another shape.
             ConfigError: the expert was frozen for inference and t or state is not in its tables.
         """
-        return self.denoise(x_t, self.modulations(t, state), cond, run=run)
+        clean = None if given is None else Clean(given, self.modulations(torch.ones_like(t), state))
+        return self.denoise(x_t, self.modulations(t, state), cond, clean=clean, run=run)
 
     forward = velocity  # what distributed wrappers call
 
@@ -349,11 +361,11 @@ class Expert(nn.Module):
         noise: Float[Tensor, "n 24 20"],
         state: Float[Tensor, "n 20"] | None = None,
         steps: int | None = None,
-        guidance: Guidance | None = None,
+        known: Guidance | Prefix | None = None,
         run: Callable[..., Tensor] = run_block,
     ) -> Float[Tensor, "n 24 20"]:
         """Normalised action chunks from noise, in `steps` Euler steps (default: the configuration's, 5)."""
-        return flow.sample(self, cond, noise=noise, state=state, steps=steps, guidance=guidance, run=run)
+        return flow.sample(self, cond, noise=noise, state=state, steps=steps, known=known, run=run)
 
     def tabulate(self, steps: int) -> Float[Tensor, "steps m h"]:
         """Modulations at the times of a sample of `steps` steps with zero state (see `Tables.of`)."""

@@ -37,7 +37,7 @@ class Tables(nn.Module):
 
     @torch.no_grad()
     def of(self, expert: Expert, steps: int) -> Float[Tensor, "steps m h"]:
-        """Modulations at times k/steps, computed when first asked for.
+        """Modulations at times k/steps, computed when first asked for; of an expert with a prefix also, last, at 1.
 
         (PyTorch does not notice writes through `parameter.data`: call `expert.eval()` after such a write.)
 
@@ -47,11 +47,11 @@ class Tables(nn.Module):
         if steps in self.frozen_steps:
             return self._frozen(steps)
         if expert.training or self.frozen_steps:
-            return expert.modulations(step_times(steps, device=expert.device))
+            return expert.modulations(_times(expert, steps))
         weights = _tabulated(expert)
         seen, table = self._kept.get(steps, ([], None))
         if table is None or not all(one.still(weight) for one, weight in zip(seen, weights, strict=True)):
-            table = expert.modulations(step_times(steps, device=expert.device))
+            table = expert.modulations(_times(expert, steps))
             self._kept[steps] = [_Seen.now(weight) for weight in weights], table
         return table
 
@@ -87,7 +87,7 @@ class Tables(nn.Module):
             raise ConfigError(
                 f"the expert was frozen for a state of zeros, but a state that is not zero came. {advice}"
             )
-        times = torch.cat([step_times(count, device=t.device) for count in self.frozen_steps])
+        times = torch.cat([self._times_of(count, t.device) for count in self.frozen_steps])
         distance, row = (t.float()[:, None] - times).abs().min(dim=1)
         if float(distance.max()) > 1e-6:
             raise ConfigError(
@@ -95,6 +95,10 @@ class Tables(nn.Module):
                 f"but t = {[round(time, 4) for time in t.tolist()]} came. {advice}"
             )
         return torch.cat([self._frozen(count) for count in self.frozen_steps])[row]
+
+    def _times_of(self, steps: int, device: torch.device) -> Tensor:
+        times = step_times(steps, device=device)
+        return torch.cat([times, times.new_ones(len(self._frozen(steps)) - steps)])
 
     def _frozen(self, steps: int) -> Tensor:
         return self.get_buffer(f"steps_{steps}")
@@ -131,6 +135,12 @@ class _Seen(NamedTuple):
     def still(self, weight: Tensor) -> bool:
         """Whether the weight is that one, and nothing moved it or wrote to it."""
         return self.weight() is weight and self[1:] == _Seen.now(weight)[1:]
+
+
+def _times(expert: Expert, steps: int) -> Float[Tensor, " rows"]:
+    """Times that a table of so many steps has rows for."""
+    times = step_times(steps, device=expert.device)
+    return torch.cat([times, times.new_ones(1)]) if expert.config.prefix else times
 
 
 def _tabulated(expert: Expert) -> list[Tensor]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from rdt2.action import ActionChunk, Promise
-    from rdt2.expert import Guidance
+    from rdt2.expert import Guidance, Prefix
     from rdt2.vlm import VLMProcessor
 
 LENGTHS = 32  # prompts are padded to multiples of this
@@ -212,7 +212,7 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         promised: Sequence[Promise | None] = (),
         watch: Stopwatch | None = None,
     ) -> list[ActionChunk]:
-        """As :meth:`FMPolicy.predict_batch`. What is drawn to promises needs gradients, and is not compiled."""
+        """As :meth:`FMPolicy.predict_batch`. What keeps promises is not compiled."""
         watch = watch or Stopwatch(self.device)
         prompt, grids = padded_prompt(batch, self.processor.pad_id)
         with self._turn:
@@ -222,12 +222,12 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
             given = [noise.float(), mask]
             if state is not None:
                 given.append(state.repeat(len(noise) // len(mask), 1))
-            guidance = self._guidance(promised, len(noise))
-            if guidance is None:
+            known = self._known(promised, len(noise))
+            if known is None:
                 normalized = self._sample(*given, *keys_values, fixed=(len(given),))
             else:
                 given = [value.to(self.device) for value in given]
-                normalized = self._sample_chunk(*given, *keys_values, len(given), guidance=guidance)
+                normalized = self._sample_chunk(*given, *keys_values, len(given), known=known)
             return self._finished(normalized, len(mask), promised, watch)
 
     def _read_prompt(self, *inputs: Any) -> tuple[Tensor, ...]:
@@ -240,7 +240,9 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
         keys, values = run_prompt(language, x, angles, None, layers, run=self._layers)
         return tuple(each.to(self.expert.dtype).contiguous() for each in (*keys, *values))
 
-    def _sample_chunk(self, *inputs: Any, guidance: Guidance | None = None) -> Float[Tensor, "kxb 24 20"]:
+    def _sample_chunk(
+        self, *inputs: Any, known: Guidance | Prefix | None = None
+    ) -> Float[Tensor, "kxb 24 20"]:
         *tensors, given = inputs
         noise, mask, *state = tensors[:given]
         keys_values = tuple(tensors[given:])
@@ -251,8 +253,8 @@ class CompiledFMPolicy(_Compiled, FMPolicy):
             noise=noise,
             state=state[0] if state else None,
             steps=self.steps,
-            guidance=guidance,
-            run=self._block if guidance is None else run_block,
+            known=known,
+            run=self._block if known is None else run_block,
         )
 
 

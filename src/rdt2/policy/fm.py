@@ -10,7 +10,7 @@ import torch
 
 from rdt2.action import ACTION_DIM, HORIZON, ActionChunk, Promise
 from rdt2.errors import ActionError, CheckpointError, ConfigError, ObservationError
-from rdt2.expert import Expert, Guidance, promise_weights
+from rdt2.expert import Expert, Guidance, Prefix, promise_weights
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy.base import (
@@ -91,10 +91,11 @@ class FMPolicy(OneProcess):
 
     @property
     def keeps_promises(self) -> bool:
-        """True where chunks are made in several Euler steps, each drawn to what was promised
-        (:mod:`rdt2.expert.guidance`). A single step cannot be: what it starts from says too little of where it ends.
+        """True for an expert that was trained to go on from given rows (:mod:`rdt2.expert.prefix`), and where chunks
+        are made in several Euler steps, each drawn to what was promised (:mod:`rdt2.expert.guidance`). A single step
+        cannot be drawn: what it starts from says too little of where it ends.
         """
-        return self.steps > 1
+        return self.steps > 1 or self.expert.config.prefix > 0
 
     def predict(
         self,
@@ -177,12 +178,14 @@ class FMPolicy(OneProcess):
             noise=noise.to(self.device, torch.float32),
             state=None if state is None else state.to(self.device).repeat(len(noise) // cond.batch, 1),
             steps=self.steps,
-            guidance=self._guidance(promised, len(noise)),
+            known=self._known(promised, len(noise)),
         )
         return self._finished(normalized, cond.batch, promised, watch)
 
-    def _guidance(self, promised: Sequence[Promise | None], rows: int) -> Guidance | None:
-        """What draws ``rows`` chunks, all observations' first draw, then the second, to what was promised."""
+    def _known(self, promised: Sequence[Promise | None], rows: int) -> Guidance | Prefix | None:
+        """What was promised for ``rows`` chunks, all observations' first draw, then the second: rows that an expert
+        trained for it is given, at most so many as in its training; else what its steps are drawn to.
+        """
         if not any(promised):
             return None
         actions, weights = (
@@ -194,7 +197,13 @@ class FMPolicy(OneProcess):
                 actions[row] = self.normalizer.normalize(torch.tensor(promise.actions))
                 weights[row] = promise_weights(promise.fixed, promise.known, HORIZON)
         draws = rows // len(promised)
-        return Guidance(actions.repeat(draws, 1, 1).to(self.device), weights.repeat(draws, 1).to(self.device))
+        actions, weights = (
+            actions.repeat(draws, 1, 1).to(self.device),
+            weights.repeat(draws, 1).to(self.device),
+        )
+        if self.expert.config.prefix:
+            return Prefix.of(actions, (weights == 1).sum(1).clamp_max(self.expert.config.prefix))
+        return Guidance(actions, weights)
 
     def _finished(
         self,

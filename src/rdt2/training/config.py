@@ -236,6 +236,10 @@ class ExpertTraining(RunConfig):
     state: bool = False
     """Let the expert see where the arms are (absolute poses and widths, from each sample's meta). The released models
     never did; policies of such an expert need Observation(state=...), which the control loop gives."""
+    prefix: Annotated[int, between(0, 23)] = 0
+    """Real-time chunking: of each sample a random number of leading rows, 0 to this many, is given without noise, and
+    only the rest is learned (arXiv 2512.05964). Such an expert goes on from what the arms will do anyway at no cost;
+    set it to the steps (of 1/30 s) that an answer may take. The policy then uses it unasked."""
     quantize: Literal["none", "int8", "int4"] = "none"
     """Keep the matrices of the frozen VLM in 8 or 4 bits: half and a third of its memory, for small cards. Give the
     policy the same quantize=. int4 needs the extra quant."""
@@ -271,6 +275,10 @@ class DistillTraining(ExpertTraining):
             return (
                 f"start_from is '{self.start_from}', expected the folder or hub id of a trained expert: a "
                 "student needs a teacher. Train one with 'rdt2 train expert'."
+            )
+        if self.prefix:
+            return (
+                f"prefix={self.prefix} is for 'rdt2 train expert': students are not taught it. Set prefix=0."
             )
         return super().contradiction()
 

@@ -40,7 +40,7 @@ class DistillStage(ExpertStage):
                 "Name the expert it was distilled from, or set teacher_steps."
             )
         student = copy.deepcopy(teacher).train()
-        student.config = dataclasses.replace(teacher.config, steps=1)
+        student.config = dataclasses.replace(teacher.config, steps=1, prefix=0)
         return DistillModule(
             student, Frozen(teacher, precision=config.precision), steps, self.frozen_vlm(teacher), config
         )

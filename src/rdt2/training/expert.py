@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rdt2.data import Batch
 from rdt2.data.augmentation import ImageCorruption
 from rdt2.errors import ConfigError
-from rdt2.expert import Conditioning, Expert, ExpertConfig, flow_matching_loss, sample_timesteps
+from rdt2.expert import Conditioning, Expert, ExpertConfig, Prefix, flow_matching_loss, sample_timesteps
 from rdt2.metrics import action_errors
 from rdt2.packed import pack_linears
 from rdt2.training.config import ExpertTraining
@@ -27,7 +27,7 @@ from rdt2.training.samples import Samples
 from rdt2.vlm import PLAIN, KVCache, Layers, VLMProcessor, compile_layers, load_vlm, prefill
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 class ExpertStage(Stage):
@@ -62,7 +62,7 @@ class ExpertStage(Stage):
         else:
             expert = Expert.from_pretrained(config.start_from, device=reading_device(config))
             require_same_state(expert, config)
-        expert.config = dataclasses.replace(expert.config, reads_state=config.state)
+        expert.config = dataclasses.replace(expert.config, reads_state=config.state, prefix=config.prefix)
         return ExpertModule(expert, self.frozen_vlm(expert), config)
 
     def frozen_vlm(self, expert: Expert) -> FrozenVLM:
@@ -199,7 +199,18 @@ class ExpertModule(nn.Module):
         cond = self.condition(batch)
         noise = self.noise(actions, generator)
         t = sample_timesteps(len(noise), generator=generator).to(actions.device)
-        return flow_matching_loss(self.expert, cond, actions, noise=noise, t=t, state=batch.get("state")), {}
+        given = self.given(noise, generator)
+        state = batch.get("state")
+        return flow_matching_loss(self.expert, cond, actions, noise=noise, t=t, state=state, given=given), {}
+
+    def given(
+        self, noise: Float[Tensor, "kb 24 20"], generator: torch.Generator | None
+    ) -> Bool[Tensor, "kb 24"] | None:
+        """Rows that are given without noise, as many for each chunk as chance will have it; none without `prefix`."""
+        if not self.expert.config.prefix:
+            return None
+        rows = torch.randint(0, self.expert.config.prefix + 1, (len(noise),), generator=generator)
+        return Prefix.of(noise, rows.to(noise.device)).given
 
     def samples(
         self, cond: Conditioning, noise: Float[Tensor, "b 24 20"], state: Float[Tensor, "b 20"] | None
