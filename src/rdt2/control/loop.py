@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from rdt2.policy import Policy
     from rdt2.robot import Robot
-    from rdt2.robot.settings import RobotSettings
+    from rdt2.robot.settings import ArmSettings, RobotSettings
 
 Mode = Literal["chunking", "asynchronous", "synchronous"]
 LINGERING = 0.04
@@ -230,8 +230,9 @@ class _Episode:
         self.thinker: Thinker = (
             InThread(policy) if self.real else InSimulatedTime(policy, self.clock, config.latency)
         )
-        self.calibration = {side: arm.policy_to_tcp for side, arm in settings.arms.items()}
-        self.scale = {side: settings.arms[side].gripper.scale for side in robot.sides}
+        arms: dict[str, ArmSettings] = dict(settings.arms.items())
+        self.calibration = {side: arm.policy_to_tcp for side, arm in arms.items()}
+        self.scale = {side: arm.gripper.scale for side, arm in arms.items()}
         self.question: _Question | None = None
         self.question_seen: dict[str, int] = {}
         self.predictions = 0
@@ -463,9 +464,9 @@ class _Episode:
         steps = HORIZON if self._lingers(now) else self.config.execute_steps
         if self.mode == "synchronous":
             plan = plan.first(steps)
-        moving = servo.plan is not None and self.rests > speaks
-        if moving and not question.promised:
-            plan = blend(servo.plan, plan, now=speaks, seconds=self.config.blend)
+        before = servo.plan
+        if before is not None and self.rests > speaks and not question.promised:
+            plan = blend(before, plan, now=speaks, seconds=self.config.blend)
         servo.drive(plan, now)
         self.rests, self.look_at = plan.ends, begins + steps * PERIOD
         self.budget.good()

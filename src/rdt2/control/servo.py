@@ -55,7 +55,9 @@ class Servo:
     ) -> None:
         self.robot, self.guard, self.watch, self.permit = robot, guard, watch, permit
         self._timeout, self._until = settings.safety.command_timeout, 0.0
-        self._latency = {side: (arm.latency, arm.gripper.latency) for side, arm in settings.arms.items()}
+        self._latency: dict[str, tuple[float, float]] = {
+            side: (arm.latency, arm.gripper.latency) for side, arm in settings.arms.items()
+        }
         self.stopped = ""
         """Why the robot was stopped; it moves no more."""
         self.commanded: Commanded | None = None
