@@ -163,3 +163,19 @@ def test_a_gripper_is_found_from_the_policy_frame_of_any_tcp():
     np.testing.assert_allclose(
         gripper_of_policy(other @ policy_in_tcp), TOOL @ np.linalg.inv(other), atol=1e-9
     )
+
+
+def test_a_redundant_arm_whose_tcp_stands_still_stands_still():
+    """Its elbow goes home while it moves only: an arm at rest comes near nothing."""
+    k = kinematics("fr3", "left")
+    elbow = np.linalg.svd(k.jacobian(k.home)[1])[2][-1]  # moves, and the TCP does not
+    start = joints = k.home + 0.4 * elbow
+    target = k.forward(joints)
+    for _ in range(250):
+        joints, *_ = k.step(joints, target, dt=0.008)
+    assert np.abs(joints - start).max() < 1e-6
+    height = target[2, 3]
+    for i in range(250):
+        target[2, 3] = height + 0.03 * np.sin(0.04 * i)
+        joints, *_ = k.step(joints, target, dt=0.008)
+    assert abs((joints - k.home) @ elbow) < 0.2

@@ -38,6 +38,8 @@ JUMP = 1.5
 """A wish that moves faster than so many times the limit has jumped: its speed means nothing."""
 EARLY = 5
 """Periods within which an arm that brakes has lost all acceleration that it began with."""
+NEARLY = 0.9
+"""Of a speed limit: below this, no peak between two periods exceeds the limit."""
 LEAST = 1e-3
 """m/s, rad/s: Ruckig needs speed limits that are not zero."""
 WALL_BRAKING = 0.5
@@ -85,12 +87,7 @@ class Stop:
         self.positions: Float[ndarray, "n 3"] = moves[:, 0]
         self.velocities: Float[ndarray, "n 6"] = np.concatenate([moves[:, 1], turns[:, 1]], axis=1)
         self._accelerations = np.concatenate([moves[:, 2], turns[:, 2]], axis=1)
-        # What still gains speed does so at the beginning, and may peak between two ticks.
-        early = [0.25 * k * period for k in range(4 * EARLY)]
-        self._peaks = [
-            float(np.sqrt((np.array([part.at_time(t)[1] for t in early]) ** 2).sum(axis=1).max()))
-            for part in (moving, turning)
-        ]
+        self._parts = moving, turning
         self.rotations: Float[ndarray, "n 3 3"] = np.empty((len(times), 3, 3))
         self.rotations[0] = rotation = motion.rotation
         for k, step in enumerate(exponential(np.diff(turns[:, 0], axis=0))):
@@ -119,7 +116,15 @@ class Stop:
 
     def within(self, speed: float, turn_rate: float) -> bool:
         """Whether no norm of its speeds exceeds the limits (m/s, rad/s)."""
-        return self._peaks[0] <= speed and self._peaks[1] <= turn_rate
+        early = [0.25 * k * self.period for k in range(4 * EARLY)]
+        for part, axes, most in zip(self._parts, (slice(0, 3), slice(3, 6)), (speed, turn_rate), strict=True):
+            at_ticks = np.sqrt((self.velocities[:, axes] ** 2).sum(axis=1)).max()
+            # What still gains speed does so at the beginning, and may peak between two ticks.
+            if at_ticks > NEARLY * most:
+                at_ticks = np.sqrt((np.array([part.at_time(t)[1] for t in early]) ** 2).sum(axis=1).max())
+            if at_ticks > most:
+                return False
+        return True
 
 
 class Limiter:

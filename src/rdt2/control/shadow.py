@@ -10,7 +10,7 @@ import numpy as np
 
 from rdt2.control.bodies import WEIGHT, ArmBody, gripper_of_policy, self_pairs
 from rdt2.errors import SafetyError
-from rdt2.robot.kinematics import LIMIT_MARGIN, NULLSPACE_GAIN, ArmKinematics, rotation_vector
+from rdt2.robot.kinematics import DRIFTING, LIMIT_MARGIN, NULLSPACE_GAIN, ArmKinematics, rotation_vector
 from rdt2.robot.models import arm_model
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Shadow:
     def sweep(self, path: Stop, first: int, ticks: Int[ndarray, " s"], width: float) -> Sweep:
         """The arm now, and at `ticks` (0 and up) of a path after its tick `first`, with an opening of `width` then."""
         poses, widths = path.poses(first + ticks), np.full(len(ticks), width)
-        joints, frames = self._follow(poses, (1 + ticks) * self._period, widths)
+        joints, frames = self._follow(poses, self._drifting(path, first, ticks), widths)
         segments = self.body.segments(frames)
         margins = self._margins(frames, segments, joints, poses).min(axis=0)
         rest = path.positions[min(first, path.ticks) :]
@@ -261,6 +261,12 @@ class Shadow:
             margins[:, JOINTS : JOINTS + count] = joints - self._lower
             margins[:, JOINTS + count :] = self._upper - joints
         return margins
+
+    def _drifting(self, path: Stop, first: int, ticks: Int[ndarray, " s"]) -> Float[ndarray, " s"]:
+        """Seconds until each tick for which a redundant arm drifts to its home posture: while its TCP moves."""
+        shares = np.minimum(path.speeds(WEIGHT)[first:] / DRIFTING, 1.0)
+        sums = np.cumsum(np.append(shares, 0.0)) * self._period
+        return sums[np.minimum(ticks, len(sums) - 1)]
 
     def _follow(
         self, poses: Float[ndarray, "s 4 4"], seconds: Float[ndarray, " s"], widths: Float[ndarray, " s"]

@@ -27,6 +27,9 @@ ROTATION_WEIGHT = 0.25
 """Metres that one radian of error weighs: the two are minimised together."""
 NULLSPACE_GAIN = 2.0
 """How fast (1/s) a redundant arm drifts to its home posture while its TCP moves as told."""
+DRIFTING = 0.05
+"""m/s of the TCP (a radian counts `ROTATION_WEIGHT` metres) from which it drifts so fast: an arm whose TCP stands still
+stands still."""
 SINGULAR = 0.04
 """Smallest singular value of the weighted Jacobian below which damping sets in."""
 
@@ -196,7 +199,8 @@ class ArmKinematics:
         error[3:] *= ROTATION_WEIGHT
         jacobian[3:] *= ROTATION_WEIGHT
 
-        drift = NULLSPACE_GAIN * dt * (self.home - joints)
+        moving = min(1.0, float(np.sqrt(error @ error)) / (DRIFTING * dt))
+        drift = moving * NULLSPACE_GAIN * dt * (self.home - joints)
         most = self.speeds * (speed_scale * dt)
         free = np.ones(len(joints), dtype=bool)
         for _ in range(3):
