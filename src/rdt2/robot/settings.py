@@ -66,6 +66,12 @@ def _model(value: Any) -> Any:
     return value
 
 
+def _side(value: Any) -> Any:
+    if value not in ("right", "left"):
+        raise ValueError("expected right or left")
+    return value
+
+
 def _positive(most: float, text: str) -> Any:
     """A limit: more than 0, which forbids everything, and at most what any arm does, or it limits nothing."""
     return Field(gt=0, le=most, allow_inf_nan=False, description=text)
@@ -80,7 +86,7 @@ Finite = Annotated[Number, Field(allow_inf_nan=False)]
 Point = tuple[Finite, Finite, Finite]
 Pose = Annotated[np.ndarray, BeforeValidator(_pose), PlainSerializer(lambda pose: pose.tolist())]
 Plain = str | int | float | bool | list[float] | list[list[float]]
-Side = Literal["right", "left"]
+Side = Annotated[str, BeforeValidator(_side)]
 
 
 class _Settings(BaseModel):

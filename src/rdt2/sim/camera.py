@@ -63,19 +63,23 @@ class CellCamera(BaseDevice):
         """The newest picture that has arrived, stamped by the camera's own clock."""
         if not self.health().connected:
             raise RobotError(f"the {self.name} is not connected. Call connect() first.")
+        number, stamp, state = self.exposure()
+        if state is None or self._latest is None or self._latest.sequence != number:
+            self._latest = Frame(stamp, number, self.see(number, state))
+        return self._latest
+
+    def exposure(self) -> tuple[int, float, Float[ndarray, " q"] | None]:
+        """Number and stamp of the newest picture that has arrived, and the cell's state then; None: as it is now."""
         now, world = self._cell.time, self._world
         if not world.rate:
-            number = self._cell.steps
-            return Frame(now + self._clock_error, number, self._see(number, None))
+            return self._cell.steps, now + self._clock_error, None
         number = int(np.floor((now - world.delay - self._late) * world.rate + 1e-6))
-        if self._latest is None or self._latest.sequence != number:
-            state = next((state for k, state in reversed(self._exposed) if k <= max(number, 0)))
-            stamp = self._moment(number) + self._clock_error
-            self._latest = Frame(stamp, number, self._see(number, state))
-        return self._latest
+        state = next((state for k, state in reversed(self._exposed) if k <= max(number, 0)))
+        return number, self._moment(number) + self._clock_error, state
 
     def stop(self) -> None:
         """Nothing moves."""
 
-    def _see(self, number: int, state: Float[ndarray, " q"] | None) -> UInt8[ndarray, "384 384 3"]:
+    def see(self, number: int, state: Float[ndarray, " q"] | None) -> UInt8[ndarray, "384 384 3"]:
+        """What the lens and the sensor make of a state of the cell."""
         return self._optics(self._cell.render(self._side, state=state), number)

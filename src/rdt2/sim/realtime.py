@@ -1,0 +1,319 @@
+"""The cell on a wall clock, in a process of its own: for everything that must be tried in real time, as on a robot.
+
+    with RealtimeCell("ur5e", make_scene("pick", seed=3)) as cell:
+        robot = cell.robot()
+        robot.arms["left"].state()                    # from shared memory, within microseconds
+
+The process steps the physics as time passes, draws both wrist cameras 30 times a second, and answers commands of each
+device on a pipe of its own. Devices may be called from any thread. When the process that started it dies, however it
+dies, the arms stop and the cell ends: each device stops by itself when it hears nothing for 100 ms.
+
+Where a machine cannot keep up, the cell's clock stands still for a moment rather than its arms jump;
+`real_time_factor` tells.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time as wall
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdt2.action import ARMS
+from rdt2.errors import RobotError
+from rdt2.robot.models import arm_model
+from rdt2.robot.protocols import ArmState, Frame, GripperState, Health, Timing
+from rdt2.robot.robot import Robot
+from rdt2.sim.board import DEVICES, Board
+from rdt2.sim.realtime_process import FRAMES, serve
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+    from rdt2.robot.description import ArmModel
+    from rdt2.sim.scene import Scene
+    from rdt2.sim.settings import CellSettings
+    from rdt2.sim.tasks import Task
+
+ANSWER_SECONDS = 0.5
+"""A device that does not answer within so long counts as lost."""
+START_SECONDS = 120.0
+END_SECONDS = 5.0
+
+
+class RealtimeCell:
+    """A cell in real time. Close it, or use it in a `with` statement.
+
+    Args:
+        embodiment: "ur5e", "fr3" or "handheld".
+        scene: what stands on the table.
+        settings: what is true of the cell's devices; None: nothing is wrong with them.
+        task: what `monitor` judges.
+        frames: pictures a second of each camera.
+
+    Raises:
+        RobotError: the process did not come up; the message says why.
+    """
+
+    def __init__(
+        self,
+        embodiment: str,
+        scene: Scene,
+        settings: CellSettings | None = None,
+        *,
+        task: Task | None = None,
+        frames: float = FRAMES,
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.embodiment, self.scene = embodiment, scene
+        self._board = Board()
+        ends = {name: context.Pipe() for name in DEVICES}
+        mine, its = context.Pipe()
+        self.process = context.Process(
+            target=serve,
+            args=(embodiment, scene, settings, task, frames, self._board.name, its, os.getpid()),
+            kwargs={"pipes": {name: end for name, (_, end) in ends.items()}},
+            name=f"cell {embodiment}",
+            daemon=True,
+        )
+        try:
+            self.process.start()
+            its.close()
+            for _, end in ends.values():
+                end.close()
+            self._facts = self._wait_for_facts(mine)
+        except BaseException:
+            self._end(patience=0.0)
+            raise
+        self._life = mine  # its end tells the process that nobody needs it any more
+        self._clock = RealtimeClock(self._board)
+        self._pipes = {name: Pipe(name, own, self.process) for name, (own, _) in ends.items()}
+        self.monitor = RealtimeMonitor(self._board) if task is not None else None
+
+    def _wait_for_facts(self, pipe: Connection) -> dict[str, Any]:
+        until = wall.monotonic() + START_SECONDS
+        while not pipe.poll(0.05):
+            if not self.process.is_alive():
+                raise RobotError(
+                    f"the cell's process ended with {self.process.exitcode} before it was ready."
+                )
+            if wall.monotonic() > until:
+                raise RobotError(f"the cell's process was not ready within {START_SECONDS:.0f} s.")
+        try:
+            facts = pipe.recv()
+        except EOFError as error:
+            raise RobotError("the cell's process ended before it was ready.") from error
+        if isinstance(facts, Exception):
+            raise facts
+        return facts
+
+    def robot(self, sides: Sequence[str] = ARMS) -> Robot:
+        """Its devices, connected and enabled, which any thread may call."""
+        board, facts = self._board, self._facts
+
+        def parts(kind: str, device: type) -> dict[str, Any]:
+            return {s: device(self._pipes[f"{s} {kind}"], board, facts[f"{s} {kind}"]) for s in sides}
+
+        return Robot(
+            arms=parts("arm", RealtimeArm),
+            grippers=parts("gripper", RealtimeGripper),
+            cameras=parts("camera", RealtimeCamera),
+            clock=self._clock,
+            policy_to_tcp={side: facts["policy_to_tcp"][side] for side in sides},
+            name=self.embodiment,
+        )
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of the cell's clock a second of the wall's, since it began: 1 where the machine keeps up."""
+        record = self._board.read(self._board.cell)
+        return float(record["time"] / max(record["elapsed"], 1e-9))
+
+    def close(self) -> None:
+        """End the process; its arms stop first. Again: nothing happens."""
+        self._life.close()
+        for pipe in self._pipes.values():
+            pipe.close()
+        self._end(patience=END_SECONDS)
+
+    def _end(self, *, patience: float) -> None:
+        if self.process.pid is not None:
+            self.process.join(patience)
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join()
+        self._board.close()
+
+    def __enter__(self) -> RealtimeCell:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RealtimeClock:
+    """The cell's time: that of the wall, less what the machine could not keep up with."""
+
+    def __init__(self, board: Board) -> None:
+        self._board, self._began, self._last = board, 0.0, 0.0
+
+    def now(self) -> float:
+        if not self._board.closed:
+            self._began = float(self._board.cell()["began"])
+        self._last = max(self._last, wall.monotonic() - self._began)
+        return self._last
+
+    def sleep_until(self, time: float) -> None:
+        while (left := time - self.now()) > 0:
+            wall.sleep(left)
+
+
+class RealtimeMonitor:
+    """What the judge in the cell's process says of the task."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    @property
+    def success(self) -> bool:
+        return bool(self._board.cell()["success"])
+
+    @property
+    def followed(self) -> bool:
+        return bool(self._board.cell()["followed"])
+
+    @property
+    def done(self) -> bool:
+        return bool(self._board.cell()["done"])
+
+
+class Pipe:
+    """Questions to one device in the cell's process, one at a time."""
+
+    def __init__(self, name: str, connection: Connection, process: Any) -> None:
+        self.name, self._connection, self._process = name, connection, process
+        self._lock, self._asked = threading.Lock(), 0
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._process.is_alive())
+
+    def ask(self, method: str, *values: Any) -> None:
+        """Have the device do something.
+
+        Raises:
+            what the device raised. RobotError: its process is gone, or does not answer.
+        """
+        with self._lock:
+            self._asked += 1
+            try:
+                self._connection.send((self._asked, method, values))
+                until = wall.monotonic() + ANSWER_SECONDS
+                while self._connection.poll(max(0.0, until - wall.monotonic())):
+                    number, error = self._connection.recv()
+                    if number == self._asked:  # not the late answer to an earlier question
+                        if error is not None:
+                            raise error
+                        return
+            except (OSError, EOFError) as error:
+                raise RobotError(f"the {self.name} is lost: the cell's process has ended.") from error
+        raise RobotError(f"the {self.name} has not answered within {ANSWER_SECONDS} s.")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _RealtimeDevice:
+    """What the devices have in common."""
+
+    def __init__(self, pipe: Pipe, board: Board, facts: dict[str, Any]) -> None:
+        self.name = pipe.name
+        self.timing: Timing = facts["timing"]
+        self._pipe, self._board = pipe, board
+
+    def connect(self) -> None:
+        self._pipe.ask("connect")
+
+    def enable(self) -> None:
+        self._pipe.ask("enable")
+
+    def stop(self) -> None:
+        self._pipe.ask("stop")
+
+    def recover(self) -> None:
+        self._pipe.ask("recover")
+
+    def close(self) -> None:
+        if self._pipe.alive:
+            self._pipe.ask("close")
+
+    def health(self) -> Health:
+        if not self._pipe.alive:
+            return Health(False, False, False, "the cell's process has ended")
+        record = self._record()
+        fault = bytes(record["fault"]).rstrip(b"\0").decode(errors="replace")
+        return Health(bool(record["connected"]), bool(record["enabled"]), bool(record["stopped"]), fault)
+
+    def _record(self) -> Any:
+        return self._board.read(lambda: self._board.device(self.name))
+
+    def _measured(self) -> Any:
+        if not self._pipe.alive:
+            raise RobotError(f"the {self.name} is lost: the cell's process has ended.")
+        return self._record()
+
+
+class RealtimeArm(_RealtimeDevice):
+    """An arm of a real-time cell."""
+
+    def __init__(self, pipe: Pipe, board: Board, facts: dict[str, Any]) -> None:
+        super().__init__(pipe, board, facts)
+        self.base: Float[ndarray, "4 4"] = facts["base"]
+        self.model: ArmModel | None = None if facts["model"] is None else arm_model(facts["model"])
+        self._joints = 0 if self.model is None else len(self.model.links)
+
+    def state(self) -> ArmState:
+        record = self._measured()
+        return ArmState(
+            timestamp=float(record["timestamp"]),
+            sequence=int(record["sequence"]),
+            pose=record["pose"],
+            velocity=record["velocity"],
+            joints=record["joints"][: self._joints],
+        )
+
+    def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:
+        self._pipe.ask("execute", times, poses)
+
+
+class RealtimeGripper(_RealtimeDevice):
+    """A gripper of a real-time cell."""
+
+    def __init__(self, pipe: Pipe, board: Board, facts: dict[str, Any]) -> None:
+        super().__init__(pipe, board, facts)
+        self.stroke = float(facts["stroke"])
+
+    def state(self) -> GripperState:
+        record = self._measured()
+        return GripperState(float(record["timestamp"]), int(record["sequence"]), float(record["width"]))
+
+    def execute(self, times: Float[ndarray, " n"], widths: Float[ndarray, " n"]) -> None:
+        self._pipe.ask("execute", times, widths)
+
+
+class RealtimeCamera(_RealtimeDevice):
+    """A wrist camera of a real-time cell."""
+
+    def read(self) -> Frame:
+        if not self.health().connected:
+            raise RobotError(f"the {self.name} is not connected. Call connect() first.")
+        picture = self._board.picture(self.name)
+        if picture is None:
+            raise RobotError(f"the {self.name} has given no picture yet.")
+        return Frame(float(picture["timestamp"]), int(picture["sequence"]), np.array(picture["image"]))
