@@ -97,6 +97,14 @@ def test_a_slow_wish_is_met_exactly_and_without_a_word():
     assert guard.at_rest
 
 
+@pytest.mark.parametrize(("step", "told"), [(0.004, False), (0.05, True)])
+def test_an_arm_that_follows_closely_is_not_told_of(step, told):
+    """Regression: whatever lay 2 mm behind its wish, as every arm with limits does, was told of at every tick."""
+    guard, poses = guarded()
+    commands = drive(guard, held(shifted(poses, "right", step, 0, 0), 0.1))
+    assert any("right arm follows within its limits" in c.slowed for c in commands) == told
+
+
 # ------------------------------------------------------------------------------------------------ table, workspace
 
 

@@ -47,6 +47,8 @@ CREEP = 0.02
 """Share of the limits that nearness never takes: an arm must be able to go away."""
 UNSAID = 2e-3
 """Metres between wish and command that nobody is told about."""
+LAG = 5e-3
+"""Metres by which an arm may follow its wish, as every arm with limits does, before somebody is told."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,11 @@ class Guard:
                 notes[side] = f"brakes: no motion was found ({error})"
         self._command(self._allowed(fresh, notes))
         for side, arm in self._arms.items():
-            wish = np.asarray(poses[side], dtype=np.float64)
-            if side in notes and self._met(arm.shadow.motion, wish):
-                del notes[side]
+            lag = self._lag(arm.shadow.motion, np.asarray(poses[side], dtype=np.float64))
+            if lag < UNSAID:
+                notes.pop(side, None)
+            elif lag > LAG:
+                notes.setdefault(side, f"follows within its limits of {arm.bounds.speed:g} m/s")
         return self._commanded(notes)
 
     def brake(self) -> Commanded:
@@ -266,7 +270,6 @@ class Guard:
         following = arm.limiter.towards(
             motion, position, rotation, velocity, scale=scale, low=low, high=shadow.high
         )
-        notes.setdefault(side, f"follows within its limits of {arm.bounds.speed:g} m/s")
         path = arm.limiter.stop(following)
         if not path.within(arm.bounds.speed, arm.bounds.turn_rate):
             raise LimitError("it would become too fast")
@@ -332,9 +335,10 @@ class Guard:
                 arm = self._arms[side]
                 arm.slow = min(arm.slow, (float(ratios[nearest]), f"{gap:.0f} mm from {what}"))
 
-    def _met(self, motion: Motion, wish: ndarray) -> bool:
-        distance = float(np.linalg.norm(motion.position - wish[:3, 3]))
-        return distance < UNSAID and float(np.abs(motion.rotation - wish[:3, :3]).max()) < UNSAID / TURN_REACH
+    def _lag(self, motion: Motion, wish: ndarray) -> float:
+        """Metres from what is commanded to the wish; a turn counts as the way at `TURN_REACH`."""
+        turned = TURN_REACH * float(np.abs(motion.rotation - wish[:3, :3]).max())
+        return max(float(np.linalg.norm(motion.position - wish[:3, 3])), turned)
 
     def _commanded(self, notes: Mapping[str, str]) -> Commanded:
         motions = {side: arm.shadow.motion for side, arm in self._arms.items()}

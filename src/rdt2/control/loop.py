@@ -24,13 +24,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from rdt2.action import ARMS, HORIZON, ActionChunk, state_vector
 from rdt2.control.guard import Guard
+from rdt2.control.held import Held
 from rdt2.control.plan import PERIOD, Plan, blend, place, promise
 from rdt2.control.recording import BehindAQueue, Recorder
 from rdt2.control.servo import TICK, Servo
@@ -136,8 +137,8 @@ class EpisodeResult:
     inference: list[float] = field(default_factory=list)
     """Wall-clock seconds of every prediction."""
     pauses: list[Pause] = field(default_factory=list)
-    slowed: list[tuple[float, str]] = field(default_factory=list)
-    """When the guard began to hold something back, in seconds since the episode began, and what."""
+    slowed: list[Held] = field(default_factory=list)
+    """What the guard held back; times in seconds since the episode began."""
     lateness: list[float] = field(default_factory=list)
     """Seconds between two commands, where the servo has a thread of its own."""
     unrecorded: str = ""
@@ -264,7 +265,7 @@ class _Episode:
         if self.unforeseen is not None:
             raise self.unforeseen
         result.seconds = self.clock.now() - self.began
-        result.slowed = [(time - self.began, what) for time, what in self.servo.slowed]
+        result.slowed = [replace(held, time=held.time - self.began) for held in self.servo.held.found]
         if isinstance(self.recorder, BehindAQueue) and (self.recorder.broken or self.recorder.dropped):
             result.unrecorded = f"{self.recorder.dropped} calls dropped. {self.recorder.broken}".strip()
         if monitor is not None:

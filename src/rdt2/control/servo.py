@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rdt2.control.held import HeldBack
 from rdt2.control.watch import Watch
 from rdt2.errors import RDT2Error, SafetyError
 from rdt2.pose import interpolate
@@ -63,8 +64,8 @@ class Servo:
         self.commanded: Commanded | None = None
         self.widths: dict[str, float] = {}
         """Measured openings, metres."""
-        self.slowed: list[tuple[float, str]] = []
-        """When the guard began to hold something back, and what it was."""
+        self.held = HeldBack(TICK)
+        """What the guard held back."""
         self._plan: Plan | None = None
         self._lock = threading.Lock()
         self._past: dict[str, deque[tuple[float, ndarray]]] = {
@@ -125,8 +126,7 @@ class Servo:
             {side: pose[None] for side, pose in command.poses.items()},
             {side: np.array([width]) for side, width in command.widths.items()},
         )
-        if command.slowed and (not self.slowed or self.slowed[-1][1] != command.slowed):
-            self.slowed.append((now, command.slowed))
+        self.held.note(now, command.slowed)
         self.commanded = command
 
     def stop(self, reason: str) -> None:
