@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -92,6 +95,34 @@ def norms(poses):
     ]
 
 
+@cache
+def two_arms(model):
+    """Both arms with grippers as MuJoCo geoms."""
+    from rdt2.sim.arms import add_arm
+    from rdt2.sim.gripper import gripper_spec
+
+    spec = mujoco.MjSpec()
+    for side in SIDES:
+        spec.attach(gripper_spec(), prefix=f"{side}/", site=add_arm(spec, model, side))
+    compiled = spec.compile()
+    return compiled, mujoco.MjData(compiled)
+
+
+def place(compiled, data, side, model, joints, width):
+    for link, angle in zip(arm_model(model).links, joints, strict=True):
+        data.qpos[compiled.joint(f"{side}/{link.name}").qposadr[0]] = angle
+    for finger in "ab":
+        data.qpos[compiled.joint(f"{side}/finger_{finger}").qposadr[0]] = width / 2
+
+
+def geoms(compiled, side):
+    return [
+        i
+        for i in range(compiled.ngeom)
+        if compiled.body(int(compiled.geom_bodyid[i])).name.startswith(f"{side}/")
+    ]
+
+
 class Onlooker:
     """Follows commanded poses with joints of its own, and says how near everything came, at ticks and between."""
 
@@ -155,6 +186,15 @@ class Onlooker:
                 shapes["right"][0], shapes["left"][0], one, other, cross_pairs(one, other)
             )
         return {key: gaps.min(axis=1, initial=np.inf) for key, gaps in found.items()}
+
+    def solid_gap(self, model, tick):
+        """Metres (at most 0.1) between the solids of both arms at a tick, as MuJoCo measures them."""
+        compiled, data = two_arms(model)
+        for side in SIDES:
+            place(compiled, data, side, model, self.joints[side][tick], self.widths[side][tick])
+        mujoco.mj_forward(compiled, data)
+        right, left = (geoms(compiled, side) for side in SIDES)
+        return min(mujoco.mj_geomDistance(compiled, data, a, b, 0.1, None) for a in right for b in left)
 
 
 def _halves(values):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from guarded import SIDES, TOOL, kinematics
+from guarded import SIDES, TOOL, geoms, kinematics, place, two_arms
 from scipy.optimize import minimize
 
 from rdt2.control.bodies import (
@@ -19,33 +19,6 @@ from rdt2.robot.gripper import POLICY_IN_TCP
 from rdt2.robot.models import arm_model, base_pose
 
 mujoco = pytest.importorskip("mujoco")
-
-
-def two_arms(model):
-    """Both arms with grippers as MuJoCo geoms."""
-    from rdt2.sim.arms import add_arm
-    from rdt2.sim.gripper import gripper_spec
-
-    spec = mujoco.MjSpec()
-    for side in SIDES:
-        spec.attach(gripper_spec(), prefix=f"{side}/", site=add_arm(spec, model, side))
-    compiled = spec.compile()
-    return compiled, mujoco.MjData(compiled)
-
-
-def place(compiled, data, side, model, joints, width):
-    for link, angle in zip(arm_model(model).links, joints, strict=True):
-        data.qpos[compiled.joint(f"{side}/{link.name}").qposadr[0]] = angle
-    for finger in "ab":
-        data.qpos[compiled.joint(f"{side}/finger_{finger}").qposadr[0]] = width / 2
-
-
-def geoms(compiled, side):
-    return [
-        i
-        for i in range(compiled.ngeom)
-        if compiled.body(int(compiled.geom_bodyid[i])).name.startswith(f"{side}/")
-    ]
 
 
 def body(model, side):
@@ -100,7 +73,7 @@ def test_the_gripper_touches_the_table_where_its_boxes_do(model):
         )
         assert arm.lowest(frames, arm.segments(frames))[0, 0] == pytest.approx(lowest, abs=1e-9)
         pose = arm.tcp(frames)[0]
-        assert pose[2, 3] - arm.hang(pose[:3, :3], width) == pytest.approx(lowest, abs=1e-9)
+        assert pose[2, 3] - arm.hang(pose[None, :3, :3], width)[0] == pytest.approx(lowest, abs=1e-9)
 
 
 @pytest.mark.parametrize("model", ["ur5e", "fr3"])

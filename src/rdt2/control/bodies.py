@@ -155,13 +155,13 @@ class ArmBody:
         links = segments[..., 2].min(axis=0)[:, self._moving] - self.radius[self._moving]
         return np.stack([np.minimum(np.minimum(*corners[:2]), corners[2]), links.min(axis=1)], axis=1)
 
-    def hang(self, rotation: Float[ndarray, "3 3"], width: float) -> float:
+    def hang(self, rotations: Float[ndarray, "n 3 3"], width: float) -> Float[ndarray, " n"]:
         """How far (metres) the gripper's lowest corner is below its TCP, turned so and with such an opening."""
-        up = rotation[2] @ self._tool[:3, :3]
-        jaw = 0.5 * width * up[1]
-        starts = (0.0, FINGER_Z * up[2] + jaw, FINGER_Z * up[2] - jaw)
-        lowest = min(float((points @ up).min()) + z for points, z in zip(self._corners, starts, strict=True))
-        return -lowest - float(rotation[2] @ self._tool[:3, 3])
+        up = rotations[:, 2] @ self._tool[:3, :3]
+        palm, finger, opposite = ((up @ corners.T).min(axis=1) for corners in self._corners)
+        jaw = 0.5 * width * up[:, 1]
+        lowest = np.minimum(palm, np.minimum(finger + jaw, opposite - jaw) + FINGER_Z * up[:, 2])
+        return -lowest - rotations[:, 2] @ self._tool[:3, 3]
 
 
 def gripper_of_policy(policy_to_tcp: Float[ndarray, "4 4"]) -> Float[ndarray, "4 4"]:

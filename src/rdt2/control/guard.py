@@ -250,7 +250,9 @@ class Guard:
         outside = float(np.linalg.norm(position - wish[:3, 3]))
         if outside > UNSAID:
             notes[side] = f"stays in its workspace: the wish is {1e3 * outside:.0f} mm outside"
-        lift = shadow.ground + shadow.body.hang(rotation, max(width, shadow.width)) - position[2]
+        lift = (
+            shadow.ground + float(shadow.body.hang(rotation[None], max(width, shadow.width))[0]) - position[2]
+        )
         if lift > 0:
             position[2] = min(position[2] + lift, shadow.high[2])
             if lift > UNSAID:

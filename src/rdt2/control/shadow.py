@@ -170,6 +170,9 @@ class Shadow:
         segments = self.body.segments(frames)
         margins = self._margins(frames, segments, joints, poses).min(axis=0)
         rest = path.positions[min(first, path.ticks) :]
+        # Of every tick, not of samples: millimetres count here.
+        heights = rest[:, 2] - self.body.hang(path.rotations[min(first, path.ticks) :], width)
+        margins[0] = min(margins[0], heights.min() - self.ground)
         margins[BOX] = np.concatenate([rest.min(axis=0) - self.low, self.high - rest.max(axis=0)])
         if self.kinematics is not None:
             joints = np.concatenate([self.joints[None], joints])
