@@ -313,3 +313,35 @@ def test_physics_that_break_down_end_the_episode_instead_of_beginning_afresh(tmp
         cell.reset()
         cell.advance_to(0.1)
     assert not list(tmp_path.iterdir()), "no log in the user's folder"
+
+
+def pushing(cell: Cell, side: str) -> float:
+    """Newtons with which a gripper's parts press upon the table and what stands on it."""
+    import mujoco
+
+    force, total = np.zeros(6), 0.0
+    for number in range(cell.data.ncon):
+        sides = {cell._geom_side.get(int(geom)) for geom in cell.data.contact[number].geom}
+        if sides == {side, None}:
+            mujoco.mj_contactForce(cell.model, cell.data, number, force)
+            total += abs(float(force[0]))
+    return total
+
+
+@pytest.mark.parametrize("embodiment", ["handheld", "ur5e", "fr3"])
+def test_what_is_stopped_no_longer_pushes(embodiment: str) -> None:
+    """Regression: a hand that was told to hold went on pushing the table with 60 N."""
+    with Cell(embodiment, make_scene("pick", 1)) as cell:
+        arm = cell.arms["right"]
+        goal = arm.state().pose.copy()
+        goal[2, 3] = cell.scene.table_height + 0.05
+        drive(cell, arm, goal, until=1.0)
+        goal[2, 3] = cell.scene.table_height - 0.02
+        drive(cell, arm, goal, until=2.0)
+        assert pushing(cell, "right") > 40.0
+        arm.stop()
+        cell.advance_to(cell.time + 0.4)
+        assert pushing(cell, "right") < 8.0
+        there = arm.state().pose[:3, 3]
+        cell.advance_to(cell.time + 0.5)
+        np.testing.assert_allclose(arm.state().pose[:3, 3], there, atol=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-SETTLING = 0.1
+SETTLING = 0.3
 """Seconds after the ramp in which a stopped arm gives way to what it presses on, before it keeps its place."""
 
 

@@ -33,7 +33,7 @@ WINDOW = 4 * TICK
 
 STANDING = 0.05
 """rad/s: an arm whose joints are slower stands."""
-YIELDING = 0.25
+YIELDING = 0.5
 """How much of what something holds it back a settling arm gives way to in each tick."""
 
 
