@@ -102,6 +102,13 @@ def test_precision(run):
     assert figures["int8"]["fm_gb"] < figures["bfloat16"]["fm_gb"]
 
 
+def test_calibration(run):
+    pytest.importorskip("mujoco")
+    figures = run("calibration", "--policy", "untrained", "--episodes", "1", "--max-seconds", "0.2")
+    assert list(figures)[:3] == ["as measured", "turned by 5 degrees", "shifted by 2 cm"]
+    assert all(each["trials"] == 1 for each in figures.values())
+
+
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("webdataset", "cv2")),
     reason="needs webdataset and cv2",

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     TaskName = str
     TaskNameOrAll = str
     SceneryName = str
+    RobotName = str
 else:
     TaskName = Literal[kind_names("rdt2.sim.tasks")]
     TaskNameOrAll = Literal[(*kind_names("rdt2.sim.tasks"), "all")]
     SceneryName = Literal[kind_names("rdt2.sim.sceneries")]
+    RobotName = Literal[(*kind_names("rdt2.robot.models"), "handheld")]

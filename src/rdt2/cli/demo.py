@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from rdt2.cli.choices import TaskNameOrAll
+from rdt2.cli.choices import RobotName, TaskNameOrAll
 from rdt2.errors import ConfigError
 from rdt2.policy.spec import PolicySpec
 
@@ -43,7 +43,7 @@ class Demo:
     spec: PolicySpec = field(default_factory=PolicySpec)
     model: Literal["fm", "vq"] | None = None
     """Short for --policy demo-fm (flow-matching expert) or --policy demo-vq (action tokens)."""
-    robot: Literal["ur5e", "fr3", "handheld"] = "ur5e"
+    robot: RobotName = "ur5e"
     """Which arms."""
     task: TaskNameOrAll = "all"
     """What to do."""
@@ -105,7 +105,7 @@ class Demo:
         report = Report(
             title="Two wrist pictures and a sentence move two arms",
             title_zh="两张腕部图像加一句话，驱动双臂完成操作",
-            subtitle=_subtitle(spec.policy, ROBOTS[self.robot]),
+            subtitle=_subtitle(spec.policy, _words(self.robot)),
             summary=summary,
             episodes=views,
             timing=stage_timings(seconds),
@@ -120,7 +120,7 @@ class Demo:
             path = write_report(self.out, report)
         out = console()
         if summary:
-            out.print(_table(summary, f"{spec.policy} on {ROBOTS[self.robot]}"))
+            out.print(_table(summary, f"{spec.policy} on {_words(self.robot)}"))
         if self.instruction is not None:
             for view in views:
                 out.print(_told(view), highlight=False, markup=False, soft_wrap=True)
@@ -163,6 +163,10 @@ def _asked(spec: PolicySpec) -> dict[str, Any]:
     return {
         name: value for name, value in values.items() if name == "policy" or value != getattr(usual, name)
     }
+
+
+def _words(robot: str) -> str:
+    return ROBOTS.get(robot, f"two {robot} arms")
 
 
 def _subtitle(policy: str, robot: str) -> str:
