@@ -235,9 +235,13 @@ class SafetySettings(_Settings):
         description="Least distance of every part of an arm to the table, metres.",
     )
     arm_clearance: Number = _positive(
-        0.5, "Least distance between the two arms, and of an arm to itself, metres."
+        0.5, "Least distance between the two arms, metres; parts of one arm keep 5 mm, or this if it is less."
     )
-    slow_within: Number = _positive(1, "Distance to anything at which an arm begins to slow down, metres.")
+    slow_within: Number = _positive(
+        1,
+        "Distance of parts that come nearer to each other, of both arms or of one, at which they begin to slow down, "
+        "metres. Over the table nothing slows: wishes are lifted, and an arm stops in time.",
+    )
     joint_margin: Number = _positive(1, "Radians before a joint's limit at which the arm stops.")
     singularity_slow: Number = _positive(
         1,
