@@ -118,7 +118,7 @@ def test_every_gripper_width_is_commanded_at_its_own_time_and_scaled_once():
     robot = fake_robot()
     scaled = fake_settings({f"arms.{side}.gripper.scale": 0.1 / 0.088 for side in SIDES})
     film = Looks(lambda: robot.grippers["left"].state().width)
-    run(robot, ConstantPolicy(), seconds=0.5, settings=scaled, recorder=film, latency=0.0, execute_steps=24)
+    run(robot, ConstantPolicy(), seconds=0.5, settings=scaled, recorder=film, latency=0.0, execute_steps=23)
     for time, width in film.seen[3:]:
         asked = (0.08 - 0.001 * 30 * (time - START)) * 0.1 / 0.088
         assert width == pytest.approx(asked, abs=0.0006)
@@ -263,7 +263,7 @@ def test_synchronous_arms_wait_for_every_chunk():
 def test_inference_that_takes_too_long_for_a_chunk_is_refused_before_anything_moves():
     """With delay d, steps s and horizon H: d <= s <= H - d."""
     robot = fake_robot()
-    with pytest.raises(ConfigError, match=r"0\.50 s, which is 15 steps.*at most 9 can be driven"):
+    with pytest.raises(ConfigError, match=r"0\.51 s, which is 16 steps.*at most 8 can be driven"):
         run(robot, ConstantPolicy(), latency=0.5)
     assert not robot.arms["right"].calls
     assert is_stopped(robot)

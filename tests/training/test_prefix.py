@@ -11,7 +11,7 @@ from toy import batch_of
 
 from rdt2.action import Promise
 from rdt2.cli.main import main
-from rdt2.errors import CheckpointError, ConfigError
+from rdt2.errors import ActionError, CheckpointError, ConfigError
 from rdt2.observation import Observation
 from rdt2.policy import FMPolicy, load_policy
 from rdt2.training.config import DistillTraining, ExpertTraining
@@ -64,6 +64,8 @@ def test_a_run_with_a_prefix_resumes_and_becomes_a_policy_that_uses_it(samples, 
     (plain,) = policy.predict(seen[:1], seed=0)
     np.testing.assert_allclose(free.values, plain.values, atol=1e-5)
     assert load_policy(out / "model", vlm=demo_vlm, steps=1).keeps_promises
+    with pytest.raises(ActionError, match=r"7 steps were promised as driven.* 6 at most"):
+        policy.predict(seen[:1], promised=[Promise(values, fixed=7, known=12)])
 
 
 def test_students_are_not_taught_it():

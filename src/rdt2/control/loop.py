@@ -194,8 +194,8 @@ class _Question:
     """When the older of the pictures was taken."""
     tcp: dict[str, Float[ndarray, "4 4"]]
     asked: float
-    promised: bool
-    """Whether it was asked with what the arms drive meanwhile."""
+    promised: float
+    """Until when the chunk is to agree with what the arms drive meanwhile."""
 
 
 class _Episode:
@@ -233,6 +233,8 @@ class _Episode:
         )
         arms: dict[str, ArmSettings] = dict(settings.arms.items())
         self.calibration = {side: arm.policy_to_tcp for side, arm in arms.items()}
+        # From the moment a chunk is there until the arms do what it says.
+        self.lead = TICK + max(arm.latency for arm in arms.values())
         self.scale = {side: arm.gripper.scale for side, arm in arms.items()}
         self.question: _Question | None = None
         self.question_seen: dict[str, int] = {}
@@ -333,11 +335,12 @@ class _Episode:
                 self._rehearse(asked)
         if self.mode == "synchronous":
             return
-        delay = int(np.ceil(max(self.delays) / PERIOD - 1e-6))
+        late = max(self.delays) + self.lead
+        delay = int(np.ceil(late / PERIOD - 1e-6))
         steps = max(self.config.execute_steps, delay)
         if steps > HORIZON - delay:
             raise ConfigError(
-                f"from the picture to its chunk it takes {max(self.delays):.2f} s, which is {delay} steps: of "
+                f"from the picture to what its chunk says it takes {late:.2f} s, which is {delay} steps: of "
                 f"a chunk's {HORIZON} steps at most {max(0, HORIZON - delay)} can be driven before the next comes, and "
                 f"execute_steps is {self.config.execute_steps}. Take fewer steps, a faster model or machine, or mode "
                 "synchronous."
@@ -420,11 +423,12 @@ class _Episode:
                 tcp,
                 self.calibration,
                 observed=time,
-                answered=time + max(self.delays),
+                answered=time + max(self.delays) + self.lead,
                 gripper_scale=self.scale,
             )
         seed = None if self.seed is None else self.seed + self.predictions
-        self.question = _Question(observation, time, tcp, now, promised is not None)
+        until = time if promised is None else time + promised.fixed * PERIOD
+        self.question = _Question(observation, time, tcp, now, until)
         self.thinker.ask(observation, seed=seed, promised=promised)
         self.predictions += moves
 
@@ -443,7 +447,7 @@ class _Episode:
         self.delays.append(now - question.time)
         servo = self.servo
         # From here on the new plan may speak: what the arms are told in the next tick they do so much later.
-        speaks = now + TICK + max(arm.latency for arm in self.settings.arms.values())
+        speaks = now + self.lead
         # For so long the arms have stood still since the picture: that much later all steps are due.
         stood = max(0.0, speaks - max(self.rests, question.time))
         begins = question.time + stood
@@ -466,7 +470,7 @@ class _Episode:
         if self.mode == "synchronous":
             plan = plan.first(steps)
         before = servo.plan
-        if before is not None and self.rests > speaks and not question.promised:
+        if before is not None and self.rests > speaks > question.promised:
             plan = blend(before, plan, now=speaks, seconds=self.config.blend)
         servo.drive(plan, now)
         self.rests, self.look_at = plan.ends, begins + steps * PERIOD

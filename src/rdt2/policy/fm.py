@@ -112,6 +112,12 @@ class FMPolicy(OneProcess):
                 "an FM policy of one Euler step keeps no promises (keeps_promises is False): take steps=2 or more, or "
                 "leave out promised= and blend the plan being driven into the new chunk."
             )
+        most = self.expert.config.prefix
+        if most and (late := max((each.fixed for each in promises if each is not None), default=0)) > most:
+            raise ActionError(
+                f"{late} steps were promised as driven, this expert was trained to go on from {most} at most: what "
+                "follows would jump. Take a faster machine, or an expert trained with a larger prefix."
+            )
         watch = Stopwatch(self.device)
         pictures = model_pictures(observations)
         noise = draw_noise(len(observations), seed, draws=self.draws)
