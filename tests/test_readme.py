@@ -49,6 +49,10 @@ SECTIONS = {
 
 LAUNCHED = re.compile(r"(torchrun --nproc-per-node 2|accelerate launch --config_file \S+) -m rdt2\.cli\.main")
 MIGRATION = {"docs/migration.md": "## The three scripts", "docs/migration.zh.md": "## 三个脚本"}
+CONTROL = {
+    "docs/control.md": "## A robot is a yaml file",
+    "docs/control.zh.md": "## 一个机器人就是一个 yaml 文件",
+}
 HY_EMBODIED = {
     "docs/hy_embodied.md": "## From the download to a model",
     "docs/hy_embodied.zh.md": "## 从下载到模型",
@@ -72,7 +76,7 @@ def made_small(words: list[str]) -> list[str]:
 
 
 def test_both_languages_give_the_same_commands(request):
-    for pages in (SECTIONS, MIGRATION, HY_EMBODIED):
+    for pages in (SECTIONS, MIGRATION, HY_EMBODIED, CONTROL):
         english, chinese = [
             [commands((request.config.rootpath / name).read_text("utf-8"), part) for part in parts]
             for name, parts in (
@@ -102,6 +106,9 @@ def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monke
             assert not code, (words, capsys.readouterr().err)
 
     run(demo)
+    run(
+        commands((request.config.rootpath / "docs/control.md").read_text("utf-8"), CONTROL["docs/control.md"])
+    )
     run(recordings)
     for mine, published in {
         "runs/tokenizer/model": "robotics-diffusion-transformer/RVQActionTokenizer",
@@ -132,3 +139,12 @@ def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monke
         "runs/rvq/model",
     ):
         assert (Path(model) / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", CONTROL)
+def test_the_snippet_about_robots_runs(name, request):
+    text = (request.config.rootpath / name).read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    told: dict = {}
+    exec(compile(snippet, name, "exec"), told)
+    assert told["slower"].arms["left"].bounds.speed == 0.25

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -216,6 +220,21 @@ def test_ctrl_c_in_an_episode_ends_the_evaluation():
 
     with pytest.raises(KeyboardInterrupt):
         run_trial(Trial(0, 1, "pick"), Interrupt(), "handheld", config=loop_config())
+
+
+def test_sigterm_in_an_episode_ends_the_process_that_evaluates():
+    """Regression: it ended the episode, which counted as a failure, and the evaluation went on."""
+    code = (
+        "import os, signal; from test_cell import Still, Trial, loop_config, run_trial\n"
+        "class Ended(Still):\n"
+        "    def predict(self, observations, *, seed=None):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return super().predict(observations, seed=seed)\n"
+        "run_trial(Trial(0, 1, 'pick'), Ended(), 'handheld', config=loop_config())\n"
+    )
+    here = os.path.dirname(__file__)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=here, timeout=120)
+    assert ended.returncode == -signal.SIGTERM
 
 
 def test_an_own_sentence_finds_scenes_in_which_it_names_something():

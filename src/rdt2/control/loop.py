@@ -131,6 +131,8 @@ class EpisodeResult:
     followed: bool = False
     ending: str = ""
     """Why it ended: "done", "time is up", "stopped by the operator", or a fault."""
+    signal: int = 0
+    """Number of the signal that ended it; 0 for none. Who asked the process to end still waits for that."""
     seconds: float = 0.0
     """On the robot's clock."""
     cycles: list[Cycle] = field(default_factory=list)
@@ -266,6 +268,7 @@ class _Episode:
                     self.recorder.close(2.0)
         if self.unforeseen is not None:
             raise self.unforeseen
+        result.signal = asked.number
         result.seconds = self.clock.now() - self.began
         result.slowed = [replace(held, time=held.time - self.began) for held in self.servo.held.found]
         if isinstance(self.recorder, BehindAQueue) and (self.recorder.broken or self.recorder.dropped):

@@ -11,6 +11,7 @@ busy the machine is.
 from __future__ import annotations
 
 import dataclasses
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -306,6 +307,8 @@ def run_trial(
             max_seconds=max_seconds,
             seed=1000 * trial.seed,  # cycle k adds k: no two episodes share noise
         )
+    if result.signal:
+        signal.raise_signal(result.signal)  # the arms have stopped; now it means what it always means
     if result.ending == STOPPED:
         raise KeyboardInterrupt
     record = EpisodeRecord(
