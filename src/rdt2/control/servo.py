@@ -142,7 +142,8 @@ class Servo:
             raise SafetyError(" ".join(faults))
         states = {side: arm.state() for side, arm in robot.arms.items()}
         grippers = {side: gripper.state() for side, gripper in robot.grippers.items()}
-        self.watch.states(states, grippers, now=now)
+        # what was measured while this part was being served may be newer than `now`
+        self.watch.states(states, grippers, now=max(now, robot.clock.now()))
         self.widths = {side: state.width for side, state in grippers.items()}
         with self._lock:
             for side, state in states.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rdt2.errors import RobotError, SafetyError
 from rdt2.robot.protocols import WATCHDOG, Health, Timing
 
@@ -65,13 +67,27 @@ class BaseDevice:
 
     def require_ready(self) -> None:
         """Raises SafetyError, with what to do, unless it may move."""
-        health = self.health()
-        if health.ok:
-            return
-        do = "connect() and enable() it" if not (health.connected and health.enabled) else "recover() it"
-        raise SafetyError(f"the {self.name} takes no command: {health}. When it is safe to move, {do} first.")
+        require_ready(self.name, self.health())
 
     def watch(self, now: float, *, until: float) -> None:
         """Stop when nothing was heard for too long although the commanded motion lasts `until` after `now`."""
         if now < until and now - self._heard > WATCHDOG + 1e-9 and not self._stopped:
             self.fail(f"heard nothing for {1e3 * WATCHDOG:.0f} ms")
+
+
+def require_ready(name: str, health: Health) -> None:
+    """Raises SafetyError, with what to do, unless a device of this health may move."""
+    if health.ok:
+        return
+    do = "recover() it" if health.connected and health.enabled else "connect() and enable() it"
+    raise SafetyError(f"the {name} takes no command: {health}. When it is safe to move, {do} first.")
+
+
+def require_widths(name: str, widths: Sequence[float], stroke: float) -> None:
+    """Raises SafetyError for openings that a gripper does not have, metres."""
+    for width in widths:
+        if not -1e-6 <= width <= stroke + 1e-6:
+            raise SafetyError(
+                f"the {name} refuses a width of {1e3 * width:.1f} mm, expected 0 to {1e3 * stroke:.0f} mm. "
+                "Check the gripper scale."
+            )

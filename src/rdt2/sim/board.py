@@ -6,6 +6,7 @@ another one afterwards, reads again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
@@ -17,7 +18,8 @@ from rdt2.errors import RobotError
 DEVICES = tuple(f"{side} {kind}" for kind in ("arm", "gripper", "camera") for side in ("right", "left"))
 PICTURES = 3
 """Of each camera are kept, so that the newest is not written again while it is copied."""
-TRIES = 1000
+PATIENCE = 0.5
+"""Seconds after which a record that is still being written has lost its writer, and not only its turn."""
 
 _DEVICE = np.dtype([
     ("count", np.uint64), ("connected", np.bool_), ("enabled", np.bool_), ("stopped", np.bool_),
@@ -68,12 +70,14 @@ class Board:
         Raises:
             RobotError: it is always being written: its writer died in the middle.
         """
-        for _ in range(TRIES):
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
             found = record()
             before = int(found["count"])
             copy = found.copy()
             if before % 2 == 0 and int(found["count"]) == before:
                 return copy
+            time.sleep(2e-4)
         raise RobotError("the cell's process died while it wrote its state. Start the cell again.")
 
     def cell(self) -> Any:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rdt2.errors import RobotError, SafetyError
+from rdt2.errors import RobotError
 from rdt2.robot.braking import Brake
-from rdt2.robot.device import BaseDevice
+from rdt2.robot.device import BaseDevice, require_widths
 from rdt2.robot.gripper import (
     CAMERA_POSITION,
     CAMERA_TILT,
@@ -180,12 +180,7 @@ class GripperController(BaseDevice):
         self.require_ready()
         now = self._data.time
         _, ahead = self.trajectory.checked(times, widths, now=now)
-        for width in ahead:
-            if not -1e-6 <= width <= STROKE + 1e-6:
-                raise SafetyError(
-                    f"the {self.name} refuses a width of {1e3 * width:.1f} mm, expected 0 to {1e3 * STROKE:.0f} mm. "
-                    "Check the gripper scale."
-                )
+        require_widths(self.name, ahead, STROKE)
         self.trajectory.execute(times, widths, now=now - self._world.latency)
         self._heard = now
 

@@ -5,7 +5,8 @@
         robot.arms["left"].state()                    # from shared memory, within microseconds
 
 The process steps the physics as time passes, draws both wrist cameras 30 times a second, and answers commands of each
-device on a pipe of its own. Devices may be called from any thread. When the process that started it dies, however it
+device on a pipe of its own; waypoints are not waited for, what a device refuses of them becomes its fault. Devices may
+be called from any thread. When the process that started it dies, however it
 dies, the arms stop and the cell ends: each device stops by itself when it hears nothing for 100 ms.
 
 Where a machine cannot keep up, the cell's clock stands still for a moment rather than its arms jump;
@@ -25,10 +26,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.action import ARMS
-from rdt2.errors import RobotError
+from rdt2.errors import RobotError, SafetyError
+from rdt2.robot.device import require_ready, require_widths
 from rdt2.robot.models import arm_model
 from rdt2.robot.protocols import ArmState, Frame, GripperState, Health, Timing
 from rdt2.robot.robot import Robot
+from rdt2.robot.waypoints import PoseTrajectory, WidthTrajectory
 from rdt2.sim.board import DEVICES, Board
 from rdt2.sim.realtime_process import FRAMES, serve
 
@@ -118,7 +121,8 @@ class RealtimeCell:
         board, facts = self._board, self._facts
 
         def parts(kind: str, device: type) -> dict[str, Any]:
-            return {s: device(self._pipes[f"{s} {kind}"], board, facts[f"{s} {kind}"]) for s in sides}
+            names = {side: f"{side} {kind}" for side in sides}
+            return {s: device(self._pipes[n], board, self._clock, facts[n]) for s, n in names.items()}
 
         return Robot(
             arms=parts("arm", RealtimeArm),
@@ -198,7 +202,7 @@ class Pipe:
 
     def __init__(self, name: str, connection: Connection, process: Any) -> None:
         self.name, self._connection, self._process = name, connection, process
-        self._lock, self._asked = threading.Lock(), 0
+        self._asking, self._sending, self._asked = threading.Lock(), threading.Lock(), 0
 
     @property
     def alive(self) -> bool:
@@ -210,10 +214,11 @@ class Pipe:
         Raises:
             what the device raised. RobotError: its process is gone, or does not answer.
         """
-        with self._lock:
+        with self._asking:
             self._asked += 1
             try:
-                self._connection.send((self._asked, method, values))
+                with self._sending:
+                    self._connection.send((self._asked, method, values))
                 until = wall.monotonic() + ANSWER_SECONDS
                 while self._connection.poll(max(0.0, until - wall.monotonic())):
                     number, error = self._connection.recv()
@@ -225,6 +230,18 @@ class Pipe:
                 raise RobotError(f"the {self.name} is lost: the cell's process has ended.") from error
         raise RobotError(f"the {self.name} has not answered within {ANSWER_SECONDS} s.")
 
+    def tell(self, method: str, *values: Any) -> None:
+        """Have the device do something, without waiting: what it refuses becomes its fault.
+
+        Raises:
+            RobotError: its process is gone.
+        """
+        try:
+            with self._sending:
+                self._connection.send((0, method, values))
+        except OSError as error:
+            raise RobotError(f"the {self.name} is lost: the cell's process has ended.") from error
+
     def close(self) -> None:
         self._connection.close()
 
@@ -232,10 +249,10 @@ class Pipe:
 class _RealtimeDevice:
     """What the devices have in common."""
 
-    def __init__(self, pipe: Pipe, board: Board, facts: dict[str, Any]) -> None:
+    def __init__(self, pipe: Pipe, board: Board, clock: RealtimeClock, facts: dict[str, Any]) -> None:
         self.name = pipe.name
         self.timing: Timing = facts["timing"]
-        self._pipe, self._board = pipe, board
+        self._pipe, self._board, self._clock = pipe, board, clock
 
     def connect(self) -> None:
         self._pipe.ask("connect")
@@ -260,6 +277,15 @@ class _RealtimeDevice:
         fault = bytes(record["fault"]).rstrip(b"\0").decode(errors="replace")
         return Health(bool(record["connected"]), bool(record["enabled"]), bool(record["stopped"]), fault)
 
+    def _require_ready(self) -> None:
+        """Raises SafetyError unless it takes commands, and somebody is there to take them."""
+        require_ready(self.name, self.health())
+        late = self._clock.now() - float(self._board.device(self.name)["timestamp"])
+        if late > ANSWER_SECONDS:
+            raise SafetyError(
+                f"the {self.name} has shown no new state for {late:.1f} s: the cell's process hangs."
+            )
+
     def _record(self) -> Any:
         return self._board.read(lambda: self._board.device(self.name))
 
@@ -272,8 +298,9 @@ class _RealtimeDevice:
 class RealtimeArm(_RealtimeDevice):
     """An arm of a real-time cell."""
 
-    def __init__(self, pipe: Pipe, board: Board, facts: dict[str, Any]) -> None:
-        super().__init__(pipe, board, facts)
+    def __init__(self, pipe: Pipe, board: Board, clock: RealtimeClock, facts: dict[str, Any]) -> None:
+        super().__init__(pipe, board, clock, facts)
+        self._path = PoseTrajectory(np.eye(4))
         self.base: Float[ndarray, "4 4"] = facts["base"]
         self.model: ArmModel | None = None if facts["model"] is None else arm_model(facts["model"])
         self._joints = 0 if self.model is None else len(self.model.links)
@@ -289,14 +316,17 @@ class RealtimeArm(_RealtimeDevice):
         )
 
     def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:
-        self._pipe.ask("execute", times, poses)
+        self._require_ready()
+        ahead, checked = self._path.checked(times, poses, now=self._clock.now())
+        self._pipe.tell("execute", ahead, checked)
 
 
 class RealtimeGripper(_RealtimeDevice):
     """A gripper of a real-time cell."""
 
-    def __init__(self, pipe: Pipe, board: Board, facts: dict[str, Any]) -> None:
-        super().__init__(pipe, board, facts)
+    def __init__(self, pipe: Pipe, board: Board, clock: RealtimeClock, facts: dict[str, Any]) -> None:
+        super().__init__(pipe, board, clock, facts)
+        self._path = WidthTrajectory(0.0)
         self.stroke = float(facts["stroke"])
 
     def state(self) -> GripperState:
@@ -304,7 +334,10 @@ class RealtimeGripper(_RealtimeDevice):
         return GripperState(float(record["timestamp"]), int(record["sequence"]), float(record["width"]))
 
     def execute(self, times: Float[ndarray, " n"], widths: Float[ndarray, " n"]) -> None:
-        self._pipe.ask("execute", times, widths)
+        self._require_ready()
+        ahead, checked = self._path.checked(times, widths, now=self._clock.now())
+        require_widths(self.name, checked, self.stroke)
+        self._pipe.tell("execute", ahead, checked)
 
 
 class RealtimeCamera(_RealtimeDevice):

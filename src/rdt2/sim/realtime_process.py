@@ -200,6 +200,8 @@ class _Running:
                 return
             error: Exception | None = None
             with self.lock:
+                if number == 0 and (values[0][-1] <= self.cell.time or not device.health().ok):
+                    continue  # it was right when it was sent: the next one is on its way, or its sender is told
                 try:
                     if method not in METHODS:
                         raise RobotError(f"the {name} knows no {method}, expected one of {METHODS}.")
@@ -208,7 +210,11 @@ class _Running:
                     error = refused
                 except Exception as bad:
                     error = RobotError(f"the {name} could not {method}: {type(bad).__name__}: {bad}")
+                if error is not None and number == 0:  # nobody waits for the answer
+                    device.fail(str(error))
                 self.publish_device(name, device)
+            if number == 0:
+                continue
             try:
                 pipe.send((number, error))
             except OSError:
