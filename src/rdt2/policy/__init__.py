@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
     from rdt2.policy.fm import FMPolicy
     from rdt2.policy.load import load_policy
+    from rdt2.policy.process import PolicyProcess
     from rdt2.policy.vq import VQPolicy
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "CompiledVQPolicy",
     "FMPolicy",
     "Policy",
+    "PolicyProcess",
     "PolicySpec",
     "VQPolicy",
     "load_policy",
@@ -28,7 +30,7 @@ __all__ = [
 
 _ROOMS = {
     "CompiledFMPolicy": "compiled", "CompiledVQPolicy": "compiled", "FMPolicy": "fm", "Policy": "base",
-    "VQPolicy": "vq", "load_policy": "load", "save_bundle": "bundle",
+    "PolicyProcess": "process", "VQPolicy": "vq", "load_policy": "load", "save_bundle": "bundle",
 }  # fmt: skip
 
 
