@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rdt2.errors import TrainingError
+from rdt2.signals import Listening
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # SIGUSR1: slurm's --signal=USR1@seconds
 SAME = 1.0  # s; launchers pass on what their processes have got already: within so much it is the same signal
@@ -32,7 +31,7 @@ class Stopped(TrainingError):
         return 128 + self.signal
 
 
-class Stopping:
+class Stopping(Listening):
     """Listens while the block runs; in a thread other than the main one, where Python allows no handlers, it does not.
 
     Attributes:
@@ -44,22 +43,9 @@ class Stopping:
         """
         speaks: whether this process says that it heard.
         """
+        super().__init__(*SIGNALS)
         self.asked, self.saved = 0, ""
         self._speaks, self._since = speaks, 0.0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stopping:
-        if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
-                number = getattr(signal, name, None)
-                # nohup ignores SIGHUP, and that is meant.
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._heard)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def stopped(self, done: int, steps: int, saved: Path) -> Stopped:
         """What to raise when a checkpoint is saved; the signal may have reached another process only."""
