@@ -50,6 +50,10 @@ class SafetyError(RDT2Error):
     """A command that must not reach a robot."""
 
 
+class LateError(SafetyError):
+    """A command whose time was past when it came: it is not driven, and a later one may be."""
+
+
 class RobotError(RDT2Error):
     """A device that does not answer, refuses to be used, or has a fault."""
 

@@ -1,6 +1,8 @@
-"""A robot made of nothing, on a virtual clock, and policies made of nothing: for fast tests of the loop."""
+"""A robot made of nothing, on a virtual clock or the wall's, and policies made of nothing: fast tests of the loop."""
 
 from __future__ import annotations
+
+import time as wall
 
 import numpy as np
 
@@ -163,8 +165,17 @@ class FakeCamera(FakeDevice):
         """Nothing moves."""
 
 
-def fake_robot(policy_to_tcp=None, *, sides=SIDES, honest=False):
-    clock = FakeClock()
+class WallClock:
+    """Goes on by itself."""
+
+    now = staticmethod(wall.monotonic)
+
+    def sleep_until(self, moment):
+        wall.sleep(max(0.0, moment - self.now()))
+
+
+def fake_robot(policy_to_tcp=None, *, sides=SIDES, honest=False, real=False):
+    clock = WallClock() if real else FakeClock()
     change = np.eye(4) if policy_to_tcp is None else policy_to_tcp
     return Robot(
         arms={s: FakeArm(clock, s, honest) for s in sides},
@@ -173,7 +184,7 @@ def fake_robot(policy_to_tcp=None, *, sides=SIDES, honest=False):
         clock=clock,
         policy_to_tcp={s: change for s in sides},
         name="fake",
-        concurrent=False,
+        concurrent=real,
     )
 
 

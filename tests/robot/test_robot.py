@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_robot import fake_robot
 
-from rdt2.errors import ConfigError, RobotError, SafetyError
+from rdt2.errors import ConfigError, LateError, RobotError, SafetyError
 from rdt2.robot import Arm, Camera, Clock, Gripper, Robot
 
 
@@ -60,6 +60,22 @@ def test_what_one_refuses_stops_all(error: Exception) -> None:
         robot.arms["right"].execute(soon(robot), shifted(robot, "right"))
     robot.recover()
     assert robot.faults() == []
+
+
+def test_what_comes_too_late_for_one_stops_nobody() -> None:
+    robot = fake_robot()
+    times, poses, widths = commands(robot)
+
+    def late(times, values):
+        raise LateError("the last waypoint is 3 ms past.")
+
+    robot.arms["right"].execute = late
+    with pytest.raises(
+        LateError, match="the right arm did not take a command: the last waypoint is 3 ms past"
+    ):
+        robot.execute(times, poses, widths)
+    assert robot.faults() == []
+    assert len(robot.arms["left"].calls) == len(robot.grippers["right"].calls) == 1
 
 
 @pytest.mark.parametrize("concurrent", [False, True])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rdt2.control.guard import Commanded, Guard
-from rdt2.control.loop import STOPPED, Cycle, EpisodeResult, LoopConfig, Mode, Monitor, Pause, run_episode
+from rdt2.control.loop import STOPPED, LoopConfig, Mode, Monitor, run_episode
 from rdt2.control.recording import Recorder
+from rdt2.control.result import Cycle, EpisodeResult, Pause
 
 __all__ = [
     "STOPPED",

@@ -21,20 +21,21 @@ servo has a thread.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from rdt2.action import ARMS, HORIZON, ActionChunk, state_vector
 from rdt2.control.guard import Guard
-from rdt2.control.held import Held
-from rdt2.control.plan import PERIOD, Plan, blend, place, promise
+from rdt2.control.looking import look
+from rdt2.control.plan import PERIOD, blend, place, promise
 from rdt2.control.recording import BehindAQueue, Recorder
-from rdt2.control.servo import TICK, Servo
+from rdt2.control.result import Cycle, EpisodeResult, Pause
+from rdt2.control.servo import TICK, Beat, Servo
 from rdt2.control.signals import Asked
 from rdt2.control.thinking import Answer, InSimulatedTime, InThread, Thinker
 from rdt2.control.watch import Budget, Watch
@@ -98,53 +99,6 @@ class Monitor(Protocol):
 
     @property
     def done(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Pause:
-    """The arms came to rest for a reason, and waited for a better chunk or picture."""
-
-    time: float
-    """Since the episode began."""
-    reason: str
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """What one chunk became."""
-
-    time: float
-    """Of the picture, seconds since the episode began."""
-    tcp: dict[str, Float[ndarray, "4 4"]]
-    """Measured TCP poses at the picture, cell frame, metres."""
-    plan: Plan
-    """What the chunk asks for, before the hand-over from the plan before it."""
-    delay: float
-    """Seconds from the picture to the moment at which the chunk was there."""
-
-
-@dataclass
-class EpisodeResult:
-    """How an episode went."""
-
-    success: bool = False
-    followed: bool = False
-    ending: str = ""
-    """Why it ended: "done", "time is up", "stopped by the operator", or a fault."""
-    signal: int = 0
-    """Number of the signal that ended it; 0 for none. Who asked the process to end still waits for that."""
-    seconds: float = 0.0
-    """On the robot's clock."""
-    cycles: list[Cycle] = field(default_factory=list)
-    inference: list[float] = field(default_factory=list)
-    """Wall-clock seconds of every prediction."""
-    pauses: list[Pause] = field(default_factory=list)
-    slowed: list[Held] = field(default_factory=list)
-    """What the guard held back; times in seconds since the episode began."""
-    lateness: list[float] = field(default_factory=list)
-    """Seconds between two commands, where the servo has a thread of its own."""
-    unrecorded: str = ""
-    """What the recorder missed, and why."""
 
 
 def run_episode(
@@ -278,16 +232,14 @@ class _Episode:
         return result
 
     def _drive(self, monitor: Monitor | None, asked: Asked) -> None:
-        stop = threading.Event()
         next_frame = self.began + PERIOD
-        thread = threading.Thread(target=self._beat, args=(stop,), name="servo", daemon=True)
-        if self.real:
-            thread.start()
-        try:
+        with Beat(self.servo, self.clock) if self.real else nullcontext() as beat:
             while not self.result.ending:
                 now = self.clock.now()
-                if not self.real:
+                if beat is None:
                     self.servo.tick(now)
+                elif hangs := beat.hangs(now):
+                    self.servo.stop(hangs)
                 if now >= next_frame - EARLY:
                     next_frame = max(next_frame + PERIOD, now + 0.5 * PERIOD)
                     if self.recorder is not None:
@@ -296,21 +248,7 @@ class _Episode:
                 self.result.ending = self._ended(now, monitor, asked)
                 if not self.result.ending:
                     self.clock.sleep_until(now + TICK)
-        finally:
-            stop.set()
-            if self.real:
-                thread.join(1.0)
-
-    def _beat(self, stop: threading.Event) -> None:
-        """The servo's thread."""
-        due = last = self.clock.now()
-        while not stop.is_set():
-            self.servo.tick(now := self.clock.now())
-            self.result.lateness.append(now - last)
-            last = now
-            # A beat that was missed is not made up for.
-            due = max(due + TICK, now)
-            self.clock.sleep_until(due)
+        self.result.lateness = beat.periods if beat is not None else []
 
     def _ended(self, now: float, monitor: Monitor | None, asked: Asked) -> str:
         if self.result.ending:
@@ -336,7 +274,7 @@ class _Episode:
             for _ in range(2):  # the first prediction of a process takes longer than all later ones
                 self.delays.clear()
                 self._rehearse(asked)
-        if self.mode == "synchronous":
+        if self.mode == "synchronous" or not self.delays:  # none: it was stopped meanwhile
             return
         late = max(self.delays) + self.lead
         delay = int(np.ceil(late / PERIOD - 1e-6))
@@ -400,8 +338,9 @@ class _Episode:
     def _look(self, now: float, *, moves: bool) -> None:
         """Take both pictures, find out where the arms were at that moment, and ask."""
         robot, servo = self.robot, self.servo
-        frames = {side: camera.read() for side, camera in robot.cameras.items()}
-        self.watch.pictures(frames, servo.was, now=now)
+        frames = look(robot)
+        # a picture may have been taken while it was read
+        self.watch.pictures(frames, servo.was, now=max(now, self.clock.now()))
         if self.question_seen == (seen := {side: frame.sequence for side, frame in frames.items()}):
             return  # the same pictures again: the next ones are on their way
         self.question_seen = seen

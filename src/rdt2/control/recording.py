@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,7 +40,7 @@ class BehindAQueue:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(WAITING)
-        self.dropped, self.broken = 0, ""
+        self.dropped, self.broken, self._given_up = 0, "", False
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
@@ -51,15 +53,14 @@ class BehindAQueue:
         self._put(lambda: self._recorder.on_frame(time))
 
     def close(self, seconds: float) -> None:
-        """Let the recorder finish what waits, for so long at most."""
-        try:
+        """Let the recorder finish what waits, for so long at most; one that hangs is not called any more."""
+        until = time.monotonic() + seconds
+        with contextlib.suppress(queue.Full):
             self._calls.put(None, timeout=seconds)
-        except queue.Full:
-            self.broken = self.broken or "it hangs"
-            return
-        self._thread.join(seconds)
+        self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
-            self.broken = "it hangs"
+            self._given_up = True
+            self.broken = self.broken or "it hangs"
 
     def _put(self, call: Callable[[], None]) -> None:
         try:
@@ -69,6 +70,8 @@ class BehindAQueue:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
+            if self._given_up:
+                return
             if self.broken:
                 continue
             try:

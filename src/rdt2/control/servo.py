@@ -7,7 +7,10 @@ with a device, the robot stops, and stays stopped until a person lets it go on.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,7 +19,7 @@ import numpy as np
 
 from rdt2.control.held import HeldBack
 from rdt2.control.watch import Watch
-from rdt2.errors import RDT2Error, SafetyError
+from rdt2.errors import LateError, RDT2Error, SafetyError
 from rdt2.pose import interpolate
 
 if TYPE_CHECKING:
@@ -25,13 +28,17 @@ if TYPE_CHECKING:
 
     from rdt2.control.guard import Commanded, Guard
     from rdt2.control.plan import Plan
-    from rdt2.robot import ArmState, Robot
+    from rdt2.robot import ArmState, Clock, Robot
     from rdt2.robot.settings import RobotSettings
 
 TICK = 0.008
 """Seconds between two commands."""
+AHEAD = 0.003
+"""Seconds by which a command must be on its way before it is due."""
 REMEMBERED = 2.0
 """Seconds of measured poses that are kept."""
+HANGS = 0.5
+"""Seconds without a tick after which a driver counts as hanging; every device stops by itself sooner."""
 
 
 class Servo:
@@ -56,6 +63,7 @@ class Servo:
     ) -> None:
         self.robot, self.guard, self.watch, self.permit = robot, guard, watch, permit
         self._timeout, self._until = settings.safety.command_timeout, 0.0
+        self._due = -float("inf")
         self._latency: dict[str, tuple[float, float]] = {
             side: (arm.latency, arm.gripper.latency) for side, arm in settings.arms.items()
         }
@@ -67,7 +75,7 @@ class Servo:
         self.held = HeldBack(TICK)
         """What the guard held back."""
         self._plan: Plan | None = None
-        self._lock = threading.Lock()
+        self._lock, self._stopping = threading.Lock(), threading.Lock()
         self._past: dict[str, deque[tuple[float, ndarray]]] = {
             side: deque(maxlen=int(REMEMBERED / TICK)) for side in robot.sides
         }
@@ -113,7 +121,9 @@ class Servo:
             self.stop(_told(error))
 
     def _command(self, now: float) -> None:
-        due, plan, robot = now + TICK, self._plan, self.robot
+        # Steps of one period lie at least one period apart, however late this thread wakes: devices drive evenly from
+        # each to the next, and what was missed makes the motion slower, never faster.
+        due, plan, robot = max(self._due, now) + TICK, self._plan, self.robot
         if plan is None or now > self._until:
             command = self.guard.brake()
         else:
@@ -121,20 +131,25 @@ class Servo:
             poses = {side: plan.pose(side, due + late) for side, (late, _) in self._latency.items()}
             widths = {side: plan.width(side, due + late) for side, (_, late) in self._latency.items()}
             command = self.guard.step(poses, widths)
-        robot.execute(
-            np.array([due]),
-            {side: pose[None] for side, pose in command.poses.items()},
-            {side: np.array([width]) for side, width in command.widths.items()},
-        )
+        self._due = due = max(due, robot.clock.now() + AHEAD)
+        with contextlib.suppress(
+            LateError
+        ):  # devices wait for the next one, so long as their watchdog lets them
+            robot.execute(
+                np.array([due]),
+                {side: pose[None] for side, pose in command.poses.items()},
+                {side: np.array([width]) for side, width in command.widths.items()},
+            )
         self.held.note(now, command.slowed)
         self.commanded = command
 
     def stop(self, reason: str) -> None:
-        """Stop the robot for good, and say why."""
-        if not self.stopped:
-            failed = self.robot.stop()
-            also = "".join(f" The {name} could not be stopped: {why}" for name, why in failed.items())
-            self.stopped = reason + also
+        """Stop the robot for good, and say why. Any thread may; the first reason counts."""
+        with self._stopping:
+            if not self.stopped:
+                failed = self.robot.stop()
+                also = "".join(f" The {name} could not be stopped: {why}" for name, why in failed.items())
+                self.stopped = reason + also
 
     def _measure(self, now: float) -> dict[str, ArmState]:
         robot = self.robot
@@ -171,3 +186,45 @@ class Servo:
 
 def _told(error: Exception) -> str:
     return str(error) if isinstance(error, RDT2Error) else f"{type(error).__name__}: {error}"
+
+
+class Beat:
+    """A servo on a thread of its own, on a clock that goes on, within a `with` statement."""
+
+    def __init__(self, servo: Servo, clock: Clock) -> None:
+        self._servo, self._clock = servo, clock
+        self._over = threading.Event()
+        self._last = clock.now()
+        self._thread = threading.Thread(target=self._run, name="servo", daemon=True)
+        self.periods: list[float] = []
+        """Seconds from each tick to the next."""
+
+    def __enter__(self) -> Beat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(HANGS)
+
+    def hangs(self, now: float) -> str:
+        """Where the servo has been stuck for too long; nothing while it comes round."""
+        if now - self._last <= HANGS:
+            return ""
+        where = "its thread has ended"
+        if (frame := sys._current_frames().get(self._thread.ident or 0)) is not None:
+            place = traceback.extract_stack(frame)[-1]
+            where = f"it hangs in {place.name}, line {place.lineno} of {place.filename}"
+        return f"the servo has not come round for {now - self._last:.1f} s: {where}. Look at the device's driver."
+
+    def _run(self) -> None:
+        due, first = self._last, True
+        while not self._over.is_set():
+            now = self._clock.now()
+            self._servo.tick(now)
+            if not first:
+                self.periods.append(now - self._last)
+            self._last, first = now, False
+            # One that is late does not delay the next; beats that were missed are not made up for.
+            due = due + TICK if due + TICK > now else now + TICK
+            self._clock.sleep_until(due)

@@ -73,12 +73,12 @@ class InThread:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._questions: queue.Queue = queue.Queue(1)
+        self._questions: queue.Queue = queue.Queue()
         self._answers: queue.Queue = queue.Queue()
         threading.Thread(target=self._work, name="inference", daemon=True).start()
 
     def ask(self, observation: Observation, *, seed: int | None, promised: Promise | None) -> None:
-        self._questions.put_nowait((observation, seed, promised))
+        self._questions.put((observation, seed, promised))
 
     def answer(self) -> Answer | None:
         try:
@@ -87,8 +87,7 @@ class InThread:
             return None
 
     def close(self) -> None:
-        if self._questions.empty():
-            self._questions.put_nowait(None)
+        self._questions.put(None)
 
     def _work(self) -> None:
         while (question := self._questions.get()) is not None:

@@ -129,6 +129,7 @@ def _serve(pipe: Connection, spec: PolicySpec, open: Opener | None) -> None:
         while True:
             observations, seed, promised = pipe.recv()
             asked = {"seed": seed} if promised is None else {"seed": seed, "promised": promised}
+            answer: tuple[bool, Any]
             try:
                 answer = True, policy.predict(observations, **asked)
             except Exception as error:

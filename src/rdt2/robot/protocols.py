@@ -174,7 +174,8 @@ class Arm(Device, Protocol):
 
         Raises:
             SafetyError: it is stopped, has a fault or is not enabled; poses or times are not finite; a pose is none;
-                the way asks for more speed than the arm allows; the last waypoint is past. Nothing has changed then.
+                the way asks for more speed than the arm allows. LateError: the last waypoint is past. Nothing has
+                changed then.
         """
         ...
 

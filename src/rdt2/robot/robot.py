@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rdt2.action import ARMS
-from rdt2.errors import ConfigError, RobotError, SafetyError
+from rdt2.errors import ConfigError, LateError, RobotError, SafetyError
 from rdt2.robot.protocols import Arm, Camera, Clock, Device, Gripper
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class Robot:
         poses: Mapping[str, Float[ndarray, "n 4 4"]],
         widths: Mapping[str, Float[ndarray, " n"]],
     ) -> None:
-        """Give waypoints to all arms and grippers. They are of one mind: what one refuses stops all.
+        """Give waypoints to all arms and grippers. They are of one mind: what one refuses stops all; but
+        for one that the waypoints reached too late: nothing is wrong with the robot, and the next may be in time.
 
         Args:
             times: seconds of the robot's clock at which each device gets there in its own time; the motion follows
@@ -110,18 +111,24 @@ class Robot:
 
         Raises:
             SafetyError: names the device that refused and why; all are stopped, or the message says which is not.
+            LateError: names the devices that the waypoints reached too late; the others follow them.
         """
         commands: list[tuple[str, Arm | Gripper, ndarray]] = [
             (f"{side} arm", self.arms[side], poses[side]) for side in poses
         ]
         commands += [(f"{side} gripper", self.grippers[side], widths[side]) for side in widths]
+        late = []
         for name, device, values in commands:
             try:
                 device.execute(times, values)
+            except LateError as error:
+                late.append(f"the {name} did not take a command: {_words(error)}")
             except Exception as error:
                 failed = self.stop()
                 ending = f"It could NOT be stopped: {failed}." if failed else "Everything was stopped."
                 raise SafetyError(f"the {name} did not take a command: {_words(error)} {ending}") from error
+        if late:
+            raise LateError(" ".join(late))
 
     def stop(self) -> dict[str, str]:
         """Stop all arms and grippers at once. One that raises or hangs does not keep the others from stopping.

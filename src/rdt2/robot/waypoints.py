@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rdt2.errors import SafetyError
+from rdt2.errors import LateError, SafetyError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,7 +57,7 @@ class _Trajectory(Generic[V]):
         """Those waypoints that are still ahead, as `execute` would take them; nothing is changed.
 
         Raises:
-            SafetyError: as `execute`.
+            SafetyError: as `execute`. LateError: also as `execute`.
         """
         times, numbers = _numbers(times), _numbers(values)
         if times.ndim != 1 or times.size == 0 or numbers.shape[:1] != times.shape:
@@ -71,7 +71,7 @@ class _Trajectory(Generic[V]):
                 "the waypoints' times must be finite seconds of the robot's clock that increase from each to the next."
             )
         if times[-1] <= now:
-            raise SafetyError(
+            raise LateError(
                 f"the last waypoint is {1e3 * (now - times[-1]):.0f} ms past: the command came too late. Send "
                 "waypoints that lie ahead of the robot's clock."
             )
@@ -82,8 +82,8 @@ class _Trajectory(Generic[V]):
         """Take waypoints at strictly increasing times; pending ones at `times[0]` or later are replaced.
 
         Raises:
-            SafetyError: nothing to follow, values or times that are not finite, times that do not increase, a last
-                waypoint that is not after `now`. Nothing has changed then.
+            SafetyError: nothing to follow, values or times that are not finite, times that do not increase.
+            LateError: the last waypoint is not after `now`. Nothing has changed in either case.
         """
         ahead, checked = self.checked(times, values, now=now)
         first = float(times[0])
