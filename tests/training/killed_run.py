@@ -1,20 +1,25 @@
-"""What a process runs for test_killed.py: SAMPLES OUT BATCH_SIZE ACCUMULATE SHARD. A small regression, slowly."""
+"""What a process runs for test_killed.py: SAMPLES OUT BATCH_SIZE ACCUMULATE SHARD HOW STEP. A small
+regression, slowly."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter
 
 from rdt2.training.config import RunConfig
 from rdt2.training.evaluation import mean_over_batches
-from rdt2.training.loop import Stage, fit, processes
+from rdt2.training.loop import fit, processes
 from rdt2.training.samples import Samples
+from rdt2.training.stage import Stage
 
 STEPS = 40
 
@@ -76,5 +81,23 @@ def run(samples: Path, out: Path, batch_size: int, accumulate: int, *, shard: bo
     fit(stage, config, out, resume=True)
 
 
+def spoil(how: str, step: int) -> None:
+    """A checkpoint that is written and never done ("stuck"), or for which process N finds no room ("full-N")."""
+    write_data = FileSystemWriter.write_data
+
+    def spoilt(writer: FileSystemWriter, *arguments: Any) -> Any:
+        done = write_data(writer, *arguments)
+        if f"step-{step:08d}" in str(writer.path):
+            if how == "stuck":
+                time.sleep(1000)
+            if how == f"full-{writer.rank}":
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return done
+
+    FileSystemWriter.write_data = spoilt
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), shard=sys.argv[5] == "True")
+    samples, out, batch_size, accumulate, shard, how, step = sys.argv[1:]
+    spoil(how, int(step))
+    run(Path(samples), Path(out), int(batch_size), int(accumulate), shard=shard == "True")

@@ -32,13 +32,21 @@ def whole(samples, tmp_path_factory):
     return out
 
 
-def start(samples: Path, out: Path, processes: int, accumulate: int, *, shard: bool) -> subprocess.Popen:
+def start(
+    samples: Path,
+    out: Path,
+    processes: int,
+    accumulate: int,
+    *,
+    shard: bool,
+    spoil: tuple[str, int] = ("", 0),
+) -> subprocess.Popen:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", port]
     batch_size = BATCH // processes // accumulate
-    arguments = [PROGRAM, samples, out, batch_size, accumulate, shard]
+    arguments = [PROGRAM, samples, out, batch_size, accumulate, shard, *spoil]
     return subprocess.Popen(
         [sys.executable, *(torchrun if processes > 1 else []), *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -51,10 +59,10 @@ def lines(file: Path) -> list[dict]:
     return [json.loads(line) for line in whole if line.endswith("}")]  # a killed run leaves half a line
 
 
-def kill(run: subprocess.Popen, out: Path, *, steps: int) -> None:
-    """All its processes at once, some time after it has made so many steps in all."""
+def kill(run: subprocess.Popen, out: Path, *, steps: int, there: str = "") -> None:
+    """All its processes at once, some time after it has made so many steps in all, and a file of this name."""
     began = time.monotonic()
-    while run.poll() is None and len(lines(out / "rank-0.jsonl")) < steps:
+    while run.poll() is None and (len(lines(out / "rank-0.jsonl")) < steps or not (out / there).exists()):
         assert time.monotonic() - began < 100
         time.sleep(0.01)
     time.sleep(random.uniform(0, 0.15))
@@ -82,10 +90,10 @@ def test_killed_runs_go_on_with_any_number_of_processes(samples, whole, tmp_path
     for number, (processes, accumulate, shard) in enumerate(starts[:-1]):
         done = len(lines(tmp_path / "rank-0.jsonl"))
         going = start(samples, tmp_path, processes, accumulate, shard=shard)
-        kill(going, tmp_path, steps=done + 5 * accumulate)
+        kill(going, tmp_path, steps=done + 8 * accumulate)
         if number == 0:
             kept = sorted((tmp_path / "checkpoints").glob("step-*"))
-            assert kept, "a checkpoint every third step"
+            assert kept, "a checkpoint every third step, whole when the next begins"
     last = start(samples, tmp_path, *starts[-1][:2], shard=starts[-1][2])
     _, told = last.communicate(timeout=100)
     assert last.returncode == 0, told
@@ -106,6 +114,36 @@ def test_killed_runs_go_on_with_any_number_of_processes(samples, whole, tmp_path
     weights = [torch.load(out / "model" / "weights.pt") for out in (whole, tmp_path)]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_runs_killed_while_they_write_go_on_from_the_last_whole_one(samples, whole, tmp_path):
+    """Split over two processes, whole in two, and then in one: (shard, the checkpoint that is never done)."""
+    for shard, stuck in ((True, 6), (False, 9)):
+        going = start(samples, tmp_path, 2, 1, shard=shard, spoil=("stuck", stuck))
+        kill(going, tmp_path, steps=stuck, there=f"checkpoints/.step-{stuck:08d}.partial")
+        assert [path.name for path in checkpoints.checkpoints(tmp_path)][-1] == f"step-{stuck - 3:08d}"
+    last = start(samples, tmp_path, 1, 1, shard=False)
+    _, told = last.communicate(timeout=100)
+    assert last.returncode == 0, told
+    assert "going on from step 6 of 40" in told
+    expected = {row["step"]: row["loss"] for row in lines(whole / "metrics.jsonl") if "loss" in row}
+    found = {row["step"]: row["loss"] for row in lines(tmp_path / "metrics.jsonl") if "loss" in row}
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(("shard", "where"), [(True, 1), (False, 0)])
+def test_a_process_that_finds_no_room_ends_all(samples, tmp_path, shard, where):
+    """Process 1, of which process 0 hears; and process 0, which writes alone where both hold all."""
+    run = start(samples, tmp_path, 2, 1, shard=shard, spoil=(f"full-{where}", 6))
+    _, told = run.communicate(timeout=100)
+    assert run.returncode != 0
+    assert "step-00000006: could not be written: the disk is full" in told
+    assert "step-00000003 is whole: go on from it with --resume" in told
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert len(lines(tmp_path / "rank-0.jsonl")) < STEPS
+    if not shard:
+        assert "process 0 could not write a checkpoint, and says why" in told
 
 
 def test_another_batch_goes_on_behind_what_was_seen(samples, whole, tmp_path, capsys, monkeypatch):

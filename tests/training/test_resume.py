@@ -17,7 +17,8 @@ import torch
 from toy import ToyStage, config, rows
 
 from rdt2.errors import CheckpointError, ConfigError, TrainingError
-from rdt2.training import checkpoints, run
+from rdt2.training import run, saving
+from rdt2.training.checkpoints import write_state
 from rdt2.training.config import MAY_CHANGE, VQTraining
 from rdt2.training.loop import fit
 from rdt2.training.settings import load_settings
@@ -219,14 +220,12 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, whole):
-    write = checkpoints._write
-
-    def full_disk(engine, average, folder):
-        write(engine, average, folder)
+    def full_disk(state, folder, group):
+        write_state(state, folder, group)
         if "00000008" in folder.name:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_write", full_disk)
+    monkeypatch.setattr(saving, "write_state", full_disk)
     with pytest.raises(
         TrainingError, match=r"the disk is full.*step-00000004 is whole: go on from it with --resume"
     ):

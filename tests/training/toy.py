@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributed.checkpoint import FileSystemReader
 
 from rdt2.training.config import RunConfig
-from rdt2.training.loop import Stage, step_generator
+from rdt2.training.loop import step_generator
+from rdt2.training.stage import Stage
 
 
 class ToyStage(Stage):

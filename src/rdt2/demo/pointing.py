@@ -35,9 +35,9 @@ from rdt2.metrics import action_errors
 from rdt2.observation import IMAGE_SIZE
 from rdt2.training.config import PointingTraining
 from rdt2.training.evaluation import mean_over_batches
-from rdt2.training.loop import EXAMPLES, Stage
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.samples import Samples
+from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.vlm import PLAIN, Layers, VLMProcessor, compile_layers, load_vlm, save_vlm, text
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Checkpoints one can resume from: written whole, the newest whole one found again.
+"""Checkpoints one can resume from: what they hold, and the newest whole one found again.
 
 A checkpoint is a folder of torch.distributed.checkpoint: each process writes a part, and any number of processes,
 whether they split the weights or not, reads it. DeepSpeed writes its own files, for the same number of processes.
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rdt2.errors import CheckpointError, TrainingError
-from rdt2.files import begin_folder, finish_folder, partial_folder, write_problem
+from rdt2.errors import CheckpointError
 from rdt2.training import engines
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.distributed import ProcessGroup
 
     from rdt2.training.average import WeightAverage
     from rdt2.training.engines import Engine
@@ -53,44 +53,6 @@ class Progress:
 def checkpoints(out: Path) -> list[Path]:
     """Those of a run, oldest first."""
     return sorted((out / "checkpoints").glob("step-*"))
-
-
-def save_checkpoint(
-    engine: Engine, average: WeightAverage | None, out: Path, progress: Progress, *, keep: int
-) -> Path:
-    """Save weights, optimizer, average and progress; drop the oldest beyond ``keep``.
-
-    All processes must call it together.
-
-    Raises:
-        TrainingError: the disk is full, or the folder may not be written to.
-    """
-    accelerator = engine.accelerator
-    folder = out / "checkpoints" / f"step-{progress.step:08d}"
-    partial = partial_folder(folder)
-    try:
-        if accelerator.is_main_process:
-            begin_folder(folder, replace=True, error=TrainingError)
-        accelerator.wait_for_everyone()
-        _write(engine, average, partial)
-        accelerator.wait_for_everyone()
-        content = {**vars(progress), "deepspeed": engine.deepspeed, "files": _checksums(accelerator, partial)}
-        if accelerator.is_main_process:
-            content = {**content, "checksum": _checksum(content)}
-            (partial / PROGRESS).write_text(json.dumps(content), encoding="utf-8")
-            finish_folder(partial, folder)
-    except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        problem = write_problem(error)
-        if problem is None:
-            raise
-        whole = checkpoints(out)
-        there = f"{whole[-1].name} is whole: go on from it" if whole else "There is none yet: start again"
-        raise TrainingError(f"{folder}: could not be written: {problem}. {there} with --resume.") from error
-    if accelerator.is_main_process:
-        for old in checkpoints(out)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
 def restore(
@@ -149,7 +111,7 @@ def restore(
 # ------------------------------------------------------------------------------------------- what is saved
 
 
-def _state(engine: Engine, average: WeightAverage | None) -> dict[str, Any]:
+def state_of(engine: Engine, average: WeightAverage | None) -> dict[str, Any]:
     """What trains, and its optimizer, by name: the same names however the weights are held.
 
     Frozen weights are left out, they are loaded from where the run began: beside a few megabytes of adapters the
@@ -165,14 +127,14 @@ def _state(engine: Engine, average: WeightAverage | None) -> dict[str, Any]:
     return state if average is None else {**state, "average": average.state_dict()}
 
 
-def _write(engine: Engine, average: WeightAverage | None, folder: Path) -> None:
-    if engine.deepspeed:
-        engine.accelerator.save_state(str(folder))
-        return
+def write_state(state: dict[str, Any], folder: Path, group: ProcessGroup | None) -> None:
+    """Write what :func:`state_of` gave, from the CPU's memory; the processes of a group each their part, together."""
     from torch.distributed import checkpoint
 
-    with _together() as how:
-        checkpoint.save(_state(engine, average), storage_writer=checkpoint.FileSystemWriter(folder), **how)
+    # Nothing to fetch ahead of writing, for which torch would open the first GPU in each process.
+    writer = checkpoint.FileSystemWriter(folder, per_thread_copy_ahead=0)
+    with _one_error():
+        checkpoint.save(state, storage_writer=writer, process_group=group, no_dist=group is None)
 
 
 def _read(engine: Engine, average: WeightAverage | None, folder: Path) -> str:
@@ -184,9 +146,10 @@ def _read(engine: Engine, average: WeightAverage | None, folder: Path) -> str:
         if engine.deepspeed:
             engine.accelerator.load_state(str(folder))
             return ""
-        state = _state(engine, average)
-        with _together() as how:
-            checkpoint.load(state, storage_reader=checkpoint.FileSystemReader(folder), **how)
+        state = state_of(engine, average)
+        alone = not torch.distributed.is_initialized()
+        with _one_error():
+            checkpoint.load(state, storage_reader=checkpoint.FileSystemReader(folder), no_dist=alone)
         set_state_dict(
             engine.module, engine.optimizer.optimizer,
             model_state_dict=state["model"], optim_state_dict=state["optimizer"],
@@ -201,20 +164,17 @@ def _read(engine: Engine, average: WeightAverage | None, folder: Path) -> str:
 
 
 @contextmanager
-def _together() -> Iterator[dict[str, bool]]:
+def _one_error() -> Iterator[None]:
     """How torch.distributed.checkpoint is to be called: it warns of one process alone, and gathers what went wrong in
     each in an exception that is no Exception. Raises the first of them."""
     from torch.distributed.checkpoint.api import CheckpointException
 
-    alone = not torch.distributed.is_initialized()
-    with warnings.catch_warnings():
-        if alone:
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        try:
-            yield {"no_dist": alone}
-        except CheckpointException as error:
-            cause, _ = next(iter(error.failures.values()))
-            raise cause from None
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    try:
+        yield
+    except CheckpointException as error:
+        cause, _ = next(iter(error.failures.values()))
+        raise cause from None
 
 
 # ------------------------------------------------------------------------------------------- what is whole
@@ -229,7 +189,7 @@ def _progress(folder: Path) -> tuple[dict[str, Any] | None, str]:
                 f"{folder}: was written by an older version of rdt2, which did not note the samples it had seen. "
                 "Finish the run with that version, or start a new --out."
             )
-        if content.pop("checksum") != _checksum(content):
+        if content.pop("checksum") != checksum(content):
             raise ValueError("has changed since it was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"{PROGRESS}: {error!r}"
@@ -258,22 +218,9 @@ def _check_fits(folder: Path, progress: dict[str, Any], engine: Engine, steps: i
         )
 
 
-def _checksum(content: dict[str, Any]) -> int:
+def checksum(content: dict[str, Any]) -> int:
+    """Of what progress.json says."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _checksums(accelerator: Accelerator, folder: Path) -> dict[str, int]:
-    """Of every file in the folder, by its name there; each process reads its share."""
-    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    mine = {
-        name: _of_file(folder / name)
-        for name in names[accelerator.process_index :: accelerator.num_processes]
-    }
-    if accelerator.num_processes == 1:
-        return mine
-    from accelerate.utils import gather_object
-
-    return {name: value for part in gather_object([mine]) for name, value in part.items()}
 
 
 def _damage(folder: Path, progress: dict[str, Any], accelerator: Accelerator) -> str:
@@ -281,14 +228,15 @@ def _damage(folder: Path, progress: dict[str, Any], accelerator: Accelerator) ->
     names = sorted(progress["files"])[accelerator.process_index :: accelerator.num_processes]
     for name in names:
         try:
-            if _of_file(folder / name) != progress["files"][name]:
+            if file_checksum(folder / name) != progress["files"][name]:
                 return f"{name} has changed since it was written"
         except OSError as error:
             return f"{name}: {error}"
     return ""
 
 
-def _of_file(file: Path) -> int:
+def file_checksum(file: Path) -> int:
+    """Of a file's content. Raises OSError."""
     value = 0
     with file.open("rb") as opened:
         while chunk := opened.read(CHUNK):

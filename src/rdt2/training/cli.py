@@ -21,7 +21,8 @@ from rdt2.training.config import (
 from rdt2.training.settings import load_settings
 
 if TYPE_CHECKING:
-    from rdt2.training.loop import Stage, TrainingResult
+    from rdt2.training.loop import TrainingResult
+    from rdt2.training.stage import Stage
 
 StageName = Literal["tokenizer", "pointing", "vq", "expert", "distill"]
 

@@ -53,7 +53,8 @@ class RunConfig:
     seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Seed of initialisation, data order and noise: same seed, same losses."""
     save_every: Annotated[int, at_least(1)] = 1000
-    """Steps between checkpoints one can resume from; the last step always leaves one."""
+    """Steps between checkpoints one can resume from; the last step always leaves one. They are written while training
+    goes on, from a copy in the CPU's memory (not under DeepSpeed)."""
     keep_checkpoints: Annotated[int, at_least(1)] = 2
     """How many of them stay on disk."""
     evaluate_every: Annotated[int, at_least(0)] = 1000

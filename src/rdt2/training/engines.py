@@ -249,13 +249,13 @@ def check_agreement(accelerator: Accelerator, identity: dict[str, Any]) -> None:
             )
 
 
-def mean_over_processes(accelerator: Accelerator, value: float, asked: bool) -> tuple[float, bool]:
-    """The mean of each process's value, and whether any of them is asked to stop: the same on all of them."""
+def mean_over_processes(accelerator: Accelerator, value: float, *flags: bool) -> tuple[float, list[bool]]:
+    """The mean of each process's value, and of each flag whether any of them has it set: the same on all of them."""
     if accelerator.num_processes == 1:
-        return value, asked
-    tensor = torch.tensor([value, float(asked)], dtype=torch.float64, device=accelerator.device)
-    mean, stop = accelerator.reduce(tensor, reduction="mean").tolist()
-    return mean, stop > 0
+        return value, list(flags)
+    tensor = torch.tensor([value, *map(float, flags)], dtype=torch.float64, device=accelerator.device)
+    mean, *found = accelerator.reduce(tensor, reduction="mean").tolist()
+    return mean, [flag > 0 for flag in found]
 
 
 def all_agree(accelerator: Accelerator, well: bool) -> bool:

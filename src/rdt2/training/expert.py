@@ -20,10 +20,11 @@ from rdt2.training.config import ExpertTraining
 from rdt2.training.engines import split_frozen
 from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.kv_cache import DiskCache
-from rdt2.training.loop import EXAMPLES, Stage, processes, reading_device, step_generator
+from rdt2.training.loop import processes, reading_device, step_generator
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
+from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.vlm import PLAIN, KVCache, Layers, VLMProcessor, compile_layers, load_vlm, prefill
 
 if TYPE_CHECKING:

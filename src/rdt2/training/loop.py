@@ -21,19 +21,15 @@ import math
 import os
 import statistics
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from rdt2.data import Batch
 from rdt2.data.loader import batches_ahead
 from rdt2.data.shards.remote import Unreachable
 from rdt2.errors import ConfigError, TrainingError
@@ -41,84 +37,20 @@ from rdt2.files import whole_file, whole_folder
 from rdt2.progress import note
 from rdt2.training import engines, lock, run
 from rdt2.training.average import WeightAverage
-from rdt2.training.checkpoints import Progress, checkpoints, restore, save_checkpoint
+from rdt2.training.checkpoints import Progress, checkpoints, restore
 from rdt2.training.config import RunConfig, check_installed
 from rdt2.training.log import Log
+from rdt2.training.saving import Saver
 from rdt2.training.stopping import Stopping
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
     from torch.optim import Optimizer
 
-    from rdt2.training.samples import Samples
+    from rdt2.training.stage import Stage
 
-EXAMPLES = 4  # held-out samples that an evaluation draws
 KEPT = "The training itself is kept in checkpoints/: finish with --resume."
 EXPLOSION_FACTOR = 100.0  # a loss this many times the recent median is not training any more
-
-
-class Stage(ABC):
-    """What is particular to training one model.
-
-    Attributes:
-        name: "tokenizer", "vq", "expert", "distill".
-        module: maps (batch, generator) to (scalar loss, dict of scalar metrics); holds exactly the
-            modules that are trained.
-        evaluates: whether samples are held out to be evaluated.
-        data: a name for what the shards hold, that a resumed run must find again; none for no shards.
-        notes: lines to tell when the run begins.
-        examples: predicted and recorded chunks, both (n, 24, 20) metres, that the last evaluation leaves to
-            be drawn.
-    """
-
-    name: str
-    module: nn.Module
-    evaluates: bool = True
-    data: str | None = None
-    notes: Sequence[str] = ()
-    examples: tuple[np.ndarray, np.ndarray] | None = None
-
-    _samples: Samples | None = None
-
-    def take(self, samples: Samples) -> None:
-        """Train on these."""
-        self._samples = samples
-        self.data, self.notes, self.evaluates = samples.data, samples.notes, len(samples.held_out) > 0
-
-    def count_damage(self, loaded: Any) -> None:
-        """Raises ShardError where more was left out than the settings allow."""
-        if self._samples is not None and isinstance(loaded, Batch):
-            self._samples.train.count_damage(loaded)
-
-    def seen(self, step: int) -> int:
-        """Samples of the stream that all processes together have seen before a call of ``load``."""
-        return 0 if self._samples is None else self._samples.train.position(step)
-
-    def go_on(self, step: int, samples: int) -> None:
-        """Let ``load(step)`` be the first after so many samples, whichever processes saw them."""
-        if self._samples is not None:
-            self._samples.train.go_on(step, samples)
-
-    @abstractmethod
-    def load(self, step: int) -> Any:
-        """What this process sees in a step, as it is read: a pure function of seed, rank and step. Other processes
-        call it ahead of time, so it touches no GPU.
-        """
-
-    def ready(self, loaded: Any, device: torch.device) -> Any:
-        """The batch as the module takes it, on its device."""
-        from accelerate.utils import send_to_device
-
-        return send_to_device(loaded, device, non_blocking=True)
-
-    @abstractmethod
-    def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
-        """Figures on the held-out samples, without augmentation: all processes call it at once, and get the same
-        (see rdt2.training.evaluation)."""
-
-    @abstractmethod
-    def save(self, module: nn.Module, folder: Path) -> None:
-        """Write the trained model in its published layout."""
 
 
 @dataclass(frozen=True)
@@ -249,12 +181,15 @@ def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitSta
     def save(step: int) -> Path:
         seen = stage.seen(step * config.accumulate)
         progress = Progress(step, seen, batch_of_all, accelerator.num_processes)
-        return save_checkpoint(engine, average, out, progress, keep=config.keep_checkpoints)
+        return saver.save(progress)
 
     recent: deque[float] = deque(maxlen=100)
     began = time.perf_counter()
     module.train()
-    with Stopping(speaks=accelerator.is_main_process) as stopping:
+    with (
+        Stopping(speaks=accelerator.is_main_process) as stopping,
+        Saver(engine, average, out, keep=config.keep_checkpoints) as saver,
+    ):
         positions = range(start * config.accumulate, config.steps * config.accumulate)
         batches = batches_ahead(
             stage.load, positions, workers=_loader_workers(config), prefetch=config.prefetch,
@@ -271,6 +206,7 @@ def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitSta
                     try:
                         loaded = next(batches)
                     except Unreachable as error:
+                        saver.finish()
                         raise TrainingError(f"step {step}: {error} {_kept(out)}") from None
                     stage.count_damage(loaded)
                     batch = stage.ready(loaded, accelerator.device)
@@ -281,7 +217,11 @@ def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitSta
                         loss, metrics = engine.loss(batch, generator)
                         accelerator.backward(loss)
                     loss_sum += float(loss.detach()) / config.accumulate
-                loss_mean, stop = engines.mean_over_processes(accelerator, loss_sum, bool(stopping.asked))
+                loss_mean, (stop, unsaved) = engines.mean_over_processes(
+                    accelerator, loss_sum, bool(stopping.asked), saver.failed
+                )
+                if unsaved:
+                    saver.wait()  # and tell why
                 _check_loss(
                     loss_mean,
                     recent,
@@ -305,6 +245,7 @@ def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitSta
                     )
                 if stop and done < config.steps:
                     folder = save(done)
+                    saver.wait()
                     accelerator.end_training()  # trackers write what they hold
                     raise stopping.stopped(done, config.steps, folder)
                 if config.evaluate_every and done % config.evaluate_every == 0 and done < config.steps:
@@ -314,6 +255,7 @@ def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitSta
         # Whatever evaluating and saving the model come to, the training is not lost; and it can be extended.
         if start < config.steps:
             save(config.steps)
+            saver.wait()
         stopping.nothing_to_lose(config.steps)
         final = evaluate(config.steps)
         model_folder = out / "model"

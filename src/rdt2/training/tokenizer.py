@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from rdt2.normalizer import LinearNormalizer
 from rdt2.tokenizer import ActionTokenizer, TokenizerConfig, evaluate_reconstruction, worst_chunks
 from rdt2.training.config import TokenizerTraining
-from rdt2.training.loop import EXAMPLES, Stage
 from rdt2.training.normalizer import find_normalizer
 from rdt2.training.samples import Samples, check_actions
+from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.training.variation import varied_chunks
 
 

@@ -17,10 +17,11 @@ from rdt2.training.adapters import add_adapters, quantise, save_adapters
 from rdt2.training.config import VQTraining
 from rdt2.training.engines import gathered
 from rdt2.training.evaluation import mean_over_batches
-from rdt2.training.loop import EXAMPLES, Stage, processes, reading_device
+from rdt2.training.loop import processes, reading_device
 from rdt2.training.normalizer import LearntTokens
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
+from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.vlm import (
     PLAIN,
     Layers,
