@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from two_processes import STEPS, settings, stage_of
 from rdt2.errors import ConfigError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.tokenizer import ActionTokenizer, TokenizerConfig
-from rdt2.training import engines
+from rdt2.training import engines, vq
 from rdt2.training.config import RunConfig, VQTraining
 from rdt2.training.loop import fit
 from rdt2.vlm import load_vlm, save_vlm
@@ -150,6 +151,26 @@ def test_an_expert_beside_a_split_vlm(samples, demo_vlm, tmp_path):
 def test_deepspeed_gives_the_losses_of_one_process(stage, alone, samples, tiny_vlm, tokenizer, tmp_path):
     launch(accelerate(f"zero{stage}"), samples, tiny_vlm, tokenizer, tmp_path)
     check(tmp_path, alone)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+def test_deepspeed_in_bf16_gives_nearly_the_losses_of_float32(alone, samples, tiny_vlm, tokenizer, tmp_path):
+    launch(accelerate("zero3"), samples, tiny_vlm, tokenizer, tmp_path, "precision=bf16")
+    assert rows(tmp_path, "loss") == pytest.approx(rows(alone, "loss"), rel=2e-3)
+
+
+def test_deepspeed_in_bf16_is_given_the_pages_of_the_files(tiny_vlm, monkeypatch):
+    """Of which it keeps a float32 part of its own; what computes in float32 has to come so."""
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    settings = VQTraining(start_from=str(tiny_vlm), precision="bf16")
+    model = vq._build(settings, str(tiny_vlm))
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    places = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    files = [place for place in places if place[-1].startswith(str(tiny_vlm))]
+    mapped = [range(*(int(end, 16) for end in place[0].split("-"))) for place in files]
+    assert all(any(p.data_ptr() in part for part in mapped) for p in model.parameters())
+    exact = vq._build(replace(settings, precision="fp32"), str(tiny_vlm))
+    assert {p.dtype for p in exact.parameters()} == {torch.float32}
 
 
 def test_what_cannot_split_weights_is_refused(monkeypatch):

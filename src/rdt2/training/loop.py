@@ -80,6 +80,15 @@ def reading_device(config: RunConfig) -> torch.device:
     return torch.device("cpu") if split else processes().device
 
 
+def reading_dtype(config: RunConfig) -> torch.dtype | None:
+    """In which dtype weights that will train are read: float32, or as the files have them (none), in pages that all
+    processes of a machine share, where each makes its part float32 afterwards: FSDP2, and DeepSpeed in bf16 (which
+    rounds the whole to bf16 before, whatever it is given).
+    """
+    parts = config.shard or (engines.deepspeed_asked_for() and config.precision == "bf16")
+    return None if parts else torch.float32
+
+
 def step_generator(seed: int, step: int, rank: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that depends on nothing but (seed, step, rank); ranks draw different noise."""
     mixed = (seed * 1_000_003 + step) * 8_191 + rank

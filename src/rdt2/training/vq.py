@@ -17,7 +17,7 @@ from rdt2.training.adapters import add_adapters, quantise, save_adapters
 from rdt2.training.config import VQTraining
 from rdt2.training.engines import gathered
 from rdt2.training.evaluation import mean_over_batches
-from rdt2.training.loop import processes, reading_device
+from rdt2.training.loop import processes, reading_device, reading_dtype
 from rdt2.training.normalizer import LearntTokens
 from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples
@@ -193,9 +193,7 @@ class VQModule(nn.Module):
 def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration | PeftModel:
     """The VLM to train; beside adapters its frozen weights are kept in the compute precision."""
     if config.adapter == "none":
-        # Those that are split become float32 there, a part at a time.
-        dtype = None if config.shard else torch.float32
-        model = load_vlm(start, dtype=dtype, device=reading_device(config))
+        model = load_vlm(start, dtype=reading_dtype(config), device=reading_device(config))
         _freeze(model, config.frozen_layers)
         return model
     compute = torch.bfloat16 if config.precision == "bf16" else torch.float32
