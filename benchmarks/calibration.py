@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.spatial.transform import Rotation
 
-from rdt2.evaluation.cell import evaluate_cell, rate_cells
+from rdt2.evaluation.cell import evaluate_cell
+from rdt2.evaluation.results import rate_cells
 from rdt2.robot.settings import RobotSettings
 from rdt2.sim.cell import cell_settings
 

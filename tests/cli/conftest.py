@@ -12,8 +12,9 @@ class Still:
     """Stays where it is."""
 
     valid = True
+    keeps_promises, patience = False, None
 
-    def predict(self, observations, *, seed=None):
+    def predict(self, observations, *, seed=None, promised=None):
         values = np.zeros((24, 20), np.float32)
         values[:, [3, 7, 13, 17]] = 1
         values[:, [9, 19]] = 0.05

@@ -299,18 +299,21 @@ def test_training_gets_what_was_asked(shards, tmp_path, monkeypatch):
 def test_evaluate_cell_passes_every_condition_on(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mujoco")
     from rdt2.evaluation import cell
+    from rdt2.evaluation.results import CellEvaluation
 
     asked = {}
 
     def evaluate(policy, robot, task, **settings):
         asked.update(settings, policy=policy, robot=robot, task=task)
-        settings = {
-            name: settings[name] for name in ("scenery", "unseen_shapes", "swap_instruction", "seed", "blind")
+        names = ("scenery", "unseen_shapes", "swap_instruction", "seed")
+        scenes = {"tasks": [task], **{name: settings[name] for name in names}}
+        made = {
+            "policy": policy.policy,
+            "blind": settings["blind"],
+            "no_instruction": settings["no_instruction"],
         }
-        return cell.CellEvaluation(
-            policy=policy.policy, robot=robot, task=task, latency=0.1, execute_steps=12,
-            max_seconds=20, records=[], wall_seconds=1, **settings,
-        )  # fmt: skip
+        whole = {"policy": made, "robot": {"robot": robot}, "scenes": scenes, "loop": {}, "versions": {}}
+        return CellEvaluation(whole, episodes_each=7, records=[], wall_seconds=1)
 
     monkeypatch.setattr(cell, "evaluate_cell", evaluate)
     line = (
@@ -318,7 +321,17 @@ def test_evaluate_cell_passes_every_condition_on(tmp_path, monkeypatch, capsys):
         "--scene unseen --shapes unseen --blind --swap-instruction --workers 2 --steps 3 --dtype bf16 "
         "--processor runs/vlm --revision main"
     )
-    main([*line.split(), "--json", str(tmp_path / "c.json")])
+    main(
+        [
+            *line.split(),
+            "--json",
+            str(tmp_path / "c.json"),
+            "--report",
+            str(tmp_path / "c.html"),
+            "--film",
+            "none",
+        ]
+    )
     wanted = PolicySpec(
         policy="runs/fm", vlm="runs/vlm", processor="runs/vlm", steps=3, dtype="bf16", revision="main"
     )
@@ -328,6 +341,9 @@ def test_evaluate_cell_passes_every_condition_on(tmp_path, monkeypatch, capsys):
     assert asked["scenery"] == "unseen"
     assert asked["unseen_shapes"]
     assert asked["swap_instruction"]
+    assert not asked["no_instruction"]
+    assert asked["page"].film == "none"
+    assert "place, unseen scenes" in (tmp_path / "c.html").read_text()
     values = json.loads((tmp_path / "c.json").read_text())
     assert (values["success"], values["episodes"], values["followed"]) == (0, 0, 0)
 

@@ -13,70 +13,17 @@ import torch
 
 pytest.importorskip("mujoco")
 
+from made_up_episodes import Still, record, settings
+
 from rdt2.action import ActionChunk
 from rdt2.errors import CheckpointError, ConfigError
-from rdt2.evaluation import cell as module
-from rdt2.evaluation.cell import CellEvaluation, EpisodeRecord, evaluate_cell, loop_config, run_trial
-from rdt2.evaluation.policies import BlindPolicy, open_policy
+from rdt2.evaluation.cell import evaluate_cell, loop_config, run_trial
+from rdt2.evaluation.policies import Deprived, open_policy
+from rdt2.evaluation.results import CellEvaluation
 from rdt2.evaluation.scenes import Trial, draw_trials, task_named, trials_for
 from rdt2.observation import Observation
 from rdt2.policy import FMPolicy
 from rdt2.policy.spec import PolicySpec
-
-
-class Still:
-    """Stays where it is, and remembers what it was shown."""
-
-    keeps_promises, patience = False, None
-
-    def __init__(self, valid: bool = True):
-        self.seen, self.seeds, self.valid = [], [], valid
-
-    def predict(self, observations, *, seed=None, promised=None):
-        self.seen += observations
-        self.seeds.append(seed)
-        values = np.zeros((24, 20), np.float32)
-        values[:, [3, 7, 13, 17]] = 1
-        values[:, [9, 19]] = 0.08
-        timing = {"vlm": 0.002, "expert": 0.001, "total": 0.003}
-        if not self.valid:
-            return [ActionChunk(values, valid=False, reason="a test", timing=timing)]
-        return [ActionChunk(values, timing=timing)]
-
-
-def record(index: int, success: bool, hand: str = "left", colour: str = "red") -> EpisodeRecord:
-    return EpisodeRecord(
-        index=index,
-        seed=100 + index,
-        instruction="Pick up the red cube with the left hand.",
-        hand=hand,
-        target="red cube",
-        colour=colour,
-        success=success,
-        followed=True,
-        judged=True,
-        seconds=9.0,
-        reason="done" if success else "time is up",
-        chunks=20,
-        pauses=0,
-        slowed=0,
-        collisions=0,
-        inference_ms=50.0,
-    )
-
-
-@pytest.fixture
-def no_simulation(monkeypatch):
-    """Episodes end at once: success for the right hand."""
-    ran = []
-
-    def run(trial, policy, robot, *, config, max_seconds, watch=None):
-        ran.append((trial, policy, robot))
-        task = trial.task(trial.scene())
-        return record(trial.index, task.hand == "right", task.hand, task.colour), None
-
-    monkeypatch.setattr(module, "run_trial", run)
-    return ran
 
 
 def test_counts_intervals_and_episodes_are_in_the_json(no_simulation):
@@ -114,18 +61,9 @@ def test_bad_requests_are_refused(no_simulation):
 def test_the_table_names_conditions_and_intervals(capsys):
     from rich.console import Console
 
-    settings = {
-        "policy": "p",
-        "robot": "ur5e",
-        "task": "pick",
-        "seed": 0,
-        "scenery": "unseen",
-        "latency": 0.1,
-    }
-    settings |= {"unseen_shapes": False, "blind": True, "swap_instruction": False, "execute_steps": 6}
     result = CellEvaluation(
-        **settings,
-        max_seconds=20,
+        settings(scenes__scenery="unseen", policy__blind=True),
+        episodes_each=2,
         records=[record(0, True), record(1, False, "right", "blue")],
         wall_seconds=3,
     )
@@ -135,10 +73,19 @@ def test_the_table_names_conditions_and_intervals(capsys):
         assert word in text, word
 
 
+def test_a_deaf_policy_sees_and_is_told_nothing_about_the_scene():
+    policy = Still()
+    picture = np.full((384, 384, 3), 90, np.uint8)
+    Deprived(policy, deaf=True).predict([Observation(picture, picture, "Pick up the apple.")], seed=1)
+    (seen,) = policy.seen
+    assert seen.left.max() == seen.right.max() == 90
+    assert seen.instruction == "Do something."
+
+
 def test_a_blind_policy_sees_black_and_hears_the_sentence():
     policy = Still()
     picture = np.full((384, 384, 3), 90, np.uint8)
-    BlindPolicy(policy).predict([Observation(picture, picture, "Pick up the apple.")], seed=1)
+    Deprived(policy, blind=True).predict([Observation(picture, picture, "Pick up the apple.")], seed=1)
     (seen,) = policy.seen
     assert seen.left.max() == seen.right.max() == 0
     assert seen.instruction == "Pick up the apple."
@@ -190,7 +137,10 @@ def test_the_arms_stop_above_the_table_of_the_scene_and_go_on_looking():
     trial = draw_trials("pick", 1, seed=0)[0]
     done, result = run_trial(trial, Down(), "handheld", config=loop_config(), max_seconds=3)
     assert done.pauses == 0
-    assert done.slowed > 0
+    assert "left arm stays over the table: the wish is ... mm too low" in done.slowed
+    assert all(0 < seconds <= done.seconds for seconds in done.slowed.values())
+    assert [event for event in done.events if event.kind == "held back" and "too low" in event.what]
+    assert [event.time for event in done.events] == sorted(event.time for event in done.events)
     last = result.cycles[-1]
     for arm in ("left", "right"):
         height = last.tcp[arm][2, 3] - trial.scene().table_height
@@ -204,6 +154,9 @@ def test_an_invalid_chunk_moves_nothing_and_the_record_says_why():
     assert not result.cycles
     assert done.pauses == 1
     assert "a test" in done.reason
+    (pause,) = (event for event in done.events if event.kind == "pause")
+    assert "a test" in pause.what
+    assert 0 < pause.time < 1
 
 
 def test_an_unknown_robot_is_refused():

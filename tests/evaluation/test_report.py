@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
+from made_up_episodes import clip, view
 
 from rdt2.errors import RecordingError
 from rdt2.evaluation.report import (
-    ChunkView,
     EpisodeView,
     Report,
     SummaryRow,
@@ -17,35 +17,10 @@ from rdt2.evaluation.report import (
     write_report,
 )
 from rdt2.evaluation.statistics import Rate
-from rdt2.evaluation.video import Clip, ClipWriter
+from rdt2.evaluation.video import ClipWriter
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
-
-
-def clip(codec: str = "libx264") -> Clip:
-    writer = ClipWriter(96, 32, fps=10, codec=codec)
-    for k in range(12):
-        frame = np.zeros((32, 96, 3), np.uint8)
-        frame[:, : 8 * k] = (200, 30, 30)
-        writer.add(frame)
-    return writer.close()
-
-
-def view(**changes) -> EpisodeView:
-    times = np.arange(60) / 30
-    sides = {"right": -0.2, "left": 0.2}
-    paths = {arm: np.stack([0.1 * times, 0 * times + y, 0.2 - 0.05 * times], 1) for arm, y in sides.items()}
-    widths = {arm: np.full(60, 0.05) for arm in paths}
-    chunk = ChunkView(0.0, {arm: paths[arm][:24] for arm in paths}, {arm: widths[arm][:24] for arm in paths})
-    values = {
-        "title": "pick on ur5e", "instruction": "Pick up the red cube.", "seed": 5,
-        "success": True, "followed": True, "seconds": 2.0, "reason": "",
-        "times": times, "positions": paths, "widths": widths,
-        "chunks": [chunk],
-        "clip": clip(),
-    }  # fmt: skip
-    return EpisodeView(**{**values, **changes})
 
 
 def report(*views: EpisodeView, **changes) -> Report:

@@ -10,7 +10,7 @@ import torch
 
 from rdt2.action import ARMS, Promise, arm_slice
 from rdt2.errors import ActionError
-from rdt2.evaluation.policies import BlindPolicy
+from rdt2.evaluation.policies import Deprived
 from rdt2.observation import Observation
 from rdt2.policy import CompiledFMPolicy, FMPolicy, VQPolicy, load_policy
 
@@ -118,7 +118,7 @@ def test_who_keeps_no_promises_says_so(bundles: dict[str, Path], vq: VQPolicy):
     seen, promise = observations()[:1], Promise(path(), fixed=5, known=14)
     for policy, kind in ((vq, "a VQ policy"), (one_step, "of one Euler step")):
         assert not policy.keeps_promises
-        assert not BlindPolicy(policy).keeps_promises
+        assert not Deprived(policy, blind=True).keeps_promises
         with pytest.raises(ActionError, match=kind):
             policy.predict(seen, seed=0, promised=[promise])
         assert policy.predict(seen, seed=0, promised=[None])[0].valid
@@ -127,7 +127,7 @@ def test_who_keeps_no_promises_says_so(bundles: dict[str, Path], vq: VQPolicy):
 
 def test_a_blind_policy_keeps_its_promises(fm: FMPolicy):
     promise = Promise(path(), fixed=5, known=14)
-    (chunk,) = BlindPolicy(fm).predict(observations()[:1], seed=0, promised=[promise])
+    (chunk,) = Deprived(fm, blind=True).predict(observations()[:1], seed=0, promised=[promise])
     assert np.array_equal(chunk.values[:5], promise.actions[:5])
 
 

@@ -15,8 +15,8 @@ from rdt2.errors import ConfigError
 from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from rdt2.evaluation.cell import EpisodeRecord
     from rdt2.evaluation.report import EpisodeView, SummaryRow
+    from rdt2.evaluation.results import EpisodeRecord
 
 ROBOTS = {"ur5e": "two UR5e arms", "fr3": "two Franka Research 3 arms", "handheld": "two handheld grippers"}
 BUILT_IN = {"demo-fm": "RDT2-FM", "demo-vq": "RDT2-VQ"}
@@ -207,7 +207,7 @@ def _told(view: EpisodeView) -> str:
 def _table(rows: list[SummaryRow], title: str) -> Any:
     from rich.table import Table
 
-    from rdt2.evaluation.cell import rate_cells
+    from rdt2.evaluation.results import rate_cells
 
     table = Table(title=title, title_justify="left")
     table.add_column("task")

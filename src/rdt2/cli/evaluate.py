@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rdt2.cli.choices import SceneryName, TaskName
+from tyro.conf import Positional
+
+from rdt2.cli.choices import SceneryName, TaskNameOrAll
 from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from rdt2.evaluation.cell import EpisodeRecord
+    from collections.abc import Sequence
+
+    from rdt2.evaluation.results import EpisodeRecord
 
 
 @dataclass(kw_only=True)
@@ -85,12 +89,17 @@ class EvaluateCell:
     """Closed loop: run episodes in the simulated cell and count successes.
 
     Hands and colours are balanced over the episodes, and no scene was ever in the training data. `followed`
-    counts the episodes in which the arms did what the sentence says.
+    counts the episodes in which the arms did what the sentence says. The same --task, --episodes and --seed give the
+    same scenes to any policy, robot and setting: write each result to a --json file, and `rdt2 evaluate compare`
+    tells whether they differ.
 
     For example:
       rdt2 evaluate cell --policy demo-fm --robot ur5e --task pick --episodes 100 --workers 2 --json pick.json
+      rdt2 evaluate cell --policy demo-fm --task all --json all.json --resume     goes on if it was interrupted
+      rdt2 evaluate cell --policy demo-fm --report page.html        films of what went wrong
       rdt2 evaluate cell --policy demo-fm --robot fr3 --scene unseen
       rdt2 evaluate cell --policy demo-fm --blind                   control: black pictures
+      rdt2 evaluate cell --policy demo-fm --no-instruction          control: nothing is asked for
       rdt2 evaluate cell --policy untrained                         control: random weights
       rdt2 evaluate cell --policy demo-fm --swap-instruction        the sentence names another hand or colour
       rdt2 evaluate cell --policy demo-vq --latency real            the arms wait as long as it takes here
@@ -99,10 +108,10 @@ class EvaluateCell:
     spec: PolicySpec = field(default_factory=PolicySpec)
     robot: str = "ur5e"
     """Which arms: ur5e, fr3, handheld, or the yaml of another simulated robot (see configs/robots)."""
-    task: TaskName = "pick"
-    """What the sentence asks for."""
+    task: TaskNameOrAll = "pick"
+    """What the sentence asks for; all runs every task, --episodes of each."""
     episodes: int = 20
-    """How many scenes."""
+    """How many scenes of a task."""
     seed: int = 0
     """Which scenes, and the policy's noise."""
     scene: SceneryName = "seen"
@@ -110,7 +119,10 @@ class EvaluateCell:
     shapes: Literal["seen", "unseen"] = "seen"
     """unseen: object shapes that training never had, in known colours."""
     blind: bool = False
-    """Show the policy black pictures."""
+    """Control: show the policy black pictures."""
+    no_instruction: bool = False
+    """Control: tell the policy "Do something." in place of every sentence (policies refuse an empty one). What it still
+    achieves of the sentence that is judged, it does not achieve by listening."""
     swap_instruction: bool = False
     """In each scene, ask for another hand or colour than the scene was made for."""
     execute_steps: int = 6
@@ -125,41 +137,121 @@ class EvaluateCell:
     workers: int = 1
     """Processes that run episodes at the same time, one thread each."""
     json: Path | None = None
-    """Write counts, intervals and every episode to this file."""
+    """Write counts, intervals, every episode, and all that decides them (digests of the weights, the robot's settings,
+    versions) to this file. It is whole and up to date after every episode."""
+    resume: bool = False
+    """Go on with the --json file of an evaluation that was interrupted, or with more --episodes; begin where there is
+    none. Refused, with the difference, when something that decides the result has changed."""
+    report: Path | None = None
+    """Write a page with every episode in a line, and films: what the arms did, when they paused, what the guard held
+    back and what collided."""
+    film: Literal["failures", "all", "none"] = "failures"
+    """Which episodes the --report shows in full. Unless none, every episode is filmed while it runs, which takes a bit
+    longer."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, save_json
+        from rdt2.errors import ConfigError
         from rdt2.evaluation.cell import evaluate_cell, loop_config
-        from rdt2.progress import progress
+        from rdt2.evaluation.page import Page
+        from rdt2.progress import note, progress
         from rdt2.sim.render import require_rendering
+        from rdt2.sim.tasks import TASKS
 
+        if self.report is None and self.film != "failures":
+            raise ConfigError(
+                f"--film {self.film}: films are parts of a page. Name it with --report page.html."
+            )
         config = loop_config(self.execute_steps, latency=_latency(self.latency), mode=self.mode)
+        page = Page(self.report, self.film) if self.report is not None else None
         require_rendering()
-        with progress(f"{self.task} on {self.robot}", self.episodes) as advance:
+        total = self.episodes * (len(TASKS) if self.task == "all" else 1)
+        with progress(f"{self.task} on {self.robot}", total) as advance:
             succeeded = 0
+
+            def on_start(done: Sequence[EpisodeRecord]) -> None:
+                nonlocal succeeded
+                succeeded = sum(record.success for record in done)
+                if done:
+                    advance(len(done), f"{succeeded} succeeded")
 
             def on_episode(record: EpisodeRecord) -> None:
                 nonlocal succeeded
                 succeeded += record.success
                 advance(1, f"{succeeded} succeeded")
 
-            result = evaluate_cell(
-                self.spec,
-                self.robot,
-                self.task,
-                episodes=self.episodes,
-                seed=self.seed,
-                scenery=self.scene,
-                unseen_shapes=self.shapes == "unseen",
-                swap_instruction=self.swap_instruction,
-                blind=self.blind,
-                workers=self.workers,
-                config=config,
-                max_seconds=self.max_seconds,
-                on_episode=on_episode,
-            )
+            try:
+                result = evaluate_cell(
+                    self.spec,
+                    self.robot,
+                    self.task,
+                    episodes=self.episodes,
+                    seed=self.seed,
+                    scenery=self.scene,
+                    unseen_shapes=self.shapes == "unseen",
+                    swap_instruction=self.swap_instruction,
+                    blind=self.blind,
+                    no_instruction=self.no_instruction,
+                    workers=self.workers,
+                    config=config,
+                    max_seconds=self.max_seconds,
+                    json=self.json,
+                    resume=self.resume,
+                    page=page,
+                    on_start=on_start,
+                    on_episode=on_episode,
+                )
+            except KeyboardInterrupt:
+                if self.json is not None and self.json.is_file():
+                    note(f"{self.json} holds what was finished: the same command with --resume goes on.")
+                elif page is not None:
+                    page.close()
+                raise
         console().print(result.table())
+        if page is not None:
+            note(f"report: {page.write(result)}")
         save_json(self.json, result.as_dict())
+
+
+@dataclass(kw_only=True)
+class EvaluateCompare:
+    """Say whether one of two evaluations on the same scenes is better, by how much, and how sure that is.
+
+    Takes two files of `rdt2 evaluate cell --json` with the same --task, --episodes and --seed: of two policies, or of
+    one with two settings (--mode, --latency, --steps, --robot, a control such as --blind). Scenes are compared pair by
+    pair: those that both did, or neither did, say nothing about which is better. p is that of McNemar's exact test: how
+    likely so unequal a split of the others is if neither is better. The interval is of the difference between the two
+    success rates (Agresti and Min 2005). What else differs between the two is listed.
+
+    For example:
+      rdt2 evaluate cell --policy demo-fm --episodes 60 --json a.json
+      rdt2 evaluate cell --policy demo-fm --episodes 60 --mode synchronous --json b.json
+      rdt2 evaluate compare a.json b.json
+    """
+
+    first: Positional[Path]
+    """Differences are of this one against the other: positive where it is better."""
+    second: Positional[Path]
+    """The other one."""
+    json: Path | None = None
+    """Write the figures to this file."""
+
+    def run(self) -> None:
+        from rdt2.cli.output import console, save_json
+        from rdt2.evaluation.compare import compare
+        from rdt2.evaluation.results import read_evaluation
+
+        first, second = read_evaluation(self.first), read_evaluation(self.second)
+        comparison = compare(first, second)
+        out = console()
+        lines = comparison.differing()
+        out.print(
+            "What differs (first / second):" if lines else "Nothing that was set differs.", highlight=False
+        )
+        for line in lines:
+            out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        out.print(comparison.table(str(self.first), str(self.second)))
+        save_json(self.json, comparison.as_dict())
 
 
 def _latency(text: str) -> float | None:

@@ -54,6 +54,7 @@ def commands() -> dict[str, Any]:
             "": "Measure a policy: on recorded shards, or by what the simulated arms do.",
             "shards": evaluate.EvaluateShards,
             "cell": evaluate.EvaluateCell,
+            "compare": evaluate.EvaluateCompare,
         },
         "data": {
             "": "Record, convert, check, describe, view and tokenize training data.",

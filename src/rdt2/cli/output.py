@@ -39,7 +39,7 @@ def check_outputs(command: Any) -> None:
             two things.
     """
     places: dict[Path, str] = {}
-    for name in ("out", "fit", "json", "html", "plot", "rerun"):
+    for name in ("out", "fit", "json", "html", "plot", "report", "rerun"):
         value = getattr(command, name, None)
         if value is None or (name == "rerun" and value == "viewer"):
             continue

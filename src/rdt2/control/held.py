@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-TOGETHER = 0.2
+TOGETHER = 0.5
 """Seconds that a reason may be away before it counts as another time."""
 _OF_THIS_TICK = re.compile(r"-?\d+(\.\d+)?(?= (mm|degrees)\b)")
 _ASIDE = re.compile(r" \([^()]*\d[^()]*\)")

@@ -101,6 +101,15 @@ class Monitor(Protocol):
     def done(self) -> bool: ...
 
 
+def chosen_mode(config: LoopConfig, policy: Policy) -> Mode:
+    """How one chunk follows another with this policy. Raises ConfigError where it cannot do what is asked."""
+    keeps = policy.keeps_promises
+    mode = config.mode or ("chunking" if keeps else "asynchronous")
+    if mode == "chunking" and not keeps:
+        raise ConfigError(f"a {type(policy).__name__} keeps no promises: take mode asynchronous.")
+    return mode
+
+
 def run_episode(
     robot: Robot,
     policy: Policy,
@@ -176,10 +185,7 @@ class _Episode:
             )
         # An empty sentence is the caller's mistake, not a fault of the robot to be tried again.
         Observation(self._dark(), self._dark(), instruction)
-        keeps = policy.keeps_promises
-        self.mode: Mode = config.mode or ("chunking" if keeps else "asynchronous")
-        if self.mode == "chunking" and not keeps:
-            raise ConfigError(f"a {type(policy).__name__} keeps no promises: take mode asynchronous.")
+        self.mode = chosen_mode(config, policy)
         self.watch = Watch(settings)
         guard = Guard(settings, settings.kinematics(), period=TICK)
         self.servo = Servo(robot, settings, guard, self.watch, permit)

@@ -6,6 +6,9 @@
 The loop that drives the arms is the one that drives robots, `rdt2.control.run_episode`. Simulated time stands
 still while a policy predicts, so the cell runs on for a fixed `LATENCY` instead: results do not depend on how
 busy the machine is.
+
+With a file for the result, that file is whole and up to date after every episode, and an evaluation that was
+interrupted goes on where it was, provided that everything that decides a result is still the same.
 """
 
 from __future__ import annotations
@@ -13,24 +16,33 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdt2.errors import ConfigError
-from rdt2.evaluation.policies import BlindPolicy, open_policy
+from rdt2.evaluation.files import plain, write_json
+from rdt2.evaluation.identity import (
+    code_digest,
+    differences,
+    policy_identity,
+    this_run,
+    told,
+    versions,
+)
+from rdt2.evaluation.policies import Deprived, open_policy
+from rdt2.evaluation.results import CellEvaluation, EpisodeRecord, Event, read_evaluation
 from rdt2.evaluation.scenes import Trial, draw_trials
-from rdt2.evaluation.statistics import Rate
 from rdt2.policy.spec import PolicySpec
 from rdt2.workers import worker_pool
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from rdt2.control import EpisodeResult, LoopConfig, Mode, Recorder
+    from rdt2.evaluation.page import Page
     from rdt2.policy import Policy
     from rdt2.sim.cell import Cell
 
@@ -40,140 +52,10 @@ EXECUTE_STEPS = 6
 """Of a chunk, before the next look: where a hand is about to close, 12 steps are driven half blind."""
 MAX_SECONDS = 20.0
 """Simulated length of an episode that does not succeed."""
-
-
-@dataclass(frozen=True)
-class EpisodeRecord:
-    """How one trial went."""
-
-    index: int
-    seed: int
-    """Of the scene."""
-    instruction: str
-    hand: str | None
-    target: str | None
-    colour: str | None
-    success: bool
-    followed: bool
-    """The hand that the sentence names acted first, on the object that it names."""
-    judged: bool
-    """False for a sentence that names no task of the scene: nobody can say whether it was done."""
-    seconds: float
-    """Simulated."""
-    reason: str
-    """How it ended."""
-    chunks: int
-    pauses: int
-    """How often the arms came to rest for a fault: an invalid chunk, an old picture."""
-    slowed: int
-    """How often the guard began to hold something back."""
-    collisions: int
-    """How often parts of the arms met one another, the table or what they should not touch."""
-    inference_ms: float
-    """Median wall-clock time of a prediction."""
-
-
-@dataclass(frozen=True)
-class CellEvaluation:
-    """Closed-loop result of one policy, robot and task."""
-
-    policy: str
-    robot: str
-    task: str
-    seed: int
-    scenery: str
-    unseen_shapes: bool
-    blind: bool
-    swap_instruction: bool
-    latency: float | None
-    """Simulated seconds of a prediction; None: what it really took."""
-    execute_steps: int
-    max_seconds: float
-    records: Sequence[EpisodeRecord]
-    wall_seconds: float
-
-    @property
-    def episodes(self) -> int:
-        """How many were run."""
-        return len(self.records)
-
-    @property
-    def success(self) -> int:
-        """How many succeeded."""
-        return sum(record.success for record in self.records)
-
-    @property
-    def followed(self) -> int:
-        """In how many the arms did what the sentence says."""
-        return sum(record.followed for record in self.records)
-
-    @property
-    def success_rate(self) -> Rate:
-        """With its 95 % Wilson interval."""
-        return Rate.of(self.success, self.episodes)
-
-    @property
-    def followed_rate(self) -> Rate:
-        """With its 95 % Wilson interval."""
-        return Rate.of(self.followed, self.episodes)
-
-    def by(self, name: Literal["hand", "colour"]) -> dict[str, Rate]:
-        """Success by hand or by colour asked for."""
-        trials = Counter(str(getattr(record, name)) for record in self.records)
-        wins = Counter(str(getattr(record, name)) for record in self.records if record.success)
-        return {key: Rate.of(wins[key], trials[key]) for key in sorted(trials)}
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: settings, counts, intervals, then every episode."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "records"}
-        success, followed = self.success_rate, self.followed_rate
-        return {
-            **values,
-            "success": self.success,
-            "episodes": self.episodes,
-            "followed": self.followed,
-            "success_rate": success.rate,
-            "success_interval": [success.low, success.high],
-            "followed_rate": followed.rate,
-            "followed_interval": [followed.low, followed.high],
-            "by_hand": {key: rate.as_dict() for key, rate in self.by("hand").items()},
-            "by_colour": {key: rate.as_dict() for key, rate in self.by("colour").items()},
-            "records": [dataclasses.asdict(record) for record in self.records],
-        }
-
-    def table(self) -> Table:
-        """A table for the terminal."""
-        from rich.table import Table
-
-        table = Table(title=f"{self.policy} on {self.robot}, {self._conditions()}", title_justify="left")
-        table.add_column("", no_wrap=True)
-        for name in ("success", "rate", "95 % interval"):
-            table.add_column(name, justify="right")
-        rows = [(self.task, self.success_rate), ("did what the sentence says", self.followed_rate)]
-        rows += [(f"  {hand} hand", rate) for hand, rate in self.by("hand").items()]
-        for label, rate in rows:
-            table.add_row(label, *rate_cells(rate))
-        seconds = [record.seconds for record in self.records if record.success]
-        median = f"{np.median(seconds):.1f} s to a success (median), " if seconds else ""
-        table.caption = f"{median}seed {self.seed}, {self.wall_seconds:.0f} s of computing"
-        return table
-
-    def _conditions(self) -> str:
-        words = [self.task]
-        words += [f"{self.scenery} scenes"] if self.scenery != "seen" else []
-        words += ["unseen shapes"] if self.unseen_shapes else []
-        words += ["black pictures"] if self.blind else []
-        words += ["swapped instructions"] if self.swap_instruction else []
-        return ", ".join(words)
-
-
-def rate_cells(rate: Rate) -> tuple[str, str, str]:
-    """A rate as three cells of a table: count, percent, interval."""
-    return (
-        f"{rate.count}/{rate.trials}",
-        f"{100 * rate.rate:.0f} %",
-        f"{100 * rate.low:.0f} to {100 * rate.high:.0f} %",
-    )
+ALL = "all"
+"""Every task there is."""
+BRIEF = 0.05
+"""Seconds below which what the guard held back is counted and is no event."""
 
 
 def loop_config(
@@ -196,71 +78,137 @@ def evaluate_cell(
     unseen_shapes: bool = False,
     swap_instruction: bool = False,
     blind: bool = False,
+    no_instruction: bool = False,
     workers: int = 1,
     config: LoopConfig | None = None,
     max_seconds: float = MAX_SECONDS,
+    json: Path | None = None,
+    resume: bool = False,
+    page: Page | None = None,
+    on_start: Callable[[Sequence[EpisodeRecord]], None] | None = None,
     on_episode: Callable[[EpisodeRecord], None] | None = None,
 ) -> CellEvaluation:
     """Run episodes and count.
 
     Args:
         policy: which one to load, or a loaded one with one worker.
-        robot: which arms.
         robot: which arms: ur5e, fr3, handheld, or the yaml of a robot of kind cell.
-        task: what the sentences ask for, a name of `rdt2.sim.tasks.TASKS`.
-        episodes: how many scenes; hands and colours are balanced over them.
+        task: what the sentences ask for, a name of `rdt2.sim.tasks.TASKS`, or "all".
+        episodes: how many scenes of each task; hands and colours are balanced over them.
         seed: which scenes, never those of training, and the policy's noise.
         scenery: what textures, light and table height are drawn from: "seen" is what training has, "unseen" what it
             never has. See `rdt2.sim.sceneries`.
         unseen_shapes: shapes that training never had, in known colours.
         swap_instruction: ask for another hand or object than the scene was made for.
         blind: show it black pictures.
+        no_instruction: tell it `rdt2.evaluation.policies.NEUTRAL` in place of the sentence that is judged.
         workers: processes, one thread each; the records do not depend on their number.
         config: of the loop.
         max_seconds: simulated length of an episode that does not succeed.
+        json: file that holds the result so far, whole, after every episode.
+        resume: go on with what that file holds; without the file, begin.
+        page: which episodes are filmed; its films are there to be put together when this returns.
+        on_start: called with the records that were there already, when the policy is loaded.
         on_episode: called with each record as it is finished.
 
     Raises:
-        ConfigError: numbers that make no sense. TaskError: unknown robot or task.
+        ConfigError: numbers that make no sense, an unknown robot, or a file that something else decided than would
+            decide what is to come; says what. TaskError: unknown task.
         CheckpointError: the policy cannot be loaded. KeyboardInterrupt: Ctrl-C, also during an episode.
     """
     if workers < 1:
         raise ConfigError(f"workers is {workers}, expected at least 1.")
     if workers > 1 and not isinstance(policy, (str, PolicySpec)):
         raise ConfigError("several workers load the policy themselves: pass its name or a PolicySpec.")
-    spec = PolicySpec.of(policy) if isinstance(policy, str) else policy
-    if blind and not isinstance(spec, PolicySpec):
-        spec = BlindPolicy(spec)
-    config = config or loop_config()
-    trials = draw_trials(
-        task,
-        episodes,
-        seed,
-        scenery=scenery,
-        unseen_shapes=unseen_shapes,
-        swap_instruction=swap_instruction,
-    )
+    if not max_seconds > 0:
+        raise ConfigError(f"max_seconds is {max_seconds}, expected more than 0.")
+    if no_instruction and swap_instruction:
+        raise ConfigError(
+            "no_instruction and swap_instruction: a sentence that is not told cannot be swapped."
+        )
+    if resume and json is None:
+        raise ConfigError("resume goes on with what a file holds: name it with json (--json FILE).")
+    from rdt2.sim.cell import cell_settings
+    from rdt2.sim.tasks import TASKS
+
+    arms = cell_settings(robot)
+    tasks = list(TASKS) if task == ALL else [task]
+    options: Any = {"scenery": scenery, "unseen_shapes": unseen_shapes, "swap_instruction": swap_instruction}
+    trials = [trial for name in tasks for trial in draw_trials(name, episodes, seed, **options)]
+    before = _before(json, resume, {(trial.task_kind, trial.index) for trial in trials})
+    done = {record.trial for record in before.records} if before else set()
+    left = [trial for trial in trials if (trial.task_kind, trial.index) not in done]
+    runner = Runner(
+        PolicySpec.of(policy) if isinstance(policy, str) else policy,
+        robot, config or loop_config(), max_seconds, page, blind=blind, no_instruction=no_instruction,
+    )  # fmt: skip
     started = time.perf_counter()
-    records = []
-    for record in _run(spec, blind, robot, trials, config, max_seconds, min(workers, episodes)):
-        records.append(record)
-        if on_episode is not None:
-            on_episode(record)
-    return CellEvaluation(
-        policy=spec.policy if isinstance(spec, PolicySpec) else type(policy).__name__,
-        robot=robot,
-        task=task,
-        seed=seed,
-        scenery=scenery,
-        unseen_shapes=unseen_shapes,
-        blind=blind,
-        swap_instruction=swap_instruction,
-        latency=config.latency,
-        execute_steps=config.execute_steps,
-        max_seconds=max_seconds,
-        records=sorted(records, key=lambda record: record.index),
-        wall_seconds=time.perf_counter() - started,
-    )
+    with _running(runner, min(workers, max(1, len(left)))) as (described, run):
+        settings = plain({
+            **described,
+            "robot": {"robot": robot, "settings": arms.model_dump()},
+            "scenes": {"tasks": tasks, "seed": seed, **options},
+            "versions": {**versions(), "rdt2 code": code_digest()},
+        })  # fmt: skip
+        if before is not None and (changed := differences(before.settings, settings)):
+            raise ConfigError(
+                f"{json} cannot go on: {told(changed, there='in the file', here='now')}. Episodes of both would make "
+                "one number of two things: evaluate into another file."
+            )
+        result = CellEvaluation(
+            settings,
+            episodes,
+            list(before.records) if before else [],
+            before.wall_seconds if before else 0.0,
+            [*(before.runs if before else ()), this_run()],
+        )
+        if page is not None:
+            page.begin(keep=before is not None)
+        if on_start is not None:
+            on_start(result.records)
+        spent = result.wall_seconds
+        for record in run(left):
+            records = sorted([*result.records, record], key=lambda each: (tasks.index(each.task), each.index))
+            seconds = spent + time.perf_counter() - started
+            result = dataclasses.replace(result, records=records, wall_seconds=seconds)
+            if json is not None and _is_regular(json):
+                write_json(json, result.as_dict())
+            if on_episode is not None:
+                on_episode(record)
+    return result
+
+
+def _before(json: Path | None, resume: bool, trials: set[tuple[str, int]]) -> CellEvaluation | None:
+    """What is gone on with, if anything.
+
+    Raises:
+        ConfigError: there are episodes in the file that would be lost, or that nobody asked for.
+    """
+    if json is None or not json.is_file():
+        return None
+    if not resume:
+        try:
+            unfinished = read_evaluation(json)
+        except ConfigError:
+            return None  # something else, which --json replaces as every command does
+        if unfinished.complete:
+            return None
+        raise ConfigError(
+            f"{json} holds {unfinished.episodes} episodes of an evaluation that was interrupted: go on with it "
+            "(--resume), name another file, or delete it."
+        )
+    before = read_evaluation(json)
+    if others := {record.trial for record in before.records} - trials:
+        raise ConfigError(
+            f"{json} holds {len(others)} episodes that are not asked for, such as number {min(others)[1]} of "
+            f"{min(others)[0]}: ask for the same tasks, and as many episodes or more."
+        )
+    return before
+
+
+def _is_regular(file: Path) -> bool:
+    """Whether a file may be written again and again: not a pipe, and not the terminal."""
+    return file.is_file() or not file.exists()
 
 
 def run_trial(
@@ -307,12 +255,17 @@ def run_trial(
             max_seconds=max_seconds,
             seed=1000 * trial.seed,  # cycle k adds k: no two episodes share noise
         )
+        events = _events(result, cell)
     if result.signal:
         signal.raise_signal(result.signal)  # the arms have stopped; now it means what it always means
     if result.ending == STOPPED:
         raise KeyboardInterrupt
+    slowed: dict[str, float] = {}
+    for held in result.slowed:
+        slowed[held.what] = round(slowed.get(held.what, 0.0) + held.seconds, 3)
     record = EpisodeRecord(
         index=trial.index,
+        task=trial.task_kind,
         seed=trial.seed,
         instruction=sentence,
         hand=task.hand if task else None,
@@ -325,42 +278,88 @@ def run_trial(
         reason=result.ending,
         chunks=len(result.inference),
         pauses=len(result.pauses),
-        slowed=len(result.slowed),
-        collisions=len(cell.collisions),
-        inference_ms=1000 * float(np.median(result.inference)) if result.inference else float("nan"),
+        slowed=slowed,
+        collisions=sum(event.kind == "collision" for event in events),
+        inference_ms=1000 * float(np.median(result.inference)) if result.inference else None,
+        events=events,
     )
     return record, result
+
+
+def _events(result: EpisodeResult, cell: Cell) -> tuple[Event, ...]:
+    """What a person who looks for a mistake wants to know, in order."""
+    began = cell.time - result.seconds
+    found = [Event(round(pause.time, 3), "pause", pause.reason) for pause in result.pauses]
+    found += [
+        Event(round(held.time, 3), "held back", held.what, round(held.seconds, 3))
+        for held in result.slowed
+        if held.seconds >= BRIEF
+    ]
+    for hit in cell.collisions:
+        seconds = round(hit.ended - hit.began, 3)
+        found.append(Event(round(hit.began - began, 3), "collision", " against ".join(hit.parts), seconds))
+    return tuple(sorted(found, key=lambda event: event.time))
 
 
 # ------------------------------------------------------------------------------------------- worker processes
 
 
-def _run(
-    spec: PolicySpec | Policy,
-    blind: bool,
-    robot: str,
-    trials: Sequence[Trial],
-    config: LoopConfig,
-    max_seconds: float,
-    workers: int,
-) -> Iterator[EpisodeRecord]:
-    if workers == 1 or not isinstance(spec, PolicySpec):
-        policy = open_policy(spec, blind=blind) if isinstance(spec, PolicySpec) else spec
-        for trial in trials:
-            yield run_trial(trial, policy, robot, config=config, max_seconds=max_seconds)[0]
-        return
-    from concurrent.futures import as_completed
+@dataclass(frozen=True)
+class Runner:
+    """Runs trials with one policy. It travels to worker processes, each of which loads the policy once."""
 
-    with worker_pool(workers, initializer=_one_thread) as pool:
-        futures = [
-            pool.submit(_in_worker, spec, blind, robot, trial, config, max_seconds) for trial in trials
-        ]
-        for future in as_completed(futures):
-            yield future.result()
+    policy: PolicySpec | Policy
+    robot: str
+    config: LoopConfig
+    max_seconds: float
+    page: Page | None
+    blind: bool
+    no_instruction: bool
+
+    def describe(self) -> dict[str, Any]:
+        """Policy and loop as plain values. Raises CheckpointError: the policy cannot be loaded."""
+        from rdt2.control.loop import chosen_mode
+
+        policy = self._open()
+        whole = policy.whole if isinstance(policy, Deprived) else policy
+        spec = self.policy if isinstance(self.policy, PolicySpec) else None
+        controls = {"blind": self.blind, "no_instruction": self.no_instruction}
+        mode = chosen_mode(self.config, policy)
+        loop = {**dataclasses.asdict(self.config), "mode": mode, "max_seconds": self.max_seconds}
+        return {"policy": {**policy_identity(spec, whole), **controls}, "loop": loop}
+
+    def run(self, trial: Trial) -> EpisodeRecord:
+        """Run one trial, and film it where that is wanted."""
+        policy, page = self._open(), self.page
+        settings: Any = {"config": self.config, "max_seconds": self.max_seconds}
+        if page is None or page.film == "none":
+            return run_trial(trial, policy, self.robot, **settings)[0]
+        from rdt2.evaluation.film import EpisodeFilm
+
+        films: list[EpisodeFilm] = []
+
+        def watch(cell: Cell) -> EpisodeFilm:
+            films.append(EpisodeFilm(cell))
+            return films[0]
+
+        record, result = run_trial(trial, policy, self.robot, watch=watch, **settings)
+        if page.wants(record):
+            title = f"{trial.task_kind} {trial.index} on {self.robot}"
+            page.keep(record, films[0].view(record, result, title=title))
+        return record
+
+    def _open(self) -> Policy:
+        if isinstance(self.policy, PolicySpec):
+            policy = _loaded.get(self.policy) or _loaded.setdefault(self.policy, open_policy(self.policy))
+        else:
+            policy = self.policy
+        if self.blind or self.no_instruction:
+            return Deprived(policy, blind=self.blind, deaf=self.no_instruction)
+        return policy
 
 
-_loaded: dict[tuple[PolicySpec, bool], Policy] = {}
-"""The policy of this worker process, loaded with its first trial."""
+_loaded: dict[PolicySpec, Policy] = {}
+"""The policy of this process, loaded when it is first asked for."""
 
 
 def _one_thread() -> None:
@@ -369,9 +368,23 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # several processes with a thread for each core make one another wait
 
 
-def _in_worker(
-    spec: PolicySpec, blind: bool, robot: str, trial: Trial, config: LoopConfig, max_seconds: float
-) -> EpisodeRecord:
-    if (spec, blind) not in _loaded:
-        _loaded[spec, blind] = open_policy(spec, blind=blind)
-    return run_trial(trial, _loaded[spec, blind], robot, config=config, max_seconds=max_seconds)[0]
+@contextmanager
+def _running(
+    runner: Runner, workers: int
+) -> Iterator[tuple[Mapping[str, Any], Callable[[Sequence[Trial]], Iterable[EpisodeRecord]]]]:
+    """What the runner says of itself, and a function that runs trials here or in worker processes, in any order."""
+    if workers == 1 or not isinstance(runner.policy, PolicySpec):
+        try:
+            yield runner.describe(), lambda trials: map(runner.run, trials)
+        finally:
+            _loaded.clear()
+        return
+    from concurrent.futures import as_completed
+
+    with worker_pool(workers, initializer=_one_thread) as pool:
+
+        def run(trials: Sequence[Trial]) -> Iterator[EpisodeRecord]:
+            for future in as_completed([pool.submit(runner.run, trial) for trial in trials]):
+                yield future.result()
+
+        yield pool.submit(runner.describe).result(), run

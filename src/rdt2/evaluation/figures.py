@@ -90,8 +90,9 @@ def _draw_paths(axes: Any, view: EpisodeView) -> None:
             continue
         path = np.asarray(view.positions[arm])
         for chunk in view.chunks:
-            x, y, z = np.asarray(chunk.positions[arm]).T
-            axes.plot(x, y, z, color=colour, lw=0.7, alpha=0.55)
+            if arm in chunk.positions:
+                x, y, z = np.asarray(chunk.positions[arm]).T
+                axes.plot(x, y, z, color=colour, lw=0.7, alpha=0.55)
         axes.plot(*path.T, color=colour, lw=2.0, label=f"{arm} arm")
         axes.scatter(*path[0], color=colour, s=14, marker="o", depthshade=False)
         axes.scatter(*path[-1], color=colour, s=34, marker="*", depthshade=False)
@@ -115,6 +116,8 @@ def _draw_widths(axes: Any, view: EpisodeView, arm: str) -> None:
     colour = _ARM_COLOURS[arm]
     if arm in view.widths:
         for chunk in view.chunks:
+            if arm not in chunk.widths:
+                continue
             width = np.asarray(chunk.widths[arm])
             axes.plot(
                 chunk.time + np.arange(1, len(width) + 1) / 30.0,

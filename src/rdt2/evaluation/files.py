@@ -16,19 +16,19 @@ def write_json(path: str | Path, values: Any) -> Path:
     Raises:
         RecordingError: the folder cannot be made or written, or the disk is full.
     """
-    return write_whole(path, json.dumps(_plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_whole(path, json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    """Containers, numpy numbers and paths as JSON can hold them."""
+def plain(value: Any) -> Any:
+    """Containers, numpy numbers and paths as JSON can hold them; what is not finite becomes None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -15,7 +15,7 @@ from rdt2.evaluation.video import ClipWriter
 if TYPE_CHECKING:
     from rdt2.action import ActionChunk
     from rdt2.control import EpisodeResult
-    from rdt2.evaluation.cell import EpisodeRecord
+    from rdt2.evaluation.results import EpisodeRecord
     from rdt2.observation import Observation
     from rdt2.sim.cell import Cell
 
@@ -34,7 +34,7 @@ class EpisodeFilm:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self._robot = cell.robot()
+        self._robot = cell.robot()  # an arm that the driven robot has not is looked at, too
         self._began = cell.time
         self._writer = ClipWriter(2 * HEIGHT + FRONT_WIDTH, HEIGHT, fps=30 // EVERY)
         self._times: list[float] = []
@@ -64,8 +64,8 @@ class EpisodeFilm:
         chunks = [
             ChunkView(
                 time=cycle.time,
-                positions={arm: cycle.plan.poses[arm][:, :3, 3] for arm in ARMS},
-                widths={arm: cycle.plan.widths[arm] for arm in ARMS},
+                positions={arm: poses[:, :3, 3] for arm, poses in cycle.plan.poses.items()},
+                widths=cycle.plan.widths,
             )
             for cycle in result.cycles
         ]
@@ -82,6 +82,7 @@ class EpisodeFilm:
             widths={arm: np.array(widths) for arm, widths in self._widths.items()},
             chunks=chunks,
             clip=self._writer.close(),
+            events=record.events,
         )
 
     def _look(self, time: float) -> None:

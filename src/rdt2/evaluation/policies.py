@@ -16,23 +16,31 @@ if TYPE_CHECKING:
     from rdt2.policy import Policy
 
 UNTRAINED = "untrained"
+NEUTRAL = "Do something."
+"""What a policy is told where it is to be told nothing: an observation with an empty sentence is refused."""
 
 
-class BlindPolicy:
-    """A policy that is shown black pictures: what it still achieves, it does not achieve by seeing."""
+class Deprived:
+    """A policy from which something is kept: what it still achieves, it does not achieve by that.
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    Args:
+        policy: the whole one.
+        blind: it is shown black pictures.
+        deaf: it is told `NEUTRAL` in place of every sentence.
+    """
+
+    def __init__(self, policy: Policy, *, blind: bool = False, deaf: bool = False) -> None:
+        self.whole, self.blind, self.deaf = policy, blind, deaf
 
     @property
     def keeps_promises(self) -> bool:
-        """As the wrapped policy."""
-        return self._policy.keeps_promises
+        """As the whole policy."""
+        return self.whole.keeps_promises
 
     @property
     def patience(self) -> float | None:
-        """As the wrapped policy."""
-        return self._policy.patience
+        """As the whole policy."""
+        return self.whole.patience
 
     def predict(
         self,
@@ -41,27 +49,34 @@ class BlindPolicy:
         seed: int | Sequence[int] | None = None,
         promised: Sequence[Promise | None] | None = None,
     ) -> list[ActionChunk]:
-        """As the wrapped policy, on black pictures."""
-        black = [replace(o, left=np.zeros_like(o.left), right=np.zeros_like(o.right)) for o in observations]
-        return self._policy.predict(black, seed=seed, promised=promised)
+        """As the whole policy, on what is left of the observations."""
+        return self.whole.predict([self._left(o) for o in observations], seed=seed, promised=promised)
+
+    def _left(self, observation: Observation) -> Observation:
+        if self.blind:
+            black = np.zeros_like(observation.left)
+            observation = replace(observation, left=black, right=black)
+        return replace(observation, instruction=NEUTRAL) if self.deaf else observation
 
 
-def open_policy(policy: PolicySpec | str, *, blind: bool = False) -> Policy:
+def open_policy(policy: PolicySpec | str) -> Policy:
     """Load a policy; "untrained" is demo-fm with random weights.
-
-    blind: show it black pictures.
 
     Raises:
         CheckpointError: not there, incomplete, or of another model.
     """
     from rdt2.policy import load_policy
 
-    spec = PolicySpec.of(policy)
-    untrained = spec.policy == UNTRAINED
-    loaded: Policy = load_policy(replace(spec, policy="demo-fm") if untrained else spec)
-    if untrained:
+    spec = whole_spec(PolicySpec.of(policy))
+    loaded: Policy = load_policy(spec)
+    if PolicySpec.of(policy).policy == UNTRAINED:
         _randomise(loaded)
-    return BlindPolicy(loaded) if blind else loaded
+    return loaded
+
+
+def whole_spec(spec: PolicySpec) -> PolicySpec:
+    """Which policy's files a spec is about: those of demo-fm for "untrained"."""
+    return replace(spec, policy="demo-fm") if spec.policy == UNTRAINED else spec
 
 
 def _randomise(policy: Policy) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rdt2.evaluation.identity import versions
 from rdt2.evaluation.statistics import Rate
-from rdt2.files import write_whole
+from rdt2.files import whole_file
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from jinja2 import Template
     from numpy import ndarray
 
+    from rdt2.evaluation.results import EpisodeRecord, Event
     from rdt2.evaluation.video import Clip
 
 
@@ -52,6 +55,8 @@ class EpisodeView:
     widths: Mapping[str, Float[ndarray, " n"]]
     chunks: Sequence[ChunkView] = ()
     clip: Clip | None = None
+    events: Sequence[Event] = ()
+    """Pauses, what the guard held back, and collisions, in order."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,24 @@ class Report:
     subtitle: str
     summary: Sequence[SummaryRow]
     episodes: Sequence[EpisodeView]
+    """Those that are shown in full."""
     timing: Sequence[StageTiming]
     settings: Mapping[str, str]
     """What to know to run it again: command, seeds, checkpoint."""
-    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    versions: Mapping[str, str] = field(default_factory=versions)
     title_zh: str = ""
+    records: Sequence[EpisodeRecord] = ()
+    """Those that get a line each in a table of all."""
+    heading: str = "Episodes"
 
 
-def write_report(path: str | Path, report: Report) -> Path:
-    """Render the page and write it atomically.
+def write_report(path: str | Path, report: Report, *, articles: Mapping[str, Path] | None = None) -> Path:
+    """Render the page and write it atomically, episode by episode: however many videos it has, one is in memory.
+
+    Args:
+        path: the page.
+        report: what it says.
+        articles: name -> file of an episode that was made before (`episode_article`), after those of the report.
 
     Returns:
         The absolute path of the file.
@@ -101,15 +115,51 @@ def write_report(path: str | Path, report: Report) -> Path:
     Raises:
         RecordingError: the file cannot be written.
     """
-    return write_whole(path, render(report))
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as stream:
+        stream.writelines(_pieces(report, articles or {}))
+    return Path(path).expanduser().absolute()
 
 
 def render(report: Report) -> str:
     """The page as HTML. Every text is escaped; the drawings are our own SVG."""
-    from jinja2 import Environment, StrictUndefined
+    return "".join(_pieces(report, {}))
+
+
+def _pieces(report: Report, articles: Mapping[str, Path]) -> Iterator[str]:
+    from markupsafe import Markup
+
+    def shown() -> Iterator[str]:
+        for k, view in enumerate(report.episodes):
+            yield Markup(episode_article(view, f"e{k}"))
+        for file in articles.values():
+            yield Markup(file.read_text(encoding="utf-8"))
+
+    yield from _template("report.html.j2").generate(
+        report=report,
+        heading=report.heading,
+        shown=len(report.episodes) + len(articles),
+        articles=shown(),
+        filmed=set(articles),
+    )
+
+
+def episode_article(view: EpisodeView, name: str) -> str:
+    """One episode as the page shows it: HTML whose ids, `name` first of all, are those of no other."""
     from markupsafe import Markup
 
     from rdt2.evaluation.figures import episode_figure
+
+    figure = Markup(_own_ids(episode_figure(view), name))
+    return _template("episode.html.j2").render(view=view, name=name, figure=figure)
+
+
+def article_name(record: EpisodeRecord) -> str:
+    """What an episode's article is called, on the page and as a file."""
+    return f"{record.task}-{record.index:05}"
+
+
+def _template(name: str) -> Template:
+    from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -118,10 +168,15 @@ def render(report: Report) -> str:
     environment.filters["number"] = lambda value, digits=1: (
         f"{value:.{digits}f}" if np.isfinite(value) else "–"
     )
-    source = resources.files("rdt2.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    # Each SVG's inner ids must differ from those of the other drawings on the page.
-    figures = [Markup(_own_ids(episode_figure(view), f"e{k}")) for k, view in enumerate(report.episodes)]
-    return environment.from_string(source).render(report=report, figures=figures)
+    environment.filters["counted"] = _counted
+    environment.filters["anchor"] = article_name
+    source = resources.files("rdt2.evaluation").joinpath(name).read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _counted(events: Sequence[Event]) -> str:
+    counts = Counter(event.kind for event in events)
+    return ", ".join(f"{kind} ({count})" for kind, count in counts.items())
 
 
 def stage_timings(seconds: Mapping[str, Sequence[float]]) -> list[StageTiming]:
@@ -139,17 +194,6 @@ def stage_timings(seconds: Mapping[str, Sequence[float]]) -> list[StageTiming]:
         if len(values)
     ]
     return sorted(rows, key=lambda row: -row.share)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the result, as installed."""
-    found = {"python": platform.python_version()}
-    for package in ("rdt2", "torch", "transformers", "mujoco", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _own_ids(svg: str, prefix: str) -> str:

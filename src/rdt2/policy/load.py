@@ -59,8 +59,7 @@ def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMP
         )
     device = checked_device(spec.device)
     dtype = checked_dtype(spec.dtype, device)
-    given = {name: getattr(spec, name) for name in ("vlm", "processor", "tokenizer", "normalizer")}
-    chosen = _resolve(_revised(spec), {name: value for name, value in given.items() if value is not None})
+    chosen = policy_parts(spec)
     if chosen.kind == "fm":
         if spec.temperature is not None:
             raise CheckpointError(
@@ -75,6 +74,16 @@ def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMP
 
 
 # ------------------------------------------------------------------------------------------- what is meant
+
+
+def policy_parts(spec: PolicySpec) -> Bundle:
+    """What `load_policy` would load: local folders and files, or hub ids.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_policy`; no weights are read.
+    """
+    given = {name: getattr(spec, name) for name in ("vlm", "processor", "tokenizer", "normalizer")}
+    return _resolve(_revised(spec), {name: value for name, value in given.items() if value is not None})
 
 
 def _revised(spec: PolicySpec) -> str:
