@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 pytest.importorskip("mujoco")
 
@@ -21,6 +22,7 @@ from rdt2.evaluation.compare import compare
 from rdt2.evaluation.page import Page
 from rdt2.evaluation.results import CellEvaluation, Event, read_evaluation
 from rdt2.policy.spec import PolicySpec
+from rdt2.robot.settings import RobotSettings
 from rdt2.sim.tasks import TASKS
 
 
@@ -98,6 +100,21 @@ def test_more_episodes_are_added_and_none_is_lost(no_simulation, tmp_path):
     with pytest.raises(ConfigError, match=r"5 episodes that are not asked for, such as number 4 of pick"):
         evaluate_cell(Still(), "ur5e", "pick", episodes=4, json=file, resume=True)
     assert read_evaluation(file).episodes == 9
+
+
+def test_a_robot_with_one_arm_is_asked_for_that_hand_and_filmed(tmp_path):
+    """Regression: half of its episodes asked for the arm that it has not."""
+    pytest.importorskip("matplotlib")
+    robot = RobotSettings.read("cell_ur5e").model_dump(mode="json")
+    del robot["arms"]["left"]
+    file, page = tmp_path / "one.yaml", Page(tmp_path / "p.html", "all")
+    file.write_text(yaml.safe_dump(robot))
+    result = evaluate_cell(Still(), str(file), "pick", episodes=2, max_seconds=0.2, page=page)
+    assert [each.hand for each in result.records] == ["right", "right"]
+    assert len({each.colour for each in result.records}) == 2
+    assert page.write(result).read_text(encoding="utf-8").count("<article") == 2
+    with pytest.raises(ConfigError, match="has the right arm alone"):
+        evaluate_cell(Still(), str(file), "pick", episodes=2, swap_instruction=True)
 
 
 @pytest.mark.parametrize(

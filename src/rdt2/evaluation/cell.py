@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.action import ARMS
 from rdt2.errors import ConfigError
 from rdt2.evaluation.files import plain, write_json
 from rdt2.evaluation.identity import (
@@ -134,7 +135,12 @@ def evaluate_cell(
     arms = cell_settings(robot)
     tasks = list(TASKS) if task == ALL else [task]
     options: Any = {"scenery": scenery, "unseen_shapes": unseen_shapes, "swap_instruction": swap_instruction}
-    trials = [trial for name in tasks for trial in draw_trials(name, episodes, seed, **options)]
+    hands = [side for side in ARMS if side in arms.sides]
+    if swap_instruction and len(hands) < len(ARMS):
+        raise ConfigError(
+            f"{robot} has the {hands[0]} arm alone: swap_instruction would ask for the other hand, too."
+        )
+    trials = [trial for name in tasks for trial in draw_trials(name, episodes, seed, hands=hands, **options)]
     before = _before(json, resume, {(trial.task_kind, trial.index) for trial in trials})
     done = {record.trial for record in before.records} if before else set()
     left = [trial for trial in trials if (trial.task_kind, trial.index) not in done]

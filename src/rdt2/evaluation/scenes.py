@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rdt2.action import ARMS
 from rdt2.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ class Trial:
 
 def task_named(scene: Scene, instruction: str) -> Task | None:
     """The task of a scene that a sentence asks for; case, spaces and full stop do not matter."""
-    from rdt2.action import ARMS
     from rdt2.sim.tasks import TASKS, make_task
 
     wanted = _words(instruction)
@@ -82,10 +82,12 @@ def draw_trials(
     scenery: str = "seen",
     unseen_shapes: bool = False,
     swap_instruction: bool = False,
+    hands: Sequence[str] = ARMS,
 ) -> list[Trial]:
     """The trials of an evaluation: hands alternate, colours take turns, each with the first scene that fits.
 
-    Any number of episodes is balanced: hands to within one, colours to within two.
+    Any number of episodes is balanced: hands to within one, colours to within two. A robot with one arm is asked for
+    that hand alone: `hands`.
 
     Raises:
         ConfigError: no episodes, or a seed whose scenes would reach those of training.
@@ -102,7 +104,7 @@ def draw_trials(
         raise ConfigError(f"episodes is {episodes}, expected 1 to {SCENE_SEEDS_EACH // 20}.")
     waiting: dict[tuple[str, str], list[int]] = {}
     for index in range(episodes):
-        waiting.setdefault(_wanted(index, list(COLOURS)), []).append(index)
+        waiting.setdefault(_wanted(index, list(COLOURS), hands), []).append(index)
     found: dict[int, Trial] = {}
     for scene_seed in range(seed * SCENE_SEEDS_EACH, (seed + 1) * SCENE_SEEDS_EACH):
         scene = make_scene(task_kind, scene_seed, scenery=scenery, unseen_shapes=unseen_shapes)
@@ -138,8 +140,7 @@ def trials_for(instruction: str, kinds: Sequence[str], episodes: int, seed: int)
     return [replace(trial, instruction=instruction) for trial in draw_trials(kinds[0], episodes, seed)]
 
 
-def _wanted(index: int, colours: list[str]) -> tuple[str, str]:
+def _wanted(index: int, colours: list[str], hands: Sequence[str]) -> tuple[str, str]:
     """Hand and colour of an episode: hands alternate; each goes through all colours, half a turn apart."""
-    turn, other = divmod(index, 2)
-    hand = ("right", "left")[other]
-    return hand, colours[(turn + other * (len(colours) // 2)) % len(colours)]
+    turn, other = divmod(index, len(hands))
+    return hands[other], colours[(turn + other * (len(colours) // 2)) % len(colours)]
