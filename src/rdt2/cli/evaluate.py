@@ -221,7 +221,8 @@ class EvaluateCompare:
     one with two settings (--mode, --latency, --steps, --robot, a control such as --blind). Scenes are compared pair by
     pair: those that both did, or neither did, say nothing about which is better. p is that of McNemar's exact test: how
     likely so unequal a split of the others is if neither is better. The interval is of the difference between the two
-    success rates (Agresti and Min 2005). What else differs between the two is listed.
+    success rates (Agresti and Min 2005). `followed` compares how often
+    the arms did what the sentence says. What else differs between the two is listed.
 
     For example:
       rdt2 evaluate cell --policy demo-fm --episodes 60 --json a.json

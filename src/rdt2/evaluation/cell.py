@@ -284,7 +284,7 @@ def run_trial(
         reason=result.ending,
         chunks=len(result.inference),
         pauses=len(result.pauses),
-        slowed=slowed,
+        slowed=dict(sorted(slowed.items(), key=lambda item: -item[1])),
         collisions=sum(event.kind == "collision" for event in events),
         inference_ms=1000 * float(np.median(result.inference)) if result.inference else None,
         events=events,

@@ -51,19 +51,11 @@ class Comparison:
 
         table = Table(title=f"first: {first}\nsecond: {second}", title_justify="left")
         table.add_column("", no_wrap=True)
-        for name in (
-            "first",
-            "second",
-            "only first",
-            "only second",
-            "difference (points)",
-            "95 % interval",
-            "p",
-        ):
-            table.add_column(name, justify="right")
+        for name in ("first", "second", "only\n1st", "only\n2nd", "points", "95 %", "p"):
+            table.add_column(name, justify="right", no_wrap=True)
         rows = list(self.tasks.items())
         rows += [("all tasks", self.total)] if len(rows) > 1 else []
-        for label, paired in [*rows, ("did what the sentence says", self.followed)]:
+        for label, paired in [*rows, ("followed", self.followed)]:
             one, other = paired.both + paired.only_first, paired.both + paired.only_second
             table.add_row(
                 label,

@@ -58,7 +58,7 @@ class EpisodeRecord:
     pauses: int
     """How often the arms came to rest for a fault: an invalid chunk, an old picture."""
     slowed: dict[str, float]
-    """What the guard held back -> for how many seconds."""
+    """What the guard held back -> for how many seconds, the longest first."""
     collisions: int
     """How often parts of the arms met one another, the table or what they should not touch."""
     inference_ms: float | None
