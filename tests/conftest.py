@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-# Of what is started in the background SIGINT is ignored, and so it would be in every process that a test starts.
+# Of what is started in the background SIGINT is ignored, under nohup SIGHUP, and so they would be in every process that
+# a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
