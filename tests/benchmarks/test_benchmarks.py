@@ -14,7 +14,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-LIBRARIES = {"naive"}  # imported by others
+LIBRARIES = {"naive", "wallclock"}  # imported by others
 
 
 @pytest.fixture
@@ -107,6 +107,34 @@ def test_calibration(run):
     figures = run("calibration", "--policy", "untrained", "--episodes", "1", "--max-seconds", "0.2")
     assert list(figures)[:3] == ["as measured", "turned by 5 degrees", "shifted by 2 cm"]
     assert all(each["trials"] == 1 for each in figures.values())
+
+
+def test_loop(run):
+    """Limits hold, always; how fast a busy machine is, is not tested."""
+    pytest.importorskip("mujoco")
+    options = ("--scenes", "1", "--policy", "untrained", "--max-seconds", "0.2")
+    figures = run("loop", "--delays", "0.05", "0.5", "--seconds", "1.5", *options)
+    assert figures["violations"] == 0
+    assert figures["recorder"]["fps_min"] > 5
+    assert figures["servo"]["p99_ms"] > 7
+    assert figures["delays"]["500 ms"]["mode"] == "synchronous"
+    assert "can be driven before the next comes" in figures["delays"]["500 ms"]["refused"]
+    assert figures["success"]["synchronous, 0.1 s"]["trials"] == 1
+    assert "driven before the next comes" in figures["success"]["asynchronous, 0.3 s"]["refused"]
+
+
+def test_faults(run):
+    pytest.importorskip("mujoco")
+    killed = "main process killed (kill -9)"
+    figures = run("faults", "--only", "arm refuses a command", "SIGTERM", killed)
+    assert "the left arm refuses: protective stop" in figures["arm refuses a command"]["ending"]
+    assert figures["SIGTERM"]["ending"] == "stopped by SIGTERM"
+    assert "no process left" in figures[killed]["ending"]
+    for name in ("arm refuses a command", "SIGTERM", killed):
+        assert figures[name]["acted_ms"] < 1000
+        assert figures[name]["still_ms"] < 1000
+        assert figures[name]["lines_recorded"] > 10
+        assert not figures[name]["threads_left"]
 
 
 @pytest.mark.skipif(

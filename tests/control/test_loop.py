@@ -343,7 +343,9 @@ def test_pictures_that_come_again_let_the_episode_go_on():
     assert result.cycles[-1].time > 2.0
 
 
-@pytest.mark.parametrize("what", ["NaN", "frozen", "ahead", "elsewhere", "gripper", "raises", "fault"])
+@pytest.mark.parametrize(
+    "what", ["NaN", "frozen", "ahead", "elsewhere", "gripper", "raises", "lost", "fault"]
+)
 def test_what_is_wrong_with_a_device_stops_the_robot_for_good(what):
     robot = fake_robot()
     arm, gripper, clock = robot.arms["left"], robot.grippers["left"], robot.clock
@@ -376,6 +378,13 @@ def test_what_is_wrong_with_a_device_stops_the_robot_for_good(what):
             lambda: type(opening())(99.0, 99000, 0.05) if wrong() else opening(),
             "left gripper",
         )
+    elif what == "lost":
+
+        def lost():
+            raise OSError(113, "No route to host")
+
+        gripper.state = lambda: lost() if wrong() else opening()
+        wanted = "the left gripper does not say where it is: OSError: [Errno 113] No route to host"
     elif what == "raises":
         arm.execute, wanted = fails, "No route to host"
     else:

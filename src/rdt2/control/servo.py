@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -155,8 +155,8 @@ class Servo:
         robot = self.robot
         if faults := robot.faults():
             raise SafetyError(" ".join(faults))
-        states = {side: arm.state() for side, arm in robot.arms.items()}
-        grippers = {side: gripper.state() for side, gripper in robot.grippers.items()}
+        states = {side: _state(f"{side} arm", arm) for side, arm in robot.arms.items()}
+        grippers = {side: _state(f"{side} gripper", gripper) for side, gripper in robot.grippers.items()}
         # what was measured while this part was being served may be newer than `now`
         self.watch.states(states, grippers, now=max(now, robot.clock.now()))
         self.widths = {side: state.width for side, state in grippers.items()}
@@ -182,6 +182,17 @@ class Servo:
             if past[0][0] > since or np.linalg.norm(places - past[-1][1][:3, 3], axis=1).max() > within:
                 return False
         return True
+
+
+def _state(name: str, device: Any) -> Any:
+    try:
+        return device.state()
+    except RDT2Error:
+        raise
+    except Exception as error:  # of any driver
+        raise SafetyError(
+            f"the {name} does not say where it is: {type(error).__name__}: {error}. Check its driver."
+        ) from error
 
 
 def _told(error: Exception) -> str:

@@ -1,0 +1,184 @@
+"""The loop in real time: limits, hand-over, recorder and servo at every delay of inference; and success by mode.
+
+    python benchmarks/loop.py --json loop.json                        # a minute
+    python benchmarks/loop.py --scenes 60 --workers 2 --json loop.json  # and success, hours on two cores
+
+Drives two UR5e of the real-time cell with a policy in a process of its own that takes so long and turns round with
+every chunk. What every arm is told is noted: `violations` counts limits that were exceeded, by finite differences, and
+poses that were due sooner than a period after the one before. `handover_mm` is the largest distance from what an arm is
+told when a chunk comes to what that chunk wishes for then; the guard makes a motion within limits of it. Where a mode
+is refused because a chunk would come too late, that is said and the loop runs synchronously. `--scenes` counts success
+of the modes in the same scenes, in simulated time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rdt2.control import EpisodeResult, LoopConfig, Mode, run_episode
+from rdt2.errors import ConfigError
+from rdt2.evaluation.cell import evaluate_cell, loop_config
+from rdt2.evaluation.results import rate_cells
+from rdt2.evaluation.statistics import Paired
+from rdt2.policy import PolicyProcess
+from rdt2.sim import make_scene
+from rdt2.sim.cell import cell_settings
+from rdt2.sim.realtime import RealtimeCell
+from wallclock import SENTENCE, Commands, machine, open_turns, turns
+
+DELAYS = (0.0, 0.1, 0.2, 0.3, 0.5)
+MODES: tuple[Mode, ...] = ("synchronous", "asynchronous", "chunking")
+LATENCIES = (0.1, 0.3)
+
+
+class Counts:
+    """A recorder that counts."""
+
+    def __init__(self) -> None:
+        self.frames: list[float] = []
+
+    def on_cycle(self, observation: Any, chunk: Any, time: float) -> None:
+        pass
+
+    def on_frame(self, time: float) -> None:
+        self.frames.append(time)
+
+
+def handover_mm(result: EpisodeResult, commands: Commands, latency: float) -> float:
+    """The largest distance from what an arm is told when a chunk comes to what the chunk wishes for then."""
+    began = result.cycles[0].plan.observed - result.cycles[0].time if result.cycles else 0.0
+    furthest = 0.0
+    for cycle in result.cycles:
+        for side, told in commands.told.items():
+            when, pose = next(
+                (each for each in told if each[0] >= began + cycle.time + cycle.delay), told[-1]
+            )
+            wish = cycle.plan.pose(side, when + latency)
+            furthest = max(furthest, float(np.linalg.norm(pose[:3, 3] - wish[:3, 3])))
+    return 1e3 * furthest
+
+
+def drive(delay: float, seconds: float) -> dict[str, Any]:
+    """One episode at one delay."""
+    settings, scene = cell_settings("ur5e"), make_scene("pick", 1)
+    settings = settings.changed({"safety.table_height": scene.table_height})
+    refused, mode = "", "asynchronous"
+    with (
+        RealtimeCell("ur5e", scene, settings.cell) as cell,
+        PolicyProcess(turns(delay), open=open_turns) as policy,
+    ):
+        robot, counts = cell.robot(), Counts()
+        commands = Commands(robot)
+
+        def episode(mode: Mode) -> EpisodeResult:
+            return run_episode(
+                robot, policy, SENTENCE, settings=settings, recorder=counts, max_seconds=seconds,
+                config=LoopConfig(mode=mode),
+            )  # fmt: skip
+
+        try:
+            result = episode("asynchronous")
+        except ConfigError as error:
+            refused, mode = str(error), "synchronous"
+            robot = cell.robot()
+            robot.recover()
+            commands = Commands(robot)
+            result = episode("synchronous")
+        speed = cell.real_time_factor
+    shares = commands.shares(settings.arms["left"].bounds)
+    soonest = commands.soonest()
+    periods = 1e3 * np.array(result.lateness)
+    return {
+        "mode": mode,
+        "refused": refused,
+        "ending": result.ending,
+        "chunks": len(result.cycles),
+        "pauses": [pause.reason for pause in result.pauses],
+        "shares_of_limits": {name: round(share, 3) for name, share in shares.items()},
+        "violations": sum(share > 1.0 for share in shares.values()) + (soonest < 0.008 - 1e-6),
+        "handover_mm": round(handover_mm(result, commands, settings.arms["left"].latency), 1),
+        "recorder_fps": round(len(counts.frames) / result.seconds, 2),
+        "unrecorded": result.unrecorded,
+        "servo_ms": {str(q): round(float(np.percentile(periods, q)), 2) for q in (50, 90, 99, 100)},
+        "cell_real_time_factor": round(speed, 3),
+        **machine(),
+    }
+
+
+def count_success(policy: str, scenes: int, workers: int, max_seconds: float) -> dict[str, Any]:
+    """Success of every mode in the same scenes, at every latency; refusals in words."""
+    figures: dict[str, Any] = {}
+    for latency in LATENCIES:
+        outcomes: dict[str, list[bool]] = {}
+        for mode in MODES:
+            name = f"{mode}, {latency} s"
+            try:
+                result = evaluate_cell(
+                    policy, "ur5e", "pick", episodes=scenes, workers=workers, max_seconds=max_seconds,
+                    config=loop_config(mode=mode, latency=latency),
+                )  # fmt: skip
+            except ConfigError as error:
+                figures[name] = {"refused": str(error)}
+                continue
+            outcomes[mode] = [record.success for record in result.records]
+            figures[name] = result.success_rate.as_dict() | {"wall_seconds": round(result.wall_seconds)}
+            if mode != "synchronous":
+                paired = Paired.of(outcomes[mode], outcomes["synchronous"])
+                figures[name]["against_synchronous"] = paired.as_dict()
+            figures[name]["cells"] = rate_cells(result.success_rate)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each episode")
+    parser.add_argument("--delays", type=float, nargs="+", default=DELAYS, help="seconds of inference")
+    parser.add_argument("--scenes", type=int, default=0, help="also count success in so many paired scenes")
+    parser.add_argument("--policy", default="demo-fm", help="of --scenes")
+    parser.add_argument("--workers", type=int, default=1, help="of --scenes")
+    parser.add_argument("--max-seconds", type=float, default=20.0, help="of --scenes")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = {f"{1e3 * delay:.0f} ms": drive(delay, options.seconds) for delay in options.delays}
+    figures: dict[str, Any] = {
+        "violations": sum(row["violations"] for row in rows.values()),
+        "handover_mm": max(row["handover_mm"] for row in rows.values()),
+        "recorder": {"fps_min": min(row["recorder_fps"] for row in rows.values())},
+        "servo": {"p99_ms": max(row["servo_ms"]["99"] for row in rows.values())},
+        "delays": rows,
+    }
+    table = Table(title="The loop in real time, two UR5e", title_justify="left")
+    for name in ("inference", "mode", "limits used, %", "hand-over, mm", "recorder, 1/s", "servo p99, ms"):
+        table.add_column(name)
+    for name, row in rows.items():
+        used = 100 * max(row["shares_of_limits"].values())
+        table.add_row(
+            name, row["mode"], f"{used:.0f}", f"{row['handover_mm']:.1f}", f"{row['recorder_fps']:.1f}",
+            f"{row['servo_ms']['99']:.1f}",
+        )  # fmt: skip
+    Console().print(table)
+    if options.scenes:
+        figures["success"] = count_success(
+            options.policy, options.scenes, options.workers, options.max_seconds
+        )
+        table = Table(title=f"{options.policy}, {options.scenes} paired scenes", title_justify="left")
+        for name in ("mode and latency", "success", "rate", "95 % interval"):
+            table.add_column(name)
+        for name, row in figures["success"].items():
+            table.add_row(name, *(row.pop("cells") if "cells" in row else ("refused", "", "")))
+        Console().print(table)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

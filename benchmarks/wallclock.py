@@ -1,0 +1,131 @@
+"""What the benchmarks of the loop in real time share: a policy that turns round, and who looks on."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from rdt2.action import ARMS, HORIZON, ActionChunk, chunk_from_poses
+from rdt2.control.servo import TICK
+from rdt2.policy import PolicySpec
+from rdt2.robot import Robot
+from rdt2.robot.settings import Bounds
+
+SPEED = 0.3
+"""m/s at which the policy moves both arms, to and fro."""
+SENTENCE = "Pick up the red cube with the left hand."
+
+
+class Turns:
+    """Moves both arms along x at `SPEED` and turns round with every chunk, which no hand-over likes.
+
+    Args:
+        delay: seconds of each prediction.
+        fault: what goes wrong from prediction `first` on: "", "hangs", "NaN".
+    """
+
+    keeps_promises, patience = False, None
+
+    def __init__(self, delay: float, fault: str = "", first: int = 5) -> None:
+        self.delay, self.fault, self.first, self.asked = delay, fault, first, 0
+
+    def predict(self, observations: Any, *, seed: Any = None, promised: Any = None) -> list[ActionChunk]:
+        self.asked += 1
+        time.sleep(self.delay)
+        steps = np.repeat(np.eye(4)[None], HORIZON, axis=0)
+        steps[:, 0, 3] = (-1) ** self.asked * SPEED / 30 * np.arange(1, HORIZON + 1)
+        if self.asked >= self.first and self.fault == "hangs":
+            time.sleep(5.0)
+        if self.asked >= self.first and self.fault == "NaN":
+            steps[:, 0, 3] = np.nan
+        still = {side: np.eye(4) for side in ARMS}
+        widths = {side: np.full(HORIZON, 0.05) for side in ARMS}
+        return [ActionChunk(chunk_from_poses(still, {side: steps for side in ARMS}, widths))]
+
+
+def turns(delay: float, fault: str = "") -> PolicySpec:
+    """For `PolicyProcess(turns(0.1), open=open_turns)`."""
+    return PolicySpec(policy=f"{delay} {fault}")
+
+
+def open_turns(spec: PolicySpec) -> Turns:
+    delay, fault = spec.policy.split(" ")
+    return Turns(float(delay), fault)
+
+
+class Commands:
+    """Notes every pose that the arms of a robot are told, and when it is due."""
+
+    def __init__(self, robot: Robot) -> None:
+        self.told: dict[str, list[tuple[float, np.ndarray]]] = {side: [] for side in robot.sides}
+        for side, arm in robot.arms.items():
+            arm.execute = self._noting(side, arm.execute)  # type: ignore[method-assign]
+
+    def _noting(self, side: str, execute: Any) -> Any:
+        def noting(times: np.ndarray, poses: np.ndarray) -> None:
+            self.told[side].append((float(times[0]), poses[0]))
+            execute(times, poses)
+
+        return noting
+
+    def shares(self, bounds: Bounds) -> dict[str, float]:
+        """Largest share of each limit that was commanded, by finite differences; steps are one period apart."""
+        limits = {
+            "speed": bounds.speed, "acceleration": bounds.acceleration, "jerk": bounds.jerk,
+            "turn_rate": bounds.turn_rate, "turn_acceleration": bounds.turn_acceleration, "turn_jerk": bounds.turn_jerk,
+        }  # fmt: skip
+        found = dict.fromkeys(limits, 0.0)
+        for told in self.told.values():
+            poses = np.stack([pose for _, pose in told])
+            moved = np.diff(poses[:, :3, 3], axis=0) / TICK
+            steps = poses[1:, :3, :3] @ poses[:-1, :3, :3].transpose(0, 2, 1)
+            turned = Rotation.from_matrix(steps).as_rotvec() / TICK
+            values = [np.diff(v, n, axis=0) / TICK**n for v in (moved, turned) for n in (0, 1, 2)]
+            for (name, limit), value in zip(limits.items(), values, strict=True):
+                found[name] = max(found[name], float(np.linalg.norm(value, axis=1).max(initial=0.0)) / limit)
+        return found
+
+    def soonest(self) -> float:
+        """The shortest time between two poses, seconds: less than a period would be a faster motion."""
+        return min(float(np.diff([due for due, _ in told]).min()) for told in self.told.values())
+
+
+class Speeds(threading.Thread):
+    """Looks every 4 ms at how fast the arms are."""
+
+    def __init__(self, robot: Robot) -> None:
+        super().__init__(name="onlooker", daemon=True)
+        self._robot, self._over = robot, threading.Event()
+        self.seen: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        while not self._over.wait(0.004):
+            speed = max(float(np.linalg.norm(a.state().velocity[:3])) for a in self._robot.arms.values())
+            self.seen.append((self._robot.clock.now(), speed))
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+
+    def still_after(self, moment: float, below: float) -> float:
+        """When the arms came to rest for good, or `moment` if they were at rest."""
+        moving = [time for time, speed in self.seen if speed > below and time > moment]
+        return max(moving, default=moment)
+
+
+def machine() -> dict[str, Any]:
+    """The processor, how many, and how busy it was: of the last minute, so many threads wanted to run."""
+    import os
+
+    name = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    return {"processor": name, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
