@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 TICK = 0.008
 """Seconds between two commands."""
-AHEAD = 0.003
-"""Seconds by which a command must be on its way before it is due."""
 REMEMBERED = 2.0
 """Seconds of measured poses that are kept."""
 HANGS = 0.5
@@ -121,8 +119,8 @@ class Servo:
             self.stop(_told(error))
 
     def _command(self, now: float) -> None:
-        # Steps of one period lie at least one period apart, however late this thread wakes: devices drive evenly from
-        # each to the next, and what was missed makes the motion slower, never faster.
+        # Steps of one period lie at least one period apart, and are sent at least one ahead, however late this thread
+        # wakes: devices drive evenly from each to the next, and what was missed makes the motion slower, never faster.
         due, plan, robot = max(self._due, now) + TICK, self._plan, self.robot
         if plan is None or now > self._until:
             command = self.guard.brake()
@@ -131,7 +129,7 @@ class Servo:
             poses = {side: plan.pose(side, due + late) for side, (late, _) in self._latency.items()}
             widths = {side: plan.width(side, due + late) for side, (_, late) in self._latency.items()}
             command = self.guard.step(poses, widths)
-        self._due = due = max(due, robot.clock.now() + AHEAD)
+        self._due = due = max(due, robot.clock.now() + TICK)
         with contextlib.suppress(
             LateError
         ):  # devices wait for the next one, so long as their watchdog lets them
