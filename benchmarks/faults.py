@@ -196,10 +196,11 @@ def row(
 ) -> dict[str, Any]:
     began = over - result.seconds
     paused = [began + pause.time for pause in result.pauses if began + pause.time > fault - 0.05]
-    acted = min([*paused, *stops], default=fault)
+    unharmed = result.ending == "time is up" and not paused  # the stop is that of the end
+    acted = min([*paused, *stops])
     return {
-        "acted_ms": round(1e3 * (acted - fault)),
-        "still_ms": round(1e3 * (speeds.still_after(acted, STILL) - acted)) if paused or stops else None,
+        "acted_ms": None if unharmed else round(1e3 * (acted - fault)),
+        "still_ms": None if unharmed else round(1e3 * (speeds.still_after(acted, STILL) - acted)),
         "ending": result.ending,
         "unrecorded": result.unrecorded,
         "lines_recorded": lines,
@@ -311,8 +312,8 @@ def main() -> None:
         table.add_column(name)
     for name in names:
         each = figures[name]
-        still = "" if each["still_ms"] is None else str(each["still_ms"])
-        table.add_row(name, str(each["acted_ms"]), still, each["ending"])
+        times = ("" if each[key] is None else str(each[key]) for key in ("acted_ms", "still_ms"))
+        table.add_row(name, *times, each["ending"])
     Console().print(table)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
