@@ -12,7 +12,6 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from rdt2.errors import LateError, SafetyError
 
@@ -126,6 +125,8 @@ class PoseTrajectory(_Trajectory["np.ndarray"]):
     def _blend(self, a: ndarray, b: ndarray, fraction: float) -> ndarray:
         if self._turn is None or self._turn[0] is not a or self._turn[1] is not b:
             # the same two waypoints are asked about hundreds of times a second
+            from scipy.spatial.transform import Rotation
+
             vector = Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).as_rotvec()
             angle = float(np.linalg.norm(vector))
             x, y, z = vector / angle if angle > 1e-12 else vector
