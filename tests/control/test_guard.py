@@ -144,6 +144,18 @@ def test_an_arm_outside_its_workspace_comes_back_and_never_goes_further():
     assert min(c.poses["right"][1, 3] for c in again) >= -0.60 - 1e-3, "once inside, it stays inside"
 
 
+def test_an_arm_far_outside_comes_back_slowly():
+    """Regression: it rushed back at full speed, a way that nobody had asked for."""
+    start = {"right": down("right", 0.0, -0.75, 0.3), "left": waiting("left")}
+    guard, poses = guarded(poses=start)
+    out = drive(guard, held(poses, 0.5))
+    assert (
+        max(np.linalg.norm(c.velocity["right"][:3]) for c in out)
+        <= 0.1 * guard._arms["right"].bounds.speed + 1e-3
+    )
+    assert out[-1].poses["right"][1, 3] > -0.75 + 0.01
+
+
 def test_an_arm_below_the_clearance_may_rise_and_not_sink():
     start = {"right": waiting("right"), "left": down("left", 0.0, 0.25, -0.008)}  # 2 mm over the table
     guard, poses = guarded(poses=start)

@@ -45,6 +45,8 @@ STANDING, STILL = 1e-5, 1e-3
 """Speed (m/s, rad/s) and acceleration below which an arm is at rest."""
 CREEP = 0.02
 """Share of the limits that nearness never takes: an arm must be able to go away."""
+RETURNING = 0.1
+"""Share of its speed with which an arm that starts where it must not be comes back: nobody asked for that way."""
 UNSAID = 2e-3
 """Metres between wish and command that nobody is told about."""
 LAG = 5e-3
@@ -267,6 +269,11 @@ class Guard:
         scale = min(1.0, max(ratio * max(shadow.load, CREEP), CREEP))
         if scale < 1.0:
             notes.setdefault(side, f"slows: {reason}")
+        if astray := self._astray(arm):
+            scale = min(scale, RETURNING)
+            notes.setdefault(
+                side, f"comes back slowly: it is {1e3 * astray:.0f} mm outside of what is allowed"
+            )
         low = shadow.low.copy()
         low[2] = max(low[2], motion.position[2] - shadow.margins[0])
         following = arm.limiter.towards(
@@ -276,6 +283,14 @@ class Guard:
         if not path.within(arm.bounds.speed, arm.bounds.turn_rate):
             raise LimitError("it would become too fast")
         return path
+
+    def _astray(self, arm: _Arm) -> float:
+        """Metres by which an arm that started outside of its workspace, or below the table, still is; else 0."""
+        shadow, motion = arm.shadow, arm.shadow.motion
+        away = float(np.max(np.maximum(shadow.low - motion.position, motion.position - shadow.high)))
+        lifted = float(shadow.body.hang(motion.rotation[None], shadow.width)[0])
+        away = max(away, shadow.ground + lifted - float(motion.position[2]))
+        return away if away > UNSAID else 0.0
 
     def _allowed(self, fresh: Mapping[str, _Course], notes: dict[str, str]) -> dict[str, _Course]:
         """What each arm does: its step to the wish where the way to rest is clean, else what it holds."""
