@@ -8,8 +8,11 @@ import time as wall
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from rdt2.action import ActionChunk
+from rdt2.errors import ActionError
+
 if TYPE_CHECKING:
-    from rdt2.action import ActionChunk, Promise
+    from rdt2.action import Promise
     from rdt2.observation import Observation
     from rdt2.policy import Policy
     from rdt2.robot import Clock
@@ -98,9 +101,15 @@ def _predict(policy: Policy, observation: Observation, seed: int | None, promise
     started = wall.perf_counter()
     try:
         if promised is None:
-            (chunk,) = policy.predict([observation], seed=seed)
+            chunks = policy.predict([observation], seed=seed)
         else:
-            (chunk,) = policy.predict([observation], seed=seed, promised=[promised])
+            chunks = policy.predict([observation], seed=seed, promised=[promised])
+        kinds = [type(chunk).__name__ for chunk in chunks] if isinstance(chunks, list | tuple) else chunks
+        if kinds != [ActionChunk.__name__]:
+            raise ActionError(
+                f"the {type(policy).__name__} answered one observation with {str(kinds)[:80]}, expected a list of one "
+                "ActionChunk. Look at its predict()."
+            )
     except Exception as error:  # whatever a model raises: whoever asked must hear of it
         return Answer(None, wall.perf_counter() - started, error)
-    return Answer(chunk, wall.perf_counter() - started)
+    return Answer(chunks[0], wall.perf_counter() - started)
