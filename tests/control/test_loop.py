@@ -561,3 +561,120 @@ def test_chunks_that_hold_nan_are_not_driven():
     result = run(fake_robot(), Broken(), seconds=3.0)
     assert not result.cycles
     assert "NaN" in result.ending
+
+
+# ------------------------------------------------------------------------------------- what a person stands beside
+
+
+@pytest.mark.parametrize("answer", [None, [None], [], "two"])
+def test_a_policy_that_answers_something_else_makes_the_arms_rest_and_is_named(answer):
+    class Odd(ConstantPolicy):
+        def predict(self, observations, *, seed=None):
+            chunks = super().predict(observations, seed=seed)
+            if len(self.seen) < 3:
+                return chunks
+            return chunks * 2 if answer == "two" else answer
+
+    robot = fake_robot()
+    result = run(robot, Odd())
+    assert "the Odd answered one observation with" in result.ending
+    assert is_stopped(robot)
+
+
+@pytest.mark.parametrize("answer", [False, None, True])
+def test_only_an_empty_word_permits_motion(answer):
+    """Regression: a dead man's switch that answers whether it is held let the arms move when it was let go."""
+    robot = fake_robot()
+    result = run(robot, ConstantPolicy(), permit=lambda: answer if robot.clock.now() > 101 else "")
+    assert f"the permit answered {answer}" in result.ending
+    assert result.seconds == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_clock_that_goes_back_stops_the_robot():
+    """Regression: all commands, and the brake, were a second ahead from then on."""
+    robot = fake_robot()
+    clock, sleep = robot.clock, robot.clock.sleep_until
+
+    def set_back(time):
+        sleep(time)
+        if clock.time > 101 and set_back.by:
+            clock.time, set_back.by = clock.time - set_back.by, 0
+
+    set_back.by, clock.sleep_until = 0.5, set_back
+    result = run(robot, ConstantPolicy())
+    assert "clock went back by 0.49" in result.ending
+    assert max(times[0] - now for now, times, _ in robot.arms["left"].calls) < 0.009
+
+
+def test_an_arm_that_moves_is_not_taken_for_one_at_rest():
+    """Regression: it was commanded to stand from 1.5 m/s within a tick, 190 m/s^2."""
+    robot = fake_robot(honest=True)
+    arm = robot.arms["left"]
+    away = arm.state().pose.copy()
+    away[0, 3] += 0.75
+    arm.execute(np.array([100.5]), away[None])
+    robot.clock.time = 100.09
+    with pytest.raises(SafetyError, match=r"left arm moves at 1\.50 m/s"):
+        run(robot, ConstantPolicy())
+    assert len(arm.calls) == 1
+    assert is_stopped(robot)
+
+
+@pytest.mark.parametrize("width", [-0.0004, 0.2003])
+def test_a_gripper_that_measures_a_little_past_its_stroke_can_be_driven(width):
+    robot = fake_robot()
+    robot.grippers["left"].trajectory.stay(width, now=START)
+    assert run(robot, ConstantPolicy(), seconds=0.5).ending == "time is up"
+
+
+def test_a_gripper_that_is_open_further_than_its_stroke_is_refused_before_anything_moves():
+    robot = fake_robot()
+    robot.grippers["left"].trajectory.stay(0.25, now=START)
+    with pytest.raises(SafetyError, match="left gripper is 250 mm open, its settings say 0 to 200 mm"):
+        run(robot, ConstantPolicy())
+    assert not robot.arms["left"].calls
+
+
+def test_a_stop_that_failed_is_tried_again():
+    robot = fake_robot()
+    arm, stop, calls = robot.arms["left"], robot.arms["left"].stop, []
+
+    def busy():
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError("the bus is busy")
+        stop()
+
+    arm.stop = busy
+    assert run(robot, ConstantPolicy(), seconds=0.5).ending == "time is up"
+    assert is_stopped(robot)
+
+
+def test_an_arm_that_cannot_be_stopped_at_the_end_is_told():
+    """Regression: the episode ended with "time is up" and no word of an arm that went on."""
+    robot = fake_robot()
+
+    def broken():
+        raise OSError("cable is out")
+
+    robot.arms["left"].stop = broken
+    assert run(robot, ConstantPolicy(), seconds=0.5).ending == (
+        "time is up. The left arm could not be stopped: cable is out."
+    )
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_an_arm_that_cannot_be_stopped_after_a_crash_is_told(calls):
+    class Crash(ConstantPolicy):
+        def predict(self, observations, *, seed=None):
+            if len(self.seen) >= calls:
+                raise RuntimeError("out of memory")
+            return super().predict(observations, seed=seed)
+
+    def broken():
+        raise OSError("cable is out")
+
+    robot = fake_robot()
+    robot.arms["left"].stop = broken
+    with pytest.raises(SafetyError, match="out of memory The left arm could not be stopped: cable is out"):
+        run(robot, Crash())

@@ -221,13 +221,19 @@ class _Episode:
                 self._drive(monitor, asked)
             except KeyboardInterrupt:
                 result.ending = STOPPED
+            except Exception as error:
+                self.unforeseen = error
             finally:
                 self.servo.stop("the episode is over.")
                 self.thinker.close()
                 if isinstance(self.recorder, BehindAQueue):
                     self.recorder.close(2.0)
-        if self.unforeseen is not None:
-            raise self.unforeseen
+        if (failure := self.unforeseen) is not None:
+            if self.servo.unstopped:
+                raise SafetyError(f"{type(failure).__name__}: {failure} {self.servo.unstopped}") from failure
+            raise failure
+        if self.servo.unstopped not in result.ending:
+            result.ending = f"{result.ending.rstrip('.')}. {self.servo.unstopped}"
         result.signal = asked.number
         result.seconds = self.clock.now() - self.began
         result.slowed = [replace(held, time=held.time - self.began) for held in self.servo.held.found]

@@ -35,6 +35,10 @@ TICK = 0.008
 """Seconds between two commands."""
 REMEMBERED = 2.0
 """Seconds of measured poses that are kept."""
+STANDS = 0.05, 0.2
+"""m/s and rad/s up to which an arm counts as at rest when an episode begins: what moves must not be stopped dead."""
+SLACK = 5e-3
+"""Metres by which a gripper may measure more than its stroke, or less than nothing."""
 HANGS = 0.5
 """Seconds without a tick after which a driver counts as hanging; every device stops by itself sooner."""
 
@@ -61,12 +65,15 @@ class Servo:
     ) -> None:
         self.robot, self.guard, self.watch, self.permit = robot, guard, watch, permit
         self._timeout, self._until = settings.safety.command_timeout, 0.0
-        self._due = -float("inf")
+        self._due = self._now = -float("inf")
         self._latency: dict[str, tuple[float, float]] = {
             side: (arm.latency, arm.gripper.latency) for side, arm in settings.arms.items()
         }
+        self._strokes = {side: arm.gripper.stroke for side, arm in settings.arms.items()}
         self.stopped = ""
         """Why the robot was stopped; it moves no more."""
+        self.unstopped = ""
+        """What could not be stopped, and why."""
         self.commanded: Commanded | None = None
         self.widths: dict[str, float] = {}
         """Measured openings, metres."""
@@ -82,13 +89,29 @@ class Servo:
         """Look where the arms are; they are at rest there.
 
         Raises:
-            SafetyError: a device says nothing that may be believed.
+            SafetyError: a device says nothing that may be believed, an arm moves, or a gripper is open further than
+                its settings know.
         """
         states = self._measure(now)
+        openings = {}
+        for side, state in states.items():
+            speed, turn = (float(np.linalg.norm(part)) for part in (state.velocity[:3], state.velocity[3:]))
+            if not (speed <= STANDS[0] and turn <= STANDS[1]):
+                raise SafetyError(
+                    f"the {side} arm moves at {speed:.2f} m/s and {turn:.2f} rad/s, expected an arm at rest. Wait "
+                    "until it stands, and see that nothing else drives it."
+                )
+            stroke, width = self._strokes[side], self.widths[side]
+            openings[side] = min(max(width, 0.0), stroke)
+            if abs(openings[side] - width) > SLACK:
+                raise SafetyError(
+                    f"the {side} gripper is {1e3 * width:.0f} mm open, its settings say 0 to {1e3 * stroke:.0f} mm. "
+                    f"Mend arms.{side}.gripper.stroke, or calibrate the gripper."
+                )
         self.guard.start(
             {side: state.pose for side, state in states.items()},
             {side: state.joints for side, state in states.items()},
-            dict(self.widths),
+            openings,
         )
 
     @property
@@ -110,8 +133,14 @@ class Servo:
         if self.stopped:
             return
         try:
-            if self.permit is not None and (reason := self.permit()):
-                raise SafetyError(reason)
+            if self.permit is not None and (reason := self.permit()) != "":
+                raise SafetyError(_forbidden(reason))
+            if now < self._now:
+                raise SafetyError(
+                    f"the robot's clock went back by {self._now - now:.3f} s: nothing that is timed can be believed. "
+                    "Give it a clock that is never set."
+                )
+            self._now = now
             states = self._measure(now)
             self.guard.check(states)
             self._command(now)
@@ -142,12 +171,17 @@ class Servo:
         self.commanded = command
 
     def stop(self, reason: str) -> None:
-        """Stop the robot for good, and say why. Any thread may; the first reason counts."""
+        """Stop the robot for good, and say why. Any thread may; the first reason counts.
+
+        What could not be stopped is tried again, now and whenever this is called.
+        """
         with self._stopping:
-            if not self.stopped:
-                failed = self.robot.stop()
-                also = "".join(f" The {name} could not be stopped: {why}" for name, why in failed.items())
-                self.stopped = reason + also
+            if not self.stopped or self.unstopped:
+                failed = self.robot.stop() and self.robot.stop()
+                self.unstopped = " ".join(
+                    f"The {name} could not be stopped: {why}" for name, why in failed.items()
+                )
+                self.stopped = self.stopped or f"{reason} {self.unstopped}".strip()
 
     def _measure(self, now: float) -> dict[str, ArmState]:
         robot = self.robot
@@ -191,6 +225,15 @@ def _state(name: str, device: Any) -> Any:
         raise SafetyError(
             f"the {name} does not say where it is: {type(error).__name__}: {error}. Check its driver."
         ) from error
+
+
+def _forbidden(reason: object) -> str:
+    """What a permit said instead of ""; only "" lets arms move, and a switch that answers yes or no is told so."""
+    if isinstance(reason, str):
+        return reason
+    return (
+        f'the permit answered {reason!r}, expected "" when the arms may move, or in words why they may not.'
+    )
 
 
 def _told(error: Exception) -> str:
