@@ -113,13 +113,13 @@ def test_training_whose_server_stops_ends_clearly_and_goes_on(
 
     def stop() -> None:
         for _ in range(3000):
-            if list(out.glob("checkpoints/step-*2")):
+            if list(out.glob("checkpoints/step-*1")):
                 break
             time.sleep(0.01)
         handler.down = True
 
     with web_server(data, handler) as address:
-        words = training(vlm, f"{address}/{BRACES}", out, "steps=6", "save_every=1", "loader_workers=1")
+        words = training(vlm, f"{address}/{BRACES}", out, "steps=40", "save_every=1", "loader_workers=1")
         stopping = threading.Thread(target=stop, daemon=True)
         stopping.start()
         with pytest.raises(SystemExit):
