@@ -186,8 +186,16 @@ def test_a_preset_that_cannot_be_read_is_named(tmp_path, text, message):
 
 
 def test_missing_preset_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no such configuration file"):
+    with pytest.raises(ConfigError, match=r"no such configuration file.*vq_full, vq_lora"):
         load_settings(VQTraining, tmp_path / "none.yaml")
+
+
+def test_a_shipped_preset_goes_by_its_name_in_any_folder(tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    shipped = request.config.rootpath / "configs" / "training" / "expert_tiny.yaml"
+    assert load_settings(ExpertTraining, "expert_tiny") == load_settings(ExpertTraining, shipped)
+    (tmp_path / "expert_tiny").write_text("steps: 3")
+    assert load_settings(ExpertTraining, "expert_tiny").steps == 3, "a file of one's own goes first"
 
 
 def test_a_wrong_setting_is_said_before_torch_is_loaded(tmp_path):

@@ -19,7 +19,8 @@ class _Train:
     out: Path
     """Folder of the run: checkpoints, metrics, and the finished model."""
     config: Path | None = None
-    """Yaml preset, such as configs/training/vq_tiny.yaml; none is the published recipe."""
+    """Yaml preset, such as configs/training/vq_tiny.yaml, or the name of a shipped one, such as vq_tiny; none is the
+    published recipe."""
     overrides: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")] = ()
     """One setting on top of the preset; repeat it for more: --set steps=1000 --set seed=3."""
     resume: bool = False

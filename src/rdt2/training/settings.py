@@ -25,6 +25,7 @@ import yaml
 
 from rdt2.errors import ConfigError
 
+PRESETS = Path(__file__).parents[1] / "configs" / "training"
 SettingsT = TypeVar("SettingsT")
 
 
@@ -78,7 +79,7 @@ def load_settings(
 
     Args:
         settings_type: a dataclass whose fields are settings.
-        preset: yaml file of flat ``key: value`` pairs, or none.
+        preset: yaml file of flat ``key: value`` pairs, the name of one that is shipped (``vq_tiny``), or none.
         overrides: ``key=value`` strings, values in yaml syntax.
 
     Raises:
@@ -87,7 +88,7 @@ def load_settings(
     """
     values: dict[str, Any] = {}
     if preset is not None:
-        for key, value in _read(Path(preset)).items():
+        for key, value in _read(_find(preset)).items():
             values[key] = checked(settings_type, key, value, where=str(preset))
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -237,10 +238,20 @@ class _OnceLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _find(preset: str | Path) -> Path:
+    """The file of a preset: as it is given, or a shipped one of that name, wherever the package is installed."""
+    path = Path(preset).expanduser()
+    shipped = PRESETS / f"{preset}.yaml"
+    return shipped if len(path.parts) == 1 and shipped.is_file() and not path.is_file() else path
+
+
 def _read(path: Path) -> Mapping[Any, Any]:
     """The pairs of a preset. Raises ConfigError."""
     if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file. Presets are in configs/training.")
+        raise ConfigError(
+            f"{path}: no such configuration file. Give the path of a yaml file, or the name of a shipped preset: "
+            f"{', '.join(sorted(each.stem for each in PRESETS.glob('*.yaml')))}."
+        )
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)  # a SafeLoader
     except yaml.YAMLError as error:
