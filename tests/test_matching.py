@@ -106,7 +106,7 @@ def test_sources_whose_normalizers_differ_are_both_named(tmp_path: Path) -> None
     for name, scale in (("a", 2.0), ("b", 2.5)):
         normalizer(scale).save_pretrained(tmp_path / name)
     sources = [DataSource(name, (str(tmp_path / name / "shard-000000.tar"),)) for name in "ab"]
-    with pytest.raises(NormalizerError, match=r"/a .*/b .*200 mm"):
+    with pytest.raises(NormalizerError, match=r"/a .*/b .*200 mm.*rdt2 data stats DATA --fit"):
         data_normalizer(sources)
     told = [dataclasses.replace(source, normalizer=str(tmp_path / "a")) for source in sources]
     found = data_normalizer(told)
@@ -116,6 +116,14 @@ def test_sources_whose_normalizers_differ_are_both_named(tmp_path: Path) -> None
     found = data_normalizer(told, TokenOrigin("t", normalizer().digest))
     assert found is not None
     assert found.of_model
+
+
+def test_a_yaml_that_names_a_missing_normalizer_is_at_fault(tmp_path: Path) -> None:
+    source = DataSource("a", (str(tmp_path / "shard-000000.tar"),), normalizer=str(tmp_path / "none.pt"))
+    with pytest.raises(
+        NormalizerError, match=r"normalizer_path of data set 'a' is .*none\.pt: there is no such"
+    ):
+        data_normalizer([source])
 
 
 def test_a_remote_folder_brings_its_normalizer(tmp_path: Path) -> None:

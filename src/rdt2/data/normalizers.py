@@ -45,16 +45,32 @@ def data_normalizer(sources: Iterable[DataSource], origin: TokenOrigin | None = 
     for source in sources:
         places = [source.normalizer] if source.normalizer else _folders(source)
         for place in dict.fromkeys(places):
+            if source.normalizer and not is_url(place) and not Path(place).exists():
+                raise NormalizerError(
+                    f"normalizer_path of data set {source.name!r} is {place}: there is no such file or folder. Put "
+                    "the normalizer there, or correct normalizer_path in the yaml."
+                )
             found = _read(place)
             if found is None:
                 return None
             if first is not None:
-                require_same(first, found)
+                _require_one(first, found)
             first = first or found
     if first is None or origin is None:
         return first
     # The one that tokens were made with is their tokenizer's, not one fitted to the data.
     return replace(first, of_model=first.normalizer.digest == origin.normalizer)
+
+
+def _require_one(first: Held, other: Held) -> None:
+    """Raises NormalizerError where two that came with data differ, of which neither need be the right one."""
+    try:
+        require_same(first, other)
+    except NormalizerError as error:
+        raise NormalizerError(
+            f"{error} Where the data themselves bring both: name that of the model with {OPTION} (of a command) or "
+            "--set normalizer=FILE (of a training), or fit one to all: rdt2 data stats DATA --fit FOLDER."
+        ) from None
 
 
 def _folders(source: DataSource) -> list[str]:
