@@ -50,7 +50,9 @@ SMALL = "--set size=tiny --set steps=1 --set batch_size=4 --set trackers=[] --se
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_command_takes_every_form(place: Path, form: str, tmp_path: Path) -> None:
+def test_every_command_takes_every_form(
+    place: Path, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, figures = str(place / form), tmp_path / "figures.json"
     for line in ("data check --fast", "data stats", "data augment-sheet --samples 1 --epochs 1"):
         words = [*line.split(), data]
@@ -78,6 +80,7 @@ def test_every_command_takes_every_form(place: Path, form: str, tmp_path: Path) 
         ]
     )
     assert len(list((tmp_path / "tokens").rglob("*.tar"))) == samples // 8
+    assert ("whatever the weights" in " ".join(capsys.readouterr().err.split())) == (form == "blend.yaml")
 
 
 def test_a_blend_is_checked_by_its_parts(
@@ -101,7 +104,19 @@ def test_a_blend_is_checked_by_its_parts(
             "name: x\ntrain: {a: {config_path: a/dataset.yaml, weight: -1}}",
             r"x\.yaml: train\.a\.weight is -1",
         ),
-        ("name: x\ntrain: {a: {config_path: c/dataset.yaml}}", r"c/dataset\.yaml: cannot be read"),
+        (
+            "name: x\ntrain: {a: {config_path: c/dataset.yaml}}",
+            r"x\.yaml: train\.a\.config_path.*cannot be read",
+        ),
+        (
+            "name: x\ntrain: {a: {config_path: blend.yaml}}",
+            r"train\.a\.config_path is 'blend.yaml', .*a mixture",
+        ),
+        ("name: x\ntype: singel\nshards_dir: a", r"type is 'singel' .*expected 'type: single'"),
+        (
+            "name: x\nshards_dir: a\nkwargs: {normaliser_path: n.pt}",
+            r"x\.yaml: kwargs: unknown key 'normaliser_path'\. Did you mean normalizer_path",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_yaml_is_named(place: Path, text: str, words: str) -> None:

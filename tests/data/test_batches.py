@@ -161,7 +161,7 @@ def test_mixture_by_weight(folder: Path, tmp_path: Path) -> None:
         ("train: {}", "train is no table"),
         ("train: {a: {weight: 1}}", "expected {config_path, weight}"),
         ("train: {a: {config_path: x.yaml, weight: many}}", "expected a number"),
-        ("name: x", "expected 'type: single'"),
+        ("name: x", "shards_dir is None, expected 'type: single'"),
         ("- 1", "expected a table"),
     ],
 )

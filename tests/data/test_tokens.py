@@ -83,6 +83,26 @@ def test_data_that_may_not_be_written_have_their_tokens_elsewhere(source: Path, 
     assert ShardIndex(out / "dataset.yaml").has_tokens
 
 
+@pytest.mark.parametrize(
+    "form", ["{0}/shard-000001.tar", "{0}/shard-{{000000..000001}}.tar", "{0}/part.yaml"]
+)
+def test_the_yaml_beside_tokens_names_no_other_shards(source: Path, tmp_path: Path, form: str) -> None:
+    """Shards that were left out, to be evaluated on for example, do not come back."""
+    (source / "part.yaml").write_text(
+        "name: part\ntype: single\nshards_dir: shard-{000001..000002}.tar\n", encoding="utf-8"
+    )
+    told = ShardIndex(form.format(source))
+    assert len(told) < len(ShardIndex(source))
+    normalizer, out = fit_normalizer(source), tmp_path / "tokens"
+    tokenize_beside(form.format(source), FakeTokenizer(), normalizer, out_dir=out)
+    index = ShardIndex(out / "dataset.yaml")
+    assert list(index.shards) == [str(Path(shard).absolute()) for shard in told.shards]
+    assert index.has_tokens
+    tars = sorted(source.glob("*.tar"))[:2]
+    with pytest.raises(RecordingError, match="names one place of shards: give a folder"):
+        tokenize_beside(tars, FakeTokenizer(), normalizer, out_dir=tmp_path / "two")
+
+
 def test_tokens_by_url(source: Path, tmp_path: Path) -> None:
     import fsspec
 

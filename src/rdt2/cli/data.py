@@ -310,10 +310,11 @@ class DataTokenize:
 
         from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import tokenize_beside, tokenize_shards
+        from rdt2.data.mixture import open_sources
         from rdt2.data.normalizers import tokenizer_normalizer
         from rdt2.errors import ConfigError
         from rdt2.policy.place import checked_device
-        from rdt2.progress import working
+        from rdt2.progress import note, working
         from rdt2.tokenizer import ActionTokenizer
 
         data_there(self.data)
@@ -328,6 +329,11 @@ class DataTokenize:
         tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval().to(device)
         normalizer = tokenizer_normalizer(self.tokenizer, self.normalizer, self.data)
         options: dict[str, Any] = {"device": device, "workers": self.workers}
+        if not self.sidecar and len(open_sources(self.data, instructions="ignore")) > 1:
+            note(
+                "the new shards are one data set: training on them sees every sample equally often, whatever the "
+                f"weights in {self.data}. To keep these, write --sidecar without --out, and train on the same yaml."
+            )
         with working(f"tokenizing {self.data}"):
             if self.sidecar:
                 written = tokenize_beside(self.data, tokenizer, normalizer, out_dir=self.out, **options)

@@ -51,6 +51,8 @@ class DataSource:
     """Where the data set's own normalizer is, as its yaml says."""
     tokens: str | None = None
     """Folder of the token files of its shards (rdt2.data.shards.tokens); None: they lie beside the shards."""
+    place: str | None = None
+    """What names just these shards: a folder, tar, range or URL; None where no single one does."""
 
     def __post_init__(self) -> None:
         if not self.shards:
@@ -89,7 +91,8 @@ def open_sources(
             raise ConfigError("expected data sets, or places of shards, not some of each.")
         if not sources:
             shards = expand_locations(given)  # type: ignore[arg-type]
-            sources = [DataSource(name=str(given[0]), shards=tuple(shards))]
+            place = str(given[0]) if len(given) == 1 else None
+            sources = [DataSource(name=str(given[0]), shards=tuple(shards), place=place)]
     return [_with_instructions(source, instructions) for source in sources]
 
 
@@ -135,7 +138,18 @@ def _read_yaml(path: Path) -> list[DataSource]:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
             raise ConfigError(f"{path}: train.{name}.weight is {weight!r}, expected a number above 0.")
         other = path.parent / entry["config_path"]
-        sources.append(_single(other, _load(other), name=str(name), weight=float(weight), common=common))
+        try:
+            config = _load(other)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{path}: train.{name}.config_path is {entry['config_path']!r}: {error}"
+            ) from None
+        if "train" in config:
+            raise ConfigError(
+                f"{path}: train.{name}.config_path is {entry['config_path']!r}, which is a mixture itself. "
+                "Name its data sets here, each with its weight."
+            )
+        sources.append(_single(other, config, name=str(name), weight=float(weight), common=common))
     return sources
 
 
@@ -148,14 +162,18 @@ def _single(
     common: Mapping[str, str] = MappingProxyType({}),
 ) -> DataSource:
     """common: paths of a mixture, for those that the config does not give."""
-    if config.get("type", "single") != "single" or not isinstance(config.get("shards_dir"), str):
-        raise ConfigError(f"{path}: expected 'type: single' with a shards_dir.")
+    kind, place = config.get("type", "single"), config.get("shards_dir")
+    if kind != "single" or not isinstance(place, str):
+        raise ConfigError(
+            f"{path}: type is {kind!r} and shards_dir is {place!r}, expected 'type: single' with a shards_dir, or "
+            "'type: blend' with train."
+        )
     _require_known(path, config, _KEYS)
     paths = {**common, **_paths(path, config)}
     try:
-        shards = expand_locations(_beside(path, config["shards_dir"]))
+        shards = expand_locations(_beside(path, place))
     except ShardError as error:
-        raise ShardError(f"{path}: shards_dir is {config['shards_dir']!r}: {error}") from None
+        raise ShardError(f"{path}: shards_dir is {place!r}: {error}") from None
     tables, told = {}, paths.get("instruction_path")
     if told is not None:
         tables = {"": instructions_beside(told) if is_url(told) else _table(Path(told))}
@@ -166,6 +184,7 @@ def _single(
         weight=weight,
         normalizer=paths.get("normalizer_path"),
         tokens=paths.get("tokens_dir"),
+        place=_beside(path, place),
     )
 
 
@@ -176,16 +195,17 @@ def _paths(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
         raise ConfigError(
             f"{path}: kwargs is {kwargs!r}, expected {{instruction_path, normalizer_path, tokens_dir}} as text."
         )
+    _require_known(f"{path}: kwargs", kwargs, _PATHS)
     return {name: _beside(path, kwargs[name]) for name in _PATHS if name in kwargs}
 
 
-def _require_known(path: Path, config: Mapping[str, Any], known: Sequence[str]) -> None:
+def _require_known(where: str | Path, config: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raises ConfigError for a key that is none, with the nearest that is one."""
     for key in config:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
-            raise ConfigError(f"{path}: unknown key {key!r}. {hint}")
+            raise ConfigError(f"{where}: unknown key {key!r}. {hint}")
 
 
 def _table(path: Path) -> Mapping[str, str]:

@@ -168,7 +168,7 @@ def tokenize_beside(
         write_tokens(targets[shard], np.concatenate(tokens), shard=index.signature(shard), origin=origin)
     if out_dir is not None:
         normalizer.save_pretrained(out_dir)
-        _write_yaml(Path(out_dir), source, index.sources[0])
+        _write_yaml(Path(out_dir), index.sources[0])
     return sum(len(index.rows(shard)) for shard in to_do)
 
 
@@ -231,6 +231,10 @@ def _require_places(index: ShardIndex, out_dir: str | Path | None) -> None:
             f"a mixture of {len(index.sources)} data sets does not go into one folder. Write the tokens of each by its "
             "own yaml, or leave --out away, which puts them beside the shards."
         )
+    if index.sources[0].place is None:
+        raise RecordingError(
+            "the yaml beside the tokens names one place of shards: give a folder, a tar, a range or a dataset yaml."
+        )
     names = [shard_name(shard) for shard in index.shards]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -239,12 +243,11 @@ def _require_places(index: ShardIndex, out_dir: str | Path | None) -> None:
         )
 
 
-def _write_yaml(out: Path, location: Location, source: DataSource) -> None:
+def _write_yaml(out: Path, source: DataSource) -> None:
     """dataset.yaml of shards elsewhere and tokens here."""
     import yaml
 
-    given = isinstance(location, (str, Path)) and Path(location).suffix not in (".yaml", ".yml", ".tar")
-    shards = str(location) if given else source.shards[0].rpartition("/")[0]
+    shards = str(source.place)
     kwargs = {"normalizer_path": "normalizer.safetensors", "tokens_dir": "."}
     if "" in source.instructions:
         write_instructions(out, source.instructions[""])
