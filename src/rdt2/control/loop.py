@@ -7,7 +7,7 @@ Three parts that do not wait for each other:
 * a `Thinker` predicts the next chunk meanwhile;
 * a recorder looks on behind a queue.
 
-`Episode.think` ties them together: when `execute_steps` of a chunk have passed it takes both pictures, finds out where
+`_Episode.think` ties them together: when `execute_steps` of a chunk have passed it takes both pictures, finds out where
 the arms were at that moment, and asks; when the chunk is there it is placed in space and time (`plan.py`) and handed to
 the servo. While no chunk is there, the arms drive the plan they have to its end and rest there.
 

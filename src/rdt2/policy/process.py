@@ -156,6 +156,7 @@ def _told(error: Exception) -> Exception:
     if not isinstance(error, RDT2Error):
         traceback.print_exc()
     try:
+        # A trial of what the pipe will do with it; nothing from outside is read.
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever the classes of others do when they are pickled
         return RuntimeError(f"{type(error).__name__}: {error}")

@@ -288,11 +288,9 @@ class Demonstrator:
             2 * np.pi * np.array([0.31, 0.23, 0.27]) * self._tick * STEP
         )
         self.pose[other_hand(self.side)] = idle
-        self.robot.execute(
-            np.array([now + STEP]),
-            {side: self.pose[side][None] for side in ARMS},
-            {side: np.array([self.width[side]]) for side in ARMS},
-        )
+        poses = {side: self.pose[side][None] for side in ARMS}
+        widths = {side: np.array([self.width[side]]) for side in ARMS}
+        self.robot.execute(np.array([now + STEP]), poses, widths)
         return self.phase != "done"
 
     def _intend(self) -> _Motion:
