@@ -110,7 +110,7 @@ def show_index(figures: dict[str, float]) -> None:
 # ------------------------------------------------------------------------------------------------------- data
 
 
-def write_shards(folder: Path, count: int) -> None:
+def write_shards(folder: Path, count: int, *, shards: int = 8) -> None:
     """Shards of pictures that compress like photographs: noise of all scales, about 90 kB each."""
     from PIL import Image
 
@@ -127,7 +127,7 @@ def write_shards(folder: Path, count: int) -> None:
         jpegs.append(encode_jpeg(np.clip(picture + 128, 0, 255).astype(np.uint8)))
     action = np.zeros((24, 20), np.float32)
     action[:, [3, 7, 13, 17]] = 1
-    with ShardWriter(folder, samples_per_shard=max(1, count // 8)) as writer:
+    with ShardWriter(folder, samples_per_shard=max(1, count // shards)) as writer:
         for number in range(count):
             writer.write(
                 picture=jpegs[number % len(jpegs)],

@@ -47,8 +47,8 @@ class Counts:
     def on_cycle(self, observation: Any, chunk: Any, time: float) -> None:
         pass
 
-    def on_frame(self, time: float) -> None:
-        self.frames.append(time)
+    def on_frame(self, moment: Any) -> None:
+        self.frames.append(moment.time)
 
 
 def handover_mm(result: EpisodeResult, commands: Commands, latency: float) -> float:
@@ -71,7 +71,7 @@ def drive(delay: float, seconds: float) -> dict[str, Any]:
     settings = settings.changed({"safety.table_height": scene.table_height})
     refused, mode = "", "asynchronous"
     with (
-        RealtimeCell("ur5e", scene, settings.cell) as cell,
+        RealtimeCell.of(settings, scene) as cell,
         PolicyProcess(turns(delay), open=open_turns) as policy,
     ):
         robot, counts = cell.robot(), Counts()

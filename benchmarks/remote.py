@@ -2,17 +2,18 @@
 
     python benchmarks/remote.py --json remote.json
 
-A web server on this machine and moto's S3 service, each a process of its own, answer every request 20 ms late. One
-worker process of the loader of `rdt2 train` reads, decodes and cuts patches; "augment" corrupts the pictures, too, as
-training does. Figures are samples a second after the first batch, and milliseconds a sample that a core was busy with
-the worker; the goal is a ratio of 0.8. `server_samples_per_s` is what a client that throws the bytes away gets from
-each server: no loader can be faster.
+A web server on this machine and moto's S3 service, each a process of its own that keeps connections, answer every
+request 20 ms late. One worker process of the loader of `rdt2 train` reads, decodes and cuts patches; "augment" corrupts
+the pictures, too, as training does. Figures are samples a second after the first batch, and milliseconds a sample that
+a core was busy with the worker; the goal is a ratio of 0.8. `server_samples_per_s` is what a client that throws the
+bytes away gets from each server: no loader can be faster.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import multiprocessing
 import os
 import re
@@ -31,6 +32,8 @@ DELAY_S = 0.020
 _SAMPLE = 97_000
 """Bytes of a sample of the benchmark's shards."""
 _CONNECTIONS = 16
+_PER_SHARD = 32
+"""Samples: moto copies a whole object for each range of it, which S3 does not."""
 
 
 def main() -> None:
@@ -58,7 +61,7 @@ def measure(samples: int, delay: float) -> dict[str, Any]:
     figures: dict[str, Any] = {"delay_s": delay, "samples": samples}
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "shards"
-        write_shards(shards, samples)
+        write_shards(shards, samples, shards=max(8, samples // _PER_SHARD))
         write_processor(Path(folder) / "processor")
         os.environ["RDT2_CACHE"] = str(Path(folder) / "cache")
         pattern = f"shard-{{000000..{len(list(shards.glob('*.tar'))) - 1:06d}}}.tar"
@@ -181,27 +184,21 @@ def signed(address: str) -> str:
 
 
 def _serve_s3(pipe: Any, _: str, delay: float) -> None:
-    """moto's server, as its own `ThreadedMotoServer` starts it, with a delay before each answer."""
-    from moto.moto_server.werkzeug_app import (
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
-    from werkzeug.serving import make_server
+    """moto's service with a delay before each answer, behind a server that keeps connections, as S3's does: moto's own
+    closes each after its answer."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from waitress.server import create_server
 
-    class Quiet(MotoRequestHandler):
-        def log(self, *_: Any) -> None:
-            pass
-
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait is what is wanted here
     answer = DomainDispatcherApplication(create_backend_app)
 
     def late(environ: Any, start_response: Any) -> Any:
         time.sleep(delay)
         return answer(environ, start_response)
 
-    server = make_server("127.0.0.1", 0, late, threaded=True, request_handler=Quiet)
-    pipe.send(server.server_address[1])
-    server.serve_forever()
+    server = create_server(late, listen="127.0.0.1:0", threads=2 * _CONNECTIONS)
+    pipe.send(server.effective_port)
+    server.run()
 
 
 def _serve_files(pipe: Any, folder: str, delay: float) -> None:

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS, HORIZON, ActionChunk, chunk_from_poses
 from rdt2.control.servo import TICK
+from rdt2.errors import RDT2Error
 from rdt2.policy import PolicySpec
 from rdt2.robot import Robot
 from rdt2.robot.settings import Bounds
@@ -60,7 +61,8 @@ def open_turns(spec: PolicySpec) -> Turns:
 
 
 class Commands:
-    """Notes every pose that the arms of a robot are told, and when it is due."""
+    """Notes every pose that the arms of a robot are told, and when it is due; of the way to rest that is sent behind
+    each, what the next did not replace."""
 
     def __init__(self, robot: Robot) -> None:
         self.told: dict[str, list[tuple[float, np.ndarray]]] = {side: [] for side in robot.sides}
@@ -69,7 +71,10 @@ class Commands:
 
     def _noting(self, side: str, execute: Any) -> Any:
         def noting(times: np.ndarray, poses: np.ndarray) -> None:
-            self.told[side].append((float(times[0]), poses[0]))
+            told = self.told[side]
+            while told and told[-1][0] > times[0] - 1e-6:
+                told.pop()
+            told.extend(zip(map(float, times), poses, strict=True))
             execute(times, poses)
 
         return noting
@@ -96,22 +101,34 @@ class Commands:
         return min(float(np.diff([due for due, _ in told]).min()) for told in self.told.values())
 
 
-class Speeds(threading.Thread):
-    """Looks every 4 ms at how fast the arms are."""
+class Speeds:
+    """Looks every 4 ms at how fast the arms are, in a thread, within a `with` statement."""
 
     def __init__(self, robot: Robot) -> None:
-        super().__init__(name="onlooker", daemon=True)
         self._robot, self._over = robot, threading.Event()
+        self._thread = threading.Thread(target=self._look, name="onlooker", daemon=True)
+        self._lost: RDT2Error | None = None
         self.seen: list[tuple[float, float]] = []
+        """When, seconds of the robot's clock, and the speed of the faster arm, m/s."""
 
-    def run(self) -> None:
-        while not self._over.wait(0.004):
-            speed = max(float(np.linalg.norm(a.state().velocity[:3])) for a in self._robot.arms.values())
-            self.seen.append((self._robot.clock.now(), speed))
+    def __enter__(self) -> Speeds:
+        self._thread.start()
+        return self
 
-    def end(self) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Raises RobotError: the arms were lost from sight."""
         self._over.set()
-        self.join()
+        self._thread.join()
+        if self._lost is not None and kind is None:
+            raise self._lost
+
+    def _look(self) -> None:
+        try:
+            while not self._over.wait(0.004):
+                speed = max(float(np.linalg.norm(a.state().velocity[:3])) for a in self._robot.arms.values())
+                self.seen.append((self._robot.clock.now(), speed))
+        except RDT2Error as error:
+            self._lost = error
 
     def still_after(self, moment: float, below: float) -> float:
         """When the arms came to rest for good, or `moment` if they were at rest."""

@@ -15,13 +15,14 @@ PY
 
 # uv does not read pip's PIP_FIND_LINKS: hand it on. Without it, let uv choose the torch build that
 # fits the machine (CUDA when a driver is there, CPU otherwise).
+# Compiled at once: where Python may not write bytecode, each process would compile torch anew.
 where=()
 if [ -n "${PIP_FIND_LINKS:-}" ]; then
   for place in $PIP_FIND_LINKS; do where+=(--find-links "$place"); done
 else
   where+=(--torch-backend auto)
 fi
-"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+"$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" \
   --constraint requirements/constraints.txt "${where[@]}" --editable ".[$extras]"
 
 bash scripts/system_packages.sh "$venv/bin/python"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -40,3 +41,20 @@ def real(shared: Path) -> Path:
     if not (shared / "real").is_dir():
         pytest.skip(f"no real recording at {shared / 'real'}")
     return shared / "real"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window. For tests marked realtime: while it is open no other event loop can run."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the extra 'browser' is not installed")
+    with sync_api.sync_playwright() as playwright:
+        places = [*map(shutil.which, ("chromium", "google-chrome")), playwright.chromium.executable_path]
+        place = next((place for place in places if place and os.path.exists(place)), None)
+        if place is None:
+            pytest.skip("no Chromium is installed: bash scripts/browser.sh .venv/bin/python")
+        opened = playwright.chromium.launch(
+            executable_path=place,
+            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
+        )
+        yield opened
+        opened.close()

@@ -11,9 +11,12 @@ from rdt2.action import (
     ROTATION_DIMS,
     WIDTH_DIMS,
     ActionChunk,
+    absolute_rows,
     arm_slice,
     chunk_from_poses,
     deployed_width,
+    relative_rows,
+    state_vector,
 )
 from rdt2.errors import ActionError, PoseError
 
@@ -114,3 +117,39 @@ def test_missing_arms_and_wrong_shapes_are_named():
         chunk_from_poses(full[0], full[1], {a: np.full(HORIZON, np.nan) for a in ARMS})
     with pytest.raises(PoseError, match="NaN"):
         chunk_from_poses({a: np.full((4, 4), np.nan) for a in ARMS}, full[1], full[2])
+
+
+def test_rows_become_poses_in_the_frame_of_the_state_and_back():
+    """T_step = T_obs @ T_rel of each arm, also for a batch; widths stay."""
+    from scipy.spatial.transform import Rotation
+
+    rng = np.random.default_rng(0)
+
+    def poses(*shape):
+        made = np.tile(np.eye(4), (*shape, 1, 1))
+        made[..., :3, :3] = (
+            Rotation.random(int(np.prod(shape)), random_state=1).as_matrix().reshape(*shape, 3, 3)
+        )
+        made[..., :3, 3] = rng.normal(size=(*shape, 3))
+        return made
+
+    observed = {arm: poses(2) for arm in ARMS}
+    moved = {arm: poses(2, 5) for arm in ARMS}
+    widths = {arm: rng.uniform(0, 0.08, (2, 5)) for arm in ARMS}
+    state, rows = state_vector(observed, {arm: np.zeros(2) for arm in ARMS}), state_vector(moved, widths)
+    absolute = absolute_rows(rows, state)
+    wanted = state_vector({arm: observed[arm][:, None] @ moved[arm] for arm in ARMS}, widths)
+    np.testing.assert_allclose(absolute, wanted, atol=1e-6)
+    np.testing.assert_allclose(relative_rows(absolute, state), rows, atol=1e-5)
+    np.testing.assert_allclose(absolute_rows(rows[0], state[0]), wanted[0], atol=1e-6)
+    assert absolute.dtype == np.float32
+
+
+def test_rows_and_states_that_do_not_fit_are_refused():
+    rows, state = resting(), resting()[0]
+    with pytest.raises(ActionError, match=r"\(24, 19\)"):
+        absolute_rows(rows[:, :19], state)
+    with pytest.raises(ActionError, match=r"\(2, 20\)"):
+        absolute_rows(rows, np.stack([state, state]))
+    with pytest.raises(ActionError, match="right arm of actions or state"):
+        relative_rows(rows, np.zeros(20))

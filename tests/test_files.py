@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -15,8 +16,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rdt2 import files
 from rdt2.errors import CheckpointError, RecordingError
-from rdt2.files import begin_folder, require_file, require_writable, whole_file, whole_folder, write_whole
+from rdt2.files import (
+    begin_folder,
+    require_file,
+    require_writable,
+    set_aside,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 
 NOBODY = 65534
 
@@ -211,3 +221,20 @@ def test_files_that_are_not_themselves(tmp_path: Path) -> None:
         require_file(pointer)
     with pytest.raises(CheckpointError, match="cannot be read"):
         require_file(tmp_path)
+
+
+def test_one_room_alone_gives_files_their_names() -> None:
+    """What writes aside and renames by itself forgets a mode, a link or a disk's last bytes."""
+    source = Path(files.__file__).parent
+    renames = re.compile(r"os\.re(place|name)\(|shutil\.move\(|\.rename\(|\.replace\(\w+\)")
+    found = {
+        file.relative_to(source) for file in source.rglob("*.py") if renames.search(file.read_text("utf-8"))
+    }
+    assert found == {Path("files.py")}
+
+
+def test_what_is_set_aside_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        write_whole(tmp_path / "step-1" / "a", content)
+        assert set_aside(tmp_path / "step-1", "damaged-step-1") == tmp_path / "damaged-step-1"
+    assert [file.read_text() for file in tmp_path.rglob("a")] == ["second"]

@@ -14,7 +14,7 @@ from rdt2.data.mixture import DataSource
 from rdt2.data.normalizers import data_normalizer
 from rdt2.errors import CheckpointError, NormalizerError
 from rdt2.matching import (
-    OPTION,
+    PUBLISHED_DIGEST,
     Held,
     differs,
     own_normalizer,
@@ -53,34 +53,35 @@ def test_the_published_name_is_found_in_folders_and_repositories(hub: Path, tmp_
         assert held.normalizer.digest == normalizer().digest == LinearNormalizer.from_pretrained(model).digest
 
 
+def test_the_published_one_is_known_by_its_numbers(real: Path) -> None:
+    assert LinearNormalizer.from_pretrained(real / "normalizer.pt").digest == PUBLISHED_DIGEST
+
+
 def test_a_models_own_goes_before_the_datas(hub: Path, tmp_path: Path) -> None:
     normalizer().save_published(hub / UMI_FILE_NAME)
     fitted = Held(normalizer(3.0), "data", of_model=False)
     for given in ({"models": {}, "start": "owner/name"}, {"models": {"the action tokenizer": "owner/name"}}):
-        assert (
-            resolve(None, option=OPTION, data=lambda: fitted, **given).normalizer.digest
-            == normalizer().digest
-        )
+        assert resolve(None, data=lambda: fitted, **given).normalizer.digest == normalizer().digest
 
 
 def test_weights_without_their_own_never_take_a_fitted_one(hub: Path) -> None:
     fitted = Held(normalizer(3.0), "data", of_model=False)
     for given in ({"models": {}, "start": "owner/name"}, {"models": {"the expert": "owner/name"}}):
         with pytest.raises(
-            NormalizerError, match=r"owner/name has no normalizer.*--normalizer FILE.*umi_normalizer"
+            NormalizerError, match=r"owner/name has no normalizer.*normalizer=FILE.*umi_normalizer"
         ):
-            resolve(None, option=OPTION, data=lambda: fitted, **given)
+            resolve(None, data=lambda: fitted, **given)
     of_tokens = dataclasses.replace(fitted, of_model=True)
-    assert resolve(None, option=OPTION, models={}, start="owner/name", data=lambda: of_tokens) is of_tokens
+    assert resolve(None, models={}, start="owner/name", data=lambda: of_tokens) is of_tokens
 
 
 def test_two_that_differ_are_named_with_how_far(tmp_path: Path) -> None:
     normalizer(2.0).save_pretrained(tmp_path / "rvq")
     normalizer(4.0).save_pretrained(tmp_path / "other")
     with pytest.raises(NormalizerError, match=r"other .*rvq.*1000 mm"):
-        resolve(tmp_path / "other", option=OPTION, models={"the action tokenizer": tmp_path / "rvq"})
+        resolve(tmp_path / "other", models={"the action tokenizer": tmp_path / "rvq"})
     # what is trained anew may learn another one that is named
-    found = resolve(tmp_path / "other", option=OPTION, models={}, start=tmp_path / "rvq")
+    found = resolve(tmp_path / "other", models={}, start=tmp_path / "rvq")
     assert found.normalizer.digest == normalizer(4.0).digest
     assert differs(normalizer(), normalizer()) == ""
 

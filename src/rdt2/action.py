@@ -11,7 +11,7 @@ Poses are relative to that arm's end-effector pose at the observation: ``T_step 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,9 @@ ACTION_DIM = 20
 NUM_TOKENS = 27
 FPS = 30.0
 ARMS: tuple[str, str] = ("right", "left")
+"""In the order of an action's columns."""
+SIDES: tuple[str, str] = ("left", "right")
+"""In the order in which people see them, in tables, drawings and films: that of the picture."""
 MODEL_WIDTH_MAX = 0.088
 """Largest gripper width in the models' space (m)."""
 ZHIXING_WIDTH_MAX = 0.1
@@ -40,7 +43,7 @@ WIDTH_DIMS = (9, 19)
 
 
 def arm_slice(arm: str) -> slice:
-    """The ten columns of one arm."""
+    """The ten columns of one arm, "right" or "left". Raises ActionError for another name."""
     if arm not in ARMS:
         raise ActionError(f"unknown arm {arm!r}; expected one of {ARMS}.")
     start = 10 * ARMS.index(arm)
@@ -59,6 +62,46 @@ def state_vector(
         parts += [pose.matrix_to_pose9(np.asarray(poses[arm], np.float64))]
         parts += [np.asarray(widths[arm], np.float64)[..., None]]
     return np.concatenate(parts, axis=-1)
+
+
+def absolute_rows(
+    rows: Float[ndarray, "*b n 20"], state: Float[ndarray, "*b 20"]
+) -> Float[ndarray, "*b n 20"]:
+    """Rows of chunks as poses in the frame of a :func:`state_vector`, float32: what tools without our frames drive.
+
+    Args:
+        rows: relative to where the arms were at the observation.
+        state: where they were.
+
+    Raises:
+        ActionError: a shape that cannot be, or rotations that name no orientation.
+    """
+    return _moved(rows, state, pose.absolute)
+
+
+def relative_rows(
+    rows: Float[ndarray, "*b n 20"], state: Float[ndarray, "*b 20"]
+) -> Float[ndarray, "*b n 20"]:
+    """The inverse of :func:`absolute_rows`: from poses in the frame of the state to motion since the state."""
+    return _moved(rows, state, pose.relative)
+
+
+def _moved(rows: ndarray, state: ndarray, motion: Callable[[ndarray, ndarray], ndarray]) -> ndarray:
+    rows, state = np.array(rows, np.float64), np.asarray(state, np.float64)
+    if rows.shape[-1:] != (ACTION_DIM,) or state.shape != (*rows.shape[:-2], ACTION_DIM):
+        raise ActionError(
+            f"rows of actions {rows.shape} and a state {state.shape}; expected (..., n, {ACTION_DIM}) and "
+            f"(..., {ACTION_DIM})."
+        )
+    for arm in ARMS:
+        columns = slice(arm_slice(arm).start, arm_slice(arm).start + 9)
+        try:
+            observed = pose.pose9_to_matrix(state[..., None, columns])
+            poses = motion(observed, pose.pose9_to_matrix(rows[..., columns]))
+        except PoseError as error:
+            raise ActionError(f"{arm} arm of actions or state: {error}") from error
+        rows[..., columns] = pose.matrix_to_pose9(poses)
+    return rows.astype(np.float32)
 
 
 def deployed_width(width: Float[ndarray, "*b"]) -> Float[ndarray, "*b"]:

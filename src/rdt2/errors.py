@@ -64,3 +64,23 @@ class RecordingError(RDT2Error):
 
 class TrainingError(RDT2Error):
     """A training run that cannot go on."""
+
+
+class WireError(RDT2Error):
+    """A message that is not of the protocol, or larger than is taken."""
+
+
+class ServingError(RDT2Error):
+    """A policy server that cannot be reached, has failed, or refuses a request.
+
+    `reason` is a word for programs: "unreachable", "late" (it cannot answer before the deadline), "busy" (its queue is
+    full), "stopping", "failed". `queue_seconds` is how long a request would wait there now, where it said so.
+    """
+
+    def __init__(self, message: str, *, reason: str = "failed", queue_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.queue_seconds = reason, queue_seconds
+
+
+class CalibrationError(RDT2Error):
+    """A motion that determines nothing, or recordings that do not belong together."""

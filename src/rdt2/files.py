@@ -67,11 +67,31 @@ def whole_file(
                     opened.write(partial.read_bytes())
                 return
             partial.chmod(mode)
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
-            os.replace(partial, target)
+            finish_file(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def partial_file(path: Path) -> Path:
+    """Where a file is written before :func:`finish_file` gives it its name, where the steps are far apart.
+
+    It is the same for every process: one that was killed leaves nothing that the next does not write over.
+    """
+    return path.with_name(f".{path.name}.partial")
+
+
+def finish_file(partial: Path, path: Path) -> None:
+    """Give a file that lies beside ``path`` its name, when all of it is on the disk. Raises OSError."""
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    os.replace(partial, path)
+
+
+def set_aside(folder: Path, name: str) -> Path:
+    """Give a folder another name beside its own, in the place of what had that; the new path. Raises OSError."""
+    aside = folder.with_name(name)
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)
 
 
 def write_whole(

@@ -16,9 +16,10 @@ from rdt2.action import ROTATION_DIMS
 from rdt2.errors import CheckpointError, NormalizerError
 from rdt2.hub import locate, offline_note
 from rdt2.normalizer import FILE_NAMES, UMI_FILE_NAME, LinearNormalizer, has_normalizer
-from rdt2.origin import TOKENS_FILE, TokenOrigin
+from rdt2.origin import TOKENS_FILE, TokenOrigin, read_origin
 
-OPTION = "--normalizer FILE"
+OPTION = "normalizer=FILE"
+"""As Python writes it; the command line says how it is typed there (rdt2.cli.usage.typeable)."""
 PUBLISHED_DIGEST = "d0e7db1c521d6a2f"
 """Of the normalizer that all published RDT2 models were trained with."""
 _SAME_M = 1e-6
@@ -53,7 +54,6 @@ def own_normalizer(model: str | Path) -> Held | None:
 def resolve(
     named: str | Path | None,
     *,
-    option: str,
     models: Mapping[str, str | Path | None],
     start: str | Path | None = None,
     data: Callable[[], Held | None] = lambda: None,
@@ -62,7 +62,6 @@ def resolve(
 
     Args:
         named: what the user names: file, folder or hub id.
-        option: how it is named, for messages.
         models: what each is ("the action tokenizer") and where it lies, of those that are used as they are: theirs must
             all be one, and be the one named.
         start: the weights that training begins with: theirs goes, unless another is named.
@@ -91,7 +90,7 @@ def resolve(
     published = f"With published weights that is {UMI_FILE_NAME}"
     if found is None:
         raise NormalizerError(
-            f"no normalizer beside {' or '.join([*own, 'the shards'])}. Name one with {option} ({published}), or fit "
+            f"no normalizer beside {' or '.join([*own, 'the shards'])}. Name one with {OPTION} ({published}), or fit "
             "one to data with 'rdt2 data stats --fit'."
         )
     if own and not (found.of_model or found.normalizer.digest == PUBLISHED_DIGEST):
@@ -99,7 +98,7 @@ def resolve(
         place = start if which.startswith("the start") else next(iter(places.values()))
         raise NormalizerError(
             f"{which} has no normalizer beside it{offline_note(place or '')}, and the one of the data, {found.place}, "
-            f"was fitted to them: its numbers would mean other metres. Name the one it was trained with: {option}. "
+            f"was fitted to them: its numbers would mean other metres. Name the one it was trained with: {OPTION}. "
             f"{published}."
         )
     return found
@@ -136,3 +135,22 @@ def require_made_by(made: TokenOrigin, of: str, *, other: TokenOrigin, by: str) 
             "means another motion. Write the tokens of the data with the other's tokenizer and normalizer "
             f"(rdt2 data tokenize); a VLM that is to learn new ones loses its {TOKENS_FILE} first."
         )
+
+
+def require_decoded_by(vlm: str | Path, used: TokenOrigin) -> TokenOrigin | None:
+    """What the action tokens mean that a VLM writes; None where it does not say so.
+
+    Args:
+        vlm: its folder or hub id.
+        used: what a policy decodes them by.
+
+    Raises:
+        CheckpointError: it was taught other tokens.
+    """
+    made = read_origin(locate(vlm, (TOKENS_FILE,)))
+    if made is not None and (difference := made.against(used)):
+        raise CheckpointError(
+            f"the action tokens of the VLM {vlm} were made with {difference} than this policy would decode them by: "
+            "the same token means another motion. Name those it was trained with: tokenizer=FOLDER, normalizer=FILE."
+        )
+    return made

@@ -63,13 +63,16 @@ class Observation:
 def _to_numpy(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # a torch tensor, on whatever device
         value = value.detach().cpu().numpy()
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return np.asarray(value, dtype=object)
 
 
 def _checked_picture(value: Any, side: str) -> np.ndarray:
     array = _to_numpy(value)
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    _check_colours(array, f"the {side} picture")
+    check_colours(array, f"the {side} picture")
     if array.shape != shape:
         raise ObservationError(
             f"the {side} picture has shape {array.shape}, expected {shape}; crop and resize it with "
@@ -99,8 +102,12 @@ def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
     return own
 
 
-def _check_colours(array: np.ndarray, what: str, channels: tuple[int, ...] = (3,)) -> None:
-    """Refuse what is no colour picture of 8 bits."""
+def check_colours(array: np.ndarray, what: str, channels: tuple[int, ...] = (3,)) -> None:
+    """Raises ObservationError for what is no colour picture of 8 bits: uint8 (h, w, c)."""
+    if array.dtype.kind not in "biuf":
+        raise ObservationError(
+            f"{what} is {array.tolist()!r:.60}, expected a picture: uint8 RGB (height, width, 3)."
+        )
     if array.dtype != np.uint8:
         raise ObservationError(
             f"{what} is {array.dtype}, expected uint8 RGB in 0..255; multiply pictures in 0..1 by 255 and convert "
@@ -127,7 +134,7 @@ def wrist_picture(image: Any, *, crop: int | None = None, bgr: bool = False) -> 
         ObservationError: no colour picture of 8 bits, or smaller than the crop.
     """
     array = _to_numpy(image)
-    _check_colours(array, "the picture", channels=(3, 4))
+    check_colours(array, "the picture", channels=(3, 4))
     height, width = array.shape[:2]
     side = min(height, width) if crop is None else crop
     if not 1 <= side <= min(height, width):
@@ -151,10 +158,11 @@ def picture(observation: Observation) -> UInt8[ndarray, "384 768 3"]:
     return np.concatenate([observation.left, observation.right], axis=1)
 
 
-def jpeg_roundtrip(image: UInt8[ndarray, "h w 3"], quality: int = JPEG_QUALITY) -> UInt8[ndarray, "h w 3"]:
-    """Compresses an RGB picture to JPEG and back, since the models only ever saw such pictures.
+def jpeg_bytes(image: UInt8[ndarray, "h w 3"], quality: int = JPEG_QUALITY) -> bytes:
+    """An RGB picture as baseline JPEG with 4:2:0 chroma, bit for bit as the training pictures were compressed.
 
-    Both policies apply it. Baseline JPEG with 4:2:0 chroma, bit for bit what the training pictures had.
+    Raises:
+        ObservationError: it is no uint8 (h, w, 3).
     """
     from PIL import Image
 
@@ -162,7 +170,17 @@ def jpeg_roundtrip(image: UInt8[ndarray, "h w 3"], quality: int = JPEG_QUALITY) 
         raise ObservationError(f"a picture is {image.dtype} {image.shape}, expected uint8 (h, w, 3).")
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=2)
-    return np.array(Image.open(buffer))
+    return buffer.getvalue()
+
+
+def jpeg_roundtrip(image: UInt8[ndarray, "h w 3"], quality: int = JPEG_QUALITY) -> UInt8[ndarray, "h w 3"]:
+    """Compresses an RGB picture to JPEG and back, since the models only ever saw such pictures.
+
+    Both policies apply it. Bit for bit what the training pictures had, see :func:`jpeg_bytes`.
+    """
+    from PIL import Image
+
+    return np.array(Image.open(io.BytesIO(jpeg_bytes(image, quality))))
 
 
 def check_instruction(text: str) -> list[str]:

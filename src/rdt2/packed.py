@@ -43,6 +43,7 @@ class PackedLinear(nn.Module):
         self._transposed: Tensor | None = None
 
     def forward(self, x: Float[Tensor, "*b in"]) -> Float[Tensor, "*b out"]:
+        """The product with the weights, plus the bias."""
         if torch.compiler.is_compiling():
             return _product_by_key(x, self.key, self.bias, self.out_features)
         if x.requires_grad and torch.is_grad_enabled():

@@ -9,6 +9,8 @@ called as the package is, for example in its pyproject.toml:
     [project.entry-points."rdt2.tasks"]
     wash = "my_package.wash:TASK"
 
+Without a package, "my_module:MY_KIND" is a name as well: of any module that Python finds (PYTHONPATH=my_folder).
+
 Names cost nothing; a kind is imported when it is first asked for.
 """
 
@@ -16,7 +18,8 @@ from __future__ import annotations
 
 import difflib
 import pkgutil
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -25,12 +28,21 @@ from typing import Generic, TypeVar
 from rdt2.errors import ConfigError, RDT2Error
 
 T = TypeVar("T")
+MODULE = re.compile(r"[\w.]+:[\w.]+")
+"""A kind of any module: module:VARIABLE."""
 
 
-def did_you_mean(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
-    """ " Did you mean 'pick'?" for a name that is nearly one of `names`, else nothing."""
-    near = difflib.get_close_matches(str(name).lower(), list(names), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """ " Did you mean 'pick'?" for a name that is nearly one of `names`, or a part of one, else nothing."""
+    typed, bare = _bare(str(name)), {_bare(each): each for each in names}
+    near = difflib.get_close_matches(typed, bare, n=1)
+    if not near and len(typed) > 1:
+        near = sorted((each for each in bare if typed in each or (len(each) > 2 and each in typed)), key=len)
+    return f" Did you mean {bare[near[0]]!r}?" if near else ""
+
+
+def _bare(name: str) -> str:
+    return name.lstrip("-").lower().replace("_", "-")
 
 
 def kind_names(package: str) -> tuple[str, ...]:
@@ -90,13 +102,13 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             the registry's error: no such name. ConfigError: its file brings nothing of the right type.
         """
-        if name not in self._places:
+        place = EntryPoint(name, name, "") if MODULE.fullmatch(name) else self._places.get(name)
+        if place is None:
             raise self._error(
                 f"there is no {self.what} called {name!r}, only {', '.join(self)}."
                 f"{did_you_mean(name, tuple(self))} A new one is one file: see rdt2/registry.py."
             )
         if name not in self._loaded:
-            place = self._places[name]
             try:
                 kind = place.load()
             except (ImportError, AttributeError) as error:

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from rdt2.errors import RecordingError
+from rdt2.threads import end_with_parent
 
 
 @contextlib.contextmanager
@@ -18,8 +19,8 @@ def worker_pool(
 ) -> Iterator[ProcessPoolExecutor]:
     """So many spawned processes (an OpenGL context and the threads of libraries do not survive a fork).
 
-    Ctrl-C is for the process that started them: it ends them, and they say nothing. What they write must be whole or
-    not there at any moment.
+    Ctrl-C is for the process that started them: it ends them, and they say nothing. Where it is killed they end, too.
+    What they write must be whole or not there at any moment.
 
     Raises:
         RecordingError: a worker was ended from outside.
@@ -28,10 +29,10 @@ def worker_pool(
 
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(initializer,))
     try:
         with _interrupt_ignored():
-            pool.submit(int)  # the first job starts all processes, which inherit that
+            pool.submit(int)  # the first job starts a process, which inherits that
         yield pool
         pool.shutdown()
     except BaseException as error:
@@ -44,6 +45,14 @@ def worker_pool(
                 "start again: what was finished is kept where the command says so."
             ) from None
         raise
+
+
+def _begin(initializer: Callable[[], None] | None) -> None:
+    """The first that a worker does; those that later jobs start were not born deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    if initializer is not None:
+        initializer()
 
 
 @contextlib.contextmanager

@@ -390,7 +390,7 @@ def test_the_demo_runs_prints_and_writes_its_report(still, tmp_path, monkeypatch
     [
         (["--policy", "{fm}", "--steps", "1", "--processor", "{vlm}"], "FMPolicy", 1),
         (["--policy", "{vq}", "--temperature", "0.5"], "VQPolicy", None),
-        (["--model", "vq"], "VQPolicy", None),
+        (["--policy", "demo-vq"], "VQPolicy", None),
     ],
 )
 def test_the_demo_films_any_policy(options, kind, steps, tmp_path, monkeypatch):
@@ -415,19 +415,13 @@ def test_the_demo_films_any_policy(options, kind, steps, tmp_path, monkeypatch):
     assert type(seen[0]).__name__ == kind
     assert getattr(seen[0], "steps", None) == steps
     values, page = json.loads(figures.read_text()), report.read_text(encoding="utf-8")
-    named = "demo-vq" if options[0] == "--model" else options[1]
-    assert values["policy"] == named
-    assert named in page
+    assert values["policy"] == options[1]
+    assert options[1] in page
     assert values.get("steps") == steps
-    assert ("the small built-in checkpoint" in page) == (options[0] == "--model")
+    assert ("the small built-in checkpoint" in page) == (options[1] == "demo-vq")
 
 
-def test_the_demo_is_asked_for_one_policy(capsys, tmp_path):
-    with pytest.raises(SystemExit):
-        main(["demo", "--model", "vq", "--policy", "runs/mine", "--out", str(tmp_path / "r.html")])
-    assert "--model vq is short for --policy demo-vq, but --policy runs/mine came as well" in " ".join(
-        capsys.readouterr().err.split()
-    )
+def test_a_demo_of_nothing_is_refused(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["demo", "--policy", str(tmp_path / "nothing"), "--out", str(tmp_path / "r.html")])
     assert "no such folder" in " ".join(capsys.readouterr().err.split())

@@ -73,11 +73,12 @@ def test_view_and_check_pages(shards, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["data", "view", str(shards), "--first", "99"])
     assert "--first 99" in capsys.readouterr().err
-    arguments = ["data", "check", str(shards), "--html", str(tmp_path / "check.html")]
+    arguments = ["data", "check", str(shards), "--report", str(tmp_path / "check.html")]
     main([*arguments, "--json", str(tmp_path / "c.json")])
     assert "with tokens" in (tmp_path / "check.html").read_text()
     report = json.loads((tmp_path / "c.json").read_text())
-    assert (report["findings"], report["counts"]["with tokens"]) == ([], 0)
+    assert [finding["name"] for finding in report["findings"]] == ["no normalizer"]
+    assert report["counts"]["with tokens"] == 0
 
 
 def test_from_sim(tmp_path, monkeypatch, capsys):

@@ -83,6 +83,14 @@ def test_every_command_takes_every_form(
     assert ("whatever the weights" in " ".join(capsys.readouterr().err.split())) == (form == "blend.yaml")
 
 
+def test_stats_say_where_nothing_is_left_to_train_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "stats", str(place / "a/shard-000000.tar")])
+    assert "none to train on" in (said := capsys.readouterr().err)
+    assert "--set held_out=0" in said
+    main(["data", "stats", str(place / "a")])
+    assert "none to train on" not in capsys.readouterr().err
+
+
 def test_a_blend_is_checked_by_its_parts(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +105,7 @@ def test_a_blend_is_checked_by_its_parts(
         ("name: x\ntype: single\nshards_dir: nowhere\n", r"x\.yaml: shards_dir is 'nowhere'.*no such shard"),
         (
             "name: x\ntype: single\nshard_dir: a\nshards_dir: a\n",
-            r"unknown key 'shard_dir'\. Did you mean shards_dir",
+            r"unknown key 'shard_dir'\. Did you mean 'shards_dir'",
         ),
         ("name: x\ntrain: {a: {config_path: a/dataset.yaml, weight: 0}}", r"x\.yaml: train\.a\.weight is 0"),
         (
@@ -115,7 +123,7 @@ def test_a_blend_is_checked_by_its_parts(
         ("name: x\ntype: singel\nshards_dir: a", r"type is 'singel' .*expected 'type: single'"),
         (
             "name: x\nshards_dir: a\nkwargs: {normaliser_path: n.pt}",
-            r"x\.yaml: kwargs: unknown key 'normaliser_path'\. Did you mean normalizer_path",
+            r"x\.yaml: kwargs: unknown key 'normaliser_path'\. Did you mean 'normalizer_path'",
         ),
     ],
 )
@@ -137,3 +145,49 @@ def test_the_example_files_are_read_where_their_data_lie(place: Path, request: p
     ]
     (single,) = open_sources(configs / "example.yaml")
     assert (single.name, len(single.shards)) == ("bimanual_ur5e_example", 2)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "name", "words"),
+    [
+        ("{normalizer_path: gone.pt}", "normalizer", "gone.pt: there is no such file or folder"),
+        ("{normalizer_path: blend.yaml}", "normalizer", "blend.yaml"),
+        ("{tokens_dir: gone}", "tokens_dir", "gone: there is no such folder"),
+    ],
+)
+def test_a_check_says_what_else_a_yaml_names_in_vain(
+    place: Path, kwargs: str, name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "x.yaml").write_text(f"name: x\nshards_dir: a\nkwargs: {kwargs}\n")
+    with pytest.raises(SystemExit) as end:
+        main(["data", "check", "--fast", str(place / "x.yaml"), "--json", str(tmp_path / "check.json")])
+    assert end.value.code == 1
+    findings = json.loads((tmp_path / "check.json").read_text())["findings"]
+    assert [(each["name"], words in each["text"]) for each in findings if each["severity"] == "error"] == [
+        (name, True)
+    ]
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["", "dataset.yaml"])
+def test_a_check_says_that_no_normalizer_comes_with_data(
+    place: Path, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(place / "a", tmp_path / "bare")
+    (data / "normalizer.safetensors").unlink()
+    (data / "dataset.yaml").write_text("name: bare\nshards_dir: .\n")
+    main(["data", "check", "--fast", str(data / form)])
+    assert "no normalizer beside the shards, and no normalizer_path in a yaml" in capsys.readouterr().out
+
+
+def test_a_check_says_what_does_not_go_together(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(place / name, tmp_path / name)
+    fit_normalizer(place / "a", mode="mean_std").save_pretrained(tmp_path / "b")
+    (tmp_path / "b" / "tokens.json").write_text("{}")
+    shutil.copy(place / "blend.yaml", tmp_path)
+    with pytest.raises(SystemExit):
+        main(["data", "check", "--fast", str(tmp_path / "blend.yaml")])
+    assert "normalizers differ: two normalizers meet" in capsys.readouterr().out

@@ -40,7 +40,19 @@ def test_every_command_explains_itself_with_an_example(words, capsys):
     text = capsys.readouterr().out
     assert f"rdt2 {words}" in text
     assert "For example:" in text
-    if not words.startswith(("export", "data augment-sheet", "data view")):  # they print no figures
+    if not words.startswith(
+        (
+            "export",
+            "data augment-sheet",
+            "data view",
+            "data mark",
+            "data recover",
+            "serve",
+            "robot serve",
+            "device peer",
+            "reset",
+        )
+    ):  # they print no figures
         assert "--json" in text
 
 
@@ -48,7 +60,7 @@ def test_without_arguments_the_help_is_shown(capsys):
     with pytest.raises(SystemExit) as done:
         main([])
     assert done.value.code == 0
-    assert "Start here" in capsys.readouterr().out
+    assert "rdt2 demo" in capsys.readouterr().out
 
 
 def test_version(capsys):
@@ -97,15 +109,19 @@ def test_a_missing_extra_says_what_to_install(monkeypatch, capsys):
     assert "pip install 'rdt2[sim]'" in capsys.readouterr().err
 
 
-def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch):
+def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch, capsys):
     from rdt2.cli.demo import Demo
 
     def run(self):
         raise ModuleNotFoundError("No module named 'rdt2.nothing'", name="rdt2.nothing")
 
     monkeypatch.setattr(Demo, "run", run)
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(SystemExit) as done:
         main(["demo"])
+    assert done.value.code == 70
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "rdt2.nothing" in said
 
 
 def test_ctrl_c_is_code_130(monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -14,6 +16,8 @@ import pytest
 
 from rdt2.cli.main import main
 from rdt2.data import fit_normalizer
+from rdt2.training.config import CONFIGS
+from rdt2.training.settings import load_settings
 
 TINY = ("size=tiny", "batch_size=2", "trackers=[]", "warmup_steps=0", "evaluate_samples=4")
 
@@ -40,12 +44,13 @@ def test_training_says_where_the_model_is_and_what_comes_next(data, tmp_path, ca
     assert "looked through the actions of all 12 samples" in told
     # This is no terminal.
     lines = [line for line in told.splitlines() if line.startswith("tokenizer: step: ")]
-    assert [line.split(",")[0] for line in lines] == ["tokenizer: step: 1 of 3", "tokenizer: step: 3 of 3"]
+    assert [lines[k].split(",")[0] for k in (0, -1)] == ["tokenizer: step: 1 of 3", "tokenizer: step: 3 of 3"]
     assert all("loss" in line and "lr 1.0e-04" in line for line in lines)
     assert " left  " in lines[0]
     assert f"model: {out / 'model'}" in told
     following = next(line for line in told.splitlines() if line.startswith("next: "))
     assert f"--tokenizer '{out / 'model'}'" in following
+    assert "rdt2 train vq --config PRESET" in following  # without one it would be the published recipe
     words = shlex.split(
         following.removeprefix("next: ").split(", then")[0].replace("TOKENS", str(tmp_path / "tokens"))
     )
@@ -159,3 +164,20 @@ def test_what_is_wrong_is_said_before_anything_is_done(
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "pointing", "vq", "expert", "distill"])
+def test_help_lists_every_setting_with_its_meaning(stage, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", stage, "--help"])
+    assert end.value.code == 0
+    told = capsys.readouterr().out.partition(f"settings of {stage}")[2].splitlines()[1:]
+    names = [
+        line.strip().removeprefix("--set ").partition("=")[0] for line in told if line.startswith("  --")
+    ]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(CONFIGS[stage]))
+    for line, below in itertools.pairwise(told):
+        if line.startswith("  --"):
+            assert below.startswith("      "), f"{line.strip()} has no meaning"
+    written = [line.strip().removeprefix("--set ") for line in told if line.startswith("  --")]
+    assert load_settings(CONFIGS[stage], None, written) == CONFIGS[stage]()  # what it says can be typed

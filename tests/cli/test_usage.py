@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from rdt2.cli.main import main
+import rdt2
+from rdt2.cli.main import commands, main
+from rdt2.cli.usage import typeable
 
 
 def said(capsys, *arguments: str, code: int = 2) -> str:
@@ -31,7 +35,7 @@ def said(capsys, *arguments: str, code: int = 2) -> str:
         ("data chek folder", "'rdt2 data' has no command 'chek'. Did you mean 'check'?"),
         ("train exprt", "Did you mean 'expert'?"),
         ("tokeniser inspect", "Did you mean 'tokenizer'?"),
-        ("xyz", "'rdt2' has no command 'xyz'. Its commands: demo, predict"),
+        ("xyz", "'rdt2' has no command 'xyz'. Its commands: demo, "),
         ("evaluate cell --polcy demo-fm", "'rdt2 evaluate cell' has no option --polcy. Did you mean '--policy'?"),
         ("evaluate cell --episode=3", "Did you mean '--episodes'?"),
         ("train vq --sets steps=3 --data d --out o", "Did you mean '--set'?"),
@@ -70,7 +74,7 @@ PREDICT = "predict --left l.png --right r.png --instruction Go."
         ("evaluate shards --data d --json FILE/x.json", "FILE is a file, not a folder"),
         ("data record --out FILE", "--out FILE: is a file"),
         ("data convert FOLDER FILE --from shards", "--out FILE: is a file"),
-        ("data check FOLDER --html FOLDER", "--html FOLDER: is a folder"),
+        ("data check FOLDER --report FOLDER", "--report FOLDER: is a folder"),
         ("data stats FOLDER --fit FILE", "--fit FILE: is a file"),
         ("data view FOLDER --rerun FOLDER", "--rerun FOLDER: is a folder"),
         ("data augment-sheet FOLDER --out FILE/x.png", "FILE is a file, not a folder"),
@@ -171,3 +175,71 @@ def test_workers_end_with_the_process_that_was_interrupted(tmp_path):
     _, errors = process.communicate(timeout=30)
     assert errors.count("Traceback") == 1  # this small program's own
     assert "Process Spawn" not in errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_workers_end_with_the_process_that_was_killed(tmp_path):
+    """Regression: they waited for ever for the next job, each with a policy in memory."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import time\n"
+        "from rdt2.workers import worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    with worker_pool(2) as pool:\n"
+        "        jobs = [pool.submit(time.sleep, 60) for _ in range(2)]\n"
+        "        print(*pool._processes, flush=True)\n"
+        "        jobs[0].result()\n"
+    )
+    process = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    workers = [int(number) for number in process.stdout.readline().split()]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 20
+    while left := [number for number in workers if _runs(number)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.05)
+
+
+def _runs(number):
+    stat = Path(f"/proc/{number}/stat")
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "typed"),
+    [
+        ("evaluate shards", "Pass vlm=<folder or hub id> as well", "Pass --vlm <folder or hub id> as well"),
+        ("predict", "Use quantize='int8' or offload=<layers>", "Use --quantize int8 or --offload <layers>"),
+        ("demo", "leave out offload= or compile=True.", "leave out --offload or --compile."),
+        (
+            "evaluate cell",
+            "Name one with normalizer=FILE (published)",
+            "Name one with --normalizer FILE (published)",
+        ),
+        ("evaluate cell", "runs/vlm=3/steps=4: no file", "runs/vlm=3/steps=4: no file"),
+        ("data check", "Name it: normalizer=FILE.", "Name it: --normalizer FILE."),
+        ("data check", "pass it as processor=FOLDER", "pass it as processor=FOLDER"),
+        ("train vq", "Name it: normalizer=FILE.", "Name it: --set normalizer=FILE."),
+        ("train vq", "Set steps=4, or --set tokenizer=FOLDER", "Set steps=4, or --set tokenizer=FOLDER"),
+        ("train expert", "leave out compile=True", "leave out --set compile=true"),
+    ],
+)
+def test_advice_of_an_error_is_what_can_be_typed(command, said, typed):
+    kind = commands()
+    for word in command.split():
+        kind = kind[word]
+    filled = object.__new__(kind)
+    assert typeable(said, filled) == typed
+
+
+def test_a_policy_without_its_parts_is_told_the_options_of_the_command_line(tmp_path, capsys):
+    expert = Path(rdt2.__file__).parent / "checkpoints" / "demo" / "expert"
+    shutil.copytree(expert, tmp_path / "expert")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "cell", "--policy", str(tmp_path / "expert"), "--episodes", "1"])
+    assert "Pass --vlm <folder or hub id>" in " ".join(capsys.readouterr().err.split())

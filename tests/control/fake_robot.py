@@ -33,7 +33,7 @@ class FakeClock:
 
 
 class FakeDevice(BaseDevice):
-    """Ready from the start; remembers what it was told for the first time, as (now, time, value), and its stops.
+    """Ready from the start; remembers what it was told, as (now, times, values), and its stops.
 
     An honest one takes time to stop, and stops by itself when it hears nothing.
     """
@@ -41,7 +41,7 @@ class FakeDevice(BaseDevice):
     def __init__(self, clock, name, trajectory, honest=False):
         super().__init__(name)
         self.trajectory = trajectory
-        self.clock, self.scheduled, self.calls, self.holds = clock, [], [], 0
+        self.clock, self.calls, self.holds = clock, [], 0
         self.honest, self.ramp, self._heard = honest, None, clock.now()
         self.connect()
         self.enable()
@@ -52,9 +52,6 @@ class FakeDevice(BaseDevice):
         self.trajectory.execute(times, self.check(values), now=self.clock.now())
         self._heard = self.clock.now()
         self.calls.append((self.clock.now(), times, values))
-        for time, value in zip(times, values, strict=True):
-            if not any(time == t and np.array_equal(value, v) for _, t, v in self.scheduled):
-                self.scheduled.append((self.clock.now(), time, value))
 
     def check(self, values):
         return values
@@ -200,7 +197,10 @@ def fake_settings(changes=None, *, sides=SIDES):
             "turn_rate": 8, "turn_acceleration": 200, "turn_jerk": 20000,
         },
         "latency": 0, "clock_error": 0.001,
-        "gripper": {"scale": 1, "stroke": 0.2, "latency": 0, "clock_error": 0.001},
+        "gripper": {
+            "model": "cell", "mount": [[1, 0, 0, -0.055], [0, 1, 0, 0], [0, 0, 1, -0.06], [0, 0, 0, 1]],
+            "scale": 1, "stroke": 0.2, "latency": 0, "clock_error": 0.001,
+        },
         "camera": {"latency": 0, "clock_error": 0.001},
     }  # fmt: skip
     safety = {

@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.control.bodies import ArmBody, cross_pairs, distances, self_pairs
 from rdt2.control.guard import Guard
+from rdt2.robot.grippers import GRIPPERS
 from rdt2.robot.kinematics import arm_kinematics
-from rdt2.robot.models import arm_model, base_pose
+from rdt2.robot.models import arm_model, base_pose, mount_in_flange
 from rdt2.robot.settings import Bounds, RobotSettings
 from rdt2.sim.gripper import tcp_rotation
 
@@ -34,12 +35,28 @@ SAFETY = {
 }  # fmt: skip
 
 
-def settings(model="ur5e", sides=SIDES, bounds=CALM, **arm):
-    """The cell's robot of a kind, with limits that these tests know."""
+def settings(model="ur5e", sides=SIDES, bounds=CALM, *, obstacles=None, **arm):
+    """The cell's robot of a kind, with limits and a TCP that these tests know."""
     whole = RobotSettings.read(f"cell_{model}").model_dump()
     changes = {"bounds": bounds.model_dump(), **arm}
     arms = {side: {**whole["arms"][side], **changes} for side in sides}
-    return RobotSettings.model_validate({**whole, "arms": arms, "safety": {**whole["safety"], **SAFETY}})
+    if model != "handheld":
+        for side in sides:
+            arms[side]["tool"] = mount_in_flange(model, side) @ TOOL
+    safety = {**whole["safety"], **SAFETY, "obstacles": obstacles or {}}
+    return RobotSettings.model_validate({**whole, "arms": arms, "safety": safety})
+
+
+def body_of(model, side):
+    """The shape of an arm of the cell, or of a hand, by its TCP at `TOOL`."""
+    known = model != "handheld"
+    return ArmBody(
+        arm_model(model) if known else None,
+        base=base_pose(model, side) if known else np.eye(4),
+        gripper=GRIPPERS["cell"],
+        mount=mount_in_flange(model, side) if known else np.eye(4),
+        tool=TOOL,
+    )
 
 
 _KINEMATICS: dict = {}
@@ -63,12 +80,12 @@ def waiting(side):
     return down(side, 0.0, -0.30 if side == "right" else 0.30, 0.26, lean=0.2)
 
 
-def guarded(model="ur5e", poses=None, *, sides=SIDES, bounds=CALM):
+def guarded(model="ur5e", poses=None, *, sides=SIDES, bounds=CALM, obstacles=None):
     """A guard that stands at `poses` (default: where hands wait)."""
     poses = poses or {side: waiting(side) for side in sides}
     known = model != "handheld"
     guard = Guard(
-        settings(model, sides, bounds),
+        settings(model, sides, bounds, obstacles=obstacles),
         {s: kinematics(model, s) if known else None for s in sides},
         period=PERIOD,
     )
@@ -126,19 +143,21 @@ def geoms(compiled, side):
 class Onlooker:
     """Follows commanded poses with joints of its own, and says how near everything came, at ticks and between."""
 
-    def __init__(self, sides, model, poses):
+    def __init__(self, sides, model, poses, joints=None):
         self.known = model != "handheld"
         self.poses = {side: [poses[side]] for side in sides}
-        self.joints = {side: [joints_at(model, side, poses[side])] for side in sides}
-        self.widths = {side: [0.08] for side in sides}
+        joints = joints or {side: joints_at(model, side, poses[side]) for side in sides}
+        self.joints = {side: [joints[side]] for side in sides}
+        self.widths = {side: [(0.08, 0.08)] for side in sides}
         self.kinematics = {side: kinematics(model, side) if self.known else None for side in sides}
-        described, stands = (arm_model(model), base_pose) if self.known else (None, lambda *_: np.eye(4))
-        self.bodies = {side: ArmBody(described, side, stands(model, side), TOOL) for side in sides}
+        self.bodies = {side: body_of(model, side) for side in sides}
 
-    def look(self, commanded):
+    def look(self, commanded, measured=None):
+        """`measured`: openings that a gripper reports, by side."""
         for side, pose in commanded.poses.items():
             self.poses[side].append(pose)
-            self.widths[side].append(commanded.widths[side])
+            width = commanded.widths[side]
+            self.widths[side].append((width, measured[side] if measured else width))
             if self.known:
                 joints, *_ = self.kinematics[side].step(self.joints[side][-1], pose, dt=PERIOD)
                 self.joints[side].append(joints)
@@ -187,11 +206,21 @@ class Onlooker:
             )
         return {key: gaps.min(axis=1, initial=np.inf) for key, gaps in found.items()}
 
+    def off(self, side, box):
+        """Metres from all that moves of an arm to a box, at every look: of points along each capsule."""
+        body, (segments, _) = self.bodies[side], self.shapes()[side]
+        share = np.linspace(0, 1, 31)[:, None, None, None]
+        points = segments[0] + share * (segments[1] - segments[0]) - box["centre"]
+        points = points @ Rotation.from_euler("z", box.get("turn", 0.0), degrees=True).as_matrix()
+        over = np.abs(points) - 0.5 * np.array(box["size"])
+        away = np.linalg.norm(np.maximum(over, 0), axis=-1) + np.minimum(over.max(axis=-1), 0)
+        return (away.min(axis=0) - body.radius)[:, body.moves].min(axis=1)
+
     def solid_gap(self, model, tick):
         """Metres (at most 0.1) between the solids of both arms at a tick, as MuJoCo measures them."""
         compiled, data = two_arms(model)
         for side in SIDES:
-            place(compiled, data, side, model, self.joints[side][tick], self.widths[side][tick])
+            place(compiled, data, side, model, self.joints[side][tick], max(self.widths[side][tick]))
         mujoco.mj_forward(compiled, data)
         right, left = (geoms(compiled, side) for side in SIDES)
         return min(mujoco.mj_geomDistance(compiled, data, a, b, 0.1, None) for a in right for b in left)

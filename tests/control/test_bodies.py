@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from guarded import SIDES, TOOL, geoms, kinematics, place, two_arms
+from guarded import SIDES, body_of, geoms, kinematics, place, two_arms
 from scipy.optimize import minimize
 
 from rdt2.control.bodies import (
-    ArmBody,
     cross_pairs,
     distances,
-    gripper_of_policy,
     segment_distance,
     self_pairs,
 )
-from rdt2.robot.gripper import POLICY_IN_TCP
-from rdt2.robot.models import arm_model, base_pose
+from rdt2.robot.models import arm_model
 
 mujoco = pytest.importorskip("mujoco")
-
-
-def body(model, side):
-    return ArmBody(arm_model(model), side, base_pose(model, side), TOOL)
 
 
 @pytest.mark.parametrize("model", ["ur5e", "fr3"])
 def test_capsules_are_never_further_apart_than_the_solids(model):
     rng = np.random.default_rng(1)
     compiled, data = two_arms(model)
-    bodies = {side: body(model, side) for side in SIDES}
+    bodies = {side: body_of(model, side) for side in SIDES}
     pairs = cross_pairs(bodies["right"], bodies["left"])
     near = 0
     for _ in range(12):
@@ -39,7 +32,7 @@ def test_capsules_are_never_further_apart_than_the_solids(model):
             joints = np.clip(k.home + rng.normal(0, 0.5, len(k.home)), k.lower, k.upper)
             width = rng.uniform(0, 0.09)
             place(compiled, data, side, model, joints, width)
-            frames = bodies[side].frames(joints[None], np.eye(4)[None], np.array([width]))
+            frames = bodies[side].frames(joints[None], np.eye(4)[None], np.full((1, 2), width))
             segments[side] = bodies[side].segments(frames)
             lowest[side] = bodies[side].lowest(frames, segments[side])[0]
         mujoco.mj_forward(compiled, data)
@@ -56,11 +49,11 @@ def test_capsules_are_never_further_apart_than_the_solids(model):
 @pytest.mark.parametrize("model", ["ur5e", "fr3"])
 def test_the_gripper_touches_the_table_where_its_boxes_do(model):
     """Corners, not capsules: a millimetre counts where thin things are picked up."""
-    k, arm = kinematics(model, "left"), body(model, "left")
+    k, arm = kinematics(model, "left"), body_of(model, "left")
     compiled, data = two_arms(model)
     for width, lean in ((0.0, 0.0), (0.08, 0.3), (0.05, -0.6)):
         joints = k.home + np.eye(len(k.home))[-2] * lean
-        frames = arm.frames(joints[None], np.eye(4)[None], np.array([width]))
+        frames = arm.frames(joints[None], np.eye(4)[None], np.full((1, 2), width))
         place(compiled, data, "left", model, joints, width)
         mujoco.mj_forward(compiled, data)
         parts = [i for i in geoms(compiled, "left") if compiled.geom_type[i] == mujoco.mjtGeom.mjGEOM_BOX]
@@ -73,14 +66,16 @@ def test_the_gripper_touches_the_table_where_its_boxes_do(model):
         )
         assert arm.lowest(frames, arm.segments(frames))[0, 0] == pytest.approx(lowest, abs=1e-9)
         pose = arm.tcp(frames)[0]
-        assert pose[2, 3] - arm.hang(pose[None, :3, :3], width)[0] == pytest.approx(lowest, abs=1e-9)
+        assert pose[2, 3] - arm.hang(pose[None, :3, :3], np.full(2, width))[0] == pytest.approx(
+            lowest, abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("model", ["ur5e", "fr3"])
 def test_frames_and_jacobians_are_those_of_the_kinematics(model):
-    k, arm = kinematics(model, "right"), body(model, "right")
+    k, arm = kinematics(model, "right"), body_of(model, "right")
     joints = k.home + np.random.default_rng(2).normal(0, 0.3, (3, len(k.home)))
-    frames = arm.frames(joints, np.eye(4)[None], np.zeros(3))
+    frames = arm.frames(joints, np.eye(4)[None], np.zeros((1, 2)))
     for i in range(3):
         pose, jacobian = k.jacobian(joints[i])
         np.testing.assert_allclose(arm.tcp(frames)[i], pose, atol=1e-9)
@@ -90,8 +85,8 @@ def test_frames_and_jacobians_are_those_of_the_kinematics(model):
 
 @pytest.mark.parametrize("model", ["ur5e", "fr3"])
 def test_an_arm_at_home_does_not_touch_itself(model):
-    arm, home = body(model, "left"), arm_model(model).home["left"]
-    frames = arm.frames(np.array([home]), np.eye(4)[None], np.array([0.09]))
+    arm, home = body_of(model, "left"), arm_model(model).home["left"]
+    frames = arm.frames(np.array([home]), np.eye(4)[None], np.full((1, 2), 0.09))
     segments = arm.segments(frames)
     pairs = self_pairs(arm, home)
     assert distances(segments, segments, arm, arm, pairs).min() > 0.02
@@ -99,7 +94,7 @@ def test_an_arm_at_home_does_not_touch_itself(model):
     assert steps.min() >= 2
     folded = np.array(home)
     folded[2 if model == "ur5e" else 3] *= 1.45
-    frames = arm.frames(folded[None], np.eye(4)[None], np.array([0.09]))
+    frames = arm.frames(folded[None], np.eye(4)[None], np.full((1, 2), 0.09))
     segments = arm.segments(frames)
     assert distances(segments, segments, arm, arm, pairs).min() < 0.02, "a folded arm meets itself"
 
@@ -121,21 +116,6 @@ def test_segment_distances_are_the_least():
             for start in ((0.5, 0.5), (0.1, 0.9), (0.9, 0.1), (0.1, 0.1))
         )
         assert found[i] == pytest.approx(best, abs=1e-4)
-
-
-def test_a_gripper_is_found_from_the_policy_frame_of_any_tcp():
-    """Where the TCP is another frame, turned and shifted, the gripper stays where it is."""
-    rng = np.random.default_rng(4)
-    policy_in_tcp = np.eye(4)
-    policy_in_tcp[:3, 3] = POLICY_IN_TCP
-    np.testing.assert_allclose(gripper_of_policy(policy_in_tcp), TOOL, atol=1e-12)
-    other = np.eye(4)
-    other[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    other[:3, :3] *= np.linalg.det(other[:3, :3])
-    other[:3, 3] = 0.1, -0.2, 0.05
-    np.testing.assert_allclose(
-        gripper_of_policy(other @ policy_in_tcp), TOOL @ np.linalg.inv(other), atol=1e-9
-    )
 
 
 def test_a_redundant_arm_whose_tcp_stands_still_stands_still():

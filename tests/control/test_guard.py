@@ -332,22 +332,35 @@ def state(pose):
     return SimpleNamespace(pose=pose)
 
 
-def test_an_arm_that_does_not_follow_is_noticed():
+def test_an_arm_that_is_elsewhere_is_noticed():
     guard, poses = guarded()
     commands = drive(guard, [shifted(poses, "left", 0.8 * PERIOD * k, 0, 0) for k in range(30)])
-    guard.check(
-        {"left": state(commands[-8].poses["left"]), "right": state(poses["right"])}
-    )  # within its latency
-    behind = commands[-1].poses["left"].copy()
+    meant = {s: np.stack([c.poses[s] for c in commands[-10:-5]]) for s in SIDES}
+    guard.check({"left": state(commands[-8].poses["left"]), "right": state(poses["right"])}, meant)
+    behind = commands[-8].poses["left"].copy()
     behind[1, 3] += 0.06
     with pytest.raises(SafetyError, match="left arm is 60 mm"):
-        guard.check({"left": state(behind)})
-    turned = commands[-1].poses["left"].copy()
+        guard.check({"left": state(behind)}, meant)
+    turned = commands[-8].poses["left"].copy()
     turned[:3, :3] = down("left", 0, 0, 0, yaw=0.5)[:3, :3]
     with pytest.raises(SafetyError, match="degrees from what it was commanded"):
-        guard.check({"left": state(turned)})
+        guard.check({"left": state(turned)}, meant)
     with pytest.raises(SafetyError, match="not finite"):
-        guard.check({"right": state(np.full((4, 4), np.nan))})
+        guard.check({"right": state(np.full((4, 4), np.nan))}, meant)
+
+
+def test_the_way_to_rest_is_told_before_it_is_driven():
+    guard, poses = guarded()
+    drive(guard, [shifted(poses, "left", 0.8 * PERIOD * k, 0, 0) for k in range(60)])
+    rest = guard.to_rest(5)
+    assert {side: way.shape for side, way in rest.items()} == dict.fromkeys(SIDES, (5, 4, 4))
+    for k in range(5):
+        command = guard.brake()
+        for side in SIDES:
+            np.testing.assert_allclose(rest[side][k], command.poses[side], atol=1e-12)
+    while not guard.at_rest:
+        guard.brake()
+    assert all(len(way) == 0 for way in guard.to_rest(9).values())
 
 
 def test_a_tcp_in_another_place_of_the_gripper_changes_nothing_about_its_shape():

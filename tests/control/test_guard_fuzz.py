@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 import pytest
-from guarded import CALM, PERIOD, SIDES, TABLE, Onlooker, down, guarded, joints_at, waiting
+from guarded import CALM, PERIOD, SIDES, TABLE, Onlooker, down, guarded, joints_at, kinematics, waiting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -40,9 +40,25 @@ def starts():
         {"right": waiting("right"), "left": down("left", 0.0, 0.25, low - 0.008)},
         # too near to each other
         {"right": down("right", 0.0, -0.086, 0.2), "left": down("left", 0.0, 0.086, 0.2)},
+        # in each other
+        {"right": down("right", 0.0, -0.07, 0.2), "left": down("left", 0.0, 0.07, 0.2)},
+        # in the wall, as far as the guard knows
+        {"right": waiting("right"), "left": down("left", 0.30, 0.3, 0.25)},
     ]
 
 
+def bent(model):
+    """Joints to begin from: near the end of a joint, and nearly singular."""
+    waits = {side: joints_at(model, side, waiting(side)) for side in SIDES}
+    ended = {side: waits[side].copy() for side in SIDES}
+    singular = {side: waits[side].copy() for side in SIDES}
+    for side in SIDES:
+        ended[side][-1] = kinematics(model, side).upper[-1] - 0.01
+        singular[side][4 if model == "ur5e" else 3] = 0.06 if model == "ur5e" else -0.6
+    return [ended, singular]
+
+
+WALL = {"centre": [0.45, 0, 0.3], "size": [0.2, 3, 1.5]}
 MODELS = ("ur5e", "ur5e", "ur5e", "fr3", "handheld")
 _GUARDS: dict = {}
 
@@ -52,11 +68,14 @@ def prepared(model, quick, start):
     key = model, quick
     if key not in _GUARDS:
         postures = [(p, {s: joints_at(model, s, p[s]) for s in SIDES}) for p in starts()]
-        _GUARDS[key] = guarded(model, bounds=QUICK if quick else CALM)[0], postures
+        for joints in bent(model) if model != "handheld" else []:
+            postures.append(({s: kinematics(model, s).forward(joints[s]) for s in SIDES}, joints))
+        bounds = QUICK if quick else CALM
+        _GUARDS[key] = guarded(model, bounds=bounds, obstacles={"wall": WALL})[0], postures
     guard, postures = _GUARDS[key]
-    poses, joints = postures[start]
+    poses, joints = postures[start % len(postures)]
     guard.start(poses, joints, dict.fromkeys(SIDES, 0.08))
-    return guard, Onlooker(SIDES, model, poses)
+    return guard, Onlooker(SIDES, model, poses, joints)
 
 
 unit = st.integers(-2, 2)
@@ -109,7 +128,18 @@ def wishes(side, move, past, others):
         yield wish
 
 
-def drive(guard, onlooker, program):
+def drive(guard, onlooker, program, measured):
+    """`measured`: opening at which an object, or a fault, keeps both grippers; None where they go as told."""
+    fingers = {side: 0.08 if measured is None else measured for side in SIDES}
+
+    def look(commanded):
+        onlooker.look(commanded, fingers)
+        if measured is None:
+            fingers.update(commanded.widths)
+        guard.see(fingers)
+
+    guard.see(fingers)
+    onlooker.widths = {side: [(0.08, fingers[side])] for side in SIDES}
     for pair in program:
         move = dict(zip(SIDES, pair, strict=True))
         path = {}
@@ -118,17 +148,17 @@ def drive(guard, onlooker, program):
         for tick in range(max(m["ticks"] for m in move.values())):
             wish = {side: path[side][min(tick, len(path[side]) - 1)] for side in SIDES}
             if "brake" in (move["right"]["kind"], move["left"]["kind"]):
-                onlooker.look(guard.brake())
+                look(guard.brake())
                 continue
             try:
-                onlooker.look(guard.step(wish, {side: move[side]["width"] for side in SIDES}))
+                look(guard.step(wish, {side: move[side]["width"] for side in SIDES}))
             except SafetyError:
                 assert any(not np.isfinite(pose).all() for pose in wish.values())
-                onlooker.look(guard.brake())
+                look(guard.brake())
     for _ in range(120):
         if guard.at_rest:
             return
-        onlooker.look(guard.brake())
+        look(guard.brake())
     raise AssertionError("the arms do not come to rest")
 
 
@@ -136,12 +166,15 @@ def drive(guard, onlooker, program):
     max_examples=EXAMPLES, deadline=None, derandomize="RDT2_SAFETY_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-@given(model=st.sampled_from(MODELS), quick=st.booleans(), start=st.integers(0, 6), program=programs)
+@given(
+    model=st.sampled_from(MODELS), quick=st.booleans(), start=st.integers(0, 10),
+    measured=st.sampled_from([None, None, 0.0, 0.092]), program=programs,
+)  # fmt: skip
 @pytest.mark.timeout(6 * 3600)
-def test_no_wish_brings_an_arm_where_it_must_not_be(model, quick, start, program):
+def test_no_wish_brings_an_arm_where_it_must_not_be(model, quick, start, measured, program):
     bounds = QUICK if quick else CALM
     guard, onlooker = prepared(model, quick, start)
-    drive(guard, onlooker, program)
+    drive(guard, onlooker, program, measured)
     assert onlooker.limits(bounds).max() <= 1.0 + 1e-6
     # What is wrong at the start may stay wrong, and get no worse; all else stays right.
     outside = onlooker.outside(bounds)
@@ -153,8 +186,11 @@ def test_no_wish_brings_an_arm_where_it_must_not_be(model, quick, start, program
     gaps = onlooker.gaps(shapes)
     for key, gap in gaps.items():
         assert gap.min() >= min(gap[0], 0.02 if key == "both" else 0.005) - 3e-3
+    for side in SIDES:
+        off = onlooker.off(side, WALL)
+        assert off.min() >= min(off[0], 0.02) - 3e-3
     nearest = int(np.argmin(gaps["both"])) // 2
-    if onlooker.known and gaps["both"].min() < 0.06:
+    if onlooker.known and 0 < gaps["both"].min() < 0.06:
         solid = onlooker.solid_gap(model, nearest)
         assert solid > 0
         assert solid > gaps["both"].min() - 1e-3

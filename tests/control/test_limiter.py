@@ -36,8 +36,25 @@ def test_a_moving_wish_is_followed_without_lag():
     error = np.linalg.norm(np.stack([m.position for m in motions[1:]]) - wishes, axis=1)
     fast = np.linalg.norm(np.diff(wishes, axis=0), axis=1) / PERIOD
     assert fast.max() > 1.0
-    assert error.mean() / fast.mean() < 0.005  # seconds
+    assert error.mean() / fast.mean() < 0.008  # seconds
     assert error.max() < 0.02
+
+
+def test_a_rough_wish_is_followed_without_swinging():
+    """Regression: rows 33 ms apart that are half a millimetre off, as every policy's, made arms swing by millimetres
+    around the wish, with all of the jerk that was allowed: the fastest way to it was planned anew in each period."""
+    waypoints, ticks = np.arange(0, 4, 1 / 30), np.arange(0, 3.9, PERIOD)
+    smooth = np.stack(
+        [0.1 * np.sin(2 * waypoints), 0.1 * np.cos(1.5 * waypoints) - 0.1, 0.1 * waypoints], axis=1
+    )
+    rough = smooth + np.random.default_rng(0).normal(scale=0.0005, size=smooth.shape)
+    wishes = np.stack([np.interp(ticks, waypoints, axis) for axis in rough.T], axis=1)
+    motions = follow(Limiter(BOUNDS, period=PERIOD), wishes)[100:]
+    acceleration = np.stack([m.acceleration[:3] for m in motions])
+    jerk = np.linalg.norm(np.diff(acceleration, axis=0), axis=1) / PERIOD
+    assert np.sqrt((jerk**2).mean()) < 0.3 * BOUNDS.jerk
+    error = np.linalg.norm(np.stack([m.position for m in motions]) - wishes[99:], axis=1)
+    assert error.mean() < 0.002
 
 
 def test_the_norms_of_all_limits_hold_in_every_direction():

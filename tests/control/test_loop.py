@@ -42,8 +42,8 @@ class Looks:
     def on_cycle(self, observation, chunk, time):
         self.cycles.append((observation, chunk, time))
 
-    def on_frame(self, time):
-        self.seen.append((time, self.look()))
+    def on_frame(self, moment):
+        self.seen.append((moment.time, self.look()))
 
 
 def left_x(robot):
@@ -56,7 +56,8 @@ def is_stopped(robot):
 
 @pytest.mark.parametrize("mode", ["asynchronous", "chunking"])
 def test_motion_is_steady_through_replanning_and_latency(mode):
-    """5 mm a step is 0.15 m/s: from the first chunk on, at every moment, also while the policy thinks."""
+    """Regression (PITFALLS 35): arms that stood a second after each chunk. 5 mm a step is 0.15 m/s: from the first
+    chunk on, at every moment, also while the policy thinks."""
     robot, policy = fake_robot(), ConstantPolicy()
     policy.keeps_promises = mode == "chunking"
     film = Looks(left_x(robot))
@@ -114,7 +115,7 @@ def test_what_a_policy_puts_off_happens_when_both_arms_have_waited(patience, lef
 
 
 def test_every_gripper_width_is_commanded_at_its_own_time_and_scaled_once():
-    """Regressions: only the last width of a chunk was sent, and it was rescaled up to four times."""
+    """Regressions (PITFALLS 32, 38): only the last width of a chunk was sent, and it was rescaled up to four times."""
     robot = fake_robot()
     scaled = fake_settings({f"arms.{side}.gripper.scale": 0.1 / 0.088 for side in SIDES})
     film = Looks(lambda: robot.grippers["left"].state().width)
@@ -132,12 +133,12 @@ def test_device_latencies_move_commands_earlier():
         looks = Looks(left_x(robot))
         run(robot, ConstantPolicy(), seconds=2.0, settings=settings, recorder=looks)
         film[name] = np.array([x for _, x in looks.seen])
-    # This arm moves at once: told 50 ms earlier, it is 7.5 mm ahead throughout the second chunk.
-    np.testing.assert_allclose((film["late"] - film["now"])[24:31], 0.0075, atol=1e-3)
+    # This arm moves at once: told 50 ms earlier, it is 7.5 mm ahead throughout the second chunk (and settles there).
+    np.testing.assert_allclose((film["late"] - film["now"])[24:31], 0.0075, atol=2e-3)
 
 
 def test_motion_of_the_policy_frame_becomes_motion_of_the_tcp_with_the_robots_own_transform():
-    """Regression: one robot's transform was used on every robot."""
+    """Regression (PITFALLS 33): one robot's transform was used on every robot."""
     change = np.eye(4)
     change[:3, :3] = Rotation.from_euler("xyz", [0.3, -0.2, 0.5]).as_matrix()
     change[:3, 3] = 0.05, -0.02, -0.14
@@ -165,6 +166,7 @@ def test_motion_of_the_policy_frame_becomes_motion_of_the_tcp_with_the_robots_ow
 
 
 def test_pictures_that_arrive_late_are_matched_with_the_pose_of_their_time():
+    """Regression (PITFALLS 35): no latency was matched."""
     robot = fake_robot()
     for camera in robot.cameras.values():
         camera.delay = 0.07
@@ -175,7 +177,7 @@ def test_pictures_that_arrive_late_are_matched_with_the_pose_of_their_time():
     speeds = np.diff([c.tcp["left"][0, 3] for c in result.cycles[2:]]) / np.diff(
         [c.time for c in result.cycles[2:]]
     )
-    np.testing.assert_allclose(speeds, 0.15, atol=5e-3)
+    np.testing.assert_allclose(speeds[1:], 0.15, atol=5e-3)  # the first is that of an arm that gains speed
 
 
 def test_policies_are_told_where_the_arms_are():
@@ -423,7 +425,7 @@ def test_a_chunk_that_comes_too_late_is_a_fault():
 
 
 def test_the_operators_interrupt_stops_the_robot_and_ends_the_episode():
-    """Regression: an interrupt only ended the episode, and the policy started again."""
+    """Regression (PITFALLS 37): an interrupt only ended the episode, and the policy started again."""
     robot, policy = fake_robot(), ConstantPolicy()
     robot.clock.interrupt_at = 100.9
     result = run(robot, policy, seconds=9.0)
@@ -678,3 +680,136 @@ def test_an_arm_that_cannot_be_stopped_after_a_crash_is_told(calls):
     robot.arms["left"].stop = broken
     with pytest.raises(SafetyError, match="out of memory The left arm could not be stopped: cable is out"):
         run(robot, Crash())
+
+
+class Notes(Looks):
+    """A recorder that keeps what it is told."""
+
+    def __init__(self):
+        super().__init__(lambda: None)
+        self.moments = []
+
+    def on_frame(self, moment):
+        self.moments.append(moment)
+
+
+def test_a_recorder_is_told_the_wish_the_command_and_what_was_measured():
+    robot, notes = fake_robot(), Notes()
+    slow = {f"arms.{side}.bounds.speed": 0.1 for side in SIDES}
+    run(robot, ConstantPolicy(), seconds=1.5, settings=fake_settings(slow), recorder=notes, latency=0.1)
+    last = notes.moments[-1]
+    assert last.since == pytest.approx(1.5, abs=0.05)
+    assert last.period is None
+    assert last.inference is not None
+    assert last.told.taken
+    assert not last.fault
+    asked, made, measured = (
+        pose[0, 3]
+        for pose in (last.told.wish["left"], last.told.command.poses["left"], last.states["left"].pose)
+    )
+    # 0.15 m/s are asked for and 0.1 allowed
+    assert asked > made + 0.01
+    assert made == pytest.approx(measured, abs=0.005)
+    assert "within its limits of 0.1 m/s" in last.told.command.slowed
+    assert last.cycle.plan.poses["left"][-1, 0, 3] > made
+    assert last.widths["right"] == pytest.approx(last.told.command.widths["right"], abs=2e-3)
+
+
+def test_a_recorder_is_told_why_the_arms_pause():
+    robot, notes = fake_robot(), Notes()
+    run(robot, ConstantPolicy(invalid={2}), seconds=1.5, recorder=notes, latency=0.1)
+    told = [moment.fault for moment in notes.moments]
+    assert "token 3 is out of range" in " ".join(told)
+    assert not told[-1]
+
+
+def test_a_sentence_that_changes_is_heard_at_the_next_look():
+    robot, policy = fake_robot(), ConstantPolicy()
+    said = iter(["Pick up the red cube."] * 5 + ["Press the blue button."] * 100)
+    run_episode(
+        robot,
+        policy,
+        lambda: next(said),
+        settings=fake_settings(),
+        config=LoopConfig(latency=0.1),
+        max_seconds=4,
+    )
+    sentences = [seen.instruction for seen in policy.seen]
+    assert sentences[0] == "Pick up the red cube."
+    assert sentences[-1] == "Press the blue button."
+
+
+def test_the_guard_is_told_where_fingers_are_measured(monkeypatch):
+    """Held open by an object, whatever was commanded."""
+    told = []
+    monkeypatch.setattr("rdt2.control.guard.Guard.see", lambda _, widths: told.append(dict(widths)))
+    robot = fake_robot()
+    robot.grippers["left"].trajectory.stay(0.07, now=START)
+    monkeypatch.setattr(robot.grippers["left"], "execute", lambda *_: None)
+    run(robot, ConstantPolicy(), seconds=0.5)
+    assert len(told) > 30
+    assert all(widths["left"] == pytest.approx(0.07) for widths in told)
+
+
+@pytest.mark.parametrize("device", ["left arm", "right gripper", "left camera"])
+@pytest.mark.parametrize("call", ["health", "state"])
+@pytest.mark.parametrize("answer", [None, "fine", {"pose": 1}])
+def test_a_driver_that_answers_something_else_is_named(device, call, answer):
+    """Regression: AttributeError: 'NoneType' object has no attribute 'ok'."""
+    robot = fake_robot()
+    call = "read" if "camera" in device and call == "state" else call
+    driver = dict(robot.devices())[device]
+    right = getattr(driver, call)
+    setattr(driver, call, lambda: answer if robot.clock.now() > 101 else right())
+    ending = run(robot, ConstantPolicy(), seconds=9.0).ending
+    assert device in ending
+    assert f"{call}() gave {answer!r}, expected a" in ending
+    setattr(driver, call, right)
+    assert is_stopped(robot)
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (np.zeros((480, 640, 3), np.uint8), r"uint8 \(480, 640, 3\)"),
+        (np.zeros((384, 384, 3), np.float32), r"float32 \(384, 384, 3\)"),
+        (np.zeros((384, 384), np.uint8), r"uint8 \(384, 384\)"),
+    ],
+)
+def test_pictures_of_another_kind_are_refused_before_anything_moves(image, got):
+    robot = fake_robot()
+    read = robot.cameras["left"].read
+    robot.cameras["left"].read = lambda: dataclasses.replace(read(), image=image)
+    with pytest.raises(SafetyError, match=rf"left camera's read\(\) gave {got}, expected a Frame"):
+        run(robot, ConstantPolicy(), latency=None)
+    assert not robot.arms["left"].calls or np.ptp([p[0, 0, 3] for *_, p in robot.arms["left"].calls]) == 0
+
+
+@pytest.mark.parametrize("changes", [{"pose": np.eye(3)}, {"velocity": None}, {"timestamp": "now"}])
+def test_states_of_another_kind_stop_the_robot_and_name_the_field(changes):
+    robot = fake_robot()
+    arm, state = robot.arms["right"], robot.arms["right"].state
+    arm.state = lambda: dataclasses.replace(state(), **changes) if robot.clock.now() > 101 else state()
+    ending = run(robot, ConstantPolicy()).ending
+    assert f"the right arm's state has {next(iter(changes))}" in ending
+    assert is_stopped(robot)
+
+
+def test_after_a_long_sleep_the_plan_is_dropped_and_not_chased():
+    """Regression: a process that was suspended for 0.3 s chased its plan at full speed."""
+    robot = fake_robot()
+    clock, sleep = robot.clock, robot.clock.sleep_until
+
+    def suspended(time):
+        sleep(time)
+        if clock.time > 101 and suspended.seconds:
+            clock.time, suspended.seconds = clock.time + suspended.seconds, 0
+
+    suspended.seconds, clock.sleep_until = 0.3, suspended
+    film = Looks(left_x(robot))
+    result = run(robot, ConstantPolicy(), seconds=3.0, recorder=film)
+    assert "nothing ran for 0.3 s" in result.pauses[0].reason
+    assert result.ending == "time is up"
+    told = [(times[0], poses[0, 0, 3]) for now, times, poses in robot.arms["left"].calls if now > 101.2]
+    due, x = np.array(told).T
+    assert (np.diff(x) / np.diff(due)).max() < 0.25  # 0.15 m/s asked for

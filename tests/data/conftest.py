@@ -23,7 +23,7 @@ def umi_zarr(tmp_path: Path) -> Callable[..., Path]:
     """Writes ``dataset.zarr.zip`` as UMI does: zarr v2, a chunk a picture."""
 
     def write(motions: list[Motion], *, codec: object = None, arms=("right", "left"), dtype="<f4") -> Path:
-        import zarr
+        zarr = pytest.importorskip("zarr")  # not for Python 3.10
 
         path = tmp_path / "dataset.zarr.zip"
         store = zarr.storage.ZipStore(path, mode="w")

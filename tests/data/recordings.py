@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from motion import SIDE, Motion
 from scipy.spatial.transform import Rotation
 
@@ -98,7 +99,7 @@ def _write_common(file: Any, recording: Recording, clock: str, camera: str) -> N
 
 def write_umi(recordings: Sequence[Recording], folder: Path, *, version: int = 2) -> None:
     """UMI's zarr, robot 0 is the right hand; it keeps no clock. zarr v2 in a zip, v3 in a folder."""
-    import zarr
+    zarr = pytest.importorskip("zarr")  # not for Python 3.10
 
     store: Any
     if version == 2:

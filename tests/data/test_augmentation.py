@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rdt2.data.augmentation import CorruptionConfig, ImageCorruption, contact_sheet
+from rdt2.data.augmentation import COLOURS, HEAD, CorruptionConfig, ImageCorruption, contact_sheet
 from rdt2.errors import ConfigError, ObservationError
 
 NOTHING = CorruptionConfig(
@@ -110,6 +110,21 @@ def test_saturation_mixes_with_grey(picture) -> None:
     assert 0.5 <= factors.mean() <= 1.5
 
 
+def test_colours_only_leaves_half_the_pictures_and_moves_nothing(picture) -> None:
+    corrupt = ImageCorruption(seed=0, config=COLOURS)
+    seen = [corrupt(picture, sample=number, epoch=0) for number in range(200)]
+    kept = [np.array_equal(each, picture) for each in seen]
+    assert 70 < sum(kept) < 130
+    assert all(each is not picture for each in seen)
+    edge = np.zeros_like(picture)
+    edge[:, : picture.shape[1] // 4] = (200, 40, 40)
+    for number in range(20):  # one colour stays one colour, where it was
+        changed = corrupt(edge, sample=number, epoch=0)
+        assert np.unique(changed[:, : picture.shape[1] // 4].reshape(-1, 3), axis=0).shape[0] == 1
+        red, green, blue = changed[0, 0].astype(int)
+        assert red > max(green, blue)
+
+
 def test_wrong_pictures_and_settings(picture) -> None:
     with pytest.raises(ObservationError, match="two halves"):
         ImageCorruption()(picture[:, :-1], sample=0, epoch=0)
@@ -121,5 +136,6 @@ def test_wrong_pictures_and_settings(picture) -> None:
 
 def test_contact_sheet(picture) -> None:
     sheet = contact_sheet([picture, picture], ImageCorruption(), samples=[0, 7], epochs=3)
-    assert sheet.shape == (2 * (48 + 8), 4 * (96 + 8), 3)
-    np.testing.assert_array_equal(sheet[4:52, 4:100], picture[::2, ::2])
+    assert sheet.shape == (HEAD + 2 * (48 + 8), 4 * (96 + 8), 3)
+    assert sheet[:HEAD].max() > 200  # says which is left and right, and which epoch
+    np.testing.assert_array_equal(sheet[HEAD + 4 : HEAD + 52, 4:100], picture[::2, ::2])

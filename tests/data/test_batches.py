@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.data.test_shards import SENTENCE, action, encode_jpeg, picture
 
 from rdt2.data import (
@@ -137,6 +140,24 @@ def test_pictures_cut_where_they_are_decoded(folder: Path) -> None:
     np.testing.assert_array_equal(batch.patches[0], cut(whole)[0])
 
 
+def test_only_pictures_take_a_piece_of_shared_memory(folder: Path) -> None:
+    """Every piece costs the process that trains a connection to the worker, and a map."""
+
+    def cut(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return pictures.reshape(3, -1, 192), np.ones((len(pictures), 3), np.int64)
+
+    (whole,) = data(folder, pictures=True).batches(range(1), workers=1)
+    (parts,) = data(folder, pictures=True, cut=cut).batches(range(1), workers=1)
+    assert [isinstance(each.base, torch.Tensor) for each in (whole.pictures, *parts.patches)] == [
+        True,
+        True,
+        False,
+    ]
+    for batch in (whole, parts):
+        for array in (batch.actions, batch.indices, batch.mirrored):
+            assert not isinstance(array.base, torch.Tensor)
+
+
 def test_mixture_by_weight(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "other", first=1000, shards=3)
     (tmp_path / "blend.yaml").write_text(
@@ -155,12 +176,60 @@ def test_mixture_by_weight(folder: Path, tmp_path: Path) -> None:
     assert not set(held_out.numbers) & set(data(tmp_path / "blend.yaml", split="train", held_out=0.2).numbers)
 
 
+def test_yamls_of_the_published_scripts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths from where the scripts are started, one table for all, sentences in the yaml, and what is evaluated."""
+    configs = tmp_path / "configs" / "datasets"
+    configs.mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pick").symlink_to(folder)
+    (tmp_path / "data" / "all.json").write_text((folder / "instructions.json").read_text())
+    for name in ("one", "two"):
+        (configs / f"{name}.yaml").write_text(
+            f"name: {name}\ndataset_name: {name}\ntype: single\nshards_dir: data/pick\n"
+        )
+    each = "{{config_path: configs/datasets/{}.yaml, {}}}"
+    (configs / "blend.yaml").write_text(
+        "name: blend\ntype: blend\n"
+        "kwargs: {instruction_path: data/all.json, addtional_instructions: {new: Fold the cloth.}}\n"
+        f"train:\n  one: {each.format('one', 'weight: 1')}\n  two: {each.format('two', 'weight: 0.5')}\n"
+        f"eval:\n  two: {each.format('two', 'val_ratio: 0.01')}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    sources = open_sources("configs/datasets/blend.yaml")
+    assert [(source.name, source.weight, len(source.shards)) for source in sources] == [
+        ("one", 1, 8), ("two", 0.5, 8)
+    ]  # fmt: skip
+    table = json.loads((tmp_path / "data" / "all.json").read_text())
+    assert all(source.table(source.shards[0]) == {**table, "new": "Fold the cloth."} for source in sources)
+    (configs / "one.yaml").write_text(
+        "name: one\nshards_dir: data/pick\nkwargs: {addtional_instructions: {new: Press the button.}}\n"
+    )
+    (one,) = open_sources(configs / "one.yaml")
+    assert one.instructions == {"": {**table, "new": "Press the button."}}
+    write(configs / "data" / "pick", first=0, shards=2)  # what is beside the yaml goes before what is here
+    (one,) = open_sources(configs / "one.yaml", instructions="ignore")
+    assert len(one.shards) == 2
+    (configs / "two.yaml").write_text(
+        "name: two\nshards_dir: data\nkwargs: {normalizer_path: normalizer.pt}\n"
+    )
+    (tmp_path / "normalizer.pt").touch()  # of whatever
+    shutil.rmtree(configs / "data")
+    with pytest.raises(ShardError, match="datasets/data: no such"):
+        open_sources(configs / "two.yaml")
+    write(configs / "data", shards=2)
+    (two,) = open_sources(configs / "two.yaml")
+    assert two.normalizer == str(configs / "normalizer.pt")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("train: {}", "train is no table"),
         ("train: {a: {weight: 1}}", "expected {config_path, weight}"),
         ("train: {a: {config_path: x.yaml, weight: many}}", "expected a number"),
+        ("shards_dir: .\nkwargs: {addtional_instructions: [a]}", "expected a table {key: sentence}"),
         ("name: x", "shards_dir is None, expected 'type: single'"),
         ("- 1", "expected a table"),
     ],

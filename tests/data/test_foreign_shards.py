@@ -124,6 +124,13 @@ def test_files_of_a_sample_that_lie_apart_are_refused(tmp_path: Path) -> None:
         refused(folder(tmp_path / names[0] / str(len(names)), apart), "missing beside.*sort=name")
 
 
+def test_tokens_without_actions_are_told_from_files_that_lie_apart(tmp_path: Path) -> None:
+    content = {
+        name.replace("action.npy", "action_token.npy"): data for name, data in files().items()
+    }  # the reader never comes to what is in them
+    refused(folder(tmp_path, content), "action.npy missing.*tokens alone.*in metres.*decode")
+
+
 def test_macos_shadows_are_no_shards(tmp_path: Path) -> None:
     content = {
         name: data for real, data in files().items() for name, data in ((f"._{real}", b"x"), (real, data))

@@ -71,6 +71,17 @@ def test_round_trip(written, motions) -> None:
                 assert abs(found.videos[arm][frame].mean() - level) < 2.5
 
 
+def test_what_lerobot_records_of_our_robots_is_known(dataset, motions) -> None:
+    """Its names end with ".pos", since it drops what has another ending."""
+    info = json.loads((dataset / "meta" / "info.json").read_text())
+    for key in ("observation.state", "action"):
+        info["features"][key]["names"] = [f"{name}.pos" for name in info["features"][key]["names"]]
+    (dataset / "meta" / "info.json").write_text(json.dumps(info))
+    source = open_source(dataset, "lerobot")
+    assert source.guesses == []
+    same(source[1], motions[1])
+
+
 def test_layout(written) -> None:
     import pyarrow.parquet as pq
 

@@ -17,7 +17,7 @@ from rdt2.data import ShardIndex, check_shards
 from rdt2.data.loader import batches_ahead, next_step
 from rdt2.data.mixture import DataSource
 from rdt2.data.normalizers import data_normalizer
-from rdt2.data.shards import remote
+from rdt2.data.shards import remote, signed
 from rdt2.data.shards.index import load_index
 from rdt2.data.shards.ranges import RangeReader
 from rdt2.errors import NormalizerError, ShardError
@@ -36,8 +36,9 @@ def afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache of indices, and a process that has asked nobody anything."""
     monkeypatch.setenv("RDT2_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "_WAIT_S", 0.002)
-    for name in ("_signed", "_answered", "_waited_for"):
-        monkeypatch.setattr(remote, name, type(getattr(remote, name))())
+    monkeypatch.setattr(signed, "_signed", {})
+    for name in ("_answered", "_waited_for"):
+        monkeypatch.setattr(remote, name, set())
 
 
 @pytest.fixture
@@ -267,7 +268,7 @@ def bucket(folder: Path, service: str) -> str:
     return "s3://robots/pick"
 
 
-def test_s3(folder: Path, bucket: str, tmp_path: Path) -> None:
+def test_s3(folder: Path, bucket: str, service: str, tmp_path: Path) -> None:
     """A folder of a bucket and a range of tars: as from disk; indices are kept, and signed addresses read."""
     expected = seen(take(data(folder), 10))
     for location in (bucket, f"{bucket}/{BRACES}"):
@@ -276,15 +277,16 @@ def test_s3(folder: Path, bucket: str, tmp_path: Path) -> None:
     assert len(indices) == 8
     data(bucket)
     assert {path: path.stat().st_mtime_ns for path in indices} == indices
-    assert all(address and address.startswith("http") for _, address in remote._signed.values())
+    assert all(place and place.server in service for _, place in signed._signed.values())
     assert check_shards(bucket).as_dict() == check_shards(folder).as_dict()
 
 
 def test_s3_without_signed_addresses(folder: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a signed address does not give, the S3 client does: encrypted files, requester pays, other credentials."""
-    monkeypatch.setattr(remote, "_signed_address", lambda url: url.replace("s3://", "http://127.0.0.1:9/"))
+    monkeypatch.setattr(remote, "_sign", lambda url, _: url.replace("s3://", "http://127.0.0.1:9/"))
     assert seen(take(data(bucket), 10)) == seen(take(data(folder), 10))
-    assert all(address is None for _, address in remote._signed.values())
+    assert signed._signed
+    assert all(place is None for _, place in signed._signed.values())
 
 
 def test_s3_by_the_settings_of_fsspec(
@@ -300,7 +302,8 @@ def test_s3_by_the_settings_of_fsspec(
         monkeypatch.delenv(name)
     s3fs.S3FileSystem.clear_instance_cache()
     assert seen(take(data(bucket), 10)) == seen(take(data(folder), 10))
-    assert all(address is not None for _, address in remote._signed.values())
+    assert signed._signed
+    assert all(place is not None for _, place in signed._signed.values())
 
 
 def _nothing(service: str, patch: pytest.MonkeyPatch) -> None:

@@ -238,7 +238,7 @@ def test_full_disk_leaves_earlier_shards_whole(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_really_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "_temporary", lambda path: Path("/dev/full"))
+    monkeypatch.setattr(writing, "partial_file", lambda path: Path("/dev/full"))
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     with pytest.raises(RecordingError, match="No space left"):
         record(tmp_path, 20, per_shard=50)

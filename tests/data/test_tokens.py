@@ -10,8 +10,20 @@ import numpy as np
 import pytest
 from test_shards import FakeTokenizer, record
 
-from rdt2.data import ShardIndex, TrainingData, fit_normalizer, tokenize_beside, tokenize_shards
+from rdt2.action import ActionChunk
+from rdt2.cli.main import main
+from rdt2.data import (
+    ShardIndex,
+    TrainingData,
+    check_shards,
+    fit_normalizer,
+    open_sources,
+    tokenize_beside,
+    tokenize_shards,
+)
+from rdt2.data.normalizers import data_normalizer
 from rdt2.errors import RecordingError, ShardError
+from rdt2.evaluation.shards import evaluate_shards
 from rdt2.normalizer import LinearNormalizer
 
 
@@ -65,6 +77,23 @@ def test_new_shards_and_files_beside_hold_the_same_tokens(source: Path, tmp_path
         np.testing.assert_array_equal(one.tokens(number), other.tokens(number))
         assert one.jpeg(number) == other.jpeg(number)
     assert len(ShardIndex([*source.glob("*.tar"), *(tmp_path / "new").glob("*.tar")])) == 20
+
+
+def test_shards_without_a_normalizer_get_that_of_their_tokens(source: Path) -> None:
+    (source / "normalizer.safetensors").unlink(missing_ok=True)
+    normalizer = fit_normalizer(source)
+    tokenize_beside(source, FakeTokenizer(), normalizer)
+    assert LinearNormalizer.from_pretrained(source).digest == normalizer.digest
+    held = data_normalizer(open_sources(source), ShardIndex(source).token_origin)
+    assert held is not None
+    assert held.of_model
+    # One that is there stays, and the tokens' is then known by its name.
+    for file in source.glob("*.tokens"):
+        file.unlink()
+    other = fit_normalizer(source, mode="mean_std")
+    tokenize_beside(source, FakeTokenizer(), other)
+    assert LinearNormalizer.from_pretrained(source).digest == normalizer.digest
+    assert ShardIndex(source).token_origin == ("fake", other.digest)
 
 
 def test_data_that_may_not_be_written_have_their_tokens_elsewhere(source: Path, tmp_path: Path) -> None:
@@ -139,6 +168,30 @@ def test_tokens_of_two_tokenizers_or_normalizers_are_never_mixed(source: Path, t
         ShardIndex([*source.glob("*.tar"), *stored.glob("*.tar")])
 
 
+def test_what_reads_no_tokens_takes_data_of_two_tokenizers(source: Path, tmp_path: Path) -> None:
+    normalizer, other = fit_normalizer(source), record(tmp_path / "other", 10, tokens=False)
+    tokenize_beside(source, FakeTokenizer(), normalizer)
+    tokenize_beside(other, Other(), normalizer)
+    for folder in (source, other):
+        (folder / "dataset.yaml").write_text("name: one\nshards_dir: .\n")
+    each = "{{config_path: {}/dataset.yaml}}"
+    blend = f"name: both\ntrain: {{a: {each.format(source)}, b: {each.format(other)}}}\n"
+    (tmp_path / "blend.yaml").write_text(blend)
+    with pytest.raises(ShardError, match="of two tokenizers"):
+        ShardIndex(tmp_path / "blend.yaml")
+    main(
+        ["data", "augment-sheet", str(tmp_path / "blend.yaml"), "--samples", "1", "--epochs", "1",
+         "--out", str(tmp_path / "sheet.png")]
+    )  # fmt: skip
+    chunk = ActionChunk(np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 1, 0, 0.05] * 2), (24, 1)))
+
+    class Policy:
+        def predict(self, observations: list, *, seed: list) -> list:
+            return [chunk] * len(observations)
+
+    assert evaluate_shards(Policy(), tmp_path / "blend.yaml", split="all", limit=4).samples == 4  # type: ignore[arg-type]
+
+
 def test_tokens_of_another_shard_or_damaged_ones_are_refused_and_written_again(source: Path) -> None:
     normalizer = fit_normalizer(source)
     tokenize_beside(source, FakeTokenizer(), normalizer)
@@ -163,3 +216,24 @@ def test_new_shards_say_what_made_their_tokens(source: Path, tmp_path: Path) -> 
     (tmp_path / "out" / "tokens.json").write_text("[]")
     with pytest.raises(ShardError, match="does not say what made the tokens"):
         ShardIndex(tmp_path / "out")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_check_looks_at_tokens_beside_shards(source: Path, tmp_path: Path, workers: int) -> None:
+    tokenize_beside(source, FakeTokenizer(), fit_normalizer(source), out_dir=tmp_path / "tokens")
+    report = check_shards(source, tokens=tmp_path / "tokens", workers=workers)
+    assert report.counts["with tokens"] == 10
+    report = check_shards(source, tokens=tmp_path / "tokens", workers=workers, num_embeddings=100)
+    assert {finding.name: finding.count for finding in report.findings}["token range"] == 10
+    (tmp_path / "tokens" / "shard-000000.tar.tokens").write_bytes(b"half")
+    report = check_shards(source, tokens=tmp_path / "tokens", workers=workers)
+    assert not report.ok
+    (found,) = [finding for finding in report.findings if finding.name == "token file"]
+    assert "is no whole file of action tokens" in found.examples[0]
+
+
+def test_a_folder_of_tokens_that_is_not_there_is_named(source: Path) -> None:
+    (source / "x.yaml").write_text("name: x\nshards_dir: .\nkwargs: {tokens_dir: gone}\n")
+    with pytest.raises(ShardError, match=r"tokens_dir of data set 'x' is .*gone: there is no such folder"):
+        ShardIndex(source / "x.yaml")
+    assert len(ShardIndex(source / "x.yaml", tokens=False)) == 10

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from motion import Motion, same, same_pictures
 
 from rdt2.data.clock import pieces
 from rdt2.data.convert import convert
-from rdt2.data.sources import SourceOptions, open_source
+from rdt2.data.sources import SourceOptions, open_source, zarr_files
 from rdt2.errors import RDT2Error, RecordingError
 
 OPTIONS: dict[str, Any] = {"arms": "right-left", "fps": 30, "gripper_unit": "m", "instruction": "Fold it."}
@@ -33,7 +34,7 @@ def store(tmp_path: Path) -> Callable[..., Path]:
         stamps=None,
         **options: Any,
     ) -> Path:
-        import zarr
+        zarr = pytest.importorskip("zarr")  # not for Python 3.10
 
         folder = tmp_path / top / "dataset.zarr"
         root = zarr.open_group(folder, mode="w", zarr_format=zarr_format)  # type: ignore[arg-type]
@@ -84,7 +85,7 @@ def test_a_zip_of_the_folder(store: Callable[..., Path]) -> None:
 
 def test_shards_of_chunks(store: Callable[..., Path]) -> None:
     """Many chunks in a file, and other names of the files."""
-    import zarr
+    zarr = pytest.importorskip("zarr")  # not for Python 3.10
 
     path = store([Motion(30)], chunk_key_encoding={"name": "v2", "separator": "."})
     group = zarr.open_group(path, mode="a")
@@ -200,3 +201,11 @@ def test_recorded_times(store: Callable[..., Path]) -> None:
     fast = open_source(path, "umi-zarr", SourceOptions(**OPTIONS | {"fps": 60}))
     np.testing.assert_allclose(fast[0].timestamps, motions[0].times / 2, atol=1e-9)
     assert [part.start for part in pieces(fast[1].timestamps)] == [0, 15]
+
+
+def test_python_3_10_is_told_what_it_lacks(
+    store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zarr_files, "sys", SimpleNamespace(version_info=(3, 10, 13)))
+    with pytest.raises(RecordingError, match="which needs Python 3"):
+        list(open_source(store([Motion(30)]), "umi-zarr", SourceOptions(**OPTIONS)))

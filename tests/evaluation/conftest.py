@@ -14,7 +14,7 @@ def no_simulation(monkeypatch):
 
     ran = []
 
-    def run(trial, policy, robot, *, config, max_seconds, watch=None):
+    def run(trial, policy, robot, *, config, max_seconds, watch=None, desk=None):
         ran.append((trial, policy, robot))
         task = trial.task(trial.scene())
         done = record(trial.index, task.hand == "right", task.hand, task.colour, trial.task_kind)

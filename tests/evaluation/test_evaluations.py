@@ -21,6 +21,7 @@ from rdt2.evaluation.cell import evaluate_cell
 from rdt2.evaluation.compare import compare
 from rdt2.evaluation.page import Page
 from rdt2.evaluation.results import CellEvaluation, Event, read_evaluation
+from rdt2.policy import digests
 from rdt2.policy.spec import PolicySpec
 from rdt2.robot.settings import RobotSettings
 from rdt2.sim.tasks import TASKS
@@ -209,13 +210,13 @@ def test_other_scenes_are_not_compared():
 
 def test_digests_follow_the_files(tmp_path, monkeypatch):
     monkeypatch.setenv("RDT2_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(identity, "LARGE", 8)
+    monkeypatch.setattr(digests, "LARGE", 8)
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"0123456789")
     (folder / "train.log").write_text("not what decides")
-    first = identity.file_digests(str(folder))
+    first = digests.file_digests(str(folder))
     assert set(first) == {"config.json", "model.safetensors"}
     assert list((tmp_path / "cache" / "digests").iterdir()), "a large file's digest is kept"
 
@@ -223,17 +224,17 @@ def test_digests_follow_the_files(tmp_path, monkeypatch):
         raise AssertionError("a large file is read once")
 
     with monkeypatch.context() as patch:
-        patch.setattr(identity.hashlib, "sha256", lambda *a: unread() if not a else _sha256(*a))
-        kept = identity._digest(folder / "model.safetensors")
+        patch.setattr(digests.hashlib, "sha256", lambda *a: unread() if not a else _sha256(*a))
+        kept = digests._digest(folder / "model.safetensors")
     assert kept == first["model.safetensors"]
     (folder / "model.safetensors").write_bytes(b"0123456780")
-    assert identity.file_digests(str(folder))["model.safetensors"] != kept
+    assert digests.file_digests(str(folder))["model.safetensors"] != kept
     for place in (tmp_path / "cache" / "digests").iterdir():
         place.write_text("broken")
-    assert identity.file_digests(str(folder))["config.json"] == first["config.json"]
+    assert digests.file_digests(str(folder))["config.json"] == first["config.json"]
 
 
-_sha256 = identity.hashlib.sha256
+_sha256 = digests.hashlib.sha256
 
 
 def test_policies_say_how_they_are_run():

@@ -178,3 +178,15 @@ def test_the_table_reads_in_a_terminal(folder, capsys):
     assert "mine" in text
     assert "stay still" in text
     assert "2.00" in text
+
+
+def test_no_figure_is_cut_where_the_table_is_narrow(folder, capsys):
+    from rich.console import Console
+
+    result = evaluate_shards(Oracle(folder, error=0.004), folder, split="all", name="runs/own/policy/fm.json")
+    Console(width=80).print(result.table())
+    text = capsys.readouterr().out
+    assert "…" not in text
+    for errors in (result.errors, *result.baselines.values()):
+        assert f"{errors.position_mse:.3e}" in text
+        assert f"{errors.action_mse:.5f}" in text

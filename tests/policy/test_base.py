@@ -6,7 +6,8 @@ import torch
 
 from rdt2.errors import ActionError, ObservationError
 from rdt2.observation import Observation
-from rdt2.policy.base import checked_observations, draw_noise, finished_chunk
+from rdt2.policy.base import draw_noise, finished_chunk
+from rdt2.policy.questions import checked_observations
 
 
 def resting() -> np.ndarray:

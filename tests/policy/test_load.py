@@ -360,7 +360,7 @@ def test_options_are_those_of_the_spec(bundles):
     assert PolicySpec.of(Path("a"), device=1, dtype=torch.bfloat16, vlm=Path("b")) == PolicySpec(
         policy="a", device="cuda:1", dtype="torch.bfloat16", vlm="b"
     )
-    with pytest.raises(ConfigError, match=r"no option 'step'\. Did you mean steps"):
+    with pytest.raises(ConfigError, match=r"no option 'step'\. Did you mean 'steps'"):
         load_policy("demo-fm", step=3)
     with pytest.raises(ConfigError, match="revision=v1 is of a repository of the hub"):
         load_policy(bundles["fm"], revision="v1")

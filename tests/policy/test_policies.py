@@ -124,7 +124,8 @@ def test_the_jpeg_step_is_applied_by_both(kind: str, request, monkeypatch: pytes
 def test_numpy_and_torch_pictures_give_the_same_chunk(fm: FMPolicy):
     """regression: numpy pictures raised TypeError."""
     given = observations(1)[0]
-    tensors = Observation(torch.from_numpy(given.left), torch.from_numpy(given.right), given.instruction)
+    left, right = torch.tensor(given.left), torch.tensor(given.right)
+    tensors = Observation(left, right, given.instruction)
     assert np.array_equal(stack(fm.predict([given], seed=1)), stack(fm.predict([tensors], seed=1)))
 
 

@@ -121,6 +121,17 @@ def test_a_process_that_dies_is_an_error_at_once_and_ever_after():
         assert time.perf_counter() - started < 1.0
 
 
+def test_its_death_is_known_at_once_without_asking_it():
+    with PolicyProcess(SPEC, open=open_fake) as policy:
+        assert policy.died() == ""
+        os.kill(policy.pid, signal.SIGKILL)
+        until = time.monotonic() + 0.5
+        while not policy.died() and time.monotonic() < until:
+            time.sleep(0.001)
+        assert "has died (exit code -9" in policy.died()
+    assert policy.died() == ""  # closed, not dead
+
+
 def test_one_that_hangs_can_be_closed_from_another_thread():
     policy = PolicyProcess(SPEC, open=open_fake)
     errors = []

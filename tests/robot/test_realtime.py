@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +18,15 @@ pytest.importorskip("mujoco")
 pytest.register_assert_rewrite("conformance")
 
 from conformance import PERIOD, Conformance, follow, ready, run, wait_for_rest  # noqa: E402
+from lateness import on_time  # noqa: E402
 
-from rdt2.errors import RobotError, SafetyError, TaskError  # noqa: E402
+from rdt2.errors import ConfigError, RobotError, SafetyError, TaskError  # noqa: E402
+from rdt2.robot.settings import RobotSettings  # noqa: E402
 from rdt2.sim import make_scene, task_for  # noqa: E402
 from rdt2.sim.board import Board  # noqa: E402
 from rdt2.sim.realtime import RealtimeCell  # noqa: E402
+
+pytestmark = pytest.mark.realtime
 
 SCENE = make_scene("pick", 1)
 
@@ -34,23 +40,44 @@ def cell():
 
 
 @pytest.fixture
-def robot(cell):
+def hurried(cell):
+    """The cell has been started: its process is not meant."""
+    with on_time():
+        yield
+
+
+@pytest.fixture
+def robot(cell, hurried):
     """Both arms where they were at the beginning."""
     robot = cell.robot()
     robot.connect()
-    for side in robot.sides:  # the test before may have left it on its way to rest
-        wait_for_rest(robot, side)
-    robot.recover()
-    ready(robot)
-    for side, home in cell.homes.items():
-        start = robot.arms[side].state().pose
-        share = np.linspace(0, 1, 31)[1:, None]
-        poses = np.repeat(home[None], 30, axis=0)
-        poses[:, :3, 3] = start[:3, 3] + share * (home - start)[:3, 3]
-        if np.linalg.norm((home - start)[:3, 3]) > 1e-3:
-            follow(robot, robot.arms[side], robot.clock.now() + 0.05 + PERIOD * np.arange(1, 31), poses)
-            run(robot, 0.2)
+    for attempt in range(3):
+        for side in robot.sides:  # the test before may have left it on its way to rest
+            wait_for_rest(robot, side)
+        robot.recover()
+        ready(robot)
+        try:
+            for side, home in cell.homes.items():
+                go_home(robot, side, home)
+        except (
+            SafetyError
+        ):  # on a machine that gave this thread no turn for 100 ms, and not for any other reason
+            stopped = {device.health().fault for device in robot.arms.values()}
+            assert stopped <= {"", "heard nothing for 100 ms"}
+            assert attempt < 2
+        else:
+            break
     return robot
+
+
+def go_home(robot, side, home):
+    start = robot.arms[side].state().pose
+    share = np.linspace(0, 1, 31)[1:, None]
+    poses = np.repeat(home[None], 30, axis=0)
+    poses[:, :3, 3] = start[:3, 3] + share * (home - start)[:3, 3]
+    if np.linalg.norm((home - start)[:3, 3]) > 1e-3:
+        follow(robot, robot.arms[side], robot.clock.now() + 0.05 + PERIOD * np.arange(1, 31), poses)
+        run(robot, 0.2)
 
 
 class TestRealtime(Conformance):
@@ -67,7 +94,7 @@ def test_states_are_read_at_once_and_are_new(robot) -> None:
         ages.append(robot.clock.now() - state.timestamp)
         time.sleep(0.001)
     assert np.median(seconds) < 1e-3
-    assert np.median(ages) < 0.02
+    assert np.median(ages) < 0.05  # 0.005 where nothing else runs
     assert min(ages) >= 0, "stamped ahead of the robot's clock: the loop would stop"
     started = time.perf_counter()
     picture = camera.read()
@@ -103,6 +130,21 @@ def test_errors_of_the_process_are_errors_here() -> None:
         RealtimeCell("octopus", SCENE)
 
 
+def test_a_robots_settings_make_its_cell() -> None:
+    """What a driver takes, `RobotSettings`, is enough; a robot of one arm has one."""
+    both = RobotSettings.read("cell_ur5e")
+    left = RobotSettings.model_validate(
+        {**both.model_dump(), "arms": {"left": both.arms["left"].model_dump()}}
+    )
+    with RealtimeCell.of(left, SCENE) as cell:
+        robot = cell.robot()
+        assert robot.sides == ("left",)
+        assert robot.arms["left"].timing.latency == both.cell.arms.latency
+        assert robot.cameras["left"].timing.latency == both.cell.cameras.delay
+    with pytest.raises(ConfigError, match=r"of kind ur5e .* expected kind cell"):
+        RealtimeCell.of(RobotSettings.read("bimanual_ur5e"), SCENE)
+
+
 def test_a_process_that_dies_is_a_fault_of_every_device_and_nothing_waits_for_it() -> None:
     with RealtimeCell("handheld", SCENE) as cell:
         robot = cell.robot()
@@ -122,47 +164,70 @@ def test_a_process_that_dies_is_a_fault_of_every_device_and_nothing_waits_for_it
 
 
 VICTIM = """
-import json, sys, time
+import json, sys
 import numpy as np
+sys.path.insert(0, {folder!r})
+from fake_robot import SIDES, ConstantPolicy
+from rdt2.action import HORIZON, chunk_from_poses
+from rdt2.control import LoopConfig, run_episode
 from rdt2.sim import make_scene
+from rdt2.sim.cell import cell_settings
 from rdt2.sim.realtime import RealtimeCell
 
-if __name__ == "__main__":
-    cell = RealtimeCell("ur5e", make_scene("pick", 1))
-    robot = cell.robot()
-    start = robot.arms["left"].state().pose
-    print(json.dumps({"board": cell._board.name, "process": cell.process.pid}), flush=True)
-    for tick in range(10_000):
-        pose = start.copy()
-        pose[2, 3] += 0.05 * np.sin(2 * np.pi * 0.6 * tick * 0.008)   # up to 0.19 m/s
-        robot.arms["left"].execute(np.array([robot.clock.now() + 0.02]), pose[None])
-        time.sleep(0.008)
-"""
-
-
-def test_arms_stop_and_the_cell_ends_when_its_owner_is_killed(tmp_path) -> None:
-    """kill -9 of the main process, in the middle of a motion."""
-    script = tmp_path / "victim.py"
-    script.write_text(VICTIM)
-    owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    try:
-        told = json.loads(owner.stdout.readline())
-        board = _Onlooker(told["board"])
-        moving = _wait(lambda: board.speed() > 0.12, 10)
-        assert moving is not None, "it never moved"
-        killed = time.monotonic()
-        os.kill(owner.pid, signal.SIGKILL)
-        owner.wait()
-        still = _wait(lambda: board.speed() < 0.01, 2)
-        assert still is not None
-        assert time.monotonic() - killed < 0.35, (
-            "100 ms, and 0.1 s of braking, and the wait for this process's turn"
+class ToAndFro(ConstantPolicy):
+    def values(self):
+        motion = np.repeat(np.eye(4)[None], HORIZON, axis=0)
+        motion[:, 0, 3] = (-1) ** len(self.seen) * {speed} / 30 * np.arange(1, HORIZON + 1)
+        return chunk_from_poses(
+            {{s: np.eye(4) for s in SIDES}}, {{s: motion for s in SIDES}}, {{s: np.full(HORIZON, 0.05) for s in SIDES}}
         )
-        assert _wait(lambda: not _runs(told["process"]), 5) is not None, "the cell's process is left over"
-        board.close()
-    finally:
-        owner.kill()
-        owner.wait()
+
+if __name__ == "__main__":
+    scene = make_scene("pick", 1)
+    settings = cell_settings("ur5e").changed({{
+        "safety.table_height": scene.table_height, "safety.max_age": 1.0, "safety.max_skew": 0.5  # drawn slowly
+    }})
+    with RealtimeCell.of(settings, scene) as cell:
+        print(json.dumps({{"board": cell._board.name, "process": cell.process.pid}}), flush=True)
+        run_episode(
+            cell.robot(), ToAndFro(), "Go to and fro.", settings=settings, max_seconds=60.0,
+            config=LoopConfig(mode="synchronous", execute_steps=20),
+        )
+"""
+LATENCY = 0.05
+"""Of the arms of cell_ur5e, seconds."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_arms_brake_within_their_limits_when_their_owner_hangs_or_is_killed(number, tmp_path) -> None:
+    """Regression: the watchdog heard of nothing, because one step was sent at a time; arms stopped dead behind it."""
+    script = tmp_path / "victim.py"
+    script.write_text(VICTIM.format(folder=str(Path(__file__).parents[1] / "control"), speed=0.4))
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, str(script)]
+        owner = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        stack.callback(owner.kill)
+        told = json.loads(owner.stdout.readline())
+        board = stack.enter_context(contextlib.closing(_Onlooker(told["board"])))
+        moving = _wait(lambda: board.speed() > 0.36, 60)
+        assert moving is not None, "it never moved"
+        os.kill(owner.pid, number)
+        seen = []
+        _wait(lambda: seen.append(board.motion()), 0.7)
+        seen = np.array(seen)
+        seen = seen[np.unique(seen[:, 0], return_index=True)[1]]
+        since, speeds = seen[:, 0] - seen[0, 0], np.linalg.norm(seen[:, 1:], axis=1)
+        # Late by their latency, the arms may still gain speed by the last words. A killed owner is noticed at once.
+        word = 0.108 + LATENCY
+        assert since[speeds.argmax()] < word, "100 ms and a period after the last word"
+        assert since[speeds >= 0.02].max() < word + 0.15, "and 0.15 s of braking, from 1.2 m/s"
+        assert speeds[-1] < 0.02
+        changes = np.linalg.norm(np.diff(seen[:, 1:], axis=0), axis=1) / np.maximum(np.diff(since), 0.006)
+        assert changes.max() < 1.25 * 12.0, "it stops in a step"
+        if number == signal.SIGKILL:
+            assert _wait(lambda: not _runs(told["process"]), 20) is not None, (
+                "the cell's process is left over"
+            )
 
 
 class _Onlooker(Board):
@@ -175,7 +240,12 @@ class _Onlooker(Board):
         resource_tracker.unregister(self._memory._name, "shared_memory")
 
     def speed(self) -> float:
-        return float(np.linalg.norm(self.read(lambda: self.device("left arm"))["velocity"][:3]))
+        return float(np.linalg.norm(self.motion()[1:]))
+
+    def motion(self):
+        """When, and the velocity of the left arm."""
+        arm = self.device("left arm")
+        return [float(arm["timestamp"]), *arm["velocity"][:3]]
 
 
 def _wait(condition, seconds: float):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,8 +68,8 @@ def test_robots_of_the_package_are_whole(name: str) -> None:
 def test_the_cells_files_say_what_the_cell_is(embodiment: str) -> None:
     """Bases, tools and calibration are those of the compiled cell, to a tenth of a millimetre."""
     mujoco = pytest.importorskip("mujoco")
+    from rdt2.robot.world import CellSettings
     from rdt2.sim import Cell, make_scene
-    from rdt2.sim.settings import CellSettings
 
     settings = RobotSettings.read(f"cell_{embodiment}")
     known = settings.kinematics()
@@ -344,8 +346,8 @@ def test_a_published_file_with_what_was_missing_is_a_robot(tmp_path) -> None:
     assert (right.gripper.stroke, left.gripper.stroke) == (0.12, 0.11)
     assert (right.gripper.latency, left.gripper.latency) == (0, 0.03)
     assert right.device == {"address": "192.168.56.20", "observation_latency": 0.0001}
-    assert right.camera.device["serial"] == "A1"
-    assert left.gripper.device == {"type": "zhixing", "serial": "1638440"}
+    assert right.camera.device == {"serial": "A1", "fps": 30}  # what a driver takes: see test_drivers
+    assert left.gripper.device == {"type": "zhixing", "serial": "1638440", "open_width": 0.11}
     # -0.1 below the left arm's base; the right one stands 10 mm lower, so its -0.1 is the lower of the two
     assert robot.safety.table_height == pytest.approx(-0.1)
 
@@ -395,3 +397,16 @@ def test_mistakes_in_a_published_file_are_told(tmp_path, change, wanted: str) ->
     values = with_added()
     change(values)
     assert wanted in told(tmp_path, values)
+
+
+def test_robots_are_described_without_the_simulation() -> None:
+    code = "import sys, rdt2.robot.settings; sys.exit(any(m.startswith('rdt2.sim') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_compiled_of_an_arm_is_kept_and_its_state_is_not_shared() -> None:
+    one, other = (RobotSettings.read("cell_fr3").kinematics()["left"] for _ in range(2))
+    assert one is not None
+    assert other is not None
+    assert one.model is other.model
+    assert one.data is not other.data

@@ -13,9 +13,10 @@ mujoco = pytest.importorskip("mujoco")
 from rdt2.errors import SafetyError, TaskError  # noqa: E402
 from rdt2.robot import Arm  # noqa: E402
 from rdt2.robot.kinematics import arm_kinematics, rotation_vector  # noqa: E402
-from rdt2.sim import arms  # noqa: E402
+from rdt2.sim import Cell, arms, make_scene  # noqa: E402
 from rdt2.sim.controller import ArmController  # noqa: E402
 from rdt2.sim.gripper import TCP_Z, gripper_spec, tcp_rotation  # noqa: E402
+from rdt2.sim.realtime_process import _Running  # noqa: E402
 
 MODELS = ("ur5e", "fr3")
 SIDES = ("right", "left")
@@ -185,6 +186,31 @@ def test_unknown_arm_is_an_error():
     model = mujoco.MjSpec().compile()
     with pytest.raises(TaskError, match="no right arm"):
         ArmController(model, mujoco.MjData(model), side="right", tcp_site="right/tcp")
+
+
+def test_an_arm_of_any_module_is_driven_by_its_own_kinematics(tmp_path, monkeypatch):
+    """Its links are called as those of the UR5e, and are not."""
+    (tmp_path / "taller.py").write_text(
+        "from dataclasses import replace\n"
+        "from rdt2.robot.models import ARM_MODELS\n"
+        "UR5E = ARM_MODELS['ur5e']\n"
+        "first = replace(UR5E.links[0], position=(0, 0, 0.2625))\n"
+        "ARM = replace(UR5E, name='taller', links=(first, *UR5E.links[1:]), base=(-0.46, 0.32, 0.10))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scene = make_scene("pick", seed=3)
+    with Cell("taller:ARM", scene) as cell, Cell("ur5e", scene) as usual:
+        for side in SIDES:
+            arm = cell.arms[side]
+            assert arm.model.links[0].position == (0, 0, 0.2625)
+            found = arm.kinematics.forward(arm.state().joints)
+            np.testing.assert_allclose(found, cell.site_pose(cell.names.tcp[side]), atol=1e-6)
+            np.testing.assert_allclose(found, usual.site_pose(usual.names.tcp[side]), atol=2e-3)
+    process = _Running("taller:ARM", scene, None, None, 30.0, None, 0, {})  # type: ignore[arg-type]
+    try:
+        assert process.facts()["left arm"]["model"] == "taller:ARM"  # by which the robot's side finds it
+    finally:
+        process.cell.close()
 
 
 def test_controller_speaks_the_arm_protocol_and_starts_where_told(bench):

@@ -12,9 +12,9 @@ pytest.importorskip("mujoco")
 
 from rdt2.pose import conjugate
 from rdt2.robot.settings import RobotSettings
+from rdt2.robot.world import ArmWorld, CellSettings
 from rdt2.sim.cell import Cell
 from rdt2.sim.drawing import make_scene
-from rdt2.sim.settings import ArmWorld, CellSettings
 
 SIDES = ("right", "left")
 ARMS = list(itertools.product(("ur5e", "fr3"), SIDES))

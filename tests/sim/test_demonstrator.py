@@ -11,8 +11,8 @@ pytest.importorskip("mujoco")
 
 from rdt2.action import ARMS, ActionChunk
 from rdt2.sim.cell import Cell
-from rdt2.sim.demonstrator import Disturbance, draw_manner, perturbed_start, wandered_start
 from rdt2.sim.drawing import make_scene
+from rdt2.sim.manner import Disturbance, draw_manner, perturbed_start, wandered_start
 from rdt2.sim.recording import FIRST_SCENE_SEED, Demonstration, demonstrate
 from rdt2.sim.tasks import task_for
 

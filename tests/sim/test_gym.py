@@ -113,3 +113,50 @@ def test_what_makes_no_sense_is_said_at_once() -> None:
             gymnasium.make("rdt2/Cell-v0", **wrong)
     with pytest.raises(ConfigError, match="reset"):
         gymnasium.make("rdt2/Cell-v0").unwrapped.step(STILL)
+
+
+@pytest.fixture
+def targets():
+    made = gymnasium.make("rdt2/CellTargets-v0", robot="ur5e", task="pick")
+    yield made
+    made.close()
+
+
+def test_the_cell_of_targets_pleases_the_checker(targets) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized")  # targets are metres
+        check_env(targets.unwrapped)
+
+
+def test_targets_lead_both_hands_where_they_say(targets) -> None:
+    """A hand goes up by 5 cm in half a second and the other opens; each target is absolute, one every 1/30 s."""
+    before, _ = targets.reset(seed=1)
+    cell = targets.unwrapped.cell
+    began, goal = cell.time, before["state"].copy()
+    goal[12] += 0.05
+    goal[9] = 0.03
+    for step in range(1, 16):
+        after, *_, info = targets.step(before["state"] + (goal - before["state"]) * step / 15)
+        assert info["fault"] == ""
+    assert cell.time - began == pytest.approx(0.5, abs=0.005), "30 of them a second"
+    for _ in range(10):
+        after, *_ = targets.step(goal)
+    np.testing.assert_allclose(after["state"][[0, 1, 2, 10, 11, 12]], goal[[0, 1, 2, 10, 11, 12]], atol=4e-3)
+    np.testing.assert_allclose(after["state"][[9, 19]], goal[[9, 19]], atol=3e-3)
+    ahead = targets.unwrapped._servo.told.due - cell.time
+    assert ahead < 0.0095, "regression: commands came later with every step, by 0.4 s after 9 s"
+
+
+@pytest.mark.parametrize("target", [np.full(20, np.nan, np.float32), np.zeros(20, np.float32)])
+def test_a_target_that_is_no_pose_lets_the_arms_rest(targets, target) -> None:
+    before, _ = targets.reset(seed=2)
+    after, *_, info = targets.step(target)
+    assert "finite" in info["fault"] or "rotation" in info["fault"]
+    np.testing.assert_allclose(after["state"][[0, 1, 2]], before["state"][[0, 1, 2]], atol=2e-3)
+    assert targets.step(before["state"])[4]["fault"] == ""
+
+
+def test_late_rows_are_those_between_picture_and_arm(targets) -> None:
+    """0.07 s of the camera and 0.05 s of the arms, at 30 rows a second."""
+    assert targets.unwrapped.late_rows == 4

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from rdt2.robot.world import CameraWorld, CellSettings
 from rdt2.sim.optics import Optics
-from rdt2.sim.settings import CameraWorld, CellSettings
 
 GREY = np.full((384, 384, 3), 120, np.uint8)
 

@@ -12,9 +12,9 @@ pytest.importorskip("mujoco")
 
 from driving import drive
 
+from rdt2.robot.world import ArmWorld, CameraWorld, CellSettings, GripperWorld
 from rdt2.sim.cell import Cell
 from rdt2.sim.drawing import make_scene
-from rdt2.sim.settings import ArmWorld, CameraWorld, CellSettings, GripperWorld
 
 SIDES = ("right", "left")
 CAMERAS = CameraWorld(rate=30, delay=0.07, skew=0.008)

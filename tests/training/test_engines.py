@@ -24,6 +24,9 @@ from rdt2.training.config import RunConfig, VQTraining
 from rdt2.training.loop import fit
 from rdt2.vlm import load_vlm, save_vlm
 
+_PATIENCE_S = 240
+"""For two processes on a busy machine, the first build of DeepSpeed's parts included; less than a test's own limit, so
+that what they said is seen."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -69,8 +72,18 @@ def launch(launcher: list[str], *arguments: str | Path, program: str = "two_proc
         *map(str, arguments),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
+        try:
+            _, said = process.communicate(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it ends the two
+            pytest.fail(
+                "not done after {} s; what it said:\n{}\n{}".format(
+                    _PATIENCE_S, *process.communicate(timeout=40)
+                )
+            )
+        assert process.returncode == 0, said
     return [json.loads((Path(arguments[3]) / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -110,6 +123,7 @@ def test_two_processes_give_the_losses_of_one(alone, samples, tiny_vlm, tokenize
         assert not set(mine) & set(theirs)  # other data on each process
     draws = first["drawn"] + second["drawn"]
     assert len(draws) == len(set(draws)) == 2 * 2 * STEPS  # other noise, at every part of every step
+    assert first["patience_s"] == second["patience_s"] == 3600  # while one writes a large model
 
 
 def test_split_weights_give_the_losses_of_one_process(alone, samples, tiny_vlm, tokenizer, tmp_path):

@@ -21,6 +21,13 @@ def test_same_seed_same_losses_bit_for_bit(tmp_path):
     assert rows(tmp_path / "a")[0]["loss"] > rows(tmp_path / "a")[-2]["loss"]
 
 
+def test_trainings_of_other_precisions_follow_each_other_in_one_process(tmp_path):
+    """Regression: the second, in a notebook, was told to restart its runtime."""
+    for number, precision in enumerate(("fp32", "bf16", "fp32")):
+        fit(ToyStage(), config(precision=precision), tmp_path / str(number))
+    assert rows(tmp_path / "0") == rows(tmp_path / "2") != rows(tmp_path / "1")
+
+
 @pytest.mark.parametrize("interrupt_at", [3, 6, 10])
 def test_an_interrupted_run_resumes_as_if_nothing_had_happened(tmp_path, interrupt_at):
     whole = fit(ToyStage(), config(), tmp_path / "whole")

@@ -141,8 +141,26 @@ def test_everything_that_must_not_change_is_refused_with_both_values(tmp_path):
         run.look(tmp_path, wanted, before, resume=True)
     run.claim(tmp_path, {**wanted, "processes": 1})
     assert run.look(tmp_path, wanted, before, resume=True) == [
-        "since the run began, the processes were 1, are 2"
+        "since the run began, the processes were 1, are 2",
+        "since the run began, a step saw 64 samples, sees 128; --set batch_size=32 keeps 64",
     ]
+
+
+@pytest.mark.parametrize(
+    ("processes", "settings", "words"),
+    [
+        (1, [], "a step saw 32 samples, sees 16; --set accumulate=4 keeps 32"),
+        (3, [], "a step saw 32 samples, sees 48"),  # 32 samples are no whole number for each of three
+        (4, ["accumulate=1"], None),
+        (8, [], "a step saw 32 samples, sees 128; --set batch_size=2 keeps 32"),
+    ],
+)
+def test_other_processes_that_see_other_samples_a_step_are_told(tmp_path, processes, settings, words):
+    start = load_settings(VQTraining, None, ["batch_size=8", "accumulate=2"])
+    run.claim(tmp_path, run.identity("vq", start, processes=2))
+    now = load_settings(VQTraining, None, ["batch_size=8", "accumulate=2", *settings])
+    told = run.look(tmp_path, run.identity("vq", now, processes=processes), now, resume=True)
+    assert [line for line in told if "a step" in line] == ([f"since the run began, {words}"] if words else [])
 
 
 def test_the_advice_of_an_exploded_loss_can_be_followed(tmp_path):

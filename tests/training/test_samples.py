@@ -12,10 +12,12 @@ import pytest
 
 from rdt2.data import ShardIndex, encode_jpeg
 from rdt2.errors import ConfigError, ShardError
+from rdt2.normalizer import LinearNormalizer
 from rdt2.training import samples as samples_module
 from rdt2.training.cli import run_training
-from rdt2.training.config import RunConfig
+from rdt2.training.config import RunConfig, TokenizerTraining
 from rdt2.training.samples import Samples
+from rdt2.training.tokenizer import TokenizerStage
 
 STILL = np.tile(np.array([0, 0, 0, 1, 0, 0, 0, 1, 0, 0.05] * 2, np.float32), (24, 1))
 JPEG = encode_jpeg(np.full((384, 768, 3), 90, np.uint8))
@@ -126,6 +128,45 @@ def test_a_picture_that_does_not_decode_is_named(tmp_path):
     shard.write_bytes(content)
     with pytest.raises(ShardError, match=r"sample 000005: image.jpg does not start like a JPEG"):
         take(tmp_path, held_out=0)
+
+
+@pytest.mark.parametrize("file", ["action.npy", "meta.json", "image.jpg"])
+def test_so_many_damaged_samples_are_left_out(tmp_path, file):
+    """Of what is trained on and of what is evaluated, and in every stage."""
+    write(tmp_path, moving(32))
+    shard = tmp_path / "shard-000000.tar"
+    content = bytearray(shard.read_bytes())
+    for number in (2, 30):  # the last episodes are held out
+        begin = content.find(f"{number:06d}.{file}".encode()) + 512
+        content[begin : begin + 8] = b"nonsense"
+    shard.write_bytes(content)
+    with pytest.raises(ShardError, match="sample 0000"):
+        take(tmp_path, held_out=0.25)
+    taken = take(tmp_path, held_out=0.25, max_damaged=2)
+    train(taken)
+    for number in range(taken.held_out_batches(8)):
+        taken.held_out_batch(number, taken.held_out_batches(8))
+    left_out = {*taken.train.damaged, *taken.held_out.damaged}
+    assert {line.split("sample ")[1][:6] for line in left_out} == {"000002", "000030"}
+    with pytest.raises(ShardError, match="at most 1 are to be left out"):
+        train(take(tmp_path, held_out=0, max_damaged=1))
+    stage = TokenizerStage(
+        TokenizerTraining(size="tiny", batch_size=4, normalizer=str(fitted(tmp_path)), max_damaged=2),
+        tmp_path,
+    )
+    assert stage.load(0)["actions"].isfinite().all()
+
+
+def train(taken: Samples) -> None:
+    """On each sample, and more."""
+    for step in range(12):
+        taken.train.count_damage(taken.batch(step))
+
+
+def fitted(folder: Path) -> Path:
+    """The folder of a normalizer of other data."""
+    LinearNormalizer.fit(np.stack(moving(8))).save_pretrained(folder / "fitted")
+    return folder / "fitted"
 
 
 def test_tokens_that_are_none_are_named(tmp_path):

@@ -175,7 +175,7 @@ def test_no_normalizer_is_said(shards, tmp_path):
     data.mkdir()
     for name in ("shard-000000.tar", "instructions.json"):
         (data / name).symlink_to(shards / name)
-    with pytest.raises(NormalizerError, match=r"no normalizer beside the shards.*--set normalizer="):
+    with pytest.raises(NormalizerError, match=r"no normalizer beside the shards.*with normalizer=FILE"):
         run_training(
             "tokenizer", config=None, overrides=[*SHORT, "size=tiny"], data=data, out=tmp_path / "run"
         )

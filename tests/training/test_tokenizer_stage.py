@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from made_up import write_recordings
 from toy import batch_of
 
 from rdt2.data import ShardIndex
@@ -44,6 +46,33 @@ def test_batches_are_a_function_of_the_step(samples: Path, augment: bool) -> Non
     assert np.array_equal(batch_of(second, 5)["actions"].numpy(), later)
     recorded = first.source.index.all_actions(first.source.samples_of(5)[0])
     assert np.array_equal(later, recorded) is not augment
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_actions_of_a_large_data_set_are_read_when_they_are_learnt(
+    samples: Path, augment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TokenizerTraining(size="tiny", batch_size=8, augment=augment, linear_start=50)
+    small = TokenizerStage(config, samples)
+    monkeypatch.setattr("rdt2.training.tokenizer.IN_MEMORY", 0)
+    large = TokenizerStage(config, samples)
+    for step in (0, 5):
+        assert torch.equal(batch_of(large, step)["actions"], batch_of(small, step)["actions"])
+    states = small.module.state_dict(), large.module.state_dict()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_validation_set_of_its_own_is_what_is_evaluated(samples: Path, tmp_path: Path) -> None:
+    other = write_recordings(tmp_path / "other")
+    config = TokenizerTraining(size="tiny", batch_size=8, validation=str(other), evaluate_samples=4)
+    stage = TokenizerStage(config, samples)
+    recorded = ShardIndex(other).all_actions(range(4))
+    seen: list[torch.Tensor] = []
+    stage.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]["actions"]))
+    with torch.no_grad():
+        stage.evaluate(stage.module, torch.device("cpu"))
+    assert np.array_equal(seen[0].numpy(), recorded)
+    assert not np.array_equal(recorded, stage.source.index.all_actions(range(4)))
 
 
 def test_number_of_codes_and_start_are_settings(samples: Path) -> None:

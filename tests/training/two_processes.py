@@ -35,6 +35,9 @@ def stage_of(config: VQTraining, samples: Path, out: Path, **place: int) -> VQSt
 
 def main(samples: str, vlm: str, tokenizer: str, out: str, *changes: str) -> None:
     place = processes()
+    # Asked for here: when training ends, the group is no more.
+    options = torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options
+    patience_s = options._timeout.total_seconds()
     config = settings(vlm, tokenizer, *changes)
     stage = stage_of(
         config, Path(samples), Path(out), rank=place.process_index, world_size=place.num_processes
@@ -54,6 +57,7 @@ def main(samples: str, vlm: str, tokenizer: str, out: str, *changes: str) -> Non
             stage.samples.train.samples_of(step)[0].tolist() for step in range(STEPS * config.accumulate)
         ],
         "drawn": drawn,
+        "patience_s": patience_s,
         "held": [len(p.to_local()) if hasattr(p, "to_local") else len(p) for p in stage.module.parameters()],
     }
     (Path(out) / f"rank{place.process_index}.json").write_text(json.dumps(report))

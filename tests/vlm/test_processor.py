@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from rdt2.errors import ActionError, CheckpointError, ObservationError
 from rdt2.vlm import VLMProcessor
@@ -104,6 +105,36 @@ def test_text_never_becomes_an_action_token(tiny: SimpleNamespace) -> None:
         ids = processor.tokenizer.encode(text).ids
         assert max(ids) < processor.action_token_id(1023)
         assert processor.tokenizer.decode(ids) == text
+
+
+def test_words_whose_ids_are_action_tokens_are_spelled(
+    tiny: SimpleNamespace, pictures: list[np.ndarray]
+) -> None:
+    """As rare words of the published vocabulary have: a sentence must not say what only the model may say."""
+    state = json.loads(tiny.processor.tokenizer.to_str())
+    words = state["model"]["vocab"]
+    words["Ġcube"], words["<|action_7|>"] = words["<|action_7|>"], words["Ġcube"]
+    processor = VLMProcessor(Tokenizer.from_str(json.dumps(state)), tiny.processor.images)
+    assert words["Ġcube"] == processor.action_token_id(7) in processor.tokenizer.encode(TEXTS[0]).ids
+    ids = processor.prompt(pictures[:1], TEXTS[:1])["input_ids"][0]
+    actions = (ids >= processor.action_token_id(1023)) & (ids <= processor.action_token_id(0))
+    assert not actions.any()
+    assert TEXTS[0] in processor.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+    answered = processor.training(pictures[:1], TEXTS[:1], np.arange(27)[None])
+    actions = (answered["input_ids"] >= processor.action_token_id(1023)) & (
+        answered["input_ids"] < processor.vocab_size
+    )
+    assert int(actions.sum()) == 27
+
+
+def test_fewer_action_tokens_leave_words_whole(tiny: SimpleNamespace, tmp_path: Path) -> None:
+    """regression: with a vocabulary of 256 codes all words were spelled, as if 1024 of its ids were action tokens'."""
+    few = VLMProcessor(train_tokenizer(["Pick up the red cube."], num_embeddings=256), tiny.processor.images)
+    few.save_pretrained(tmp_path)
+    for processor in (few, VLMProcessor.from_pretrained(tmp_path)):
+        assert processor.action_tokens == 256
+        assert len(processor._instruction("Pick up the red cube.")) == 6
+    assert tiny.processor.action_tokens == 1024
 
 
 def test_known_words_are_one_token_each() -> None:

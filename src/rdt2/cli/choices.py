@@ -1,10 +1,22 @@
-"""Choices that grow with the package: a new task, scenery or arm is in the help as soon as its file is there."""
+"""Types of options that several commands have.
+
+Choices grow with the package: a new task, scenery or arm is in the help as soon as its file is there.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
 
 from rdt2.registry import kind_names
+
+Data = Annotated[Positional[str], arg(metavar="DATA")]
+"""Where samples are: the first word, or --data."""
+DataPath = Annotated[Positional[Path], arg(metavar="DATA")]
+Out = Annotated[Positional[Path], arg(metavar="OUT")]
+"""What is written: the last word, or --out."""
 
 if TYPE_CHECKING:
     TaskName = str

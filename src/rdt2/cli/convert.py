@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
+from rdt2.cli.choices import DataPath, Out
 from rdt2.data.sources import SourceKind, SourceOptions
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class DataConvert:
     umi-zarr: dataset.zarr.zip of UMI. lerobot: a LeRobotDataset v3.0 or v2.1 whose state are end-effector
     poses; v3 also in Lance tables, one or a folder of them, such as Hy-Embodied-0.5-VLA-Data (pip install
     'rdt2[lance]'). hdf5: a folder of FastUMI or ALOHA-style files, an episode a file. mcap: ROS 2 recordings, an
-    episode a file. shards: shards made otherwise. sim: no recording: SOURCE is a task, as in 'rdt2 data record'.
+    episode a file. shards: shards made otherwise. recording: what 'rdt2 run --record' wrote, which knows its robot; by
+    default only what is marked as a success (--marks). sim: no recording: DATA is a task, as in 'rdt2 data record'.
 
     An interrupted conversion goes on; the shards are the same bytes whatever --workers.
 
@@ -39,16 +41,19 @@ class DataConvert:
       rdt2 data convert dataset.zarr.zip data/cups --from umi-zarr --instruction "Pick up the cup."
       rdt2 data convert recordings data/fold --from hdf5 --fps 30 --arms left-right --rotation xyzw --workers 4
       rdt2 data convert bags data/tidy --from mcap --pose-key "/{arm}/tcp_pose" --gripper-key "/{arm}/opening"
+      rdt2 data convert recordings data/mine --from recording --marks corrections
       rdt2 data convert my_dataset data/set --from lerobot --pose-key observation.eef --rotation rotvec
       rdt2 data convert files data/one --from hdf5 --pose-names x y z roll pitch yaw --rotation euler-xyz \\
         --angle-unit deg --position-unit mm --gripper-key observations/gripper --arms right --missing-arm still
     """
 
-    source: Positional[Path]
+    data: DataPath
     """The recordings: a file or a folder; with --from sim: pick, place, press or all."""
-    out: Positional[Path]
+    out: Out
     """Folder for shards, instructions.json, normalizer and dataset.yaml."""
-    kind: Annotated[Literal["umi-zarr", "lerobot", "hdf5", "mcap", "shards", "sim"], arg(name="from")]
+    kind: Annotated[
+        Literal["umi-zarr", "lerobot", "hdf5", "mcap", "shards", "recording", "sim"], arg(name="from")
+    ]
     """Layout of the recordings."""
     options: SourceOptions = field(default_factory=SourceOptions)
     accept_guesses: bool = False
@@ -68,7 +73,7 @@ class DataConvert:
     skip_damaged: bool = False
     """Leave damaged episodes out and list them, instead of stopping at the first."""
     json: Path | None = None
-    """Write the counts to this file."""
+    """Write the counts to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, save_json
@@ -87,7 +92,7 @@ class DataConvert:
                 finished = done
 
             report = convert(
-                self.source,
+                self.data,
                 self.out,
                 kind=self.kind,
                 options=self.options,
@@ -102,7 +107,8 @@ class DataConvert:
                 progress=on_group,
             )
         console().print(
-            f"{report.samples} samples of {report.episodes} episodes in {report.shards} shards, {self.out} "
+            f"{report.samples} samples of {report.episodes} episodes in {report.shards} "
+            f"shard{'s' * (report.shards != 1)}, {self.out} "
             f"({report.seconds:.0f} s)",
             highlight=False,
         )
@@ -124,9 +130,9 @@ class DataConvert:
         from rdt2.cli.data import DataRecord
         from rdt2.errors import ConfigError
 
-        task = str(self.source)
+        task = str(self.data)
         if task not in TASKS:
-            raise ConfigError(f"--from sim: SOURCE is {task!r}, expected one of {', '.join(TASKS)}.")
+            raise ConfigError(f"--from sim: DATA is {task!r}, expected one of {', '.join(TASKS)}.")
         if self.options != SourceOptions() or self.tail != "drop" or self.engine != "processes":
             raise ConfigError("--from sim takes --episodes, --stride, --workers and --json only.")
         DataRecord(
@@ -141,18 +147,20 @@ class DataConvert:
 
 @dataclass(kw_only=True)
 class DataToLerobot:
-    """Write shards as a LeRobotDataset v3.0: absolute poses in the frame of each episode's start, and videos.
+    """Write shards as a LeRobotDataset v3.0.
+
+    It has absolute poses in the frame of each episode's start, and videos.
 
     For example:
       rdt2 data to-lerobot data/pick lerobot/pick
     """
 
-    source: Positional[Path]
+    data: DataPath
     """Folder of shards, with every frame of an episode or every few."""
-    out: Positional[Path]
+    out: Out
     """New folder for the dataset."""
     json: Path | None = None
-    """Write the counts to this file."""
+    """Write the counts to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, save_json
@@ -160,7 +168,7 @@ class DataToLerobot:
         from rdt2.data.sources import open_source
         from rdt2.progress import note, progress
 
-        source = open_source(self.source, "shards")
+        source = open_source(self.data, "shards")
         with progress("episodes", len(source)) as advance:
 
             def told() -> Iterator[Episode]:
@@ -172,7 +180,7 @@ class DataToLerobot:
         console().print(f"{count} episodes written to {self.out}", highlight=False)
         if count != len(source):
             note(
-                f"the {len(source)} episodes of {self.source} have {count} pieces: where frames are missing, a "
+                f"the {len(source)} episodes of {self.data} have {count} pieces: where frames are missing, a "
                 f"LeRobotDataset, which has one even rate, begins another episode"
             )
         save_json(self.json, {"episodes": count, "out": str(self.out)})
@@ -180,17 +188,18 @@ class DataToLerobot:
 
 @dataclass(kw_only=True)
 class DataView:
-    """Look at episodes: a page of one file with both cameras, both paths in 3-D, widths and the chunk at the
-    cursor; or the same in rerun.
+    """Look at episodes, on a page or in rerun.
+
+    Both cameras, both paths in 3-D, widths, and the chunk at the cursor.
 
     For example:
       rdt2 data view data/pick --out pick.html
       rdt2 data view dataset.zarr.zip --from umi-zarr --arms right-left --rerun cups.rrd
     """
 
-    out_is_file: ClassVar = True
+    out_is_file: ClassVar[bool] = True
 
-    source: Positional[Path]
+    data: DataPath
     """Folder of shards, or recordings of another layout."""
     kind: Annotated[SourceKind, arg(name="from")] = "shards"
     """Layout of the recordings."""
@@ -205,14 +214,16 @@ class DataView:
     """How many episodes are shown."""
     every: int = 3
     """The page shows every n-th picture; paths are whole."""
+    json: Path | None = None
+    """Write which episodes are shown to this file; - is stdout, alone."""
 
     def run(self) -> None:
-        from rdt2.cli.output import console
+        from rdt2.cli.output import console, save_json
         from rdt2.data.sources import open_source
         from rdt2.errors import ConfigError
         from rdt2.progress import note, progress
 
-        source = open_source(self.source, self.kind, self.options)
+        source = open_source(self.data, self.kind, self.options)
         for line in source.notes:
             note(line)
         for guess in source.guesses:
@@ -232,10 +243,12 @@ class DataView:
             if self.rerun is None:
                 from rdt2.data.pages.view import write_view_page
 
-                where = str(write_view_page(self.out, shown(), title=str(self.source), every=self.every))
+                where = str(write_view_page(self.out, shown(), title=str(self.data), every=self.every))
             else:
                 from rdt2.data.pages.rerun import write_rerun
 
                 write_rerun(shown(), None if self.rerun == "viewer" else self.rerun)
                 where = self.rerun
         console().print(f"{len(numbers)} of {len(source)} episodes: {where}", highlight=False)
+        names = [source.names[number] for number in numbers]
+        save_json(self.json, {"episodes": names, "all": len(source), "out": where})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tyro.conf import Positional
+from rdt2.cli.choices import Data
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class DataRecord:
-    """Record demonstrations: a scripted expert moves the handheld grippers; what succeeds becomes shards.
+    """Record demonstrations of a scripted expert in simulation.
+
+    It moves the handheld grippers; what succeeds becomes shards.
 
     For example:
       rdt2 data record --task pick --episodes 200 --out data/pick
@@ -40,7 +42,7 @@ class DataRecord:
     workers: int = 1
     """Processes that simulate at the same time; the data do not depend on it."""
     json: Path | None = None
-    """Write the counts to this file."""
+    """Write the counts to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, save_json
@@ -75,15 +77,17 @@ class DataRecord:
 
 @dataclass(kw_only=True)
 class DataAugmentSheet:
-    """Draw what training sees: a few pictures as recorded (left column) and as corrupted in several epochs.
+    """Draw what training sees: pictures, and how it corrupts them.
+
+    The left column is as recorded, each other one an epoch.
 
     For example:
       rdt2 data augment-sheet data/pick --out sheet.png
     """
 
-    out_is_file: ClassVar = True
+    out_is_file: ClassVar[bool] = True
 
-    data: Positional[str]
+    data: Data
     """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     out: Path = Path("augmentation.png")
     """Picture to write, PNG or JPEG."""
@@ -93,12 +97,14 @@ class DataAugmentSheet:
     """Columns beside the recorded picture."""
     seed: int = 0
     """Seed of the training run."""
+    json: Path | None = None
+    """Write which samples were drawn to this file; - is stdout, alone."""
 
     def run(self) -> None:
         import numpy as np
         from PIL import Image
 
-        from rdt2.cli.output import console, data_there
+        from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import ShardIndex
         from rdt2.data.augmentation import ImageCorruption, contact_sheet
         from rdt2.errors import ConfigError
@@ -106,7 +112,7 @@ class DataAugmentSheet:
         data_there(self.data)
         if min(self.samples, self.epochs) < 1 or self.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise ConfigError("--samples and --epochs are at least 1, --out ends in .png or .jpg.")
-        index = ShardIndex(self.data, instructions="ignore")
+        index = ShardIndex(self.data, instructions="ignore", tokens=False)
         numbers = np.unique(np.linspace(0, len(index) - 1, self.samples).astype(int)).tolist()
         sheet = contact_sheet(
             [index.picture(number) for number in numbers],
@@ -117,19 +123,22 @@ class DataAugmentSheet:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(self.out)
         console().print(f"{len(numbers)} samples, {self.epochs} epochs: {self.out}", highlight=False)
+        save_json(self.json, {"samples": numbers, "epochs": self.epochs, "out": self.out})
 
 
 @dataclass(kw_only=True)
 class DataCheck:
-    """Say what is wrong with shards before anything is trained on them. Exits with 1 when there is an error.
+    """Say what is wrong with data before a model is trained on them.
+
+    Ends with 1 when there is an error.
 
     For example:
       rdt2 data check data/pick
-      rdt2 data check data/pick --html check.html
+      rdt2 data check data/pick --report check.html
       rdt2 data check recordings --normalizer normalizer.pt --tokenizer runs/tokenizer
     """
 
-    data: Positional[str]
+    data: Data
     """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     normalizer: str | None = None
     """Normalizer file or folder whose gripper range the data must keep to; none checks 0 to 0.088 m."""
@@ -139,14 +148,15 @@ class DataCheck:
     """Do not decode the pictures."""
     workers: int = 0
     """Processes that read and decode; 0 does it in this one. The findings do not depend on it."""
-    html: Path | None = None
+    report: Path | None = None
     """Write a page with distributions and the worst samples of each finding."""
     json: Path | None = None
-    """Write the findings to this file."""
+    """Write the findings to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, data_there, save_json
         from rdt2.data import check_shards, open_sources
+        from rdt2.data.check_paths import path_findings, together_findings
         from rdt2.data.normalizers import tokenizer_normalizer
         from rdt2.normalizer import LinearNormalizer
         from rdt2.progress import note, working
@@ -160,7 +170,8 @@ class DataCheck:
             tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
             normalizer = tokenizer_normalizer(self.tokenizer, self.normalizer, self.data)
         reports = {}
-        for source in open_sources(self.data, instructions="ignore"):
+        sources = open_sources(self.data, instructions="ignore")
+        for source in sources:
             with working(f"checking {source.name}"):
                 reports[source.name] = report = check_shards(
                     source.shards,
@@ -170,14 +181,20 @@ class DataCheck:
                     decode=not self.fast,
                     instructions=source.instructions.get("", "file"),
                     workers=self.workers,
+                    tokens=source.tokens,
                 )
-            console().print(report.table(), markup=False, highlight=False, soft_wrap=True)
-            if self.html is not None:
+            report.findings[:0] = path_findings(source)
+            if source is sources[-1] and all(each.ok for each in reports.values()):
+                report.findings[:0] = together_findings(sources)
+            out = console()
+            text = report.table(width=out.width if out.is_terminal else None)
+            out.print(text, markup=False, highlight=False, soft_wrap=True)
+            if self.report is not None:
                 from rdt2.data.pages.check import write_check_page
 
-                page = (
-                    self.html if len(reports) == 1 else self.html.with_stem(f"{self.html.stem}-{source.name}")
-                )
+                page = self.report
+                if len(reports) > 1:
+                    page = page.with_stem(f"{page.stem}-{source.name}")
                 note(f"page: {write_check_page(page, report, title=f'Check of {source.name}')}")
         figures = {name: report.as_dict() for name, report in reports.items()}
         save_json(self.json, next(iter(figures.values())) if len(figures) == 1 else figures)
@@ -187,7 +204,9 @@ class DataCheck:
 
 @dataclass(kw_only=True)
 class DataStats:
-    """Describe shards: samples, episodes, sentences, the range of every action; and fit a normalizer to them.
+    """Describe data, and fit a normalizer to them.
+
+    Samples, episodes, sentences, and the range of every action.
 
     For example:
       rdt2 data stats data/pick --json stats.json
@@ -195,7 +214,7 @@ class DataStats:
       rdt2 train expert --data data/pick --set normalizer=runs/normalizer ...
     """
 
-    data: Positional[str]
+    data: Data
     """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     fit: Path | None = None
     """Fit a normalizer and write it to this folder: normalizer.safetensors, the published form
@@ -206,7 +225,7 @@ class DataStats:
     compare: str | None = None
     """Another normalizer (file, folder or hub id): how far its numbers reach on this data; drawn in ranges.png."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the figures to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from collections import Counter
@@ -243,10 +262,15 @@ class DataStats:
         }
         out = console()
         out.print(
-            f"{len(index)} samples in {len(index.shards)} shards, {named or 'unnamed'} episodes, {minutes:.1f} minutes"
+            f"{len(index)} samples, {_counted(named, 'episode') if named else 'episodes without names'}, "
+            f"{_counted(len(index.shards), 'shard')}, {minutes:.1f} minutes"
             f"{'' if timed else ' at 30 samples a second (no times are recorded)'}, "
             f"tokens: {'yes' if index.has_tokens else 'no'}; training holds out {len(held_out)} samples"
         )
+        if not len(train):
+            note("that leaves none to train on: record more, or train with --set held_out=0")
+        if not named:
+            note("'rdt2 data check' counts episodes without names by what fits together")
         out.print(range_table(statistics))
         if told:
             out.print(sentence_table(sentences))
@@ -277,17 +301,19 @@ class DataStats:
 
 @dataclass(kw_only=True)
 class DataTokenize:
-    """Write the action tokens of a tokenizer: what VQ training reads. An interrupted run goes on.
+    """Write the action tokens of a tokenizer: what VQ training reads.
 
-    They go into new shards, or with --sidecar into small files beside the shards, which saves writing all pictures
-    again. Either way it is kept which tokenizer and normalizer made them, and never mixed. For example:
-      rdt2 data tokenize --data data/pick --tokenizer runs/tokenizer --out data/tokens
-      rdt2 data tokenize --data data/pick --tokenizer runs/tokenizer --sidecar
-      rdt2 data tokenize --data s3://bucket/pick --tokenizer runs/tokenizer --sidecar --out tokens
+    An interrupted run goes on. They go into new shards, or with --sidecar into small files beside the shards, which
+    saves writing all pictures again. Either way it is kept which tokenizer and normalizer made them, and never mixed.
+
+    For example:
+      rdt2 data tokenize data/pick --tokenizer runs/tokenizer --out data/tokens
+      rdt2 data tokenize data/pick --tokenizer runs/tokenizer --sidecar
+      rdt2 data tokenize s3://bucket/pick --tokenizer runs/tokenizer --sidecar --out tokens
       rdt2 train vq --data tokens/dataset.yaml --out runs/vq
     """
 
-    data: str
+    data: Data
     """Folder of shards, dataset yaml, or URL."""
     tokenizer: str
     """Folder or hub id of the action tokenizer."""
@@ -303,7 +329,7 @@ class DataTokenize:
     workers: int = 0
     """Processes that read ahead; 0 reads between the batches."""
     json: Path | None = None
-    """Write the count to this file."""
+    """Write the count to this file. - is stdout, alone."""
 
     def run(self) -> None:
         import torch
@@ -351,11 +377,15 @@ class DataTokenize:
         })  # fmt: skip
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def sentence_table(sentences: Counter[str]) -> Table:
     """The most frequent sentences and their samples."""
     from rich.table import Table
 
-    table = Table(title=f"{len(sentences)} sentences", title_justify="left")
+    table = Table(title=_counted(len(sentences), "sentence"), title_justify="left")
     table.add_column("sentence")
     table.add_column("samples", justify="right")
     for sentence, count in sentences.most_common(12):
@@ -369,13 +399,13 @@ def range_table(statistics: ActionStatistics) -> Table:
     """Smallest and largest position and opening of each arm."""
     from rich.table import Table
 
-    from rdt2.action import ARMS, arm_slice
+    from rdt2.action import SIDES, arm_slice
 
-    table = Table(title="range of the actions (positions relative to the observation)", title_justify="left")
+    table = Table(title="range of the actions, from the observation on", title_justify="left")
     for name in ("arm", "x (mm)", "y (mm)", "z (mm)", "gripper (mm)"):
         table.add_column(name, justify="left" if name == "arm" else "right")
-    for arm in ARMS:
+    for arm in SIDES:
         low, high = (ends[arm_slice(arm)] for ends in (statistics.minimum, statistics.maximum))
         # position and width of an arm's ten columns
-        table.add_row(arm, *(f"{1000 * low[k]:.0f} .. {1000 * high[k]:.0f}" for k in (0, 1, 2, 9)))
+        table.add_row(arm, *(f"{round(1000 * low[k])} .. {round(1000 * high[k])}" for k in (0, 1, 2, 9)))
     return table

@@ -8,10 +8,10 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rdt2.cli.choices import RobotName, TaskNameOrAll
-from rdt2.errors import ConfigError
+from rdt2.dashboard.options import Looking
 from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -19,30 +19,29 @@ if TYPE_CHECKING:
     from rdt2.evaluation.results import EpisodeRecord
 
 ROBOTS = {"ur5e": "two UR5e arms", "fr3": "two Franka Research 3 arms", "handheld": "two handheld grippers"}
-BUILT_IN = {"demo-fm": "RDT2-FM", "demo-vq": "RDT2-VQ"}
+MODELS = {"demo-fm": "RDT2-FM", "demo-vq": "RDT2-VQ"}
 
 
 @dataclass(kw_only=True)
 class Demo:
-    """Run a model in the simulated cell, print a success table and write a report with videos.
+    """Film a policy that moves two simulated arms, in a report.
 
-    The arms were never in the training data of the built-in models: only two handheld grippers were. --policy films
-    any other, such as one that you trained.
+    A table says how often it succeeds. The arms were never in the training data of the built-in models: only two
+    handheld grippers were. --policy films any other, such as one that you trained.
 
     For example:
       rdt2 demo                                            all three tasks on two UR5e
       rdt2 demo --robot fr3 --task press --episodes 4
-      rdt2 demo --model vq --task pick --seed 7
+      rdt2 demo --policy demo-vq --task pick --seed 7
       rdt2 demo --policy runs/policy/fm.json --steps 1
       rdt2 demo --policy owner/expert --vlm owner/vlm --normalizer normalizer.pt --device cuda
+      rdt2 demo --dashboard                                an operator's page: type a sentence, press start
       rdt2 demo --instruction "Pick up the red cube with the left hand."
     """
 
-    out_is_file: ClassVar = True
+    out_is_file: ClassVar[bool] = True
 
     spec: PolicySpec = field(default_factory=PolicySpec)
-    model: Literal["fm", "vq"] | None = None
-    """Short for --policy demo-fm (flow-matching expert) or --policy demo-vq (action tokens)."""
     robot: RobotName = "ur5e"
     """Which arms."""
     task: TaskNameOrAll = "all"
@@ -56,10 +55,12 @@ class Demo:
     out: Path = Path("reports/demo.html")
     """The report: one HTML file."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the figures to this file. - is stdout, alone."""
+    looking: Looking = field(default_factory=Looking)
 
     def run(self) -> None:
         from rdt2.cli.output import console, save_json
+        from rdt2.dashboard import open_desk
         from rdt2.evaluation.cell import loop_config, run_trial
         from rdt2.evaluation.film import EpisodeFilm
         from rdt2.evaluation.policies import open_policy
@@ -70,7 +71,7 @@ class Demo:
         from rdt2.sim.render import require_rendering
         from rdt2.sim.tasks import TASKS
 
-        spec = self._spec()
+        spec = self.spec
         require_rendering()
         kinds = list(TASKS) if self.task == "all" else [self.task]
         if self.instruction is None:
@@ -85,7 +86,10 @@ class Demo:
         records: dict[str, list[EpisodeRecord]] = defaultdict(list)
         views: list[EpisodeView] = []
         seconds: dict[str, list[float]] = defaultdict(list)
-        with progress(f"two hands on {self.robot}", len(trials)) as advance:
+        with (
+            open_desk(self.looking, goes_on=False) as operator,
+            progress(f"two hands on {self.robot}", len(trials)) as advance,
+        ):
             for trial in trials:
                 films: list[EpisodeFilm] = []
 
@@ -93,7 +97,9 @@ class Demo:
                     films.append(EpisodeFilm(cell))
                     return films[0]
 
-                record, result = run_trial(trial, policy, self.robot, config=loop_config(), watch=watch)
+                record, result = run_trial(
+                    trial, policy, self.robot, config=loop_config(), watch=watch, desk=operator
+                )
                 records[trial.task_kind].append(record)
                 views.append(films[0].view(record, result, title=f"{trial.task_kind} on {self.robot}"))
                 for stage, values in films[0].seconds.items():
@@ -125,27 +131,13 @@ class Demo:
             for view in views:
                 out.print(_told(view), highlight=False, markup=False, soft_wrap=True)
         out.print(f"Report: [link=file://{path}]{path}[/link]", highlight=False, soft_wrap=True)
-        save_json(self.json, self._figures(spec, records, path))
+        save_json(self.json, self._figures(records, path))
 
-    def _spec(self) -> PolicySpec:
-        """Which policy is asked for. Raises ConfigError where two are."""
-        if self.model is None:
-            return self.spec
-        named = f"demo-{self.model}"
-        if self.spec.policy not in (PolicySpec().policy, named):
-            raise ConfigError(
-                f"--model {self.model} is short for --policy {named}, but --policy {self.spec.policy} came as well. "
-                "Leave out one of them."
-            )
-        return dataclasses.replace(self.spec, policy=named)
-
-    def _figures(
-        self, spec: PolicySpec, records: dict[str, list[EpisodeRecord]], report: Path
-    ) -> dict[str, Any]:
+    def _figures(self, records: dict[str, list[EpisodeRecord]], report: Path) -> dict[str, Any]:
         every = [record for done in records.values() for record in done]
         return {
             "robot": self.robot,
-            **_asked(spec),
+            **_asked(self.spec),
             "seed": self.seed,
             "episodes": len(every),
             "success": sum(record.success for record in every),
@@ -170,9 +162,9 @@ def _words(robot: str) -> str:
 
 
 def _subtitle(policy: str, robot: str) -> str:
-    if policy in BUILT_IN:
+    if policy in MODELS:
         return (
-            f"{BUILT_IN[policy]}, the small built-in checkpoint, on {robot} in simulation. Its training data show two "
+            f"{MODELS[policy]}, the small built-in checkpoint, on {robot} in simulation. Its training data show two "
             "handheld grippers and no arm at all."
         )
     return f"The policy {policy} on {robot} in simulation."

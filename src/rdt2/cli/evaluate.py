@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rdt2.cli.choices import SceneryName, TaskNameOrAll
+from rdt2.cli.driving import Driving
+from rdt2.dashboard.options import Looking
 from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class EvaluateShards:
-    """Open loop: predict recorded samples and measure action, position, rotation and gripper errors.
+    """Open loop: predict recorded samples, and measure the errors.
 
-    By default only the episodes that training on the same folder holds out, never augmented. Beside the
-    policy stand two baselines on the same samples: staying still, and always the mean chunk.
+    They are those of action, position, rotation and gripper. By default only the episodes that training on the same
+    folder holds out, never augmented. Beside the policy stand two baselines on the same samples: staying still, and
+    always the mean chunk.
 
     For example:
       rdt2 evaluate shards --policy demo-fm --data data/pick --json errors.json
@@ -44,7 +47,7 @@ class EvaluateShards:
     seed: int = 0
     """Of the policy's noise."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the figures to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, data_there, save_json
@@ -65,7 +68,9 @@ class EvaluateShards:
         if held_out is None and (held_out := trained_with(self.spec.policy)) is not None:
             note(f"training held out {held_out:g} of the episodes, as its settings say")
         held_out = HELD_OUT if held_out is None else held_out
-        total = len(chosen_samples(ShardIndex(self.data), self.split, self.limit, held_out=held_out))
+        total = len(
+            chosen_samples(ShardIndex(self.data, tokens=False), self.split, self.limit, held_out=held_out)
+        )
         with working(f"loading {self.spec.policy}"):
             policy = open_policy(self.spec)
         with progress("samples", total) as advance:
@@ -86,7 +91,7 @@ class EvaluateShards:
 
 @dataclass(kw_only=True)
 class EvaluateCell:
-    """Closed loop: run episodes in the simulated cell and count successes.
+    """Closed loop: run simulated episodes, and count successes.
 
     Hands and colours are balanced over the episodes, and no scene was ever in the training data. `followed`
     counts the episodes in which the arms did what the sentence says. The same --task, --episodes and --seed give the
@@ -103,6 +108,7 @@ class EvaluateCell:
       rdt2 evaluate cell --policy untrained                         control: random weights
       rdt2 evaluate cell --policy demo-fm --swap-instruction        the sentence names another hand or colour
       rdt2 evaluate cell --policy demo-vq --latency real            the arms wait as long as it takes here
+      rdt2 evaluate cell --policy demo-fm --dashboard               look on, stop it, and mark what you see
     """
 
     spec: PolicySpec = field(default_factory=PolicySpec)
@@ -125,13 +131,9 @@ class EvaluateCell:
     achieves of the sentence that is judged, it does not achieve by listening."""
     swap_instruction: bool = False
     """In each scene, ask for another hand or colour than the scene was made for."""
-    execute_steps: int = 6
-    """Steps of each chunk (1 to 24, 30 a second) that are driven before the policy looks again."""
+    driving: Driving = field(default_factory=Driving)
     latency: str = "0.1"
     """Simulated seconds from a question to its chunk, or real: what the prediction took on this machine."""
-    mode: Literal["chunking", "asynchronous", "synchronous"] | None = None
-    """How one chunk follows another. chunking: predicted around the steps driven meanwhile; asynchronous: blended into
-    the one before; synchronous: the arms wait. None: chunking with policies that can, else asynchronous."""
     max_seconds: float = 20.0
     """Simulated length of an episode that does not succeed."""
     workers: int = 1
@@ -148,11 +150,13 @@ class EvaluateCell:
     film: Literal["failures", "all", "none"] = "failures"
     """Which episodes the --report shows in full. Unless none, every episode is filmed while it runs, which takes a bit
     longer."""
+    looking: Looking = field(default_factory=Looking)
 
     def run(self) -> None:
-        from rdt2.cli.output import console, save_json
+        from rdt2.cli.output import console, figures_file, save_json
+        from rdt2.dashboard import open_desk
         from rdt2.errors import ConfigError
-        from rdt2.evaluation.cell import evaluate_cell, loop_config
+        from rdt2.evaluation.cell import evaluate_cell
         from rdt2.evaluation.page import Page
         from rdt2.progress import note, progress
         from rdt2.sim.render import require_rendering
@@ -162,11 +166,14 @@ class EvaluateCell:
             raise ConfigError(
                 f"--film {self.film}: films are parts of a page. Name it with --report page.html."
             )
-        config = loop_config(self.execute_steps, latency=_latency(self.latency), mode=self.mode)
+        config = self.driving.config(_latency(self.latency))
         page = Page(self.report, self.film) if self.report is not None else None
         require_rendering()
         total = self.episodes * (len(TASKS) if self.task == "all" else 1)
-        with progress(f"{self.task} on {self.robot}", total) as advance:
+        with (
+            open_desk(self.looking, goes_on=True) as operator,
+            progress(f"{self.task} on {self.robot}", total) as advance,
+        ):
             succeeded = 0
 
             def on_start(done: Sequence[EpisodeRecord]) -> None:
@@ -195,9 +202,10 @@ class EvaluateCell:
                     workers=self.workers,
                     config=config,
                     max_seconds=self.max_seconds,
-                    json=self.json,
+                    json=figures_file(self.json),
                     resume=self.resume,
                     page=page,
+                    desk=operator,
                     on_start=on_start,
                     on_episode=on_episode,
                 )
@@ -215,7 +223,7 @@ class EvaluateCell:
 
 @dataclass(kw_only=True)
 class EvaluateCompare:
-    """Say whether one of two evaluations on the same scenes is better, by how much, and how sure that is.
+    """Say which of two evaluations is better, and how sure that is.
 
     Takes two files of `rdt2 evaluate cell --json` with the same --task, --episodes and --seed: of two policies, or of
     one with two settings (--mode, --latency, --steps, --robot, a control such as --blind). Scenes are compared pair by
@@ -230,12 +238,12 @@ class EvaluateCompare:
       rdt2 evaluate compare a.json b.json
     """
 
-    first: Positional[Path]
+    first: Annotated[Positional[Path], arg(metavar="FIRST")]
     """Differences are of this one against the other: positive where it is better."""
-    second: Positional[Path]
+    second: Annotated[Positional[Path], arg(metavar="SECOND")]
     """The other one."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the figures to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, save_json

@@ -6,28 +6,20 @@ heavy (torch, transformers, mujoco) is imported before `run`, so that `rdt2 --he
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, Union
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NoReturn
 
 from rdt2 import __version__
-from rdt2.cli.output import check_outputs
-from rdt2.cli.usage import check_usage
-from rdt2.errors import RDT2Error
-
-EPILOG = """\
-Start here:
-  rdt2 demo                                        pick cubes with two UR5e arms, then open the report
-  rdt2 demo --robot fr3 --task press               another robot, another task, the same weights
-  rdt2 evaluate cell --policy demo-fm --episodes 20 --json result.json
-  rdt2 data record --episodes 200 --out data/pick && rdt2 data check data/pick
-
-Each command explains itself: rdt2 evaluate cell --help
-
-RDT2_DEBUG=1 shows the traceback behind an error message."""
+from rdt2.cli import completion
+from rdt2.cli.output import check_outputs, figures_alone
+from rdt2.cli.screens import description, screen
+from rdt2.cli.usage import checked, named, typeable
+from rdt2.errors import ConfigError, RDT2Error
+from rdt2.registry import did_you_mean
 
 # What to install when a module of an extra is missing.
 _EXTRAS = {
@@ -40,40 +32,90 @@ _EXTRAS = {
     **dict.fromkeys(("mcap", "mcap_ros2"), "mcap"),
     "peft": "train",
     "bitsandbytes": "quant",
+    **dict.fromkeys(("viser", "trimesh"), "dashboard"),
+    "franky": "fr3",
+    "franky_sim": "peers",
+    **dict.fromkeys(("websockets", "msgpack", "prometheus_client"), "serve"),
 }
 
 
 def commands() -> dict[str, Any]:
-    """All commands: a dataclass for each, nested by group. A group's `""` is its one-line description."""
-    from rdt2.cli import convert, data, demo, evaluate, export, predict, tokenizer, train
+    """All commands: a dataclass for each, nested by group. A group's `""` says in a line what it is for."""
+    from rdt2.cli import (
+        calibrate,
+        convert,
+        data,
+        demo,
+        device,
+        doctor,
+        evaluate,
+        export,
+        predict,
+        recordings,
+        reset,
+        robot,
+        run,
+        serve,
+        tokenizer,
+        train,
+    )
 
     return {
+        "": "two wrist pictures and a sentence move two arms",
         "demo": demo.Demo,
+        "doctor": doctor.Doctor,
+        "run": run.Run,
+        "reset": reset.Reset,
+        "calibrate": {
+            "": "Find where tool, table and arms are, and how late devices.",
+            "handeye": calibrate.CalibrateHandeye,
+            "latency": calibrate.CalibrateLatency,
+            "gripper": calibrate.CalibrateGripper,
+            "table": calibrate.CalibrateTable,
+            "arms": calibrate.CalibrateArms,
+            "camera": calibrate.CalibrateCamera,
+            "check": calibrate.CalibrateCheck,
+        },
+        "device": {
+            "": "List and try devices of robots, or what stands in for them.",
+            "list": device.DeviceList,
+            "test": device.DeviceTest,
+            "peer": device.DevicePeer,
+        },
         "predict": predict.Predict,
+        "serve": serve.Serve,
+        "client": serve.Client,
+        "robot": {
+            "": "Let another machine move the robot of this one.",
+            "serve": robot.RobotServe,
+        },
         "evaluate": {
-            "": "Measure a policy: on recorded shards, or by what the simulated arms do.",
+            "": "Measure a policy: on data, or by what simulated arms do.",
             "shards": evaluate.EvaluateShards,
             "cell": evaluate.EvaluateCell,
             "compare": evaluate.EvaluateCompare,
         },
         "data": {
-            "": "Record, convert, check, describe, view and tokenize training data.",
+            "": "Record, convert, check, describe and look at training data.",
             "record": data.DataRecord,
             "convert": convert.DataConvert,
             "to-lerobot": convert.DataToLerobot,
             "view": convert.DataView,
+            "recordings": recordings.DataRecordings,
+            "mark": recordings.DataMark,
+            "recover": recordings.DataRecover,
             "check": data.DataCheck,
             "stats": data.DataStats,
             "tokenize": data.DataTokenize,
             "augment-sheet": data.DataAugmentSheet,
         },
         "tokenizer": {
-            "": "Look at an action tokenizer.",
+            "": "Look at an action tokenizer, or try it on your data.",
             "inspect": tokenizer.TokenizerInspect,
             "check": tokenizer.TokenizerCheck,
         },
         "train": {
-            "": "Train the models, one stage a command.",
+            "": "Train or fine-tune the models, one stage a command.",
             "tokenizer": train.TrainTokenizer,
             "pointing": train.TrainPointing,
             "vq": train.TrainVQ,
@@ -81,43 +123,72 @@ def commands() -> dict[str, Any]:
             "distill": train.TrainDistill,
         },
         "export": {
-            "": "Make trained models ready to use and to hand on.",
+            "": "Gather or merge trained models, to use and to hand on.",
             "bundle": export.ExportBundle,
             "merge": export.ExportMerge,
         },
     }
 
 
+FAULT = 70  # EX_SOFTWARE: what scripts must not take for "a problem was found"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `rdt2`. Exits with 0, with 2 after a usage or expected error, with 130 after Ctrl-C."""
+    """Run `rdt2`.
+
+    Ends with 0 when done, 1 where a command found a problem in what it looked at, 2 after wrong use or an expected
+    error, 70 after a fault of rdt2 itself, 130 after Ctrl-C, 128 + N after signal N (docs/command_line.md).
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments in (["--version"], ["-V"]):
-        print(f"rdt2 {__version__}")
-        return
-    if not arguments:
-        arguments = ["--help"]
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    command = None
     try:
+        if arguments and arguments[0] in _ASIDE:
+            _ASIDE[arguments[0]](arguments[1:])
+            return
         command = parse(arguments)
         check_outputs(command)
-        command.run()
+        with figures_alone(command):
+            command.run()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) closed its end; Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         _fail("interrupted.", 130)
-    except RDT2Error as error:
+    except Exception as error:
         if os.environ.get("RDT2_DEBUG") == "1":
             raise
-        _fail(str(error), 2)
-    except ModuleNotFoundError as error:
+        message = _expected(error)
+        if message is None:
+            import traceback
+
+            traceback.print_exc()
+            _fail(
+                f"this is a fault of rdt2 {__version__}: please report what is above, and the command.", FAULT
+            )
+        _fail(message if command is None else typeable(message, command), 2)
+
+
+_ASIDE: dict[str, Callable[[list[str]], None]] = {
+    **dict.fromkeys(("--version", "-V"), lambda _: print(f"rdt2 {__version__}")),
+    "--show-completion": lambda words: print(completion.script(words[0] if words else None), end=""),
+    "--install-completion": lambda words: print(completion.install(words[0] if words else None)),
+    "--complete": lambda words: print(*completion.completions(words, commands()), sep="\n"),
+}
+"""What is asked of `rdt2` itself."""
+
+
+def _expected(error: Exception) -> str | None:
+    """What to tell of an error that can be expected; None for a fault of our own."""
+    if isinstance(error, RDT2Error):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None or os.environ.get("RDT2_DEBUG") == "1":
-            raise
-        _fail(f"{error.name} is not installed. This command needs it: pip install 'rdt2[{extra}]'", 2)
-    except (OSError, MemoryError) as error:
-        if os.environ.get("RDT2_DEBUG") == "1":
-            raise
-        _fail(_system_error(error), 2)
+        return extra and f"{error.name} is not installed. This command needs it: pip install 'rdt2[{extra}]'"
+    if isinstance(error, (OSError, MemoryError)):
+        return _system_error(error)
+    return None
 
 
 _ADVICE = {
@@ -149,50 +220,44 @@ def parse(arguments: Sequence[str]) -> Any:
     """The command that `arguments` name, filled in. Exits with help or a usage error as argparse does.
 
     Raises:
-        ConfigError: a command or an option that is not there.
+        ConfigError: a command, an option or a choice that is not there.
     """
+    said, kind = named(arguments, commands())
+    words = list(arguments[len(said) :])
+    helps = bool({"-h", "--help"} & {*words})
+    if isinstance(kind, dict):
+        if words and not helps:
+            group, names = " ".join(["rdt2", *said]), ("--help", *([] if said else _ASIDE))
+            raise ConfigError(
+                f"'{group}' has no option {words[0]}.{did_you_mean(words[0], names)} See: {group} --help"
+            )
+        print(screen(said, kind))
+        sys.exit(0 if helps or not said else 2)
+    if hasattr(kind, "overrides") and ("--set=help" in words or ("--set", "help") in pairwise(words)):
+        kind.more_help()
+        sys.exit(0)
+
     import tyro
     from tyro import conf
 
-    check_usage(arguments, commands())
-    if len(arguments) > 1 and arguments[0] in commands():
-        group = commands()[arguments[0]]
-        # A group of one command is that command to tyro: its name is taken off here.
-        if isinstance(group, dict) and [key for key in group if key] == [arguments[1]]:
-            arguments = [arguments[0], *arguments[2:]]
-    parsed = tyro.cli(
-        _group("rdt2", commands()),
-        prog="rdt2",
-        args=list(arguments),
-        description=f"RDT2 {__version__}: two wrist pictures and a sentence move two arms.\n\n{EPILOG}",
-        config=(
-            conf.OmitArgPrefixes,
-            conf.OmitSubcommandPrefixes,
-            conf.FlagCreatePairsOff,
-            conf.DisallowNone,
-        ),
-    )
-    while hasattr(parsed, "command"):
-        parsed = parsed.command
-    return parsed
+    name = " ".join(said)
+    if helps:
+        print(f"{description(kind)}\n")
+    try:
+        return tyro.cli(
+            kind,
+            prog=f"rdt2 {name}",
+            description="",
+            args=["--help"] if helps else checked(name, kind, words),
+            config=(conf.OmitArgPrefixes, conf.FlagCreatePairsOff, conf.DisallowNone),
+        )
+    except SystemExit:
+        if helps and hasattr(kind, "more_help"):
+            kind.more_help()
+        raise
 
 
-def _group(name: str, members: dict[str, Any]) -> Any:
-    """A dataclass with one field, `command`: any of the members."""
-    import tyro
-
-    options = []
-    for key, member in members.items():
-        if key == "":
-            continue
-        kind = _group(key, member) if isinstance(member, dict) else member
-        options.append(Annotated[kind, tyro.conf.subcommand(name=key)])
-    group = dataclasses.make_dataclass(name.capitalize(), [("command", Union[tuple(options)])])  # noqa: UP007
-    group.__doc__ = members.get("", "")
-    return group
-
-
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     from rich.console import Console
     from rich.text import Text
 

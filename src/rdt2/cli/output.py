@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rdt2.errors import ConfigError
 from rdt2.files import require_writable
@@ -20,13 +24,43 @@ def console() -> Console:
     return Console()
 
 
+ALONE = Path("-")
+"""As --json: the figures on stdout, and nothing else there."""
+
+
+@contextlib.contextmanager
+def figures_alone(command: Any) -> Iterator[None]:
+    """With --json -, what a command prints otherwise goes to stderr, so that stdout holds the figures alone."""
+    if getattr(command, "json", None) != ALONE:
+        yield
+        return
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        token = _stdout.set(stdout)
+        try:
+            yield
+        finally:
+            _stdout.reset(token)
+
+
+_stdout: ContextVar[TextIO | None] = ContextVar("stdout", default=None)
+
+
 def save_json(path: Path | None, values: dict[str, Any]) -> None:
-    """Write a command's figures where `--json` says, and say so."""
+    """Write a command's figures where `--json` says, and say so; "-" is stdout."""
     if path is None:
         return
-    from rdt2.evaluation.files import write_json
+    from rdt2.evaluation.files import as_json, write_json
 
+    if path == ALONE:
+        print(as_json(values), end="", file=_stdout.get(), flush=True)
+        return
     note(f"figures: {write_json(path, values)}")
+
+
+def figures_file(path: Path | None) -> Path | None:
+    """The file of `--json`, where that is one."""
+    return None if path == ALONE else path
 
 
 def check_outputs(command: Any) -> None:
@@ -39,9 +73,9 @@ def check_outputs(command: Any) -> None:
             two things.
     """
     places: dict[Path, str] = {}
-    for name in ("out", "fit", "json", "html", "plot", "report", "rerun"):
-        value = getattr(command, name, None)
-        if value is None or (name == "rerun" and value == "viewer"):
+    for name in ("out", "fit", "json", "plot", "report", "rerun"):
+        value = getattr(command, name, None) or getattr(getattr(command, "looking", None), name, None)
+        if value is None or (name == "rerun" and value in ("viewer", "live")) or value == ALONE:
             continue
         path = Path(value).expanduser()
         is_file = name not in ("out", "fit") or getattr(command, "out_is_file", False)

@@ -21,14 +21,14 @@ DRAWINGS = (".png", ".svg", ".pdf")
 
 @dataclass(kw_only=True)
 class Predict:
-    """Predict one action chunk from two wrist pictures and a sentence.
+    """Predict one action chunk from two pictures and a sentence.
 
     For example:
       rdt2 predict --left left.png --right right.png --instruction "Pick up the red cube with the left hand."
       rdt2 predict --policy runs/fm --left l.jpg --right r.jpg --instruction "Pick up the apple." --plot c.png
     """
 
-    out_is_file: ClassVar = True
+    out_is_file: ClassVar[bool] = True
 
     spec: PolicySpec = field(default_factory=PolicySpec)
     left: Path
@@ -44,7 +44,7 @@ class Predict:
     plot: Path | None = None
     """Draw the chunk to this .png, .svg or .pdf."""
     json: Path | None = None
-    """Write the chunk to this file."""
+    """Write the chunk to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, save_json
@@ -117,23 +117,22 @@ def read_picture(path: Path) -> UInt8[ndarray, "384 384 3"]:
 
 
 def _table(chunk: ActionChunk) -> Any:
+    import numpy as np
     from rich.table import Table
 
-    from rdt2.action import ARMS, FPS
+    from rdt2.action import FPS, SIDES
 
     table = Table(
         title="predicted motion, each gripper in its own frame at the observation", title_justify="left"
     )
-    table.add_column("time (s)", justify="right")
-    for arm in ARMS:
-        table.add_column(f"{arm} x, y, z (mm)", justify="right")
-        table.add_column("opening (mm)", justify="right")
-    for step in (0, 5, 11, 17, 23):
-        row = [f"{(step + 1) / FPS:.2f}"]
-        for arm in ARMS:
-            x, y, z = 1000 * chunk.relative_poses(arm)[step, :3, 3]
-            row += [f"{x:7.1f} {y:7.1f} {z:7.1f}", f"{1000 * chunk.widths(arm)[step]:.1f}"]
-        table.add_row(*row)
+    for name in ("arm", "time (s)", "x (mm)", "y (mm)", "z (mm)", "opening (mm)"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for arm in SIDES:
+        for step in (0, 5, 11, 17, 23):
+            millimetres = 1000 * np.append(chunk.relative_poses(arm)[step, :3, 3], chunk.widths(arm)[step])
+            table.add_row(
+                arm, f"{(step + 1) / FPS:.2f}", *(f"{round(value, 1) + 0.0:.1f}" for value in millimetres)
+            )
     return table
 
 

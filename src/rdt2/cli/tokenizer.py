@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Positional
+from rdt2.cli.choices import Data
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,7 +32,7 @@ class TokenizerInspect:
     tokenizer: str
     """Folder or hub id of the tokenizer."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the figures to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rich.table import Table
@@ -59,15 +59,17 @@ class TokenizerInspect:
 
 @dataclass(kw_only=True)
 class TokenizerCheck:
-    """Say whether a tokenizer suits your data: are the actions within the range it was made for, and how much is
-    lost when they are encoded and decoded? Exits with 1 when either answer is no.
+    """Say whether a tokenizer suits your data.
+
+    Are the actions within the range it was made for, and how much is lost when they are encoded and decoded? Ends
+    with 1 when either answer is no.
 
     For example:
       rdt2 tokenizer check data/pick --tokenizer robotics-diffusion-transformer/RVQActionTokenizer
       rdt2 tokenizer check data/pick --tokenizer runs/tokenizer/model --plot worst.png --json check.json
     """
 
-    data: Positional[str]
+    data: Data
     """Whose chunks are encoded and decoded again: folder of shards, tar, URL, range of tars, or dataset yaml."""
     tokenizer: str
     """Folder or hub id of the tokenizer."""
@@ -82,7 +84,7 @@ class TokenizerCheck:
     plot: Path | None = None
     """Draw the worst chunks, decoded against recorded, into this PNG."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the figures to this file. - is stdout, alone."""
 
     def run(self) -> None:
         from rdt2.cli.output import console, data_there, save_json
@@ -94,7 +96,7 @@ class TokenizerCheck:
 
         data_there(self.data)
         tokenizer = ActionTokenizer.from_pretrained(self.tokenizer).eval()
-        index = ShardIndex(self.data, instructions="ignore")
+        index = ShardIndex(self.data, instructions="ignore", tokens=False)
         normalizer = tokenizer_normalizer(self.tokenizer, self.normalizer, self.data)
         actions = index.all_actions(chosen_samples(index, "all", self.limit))
         report = evaluate_reconstruction(tokenizer, normalizer, actions)
@@ -136,14 +138,15 @@ def reconstruction_table(report: ReconstructionReport, *, title: str) -> Table:
     """Errors of each arm at some steps of the horizon, and of all."""
     from rich.table import Table
 
-    from rdt2.action import ARMS, FPS, HORIZON
+    from rdt2.action import ARMS, FPS, HORIZON, SIDES
 
     table = Table(title=title, title_justify="left")
     for name in ("arm", "after (s)", "position (mm)", "x", "y", "z", "rotation (degrees)", "width (mm)"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     rows = {f"{(step + 1) / FPS:.2f}": [step] for step in STEPS_SHOWN}
     rows["all"] = list(range(HORIZON))
-    for k, arm in enumerate(ARMS):
+    for arm in SIDES:
+        k = ARMS.index(arm)
         for when, steps in rows.items():
             figures = (
                 report.position_mm[steps, k].mean(),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import UseAppendAction, arg
+
+Stage = Literal["tokenizer", "pointing", "vq", "expert", "distill"]
 
 
 @dataclass(kw_only=True)
 class _Train:
+    stage: ClassVar[Stage]
+
     data: str
     """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     out: Path
@@ -22,24 +27,43 @@ class _Train:
     """Yaml preset, such as configs/training/vq_tiny.yaml, or the name of a shipped one, such as vq_tiny; none is the
     published recipe."""
     overrides: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")] = ()
-    """One setting on top of the preset; repeat it for more: --set steps=1000 --set seed=3."""
+    """One setting on top of the preset; repeat it for more: --set steps=1000 --set seed=3. All are listed below,
+    and by --set help alone."""
     resume: bool = False
     """Go on from the newest checkpoint in --out (from the start where there is none). Steps, learning rate and how
     often something is saved, evaluated or logged may be set anew: more steps extend a finished run."""
     json: Path | None = None
-    """Write the final figures to this file."""
+    """Write the final figures to this file. - is stdout, alone."""
 
-    def _run(self, stage: Literal["tokenizer", "pointing", "vq", "expert", "distill"]) -> None:
+    @classmethod
+    def more_help(cls) -> None:
+        """Print every setting of the stage, what it is without a preset, and what it means; its own come first."""
+        from rich.console import Console
+        from rich.padding import Padding
+        from rich.text import Text
+
+        from rdt2.training.config import CONFIGS, RunConfig
+        from rdt2.training.settings import described
+
+        shared = {field.name for field in dataclasses.fields(RunConfig)}
+        console = Console(highlight=False)
+        console.print(f"settings of {cls.stage}, as they are without a preset:")
+        for name, value, meaning in sorted(described(CONFIGS[cls.stage]), key=lambda each: each[0] in shared):
+            console.print(Padding(Text(f"--set {name}={value}"), (0, 0, 0, 2), expand=False))
+            console.print(Padding(Text(meaning), (0, 0, 0, 6), expand=False))
+
+    def run(self) -> None:
+        """Train, and say what comes next."""
         from rdt2.cli.output import data_there, plain, save_json
         from rdt2.progress import note
         from rdt2.training.cli import run_training
         from rdt2.training.stopping import Stopped
 
         data_there(self.data)
-        go_on = f"go on with: {self.resume_command(stage)}"
+        go_on = f"go on with: {self.resume_command(self.stage)}"
         try:
             result = run_training(
-                stage,
+                self.stage,
                 config=self.config,
                 overrides=self.overrides,
                 data=self.data,
@@ -57,8 +81,8 @@ class _Train:
         if not _first_process():
             return
         values: dict[str, Any] = plain(result)
-        note(f"model: {result.model}\nnext: {_next(stage, result.model, self.data)}")
-        save_json(self.json, {"stage": stage, **values})
+        note(f"model: {result.model}\nnext: {_next(self.stage, result.model, self.data)}")
+        save_json(self.json, {"stage": self.stage, **values})
 
     def resume_command(self, stage: str) -> str:
         """What to type so that an interrupted run goes on."""
@@ -72,65 +96,64 @@ class _Train:
 
 @dataclass(kw_only=True)
 class TrainTokenizer(_Train):
-    """Train the action tokenizer (residual VQ) on the actions of a folder of shards.
+    """Train the action tokenizer (residual VQ) on actions.
 
     For example:
       rdt2 train tokenizer --config configs/training/tokenizer_tiny.yaml --data data/mixed --out runs/rvq
     """
 
-    def run(self) -> None:
-        self._run("tokenizer")
+    stage: ClassVar[Stage] = "tokenizer"
 
 
 @dataclass(kw_only=True)
 class TrainPointing(_Train):
-    """Train a small vision-language model from scratch to see colours and to find what a word names.
+    """Train a small vision-language model from scratch, to point.
 
-    It replaces the pretraining that the published model comes with; only the demo needs it. For example:
+    It learns to see colours and to find what a word names. It replaces the pretraining that the published model comes
+    with; only the demo needs it.
+
+    For example:
       rdt2 train pointing --config configs/training/pointing_tiny.yaml --data data/mixed --out runs/pointing
     """
 
-    def run(self) -> None:
-        self._run("pointing")
+    stage: ClassVar[Stage] = "pointing"
 
 
 @dataclass(kw_only=True)
 class TrainVQ(_Train):
-    """Train RDT2-VQ: the vision-language model learns to write the 27 action tokens.
+    """Train RDT2-VQ: the VLM learns to write the 27 action tokens.
 
     For example:
       rdt2 train vq --config configs/training/vq_tiny.yaml --data data/demo --out runs/vq \\
         --set tokenizer=runs/tokenizer/model
     """
 
-    def run(self) -> None:
-        self._run("vq")
+    stage: ClassVar[Stage] = "vq"
 
 
 @dataclass(kw_only=True)
 class TrainExpert(_Train):
-    """Train RDT2-FM: the flow-matching expert learns on the frozen vision-language model.
+    """Train RDT2-FM: a flow-matching expert on the frozen VLM.
 
     For example:
       rdt2 train expert --config configs/training/expert_tiny.yaml --data data/tokens --out runs/fm --resume
     """
 
-    def run(self) -> None:
-        self._run("expert")
+    stage: ClassVar[Stage] = "expert"
 
 
 @dataclass(kw_only=True)
 class TrainDistill(_Train):
-    """Train a one-step expert (UltraFast): it jumps to where its teacher walks in five steps.
+    """Train a one-step expert (UltraFast).
 
-    The result is used as any expert; it says itself that it takes one step.
+    It jumps to where its teacher walks in five steps. The result is used as any expert; it says itself that it takes
+    one step.
 
     For example:
       rdt2 train distill --config configs/training/distill_tiny.yaml --data data/tokens --out runs/fast
     """
 
-    def run(self) -> None:
-        self._run("distill")
+    stage: ClassVar[Stage] = "distill"
 
 
 def _first_process() -> bool:
@@ -155,15 +178,15 @@ def _next(stage: str, model: Path, data: str) -> str:
     folder = shlex.quote(str(model))
     shards = shlex.quote(data)
     if stage == "tokenizer":
-        tokenize = f"rdt2 data tokenize --data {shards} --tokenizer {folder} --out TOKENS"
-        return f"{tokenize}, then rdt2 train vq --data TOKENS --out RUN"
+        tokenize = f"rdt2 data tokenize {shards} --tokenizer {folder} --out TOKENS"
+        return f"{tokenize}, then rdt2 train vq --config PRESET --data TOKENS --out RUN"
     if stage == "pointing":
-        return f"rdt2 train vq --data TOKENS --set start_from={folder} --out RUN"
+        return f"rdt2 train vq --config PRESET --data TOKENS --set start_from={folder} --out RUN"
     if stage == "vq" and (model / "adapter_config.json").is_file():
         return f"rdt2 export merge {folder} {shlex.quote(str(model.parent / 'merged'))}"
     if stage == "vq":
         return (
-            f"rdt2 train expert --data {shards} --set vlm={folder} --out RUN, or "
+            f"rdt2 train expert --config PRESET --data {shards} --set vlm={folder} --out RUN, or "
             f"rdt2 export bundle --vlm {folder} --tokenizer TOKENIZER --out POLICY"
         )
     return f"rdt2 export bundle --vlm VLM --tokenizer TOKENIZER --expert {folder} --out POLICY"

@@ -1,70 +1,144 @@
-"""Mistyped commands and options, told with the nearest that there is."""
+"""What is typed, before the parser sees it: mistyped words are told with the nearest that there is."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+import re
+from collections.abc import Sequence
+from typing import Any
 
+from rdt2.cli.options import Option, options, spelled
 from rdt2.errors import ConfigError
+from rdt2.registry import did_you_mean
+
+OTHER_WORDS = {
+    "--policy": ("--model", "--checkpoint", "--ckpt", "--weights", "--server"),
+    "--data": ("--dataset", "--source", "--shards", "--input", "--recordings", "--place"),
+    "--out": ("--output", "--output-dir", "--out-dir", "--save", "--report"),
+    "--report": ("--html", "--page", "--out"),
+    "--fit": ("--out",),
+    "--json": ("--figures", "--metrics"),
+    "--set": ("--override", "--overrides"),
+    "--config": ("--preset",),
+}
+"""What other tools, and earlier versions of this one, call an option."""
+RENAMED = {("data check", "--html"): "--report"}
+"""Options that scripts may still name as they were called; they are taken, with a word about it."""
 
 
-def check_usage(arguments: Sequence[str], commands: dict[str, Any]) -> None:
-    """Refuse words that name no command and options that the command does not have; the rest is the parser's.
+def named(arguments: Sequence[str], commands: dict[str, Any]) -> tuple[list[str], Any]:
+    """The words that name a command, and the command; or a group of commands where no more words name anything.
 
     Raises:
-        ConfigError: what is not there, what is nearest, and all there are.
+        ConfigError: a word that names no command, with the nearest.
     """
-    said, member = ["rdt2"], commands
-    for number, word in enumerate(arguments):
-        if word.startswith("-"):
-            return
-        if word not in member:
-            names = [name for name in member if name]
-            group = " ".join(said)
+    said: list[str] = []
+    member: Any = commands
+    for word in arguments:
+        if not isinstance(member, dict) or word.startswith("-"):
+            break
+        if word not in member or not word:
+            names = tuple(name for name in member if name)
+            group = " ".join(["rdt2", *said])
             raise ConfigError(
-                f"'{group}' has no command {word!r}.{_nearest(word, names)} Its commands: {', '.join(names)}. "
+                f"'{group}' has no command {word!r}.{did_you_mean(word, names)} Its commands: {', '.join(names)}. "
                 f"See: {group} --help"
             )
         said.append(word)
-        if not isinstance(member[word], dict):
-            _check_options(" ".join(said), arguments[number + 1 :], list(_options(member[word])))
-            return
         member = member[word]
+    return said, member
 
 
-def _check_options(command: str, arguments: Sequence[str], options: list[str]) -> None:
-    for word in arguments:
-        name = word.split("=")[0].replace("_", "-")
-        if not name.startswith("--") or name in options or name.startswith(("--help", "--tyro")):
+def checked(command: str, kind: Any, words: Sequence[str]) -> list[str]:
+    """The words behind a command as the parser takes them: those without a name first, in their order.
+
+    Args:
+        command: its name, such as "data check".
+        kind: its dataclass.
+        words: as they were typed; ``--data X`` may stand for a word without a name.
+
+    Raises:
+        ConfigError: an option that the command does not have, or a choice that there is not, with the nearest.
+    """
+    known = list(options(kind))
+    by_name = {option.name: option for option in known}
+    free: list[str] = []
+    by_place: dict[str, list[str]] = {}
+    rest: list[str] = []
+    for name, values in spelled(words, known):
+        if not name:
+            free += values
             continue
-        raise ConfigError(
-            f"'{command}' has no option {name}.{_nearest(name, options)} Its options: {', '.join(options)}. "
-            f"See: {command} --help"
-        )
+        if (command, name) in RENAMED:
+            from rdt2.progress import note
+
+            note(f"{name} is called {RENAMED[command, name]} now")
+            name = RENAMED[command, name]
+        option = by_name.get(name)
+        if option is None:
+            if not name.startswith(("--help", "--tyro")):
+                _refuse_option(command, name, [each.name for each in known])
+            rest.append(name)
+            continue
+        _check_choices(command, option, values)
+        if option.positional:
+            by_place[name] = values
+        else:
+            rest += [name, *values]
+    for option in known:
+        if option.positional and option.name not in by_place:
+            count = len(free) if option.words is None else option.words
+            by_place[option.name], free = free[:count], free[count:]
+            _check_choices(command, option, by_place[option.name])
+    return [*(word for option in known for word in by_place.get(option.name, ())), *free, *rest]
 
 
-def _options(command: Any) -> Iterator[str]:
-    """The options of a command: its fields, and those of the dataclasses among them."""
-    from tyro.conf import Positional, arg
-
-    hints = get_type_hints(command, include_extras=True)
-    positional = get_args(Positional[int])[1:]
-    settings: Any = type(arg())
-    for field in dataclasses.fields(command):
-        kind, name = hints[field.name], field.name
-        told = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
-        if dataclasses.is_dataclass(kind):
-            yield from _options(kind)
-        elif not any(each in positional for each in told):
-            names = [each.name for each in told if isinstance(each, settings) and each.name]
-            yield "--" + (names[0] if names else name).replace("_", "-")
+def _refuse_option(command: str, name: str, names: list[str]) -> None:
+    meant = [ours for ours, theirs in OTHER_WORDS.items() if name in theirs and ours in names]
+    hint = f" Did you mean {meant[0]!r}?" if meant else did_you_mean(name, tuple(names))
+    raise ConfigError(
+        f"'rdt2 {command}' has no option {name}.{hint} Its options: {', '.join(names)}. "
+        f"See: rdt2 {command} --help"
+    )
 
 
-def _nearest(word: str, names: Sequence[str]) -> str:
-    bare = {name.lstrip("-"): name for name in names}
-    typed = word.lstrip("-").lower()
-    found = difflib.get_close_matches(typed, bare, n=1, cutoff=0.6)
-    found = found or [name for name in bare if len(typed) > 1 and name.startswith(typed)]
-    return f" Did you mean {bare[found[0]]!r}?" if found else ""
+def _check_choices(command: str, option: Option, values: list[str]) -> None:
+    for value in values:
+        if option.choices and value not in option.choices:
+            raise ConfigError(
+                f"{option.name} {value}: expected {', '.join(option.choices)}."
+                f"{did_you_mean(value, option.choices)} See: rdt2 {command} --help"
+            )
+
+
+_KEYWORD = re.compile(r"(?<![\w./=-])(?<!--set )(?<![Ss]et )([a-z_]+)=('[^']*'|<[^>]*>|[\w./:@-]*[\w/])?")
+
+
+def typeable(message: str, command: Any) -> str:
+    """What an error says of options as Python writes them, as they are typed: ``--normalizer FILE`` for
+    ``normalizer=FILE``, and after ``rdt2 train`` ``--set normalizer=FILE``; what the command has not stays as it is."""
+    trains = hasattr(command, "overrides")
+    known = (
+        _settings_of_policies()
+        if trains
+        else {each.name.removeprefix("--") for each in options(type(command))}
+    )
+
+    def typed(found: re.Match[str]) -> str:
+        name, value = found[1], (found[2] or "").strip("'")
+        if name.replace("_", "-") not in known:
+            return found[0]
+        if trains:
+            return f"--set {name}={value.lower() if value == 'True' else value}" if value else name
+        return f"--{name.replace('_', '-')} {'' if value == 'True' else value}".rstrip()
+
+    return _KEYWORD.sub(typed, message)
+
+
+def _settings_of_policies() -> set[str]:
+    """The options of policies that are settings of training, too."""
+    from rdt2.policy.spec import PolicySpec
+    from rdt2.training.config import CONFIGS
+
+    settings = {field.name for kind in CONFIGS.values() for field in dataclasses.fields(kind)}
+    return settings & {field.name for field in dataclasses.fields(PolicySpec)}

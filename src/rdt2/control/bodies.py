@@ -14,15 +14,13 @@ import numpy as np
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
-from rdt2.robot.gripper import FINGER_Z, PALM, POLICY_IN_TCP, TCP_Z, Part, finger
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from jaxtyping import Float, Int
     from numpy import ndarray
 
-    from rdt2.robot.description import ArmModel, Shape
+    from rdt2.robot.description import ArmModel, GripperModel, Part, Shape
 
 PEDESTAL = ((0.0, 0.0, -0.70), (0.0, 0.0, -0.05), 0.09)
 """What an arm stands on: start, end (base frame) and radius, metres. Whatever it is bolted to lies behind its base."""
@@ -34,6 +32,8 @@ CONTAINED = 1.06
 """A capsule that fits into another grown by so much is left out."""
 SELF_CLEARANCE = 0.005
 """Metres that parts of one arm keep from each other."""
+OPENINGS = 2
+"""A gripper is where it was commanded and where it was measured, both at once: its fingers are on the way between."""
 JOINED = 0.03
 """Parts with one link between them that are nearer in the home posture than this (metres) belong together."""
 WEIGHT = 0.25
@@ -51,76 +51,91 @@ class _Capsule:
 class ArmBody:
     """The shapes of one arm with its gripper, and the kinematics that moves them, for many postures at once.
 
-    Frames are those of the base, of every link, of the gripper and of its two fingers. An arm whose model is not known
-    (a handheld gripper) has those of the gripper and the fingers only, and behind the gripper a capsule (`HOLDER`) for
-    whatever carries it: nothing is known of what is further behind.
+    Frames are those of the base, of every link, of the gripper and of its two fingers at each of `OPENINGS` openings.
+    An arm whose model is not known (a handheld gripper) has those of the gripper and the fingers only, and behind the
+    gripper a capsule (`HOLDER`) for whatever carries it: nothing is known of what is further behind.
 
     Args:
         model: description of the arm, or None.
-        side: "right" or "left".
         base: (4, 4) base in the cell frame, metres.
+        gripper: its description.
+        mount: (4, 4) the gripper's frame in the arm's flange; not read without a model.
         tool: (4, 4) TCP in the frame of the gripper.
     """
 
     def __init__(
-        self, model: ArmModel | None, side: str, base: Float[ndarray, "4 4"], tool: Float[ndarray, "4 4"]
+        self,
+        model: ArmModel | None,
+        *,
+        base: Float[ndarray, "4 4"],
+        gripper: GripperModel,
+        mount: Float[ndarray, "4 4"],
+        tool: Float[ndarray, "4 4"],
     ) -> None:
         self.links = len(model.links) if model else 0
         """Joints; 0 without a model."""
+        self.together = model.together if model else ()
         self._base = np.asarray(base, dtype=np.float64)
         self._tool = np.linalg.inv(tool)
         self.tool = np.asarray(tool, dtype=np.float64)
-        gripper = self.links + 1 if model else 0
+        palm = self.links + 1 if model else 0
         capsules: list[_Capsule] = []
         if model:
-            self._chain = _chain(model, side)
+            self._chain = _chain(model, mount)
             capsules += _of_shapes(model.base_shapes, 0)
             capsules.append(_capsule(*PEDESTAL, 0))
             for i, link in enumerate(model.links):
                 capsules += _of_shapes(link.shapes, i + 1)
         else:
-            capsules.append(_capsule(*HOLDER, gripper))
-        capsules += _of_parts(PALM, gripper)
-        for k, sign in enumerate((1.0, -1.0)):
-            capsules += _of_parts(finger(sign), gripper + 1 + k)
+            capsules.append(_capsule(*HOLDER, palm))
+        capsules += _of_parts(gripper.palm, palm)
+        for k in range(2 * OPENINGS):
+            capsules += _of_parts(gripper.fingers[k % 2], palm + 1 + k)
         self.start = np.stack([c.start for c in capsules])
         self.end = np.stack([c.end for c in capsules])
-        self._ends = np.stack([self.start, self.end])[..., None]
+        self._ends = np.stack([self.start, self.end])
         self.radius = np.array([c.radius for c in capsules])
         self.frame = np.array([c.frame for c in capsules])
         self.order = np.minimum(self.frame, self.links if model else 0)
         """Of the body that carries each capsule: neighbours along the arm differ by one."""
-        self.gripper = gripper
-        self._corners = [_hull(parts) for parts in (PALM, finger(1.0), finger(-1.0))]
-        self._moving = (self.frame > 0) & (self.frame < gripper) if model else np.arange(len(self.frame)) == 0
+        self.gripper, self._finger_z = palm, gripper.finger_z
+        self._corners = [_hull(parts) for parts in (gripper.palm, *gripper.fingers)]
+        self.tip: ndarray = self._tool[:3, 3] + self._tool[:3, 2] * (
+            self._finger_z + self._corners[1][:, 2].max()
+        )
+        """Between the ends of the fingers, in the TCP's frame, metres."""
+        self.moves = self.frame > 0 if model else np.ones(len(self.frame), dtype=bool)
+        """Of each capsule: all but those of the base."""
+        self._carrying = self.moves & (self.frame < palm) if model else np.arange(len(self.frame)) == 0
 
     def __len__(self) -> int:
         return len(self.radius)
 
     def frames(
-        self, joints: Float[ndarray, "s n"], poses: Float[ndarray, "s 4 4"], widths: Float[ndarray, " s"]
+        self, joints: Float[ndarray, "s n"], poses: Float[ndarray, "s 4 4"], widths: Float[ndarray, "#s o"]
     ) -> Float[ndarray, "s f 4 4"]:
         """All frames in the cell frame: from the joints (rad) where the model is known, else from the TCP's pose.
 
-        `widths` are openings in metres.
+        `widths` are the gripper's openings in metres, `OPENINGS` of them.
         """
         count = len(joints) if self.links else len(poses)
-        result = np.empty((count, self.gripper + 3, 4, 4))
+        result = np.empty((count, self.gripper + 1 + 2 * OPENINGS, 4, 4))
         if self.links:
             cos, sin = np.cos(joints)[..., None, None], np.sin(joints)[..., None, None]
-            fixed, by_cos, by_sin, mount = self._chain
+            fixed, by_cos, by_sin, hand = self._chain
             local = fixed + cos * by_cos + sin * by_sin
             result[:, 0] = pose = self._base
             for i in range(self.links):
                 result[:, i + 1] = pose = pose @ local[:, i]
-            result[:, self.gripper] = pose @ mount
+            result[:, self.gripper] = pose @ hand
         else:
             result[:, 0] = poses @ self._tool
         palm = result[:, self.gripper]
-        for k, sign in ((1, 0.5), (2, -0.5)):
-            jaw = result[:, self.gripper + k]
+        base, way = palm[:, :3, 3] + self._finger_z * palm[:, :3, 2], palm[:, :3, 1]
+        for k in range(2 * OPENINGS):
+            jaw = result[:, self.gripper + 1 + k]
             jaw[:] = palm
-            jaw[:, :3, 3] += FINGER_Z * palm[:, :3, 2] + (sign * widths)[:, None] * palm[:, :3, 1]
+            jaw[:, :3, 3] = base + (0.5, -0.5)[k % 2] * widths[:, k // 2, None] * way
         return result
 
     def tcp(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "s 4 4"]:
@@ -141,7 +156,7 @@ class ArmBody:
         """Starts and ends of all capsules in the cell frame, metres."""
         carrier = frames[:, self.frame]
         rotation, origin = carrier[..., :3, :3], carrier[..., :3, 3]
-        return (rotation @ self._ends[:, None])[..., 0] + origin
+        return np.einsum("scij,ecj->esci", rotation, self._ends) + origin
 
     def lowest(
         self, frames: Float[ndarray, "s f 4 4"], segments: Float[ndarray, "2 s c 3"]
@@ -149,44 +164,43 @@ class ArmBody:
         """Heights in the cell frame (metres) of the gripper's lowest corner, and of the lowest moving link or what
         carries the gripper; infinity where there is none."""
         up = frames[:, self.gripper :, 2]
+        palm, *fingers = self._corners
         corners = [
-            (up[:, k, :3] @ points.T).min(axis=1) + up[:, k, 3] for k, points in enumerate(self._corners)
+            (up[:, k, :3] @ points.T).min(axis=1) + up[:, k, 3]
+            for k, points in enumerate([palm, *(fingers * OPENINGS)])
         ]
-        links = segments[..., 2].min(axis=0)[:, self._moving] - self.radius[self._moving]
-        return np.stack([np.minimum(np.minimum(*corners[:2]), corners[2]), links.min(axis=1)], axis=1)
+        links = segments[..., 2].min(axis=0)[:, self._carrying] - self.radius[self._carrying]
+        return np.stack([np.min(corners, axis=0), links.min(axis=1)], axis=1)
 
-    def hang(self, rotations: Float[ndarray, "n 3 3"], width: float) -> Float[ndarray, " n"]:
-        """How far (metres) the gripper's lowest corner is below its TCP, turned so and with such an opening."""
+    def hang(self, rotations: Float[ndarray, "n 3 3"], widths: Float[ndarray, " o"]) -> Float[ndarray, " n"]:
+        """How far (metres) the gripper's lowest corner is below its TCP, turned so, at the worst of some openings."""
         up = rotations[:, 2] @ self._tool[:3, :3]
         palm, finger, opposite = ((up @ corners.T).min(axis=1) for corners in self._corners)
-        jaw = 0.5 * width * up[:, 1]
-        lowest = np.minimum(palm, np.minimum(finger + jaw, opposite - jaw) + FINGER_Z * up[:, 2])
+        jaw = 0.5 * np.multiply.outer(widths, up[:, 1])
+        lowest = np.minimum(finger + jaw, opposite - jaw).min(axis=0) + self._finger_z * up[:, 2]
+        lowest = np.minimum(palm, lowest)
         return -lowest - rotations[:, 2] @ self._tool[:3, 3]
-
-
-def gripper_of_policy(policy_to_tcp: Float[ndarray, "4 4"]) -> Float[ndarray, "4 4"]:
-    """TCP in the gripper's frame, from where the policy's frame is in the TCP's: it has one place on the gripper."""
-    policy = np.eye(4)
-    policy[:3, 3] = np.add((0, 0, TCP_Z), POLICY_IN_TCP)
-    return policy @ np.linalg.inv(policy_to_tcp)
 
 
 def cross_pairs(first: ArmBody, second: ArmBody) -> Int[ndarray, "2 p"]:
     """Capsules of two arms that may meet: all but those that stand fast on both sides."""
     a, b = np.meshgrid(np.arange(len(first)), np.arange(len(second)), indexing="ij")
-    fixed = (first.links > 0) & (second.links > 0) & (first.frame[a] == 0) & (second.frame[b] == 0)
-    return np.stack([a[~fixed], b[~fixed]])
+    may = first.moves[a] | second.moves[b]
+    return np.stack([a[may], b[may]])
 
 
 def self_pairs(body: ArmBody, home: Sequence[float] | None) -> Int[ndarray, "2 p"]:
-    """Capsules of one arm that may meet: not of neighbours, nor of what sits next but one and close by in the `home`
-    posture (rad), as the parts of a wrist do."""
+    """Capsules of one arm that may meet: not of neighbours, nor of what its joints' limits keep apart, nor of what sits
+    next but one and close by in the `home` posture (rad), as the parts of a wrist do."""
     a, b = np.triu_indices(len(body), 1)
+    for first, second in body.together:
+        free = (body.frame[a] != first) | (body.frame[b] != second)
+        a, b = a[free], b[free]
     steps = np.abs(body.order[a] - body.order[b])
     pairs, steps = np.stack([a, b])[:, steps > 1], steps[steps > 1]
     if home is None:
         return pairs
-    frames = body.frames(np.asarray(home, dtype=np.float64)[None], np.eye(4)[None], np.zeros(1))
+    frames = body.frames(np.asarray(home, dtype=np.float64)[None], np.eye(4)[None], np.zeros((1, OPENINGS)))
     segments = body.segments(frames)
     gaps = distances(segments, segments, body, body, pairs)[0]
     return pairs[:, (steps > 2) | (gaps > JOINED)]
@@ -225,8 +239,8 @@ def _dot(a: ndarray, b: ndarray) -> ndarray:
     return np.einsum("...i,...i->...", a, b)
 
 
-def _chain(model: ArmModel, side: str) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """Each link in its parent as fixed + cos(q) * by_cos + sin(q) * by_sin, and the gripper's mount in the last."""
+def _chain(model: ArmModel, mount: Float[ndarray, "4 4"]) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    """Each link in its parent as fixed + cos(q) * by_cos + sin(q) * by_sin, and the gripper in the last."""
     fixed, by_cos, by_sin = np.zeros((3, len(model.links), 4, 4))
     for i, link in enumerate(model.links):
         place = np.eye(4)
@@ -235,11 +249,9 @@ def _chain(model: ArmModel, side: str) -> tuple[ndarray, ndarray, ndarray, ndarr
         fixed[i] = place @ np.diag([0.0, 0.0, 1.0, 1.0])
         by_cos[i] = place @ np.diag([1.0, 1.0, 0.0, 0.0])
         by_sin[i, :, 0], by_sin[i, :, 1] = place[:, 1], -place[:, 0]
-    mount = np.eye(4)
-    yaw = model.mount_yaw if side == "left" else -model.mount_yaw
-    mount[:3, :3] = Rotation.from_euler("z", yaw).as_matrix()
-    mount[2, 3] = model.flange
-    return fixed, by_cos, by_sin, mount
+    flange = np.eye(4)
+    flange[2, 3] = model.flange
+    return fixed, by_cos, by_sin, flange @ mount
 
 
 def _capsule(start: Iterable[float], end: Iterable[float], radius: float, frame: int) -> _Capsule:

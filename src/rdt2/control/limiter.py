@@ -6,6 +6,10 @@ along the cell's axes; it starts at zero in every period, and the orientations o
 The limits are those of norms, Ruckig's are those of axes: each time the box of axis limits is drawn whose corner lies
 on the sphere of the limit, that holds the present state and is longest where the motion has to go. A straight motion
 may then use nearly all of the limit, and no motion more.
+
+Far from its wish an arm moves as fast as it may. Near to one that moves it follows like a damped spring: a wish made
+of rows 33 ms apart never keeps a speed for long, and the fastest way to it, planned anew in each period, would be to
+swing around it with all of the jerk that is allowed.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.robot.kinematics import rotation_vector
+from rdt2.robot.kinematics import nearest_rotation, rotation_vector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +38,10 @@ FLOOR = 0.25
 """Share of a limit that an axis without need keeps, against one with all of the need."""
 AHEAD = 0.1
 """Seconds after which the difference of two speeds counts as much as the distance it makes."""
+STIFFNESS = 25.0
+"""1/s: how quickly an arm near its wish loses what is left between them; the same of its speed and acceleration."""
+NEAR = 0.008, 0.04
+"""Metres, and radians, from a moving wish within which an arm follows so."""
 JUMP = 1.5
 """A wish that moves faster than so many times the limit has jumped: its speed means nothing."""
 EARLY = 5
@@ -44,6 +52,8 @@ LEAST = 1e-3
 """m/s, rad/s: Ruckig needs speed limits that are not zero."""
 WALL_BRAKING = 0.5
 """Of the acceleration limit that an arm coming to the end of its workspace counts on."""
+
+IDENTITY = np.eye(3)
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,14 @@ class Motion:
 
     @property
     def pose(self) -> Float[ndarray, "4 4"]:
+        """Where the TCP is commanded to be, cell frame, metres."""
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = self.rotation, self.position
         return pose
 
     @classmethod
     def at_rest(cls, pose: Float[ndarray, "4 4"]) -> Motion:
+        """Nothing moves: `pose` of the TCP in the cell frame, metres, velocity and acceleration zero."""
         return cls(pose[:3, 3].copy(), pose[:3, :3].copy(), np.zeros(6), np.zeros(6))
 
 
@@ -180,12 +192,18 @@ class Limiter:
         walls = low.tolist(), high.tolist()
         moved, speed, change = self._step(
             [t - h for t, h in zip(there, here, strict=True)],
-            motion.velocity[:3], motion.acceleration[:3], velocity[:3], self._limits[0], scale,
+            motion.velocity[:3], motion.acceleration[:3], velocity[:3], self._limits[0], scale, NEAR[0],
             [(h - a, b - h) for h, a, b in zip(here, *walls, strict=True)],
         )  # fmt: skip
         turn = rotation_vector(rotation @ motion.rotation.T)
         turned, rate, turn_change = self._step(
-            turn.tolist(), motion.velocity[3:], motion.acceleration[3:], velocity[3:], self._limits[1], scale
+            turn.tolist(),
+            motion.velocity[3:],
+            motion.acceleration[3:],
+            velocity[3:],
+            self._limits[1],
+            scale,
+            NEAR[1],
         )
         return Motion(
             motion.position + moved,
@@ -224,6 +242,7 @@ class Limiter:
         wanted: ndarray,
         limits: tuple[float, float, float],
         scale: float,
+        near: float,
         walls: Sequence[tuple[float, float]] | None = None,
     ) -> tuple[list[float], list[float], list[float]]:
         """One period along three axes: the way made, and the new velocity and acceleration.
@@ -233,7 +252,7 @@ class Limiter:
         most, strongest, hardest = limits
         most, strongest = scale * most, RESERVE * strongest
         v, a, w = velocity.tolist(), acceleration.tolist(), wanted.tolist()
-        norm = sqrt(sum(x * x for x in w))
+        norm = _norm(w)
         if norm > JUMP * most:
             w = [0.0] * 3
         elif norm > most:
@@ -243,7 +262,7 @@ class Limiter:
         direction = [away[i] + AHEAD * (v[i] - w[i]) for i in rounds]
         lows, highs = [-most] * 3, [most] * 3
         if walls:
-            fast = sqrt(sum(x * x for x in v))
+            fast = _norm(v)
             for i, (below, above) in enumerate(walls):
                 lows[i] = -min(most, _stoppable(below, fast, strongest, hardest, dt))
                 highs[i] = min(most, _stoppable(above, fast, strongest, hardest, dt))
@@ -257,6 +276,12 @@ class Limiter:
         highs = [min(x, y) for x, y in zip(highs, speeds, strict=True)]
         w = [min(max(w[i], lows[i]), highs[i]) for i in rounds]
         away = [w[i] * dt - way[i] for i in rounds]
+        # What stands still is reached for good, in the shortest time.
+        if any(w) and _norm(away) < near:
+            moved, speed, change, hard = self._damped(away, v, a, w)
+            within = _norm(speed) <= most and _norm(change) <= strongest and hard <= hardest
+            if within and all(x <= y <= z for x, y, z in zip(lows, speed, highs, strict=True)):
+                return moved, speed, change
         given = self._input
         given.current_position = away
         given.current_velocity = [v[i] - w[i] for i in rounds]
@@ -278,6 +303,17 @@ class Limiter:
             list(out.new_acceleration),
         )
 
+    def _damped(
+        self, away: list[float], v: list[float], a: list[float], w: list[float]
+    ) -> tuple[list[float], list[float], list[float], float]:
+        """One period of a critically damped motion to a wish that moves at `w`: the way made, the new velocity and
+        acceleration, and the jerk, of which nothing has been compared with limits."""
+        dt, k = self.period, STIFFNESS
+        jerk = [-k * (3 * z + k * (3 * (y - u) + k * x)) for x, y, z, u in zip(away, v, a, w, strict=True)]
+        moved = [dt * (y + dt * (z / 2 + dt * j / 6)) for y, z, j in zip(v, a, jerk, strict=True)]
+        speed = [y + dt * (z + dt * j / 2) for y, z, j in zip(v, a, jerk, strict=True)]
+        return moved, speed, [z + dt * j for z, j in zip(a, jerk, strict=True)], _norm(jerk)
+
     def _calculate(self, stop: Any) -> Any:
         from ruckig import Trajectory
 
@@ -291,9 +327,13 @@ class Limiter:
         return trajectory
 
 
+def _norm(vector: list[float]) -> float:
+    return sqrt(sum(x * x for x in vector))
+
+
 def _need(direction: list[float]) -> list[float]:
     """How much of a limit each axis should get for a motion in a direction."""
-    length = sqrt(sum(x * x for x in direction))
+    length = _norm(direction)
     return [abs(x) / length + FLOOR for x in direction] if length > 1e-12 else [1.0] * 3
 
 
@@ -326,16 +366,10 @@ def exponential(vectors: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3 3"]:
     x, y, z = vectors.T
     result[:, 0, 1], result[:, 0, 2], result[:, 1, 2] = -z, y, -x
     result[:, 1, 0], result[:, 2, 0], result[:, 2, 1] = z, -y, x
-    half = np.sinc(angle / (2 * np.pi))
+    angle = np.maximum(angle, 1e-20)  # sin(x) / x is then exactly 1
+    half = np.sin(0.5 * angle) / (0.5 * angle)
     square = result @ result
-    result *= np.sinc(angle / np.pi)[:, None, None]
+    result *= (np.sin(angle) / angle)[:, None, None]
     result += 0.5 * (half * half)[:, None, None] * square
-    result += np.eye(3)
+    result += IDENTITY
     return result
-
-
-def nearest_rotation(rotation: Float[ndarray, "3 3"]) -> Float[ndarray, "3 3"]:
-    """The same without rounding, of a matrix that is nearly a rotation (two steps of Newton's iteration)."""
-    for _ in range(2):
-        rotation = 1.5 * rotation - 0.5 * rotation @ (rotation.T @ rotation)
-    return rotation

@@ -2,58 +2,182 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time as wall
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from rdt2.action import ARMS, state_vector
 from rdt2.errors import RDT2Error, SafetyError
+from rdt2.observation import Observation
+from rdt2.robot.protocols import Frame
 
 if TYPE_CHECKING:
-    from rdt2.robot import Camera, Frame, Robot
+    from collections.abc import Mapping
 
-PATIENCE = 0.2
-"""Seconds that reading the newest pictures may take."""
+    from jaxtyping import Float, UInt8
+    from numpy import ndarray
+
+    from rdt2.robot import Camera, Robot
+    from rdt2.robot.settings import RobotSettings
+
+WANTED = "uint8 (384, 384, 3)"
+PATIENCE = 0.1
+"""Seconds that reading the newest picture of a camera may take."""
+TURN = 4e-3
+"""Seconds that whoever looks waits for pictures that are being read; then it goes on, and asks again."""
 
 
-def look(robot: Robot) -> dict[str, Frame]:
-    """The newest picture of every camera, by side.
+class Eyes:
+    """Reads every camera in a thread of its own where devices may be called from several threads: one that hangs
+    holds nobody up."""
 
-    Raises:
-        SafetyError: a camera gives none; says which and why. Where devices may be called from several threads, also
-            one that does not answer: nobody waits for it.
+    def __init__(self, robot: Robot) -> None:
+        self._cameras = robot.cameras
+        self._answers: queue.Queue[tuple[str, Frame | SafetyError]] = queue.Queue()
+        self._questions: dict[str, queue.Queue[bool]] = {}
+        self._read_since: dict[str, float] = {}
+        self._found: dict[str, Frame | SafetyError] = {}
+        if robot.concurrent:
+            for side in self._cameras:
+                self._questions[side] = queue.Queue()
+                threading.Thread(target=self._work, args=(side,), name="camera", daemon=True).start()
+
+    def look(self) -> dict[str, Frame] | None:
+        """The newest picture of every camera, by side; None while they are being read: look again soon.
+
+        Raises:
+            SafetyError: a camera gives none, or does not answer; says which and why.
+        """
+        if not self._questions:
+            return {side: _read(side, camera) for side, camera in self._cameras.items()}
+        for side, questions in self._questions.items():
+            if side not in self._read_since and side not in self._found:
+                self._read_since[side] = wall.monotonic()
+                questions.put(True)
+        until = wall.monotonic() + TURN
+        with contextlib.suppress(queue.Empty):
+            while self._read_since:
+                side, answer = self._answers.get(timeout=max(0.0, until - wall.monotonic()))
+                self._found[side] = answer
+                del self._read_since[side]
+        for side, since in self._read_since.items():
+            if wall.monotonic() - since > PATIENCE:
+                self._found.clear()
+                raise SafetyError(
+                    f"the {side} camera has not answered for {PATIENCE} s: its driver hangs. Restart its stream."
+                )
+        if self._read_since:
+            return None
+        found, self._found = self._found, {}
+        frames = {}
+        for side in self._cameras:
+            answer = found[side]
+            if isinstance(answer, SafetyError):
+                raise answer
+            frames[side] = answer
+        return frames
+
+    def close(self) -> None:
+        """Let the threads end; one whose camera hangs does so when that comes back."""
+        for questions in self._questions.values():
+            questions.put(False)
+
+    def _work(self, side: str) -> None:
+        while self._questions[side].get():
+            try:
+                self._answers.put((side, _read(side, self._cameras[side])))
+            except SafetyError as error:
+                self._answers.put((side, error))
+
+
+def dark() -> UInt8[ndarray, "384 384 3"]:
+    """The picture of an arm that is not there."""
+    return np.zeros((384, 384, 3), np.uint8)
+
+
+def observed(
+    settings: RobotSettings,
+    sentence: str,
+    frames: Mapping[str, Frame],
+    tcp: Mapping[str, Float[ndarray, "4 4"]],
+    widths: Mapping[str, float],
+) -> Observation:
+    """What a policy is shown of a robot.
+
+    Args:
+        settings: its own.
+        sentence: what is asked for.
+        frames: a picture of every wrist camera.
+        tcp: where the TCPs were when it was taken, cell frame, metres.
+        widths: measured openings, metres.
     """
-    if not robot.concurrent:
-        return {side: _read(side, camera) for side, camera in robot.cameras.items()}
-    answers: queue.Queue[tuple[str, Frame | SafetyError]] = queue.Queue()
+    arms = settings.arms
+    images = {side: frames[side].image if side in frames else dark() for side in ARMS}
+    poses = {side: tcp[side] @ arms[side].policy_to_tcp if side in tcp else np.eye(4) for side in ARMS}
+    openings = {
+        side: np.array(widths[side] / arms[side].gripper.scale if side in tcp else 0.0) for side in ARMS
+    }
+    return Observation(
+        left=images["left"],
+        right=images["right"],
+        instruction=sentence,
+        timestamp=min(frame.timestamp for frame in frames.values()),
+        state=state_vector(poses, openings).astype(np.float32),
+    )
 
-    def read(side: str, camera: Camera) -> None:
-        try:
-            answers.put((side, _read(side, camera)))
-        except SafetyError as error:
-            answers.put((side, error))
 
-    for item in robot.cameras.items():
-        threading.Thread(target=read, args=item, name="camera", daemon=True).start()
-    frames: dict[str, Frame] = {}
-    while missing := [side for side in robot.cameras if side not in frames]:
-        try:
-            side, answer = answers.get(timeout=PATIENCE)
-        except queue.Empty:
-            raise SafetyError(
-                f"the {missing[0]} camera has not answered for {PATIENCE} s: its driver hangs. Restart its stream."
-            ) from None
-        if isinstance(answer, SafetyError):
-            raise answer
-        frames[side] = answer
-    return {side: frames[side] for side in robot.cameras}
+class Film:
+    """Every picture of the cameras, once, for who records them; what is wrong with one is said by who acts upon it.
+
+    Args:
+        eyes: what looks.
+        every: seconds of the robot's clock between two looks at least: less than from picture to picture.
+    """
+
+    def __init__(self, eyes: Eyes, *, every: float) -> None:
+        self._eyes, self._every, self._at = eyes, every, -np.inf
+        self._last: dict[str, int] = {}
+        self._kept: dict[str, list[Frame]] = {}
+
+    def look(self, now: float) -> None:
+        """Take what is new."""
+        if now < self._at:
+            return
+        self._at = now + self._every
+        with contextlib.suppress(SafetyError):
+            for side, frame in (self._eyes.look() or {}).items():
+                if self._last.get(side) != frame.sequence:
+                    self._last[side] = frame.sequence
+                    self._kept.setdefault(side, []).append(frame)
+
+    def taken(self) -> dict[str, list[Frame]]:
+        """What has come since this was asked last, by side."""
+        kept, self._kept = self._kept, {}
+        return kept
 
 
 def _read(side: str, camera: Camera) -> Frame:
     try:
-        return camera.read()
+        frame = camera.read()
     except RDT2Error as error:
         raise SafetyError(str(error)) from error
     except Exception as error:  # of any driver
         raise SafetyError(
             f"the {side} camera gives no picture: {type(error).__name__}: {error}. Check its stream."
         ) from error
+    image = getattr(frame, "image", None)
+    got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else f"{frame!r:.80}"
+    if not isinstance(frame, Frame) or got != WANTED:
+        raise SafetyError(
+            f"the {side} camera's read() gave {got}, expected a Frame with an RGB image, {WANTED}. Look at its driver."
+        )
+    if not all(isinstance(value, int | float | np.number) for value in (frame.timestamp, frame.sequence)):
+        raise SafetyError(
+            f"the {side} camera's picture is stamped {frame.timestamp!r} and numbered {frame.sequence!r}, expected "
+            "numbers. Look at its driver."
+        )
+    return frame

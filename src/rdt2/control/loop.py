@@ -25,17 +25,20 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.action import ARMS, HORIZON, ActionChunk, state_vector
+from rdt2.action import HORIZON, ActionChunk
+from rdt2.control.beat import Beat, undisturbed
+from rdt2.control.config import LoopConfig, chosen_mode
 from rdt2.control.guard import Guard
-from rdt2.control.looking import look
-from rdt2.control.plan import PERIOD, blend, place, promise
-from rdt2.control.recording import BehindAQueue, Recorder
-from rdt2.control.result import Cycle, EpisodeResult, Pause
-from rdt2.control.servo import TICK, Beat, Servo
+from rdt2.control.looking import Eyes, Film, dark, observed
+from rdt2.control.piloting import Helm, Pilot
+from rdt2.control.plan import PERIOD, blend, catch_up, place, promise
+from rdt2.control.recording import Driver, Moment, Recorder, behind_queues, missed, wants_pictures
+from rdt2.control.result import Cycle, EpisodeResult, Monitor, Pause
+from rdt2.control.servo import TICK, Servo
 from rdt2.control.signals import Asked
 from rdt2.control.thinking import Answer, InSimulatedTime, InThread, Thinker
 from rdt2.control.watch import Budget, Watch
@@ -50,7 +53,6 @@ if TYPE_CHECKING:
     from rdt2.robot import Robot
     from rdt2.robot.settings import ArmSettings, RobotSettings
 
-Mode = Literal["chunking", "asynchronous", "synchronous"]
 LINGERING = 0.04
 """Metres within which an arm gets nowhere."""
 EARLY = 2e-3
@@ -59,67 +61,18 @@ STOPPED = "stopped by the operator"
 """How an episode ends on Ctrl-C."""
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """How the loop thinks; what the robot may do is in its `RobotSettings`. Times in seconds."""
-
-    mode: Mode | None = None
-    """How one chunk follows another. chunking: predicted around the steps driven meanwhile (real-time chunking);
-    asynchronous: predicted while the last is driven, and blended into it; synchronous: the arms wait for it. None:
-    chunking with policies that keep promises, else asynchronous."""
-    execute_steps: int = 12
-    """Steps of a chunk (1..24) after which the next picture is taken."""
-    latency: float | None = None
-    """What inference takes on a simulated clock; None for as long as it really takes. On a clock of its own inference
-    takes what it takes, and this is None."""
-    deadline: float = 2.0
-    """A prediction that takes longer is a fault."""
-    blend: float = 0.1
-    """Seconds in which an asynchronous plan takes over from the one before."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.execute_steps <= HORIZON:
-            raise ConfigError(
-                f"execute_steps is {self.execute_steps}, expected 1 to {HORIZON}, the steps of a chunk."
-            )
-        for name in ("latency", "deadline", "blend"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ConfigError(f"{name} is {value}, expected a finite number that is not negative.")
-
-
-class Monitor(Protocol):
-    """What knows whether the task is done: the cell's judge, or a person with a button."""
-
-    @property
-    def success(self) -> bool: ...
-
-    @property
-    def followed(self) -> bool: ...
-
-    @property
-    def done(self) -> bool: ...
-
-
-def chosen_mode(config: LoopConfig, policy: Policy) -> Mode:
-    """How one chunk follows another with this policy. Raises ConfigError where it cannot do what is asked."""
-    keeps = policy.keeps_promises
-    mode = config.mode or ("chunking" if keeps else "asynchronous")
-    if mode == "chunking" and not keeps:
-        raise ConfigError(f"a {type(policy).__name__} keeps no promises: take mode asynchronous.")
-    return mode
-
-
 def run_episode(
     robot: Robot,
     policy: Policy,
-    instruction: str,
+    instruction: str | Callable[[], str],
     *,
     settings: RobotSettings,
     monitor: Monitor | None = None,
     config: LoopConfig | None = None,
     recorder: Recorder | None = None,
     permit: Callable[[], str] | None = None,
+    pause: Callable[[], str] | None = None,
+    pilot: Pilot | None = None,
     max_seconds: float = 30.0,
     seed: int | None = 0,
 ) -> EpisodeResult:
@@ -129,13 +82,17 @@ def run_episode(
         robot: connected and enabled.
         policy: what predicts chunks. Of an arm that the robot has not, its half of the picture is black, and its
             actions are ignored.
-        instruction: the sentence, for example "Pick up the red cube with the left hand."
+        instruction: the sentence, for example "Pick up the red cube with the left hand."; or what says it, asked
+            before every prediction.
         settings: what the robot is and what it may do.
         monitor: who says when the task is done; without one the episode lasts `max_seconds`.
         config: how one chunk follows another.
         recorder: who looks on.
         permit: asked 125 times a second why the arms may not move, "" when they may: an emergency stop, a dead man's
             switch.
+        pause: asked before every thought why the arms are to rest for now, "" when they go on; a pause takes nothing of
+            `max_seconds`.
+        pilot: a person who may take over, and give back.
         max_seconds: on the robot's clock.
         seed: of the policy's noise: prediction k uses `seed + k`. None: fresh noise.
 
@@ -147,7 +104,7 @@ def run_episode(
     if not max_seconds > 0:
         raise ConfigError(f"max_seconds is {max_seconds}, expected more than 0.")
     episode = _Episode(
-        robot, policy, instruction, settings, config or LoopConfig(), max_seconds, seed, permit
+        robot, policy, instruction, settings, config or LoopConfig(), max_seconds, seed, permit, pause, pilot
     )
     return episode.run(monitor, recorder)
 
@@ -161,6 +118,8 @@ class _Question:
     asked: float
     promised: float
     """Until when the chunk is to agree with what the arms drive meanwhile."""
+    void: bool = False
+    """The arms have come to rest since: what was asked before is not driven any more."""
 
 
 class _Episode:
@@ -168,14 +127,19 @@ class _Episode:
         self,
         robot: Robot,
         policy: Policy,
-        instruction: str,
+        instruction: str | Callable[[], str],
         settings: RobotSettings,
         config: LoopConfig,
         max_seconds: float,
         seed: int | None,
         permit: Callable[[], str] | None,
+        pause: Callable[[], str] | None,
+        pilot: Pilot | None,
     ) -> None:
-        self.robot, self.policy, self.instruction, self.seed = robot, policy, instruction, seed
+        self.policy, self.seed, self.pilot = policy, seed, pilot
+        self.pause: Callable[[], str] = pause or (lambda: "")
+        self.paused, self.waited = "", 0.0
+        self.sentence: Callable[[], str] = instruction if callable(instruction) else lambda: instruction
         self.settings, self.config, self.max_seconds = settings, config, max_seconds
         self.clock = robot.clock
         self.real = robot.concurrent
@@ -184,12 +148,14 @@ class _Episode:
                 f"robot {robot.name!r} has the arms {list(robot.sides)}, its settings are of {sorted(settings.arms)}."
             )
         # An empty sentence is the caller's mistake, not a fault of the robot to be tried again.
-        Observation(self._dark(), self._dark(), instruction)
+        Observation(dark(), dark(), self.sentence())
         self.mode = chosen_mode(config, policy)
         self.watch = Watch(settings)
         guard = Guard(settings, settings.kinematics(), period=TICK)
         self.servo = Servo(robot, settings, guard, self.watch, permit)
         self.budget = Budget(settings.safety.faults_per_minute, settings.safety.fault_seconds)
+        self.eyes = Eyes(robot)
+        self.film = Film(self.eyes, every=(0.4 if self.real else 0.95) * PERIOD)
         self.thinker: Thinker = (
             InThread(policy) if self.real else InSimulatedTime(policy, self.clock, config.latency)
         )
@@ -197,11 +163,17 @@ class _Episode:
         self.calibration = {side: arm.policy_to_tcp for side, arm in arms.items()}
         # From the moment a chunk is there until the arms do what it says.
         self.lead = TICK + max(arm.latency for arm in arms.values())
+        self.helm = Helm(settings, self.servo, lead=self.lead)
         self.scale = {side: arm.gripper.scale for side, arm in arms.items()}
+        self.catch_up = {side: catch_up(arm.bounds) for side, arm in arms.items()}
         self.question: _Question | None = None
+        self.glance_at, self.doubted = -np.inf, False
         self.question_seen: dict[str, int] = {}
-        self.predictions = 0
+        self.predictions = self.periods_told = 0
         self.delays: deque[float] = deque(maxlen=8)
+        self.recorder: Recorder | None = None
+        # When the arms come to rest if nothing more is planned, and when to look next.
+        self.began = self.rests = self.look_at = self.thought = -np.inf
         self.result = EpisodeResult()
         self.unforeseen: Exception | None = None
 
@@ -209,15 +181,13 @@ class _Episode:
 
     def run(self, monitor: Monitor | None, recorder: Recorder | None) -> EpisodeResult:
         result = self.result
-        self.recorder = BehindAQueue(recorder) if recorder is not None and self.real else recorder
-        with Asked() as asked:
-            self.began = self.clock.now()
-            # When the arms come to rest if nothing more is planned, and when to look next.
-            self.rests = self.look_at = self.began
+        with Asked() as asked, undisturbed() if self.real else nullcontext():
             try:
+                self.recorder = behind_queues(recorder) if self.real else recorder
+                self.began = self.rests = self.look_at = self.clock.now()
                 self.servo.start(self.began)
                 self._learn_delay(asked)
-                self.began = self.rests = self.look_at = self.clock.now()
+                self.began = self.rests = self.look_at = self.thought = self.clock.now()
                 self._drive(monitor, asked)
             except KeyboardInterrupt:
                 result.ending = STOPPED
@@ -226,8 +196,8 @@ class _Episode:
             finally:
                 self.servo.stop("the episode is over.")
                 self.thinker.close()
-                if isinstance(self.recorder, BehindAQueue):
-                    self.recorder.close(2.0)
+                self.eyes.close()
+                result.unrecorded = missed(self.recorder, seconds=2.0)
         if (failure := self.unforeseen) is not None:
             if self.servo.unstopped:
                 raise SafetyError(f"{type(failure).__name__}: {failure} {self.servo.unstopped}") from failure
@@ -237,8 +207,6 @@ class _Episode:
         result.signal = asked.number
         result.seconds = self.clock.now() - self.began
         result.slowed = [replace(held, time=held.time - self.began) for held in self.servo.held.found]
-        if isinstance(self.recorder, BehindAQueue) and (self.recorder.broken or self.recorder.dropped):
-            result.unrecorded = f"{self.recorder.dropped} calls dropped. {self.recorder.broken}".strip()
         if monitor is not None:
             result.success, result.followed = bool(monitor.success), bool(monitor.followed)
         return result
@@ -252,15 +220,43 @@ class _Episode:
                     self.servo.tick(now)
                 elif hangs := beat.hangs(now):
                     self.servo.stop(hangs)
+                if wants_pictures(self.recorder):
+                    self.film.look(now)
                 if now >= next_frame - EARLY:
                     next_frame = max(next_frame + PERIOD, now + 0.5 * PERIOD)
                     if self.recorder is not None:
-                        self.recorder.on_frame(now)
+                        self.recorder.on_frame(self._moment(now, beat))
                 self.think(now)
                 self.result.ending = self._ended(now, monitor, asked)
                 if not self.result.ending:
                     self.clock.sleep_until(now + TICK)
         self.result.lateness = beat.periods if beat is not None else []
+
+    def _moment(self, now: float, beat: Beat | None) -> Moment:
+        """What a recorder is told."""
+        result, servo = self.result, self.servo
+        periods = beat.periods[self.periods_told :] if beat is not None else []
+        self.periods_told += len(periods)
+        pausing = result.pauses[-1].reason if self.budget.ongoing and result.pauses else ""
+        return Moment(
+            time=now,
+            since=now - self.began,
+            states=servo.states,
+            widths=servo.widths,
+            told=servo.told,
+            cycle=result.cycles[-1] if result.cycles else None,
+            inference=result.inference[-1] if result.inference else None,
+            period=max(periods, default=None),
+            fault=servo.stopped or self.paused or pausing,
+            driver=self._driver(pausing),
+            ticks=[servo.ticks.popleft() for _ in range(len(servo.ticks))],
+            frames=self.film.taken(),
+        )
+
+    def _driver(self, pausing: str) -> Driver:
+        if self.helm.holds and not self.servo.stopped:
+            return "person"
+        return "nobody" if self.servo.stopped or self.helm.hands_over or self.paused or pausing else "policy"
 
     def _ended(self, now: float, monitor: Monitor | None, asked: Asked) -> str:
         if self.result.ending:
@@ -271,7 +267,7 @@ class _Episode:
             return STOPPED if asked.name == "SIGINT" else f"stopped by {asked.name}"
         if monitor is not None and monitor.done:
             return "done"
-        return "time is up" if now >= self.began + self.max_seconds - EARLY else ""
+        return "time is up" if now >= self.began + self.waited + self.max_seconds - EARLY else ""
 
     def _learn_delay(self, asked: Asked) -> None:
         """What a picture and a prediction take, found out while nothing moves; refuse what is too slow to be driven.
@@ -308,7 +304,11 @@ class _Episode:
             if self.servo.stopped or asked.name:
                 return
             if self.question is None:
-                self._look(now, moves=False)
+                try:
+                    self._look(now, moves=False)
+                except SafetyError:  # while nothing moves, too, one late picture is no fault
+                    if now - began > self.settings.safety.fault_seconds:
+                        raise
             elif (answer := self.thinker.answer()) is not None:
                 self.delays.append(now - self.question.time)
                 self.question = None
@@ -324,33 +324,93 @@ class _Episode:
     def think(self, now: float) -> None:
         """Look, ask, and hand the answer to the servo, whichever is due."""
         question = self.question
+        if died := self.thinker.died():
+            self.result.ending = died
+            return
         try:
+            if slept := self.servo.overslept:
+                self.servo.overslept = 0.0
+                raise SafetyError(f"nothing ran for {slept:.1f} s: what was planned before is not driven.")
+            elapsed, self.thought = now - self.thought, now
+            if self._waits(now) or self._steered(now):
+                self.waited += elapsed
+                self.look_at = now
+                return
+            if self.real and now >= self.glance_at and not self.budget.ongoing:
+                self._glance(now)
             if question is None:
                 resting = self.servo.guard.at_rest
                 if now >= self.look_at - EARLY and (self.mode != "synchronous" or resting):
                     self._look(now, moves=True)
-            elif (answer := self.thinker.answer()) is not None:
+            elif (answer := self.thinker.answer()) is None:
+                if now - question.asked > self.config.deadline:
+                    raise SafetyError(f"the policy has not answered for {now - question.asked:.1f} s.")
+            else:
                 self.question = None
-                self._take(question, answer, now)
-            elif now - question.asked > self.config.deadline:
-                raise SafetyError(f"the policy has not answered for {now - question.asked:.1f} s.")
+                if not question.void:
+                    self._take(question, answer, now)
         except RDT2Error as error:
             self._fault(str(error), now)
+
+    def _glance(self, now: float) -> None:
+        """Doubt the pictures at the cameras' own rate, also while a policy thinks.
+
+        Raises:
+            SafetyError: they have been wrong for a period of the cameras; a single late picture is none of that.
+        """
+        try:
+            if (frames := self.eyes.look()) is None:
+                return
+            self.glance_at = now + PERIOD
+            self.watch.pictures(frames, self.servo.was, now=max(now, self.clock.now()))
+        except SafetyError:
+            self.glance_at = now + PERIOD
+            if self.doubted:
+                raise
+            self.doubted = True
+        else:
+            self.doubted = False
+
+    def _waits(self, now: float) -> bool:
+        """Whether somebody wants the arms to rest for now: they do, and what was asked before is not driven."""
+        reason = self.pause()
+        if reason and not self.paused:
+            self.result.pauses.append(Pause(now - self.began, reason))
+        if reason or self.paused:
+            self._come_to_rest(now)
+        self.paused = reason
+        return bool(reason)
+
+    def _steered(self, now: float) -> bool:
+        """Whether a person drives, or the arms are handed over: what was asked before is not driven either."""
+        if self.pilot is None or not self.helm.turn(self.pilot, now):
+            return False
+        if self.question is not None:
+            self.question.void = True
+        self.rests = now
+        return True
+
+    def _come_to_rest(self, now: float) -> None:
+        self.servo.pause()
+        self.helm.let_go()
+        if self.question is not None:
+            self.question.void = True
+        self.rests = now
 
     def _fault(self, reason: str, now: float) -> None:
         """Come to rest, and look again soon; end the episode when that has been too often or too long."""
         if not self.budget.ongoing:
             self.result.pauses.append(Pause(now - self.began, reason))
-        self.servo.pause()
-        self.rests = now
+        self._come_to_rest(now)
         self.look_at = now + PERIOD
         if used_up := self.budget.fault(now):
             self.result.ending = f"{reason} That is no longer waited out: {used_up}."
 
     def _look(self, now: float, *, moves: bool) -> None:
         """Take both pictures, find out where the arms were at that moment, and ask."""
-        robot, servo = self.robot, self.servo
-        frames = look(robot)
+        servo = self.servo
+        if (frames := self.eyes.look()) is None:
+            return
         # a picture may have been taken while it was read
         self.watch.pictures(frames, servo.was, now=max(now, self.clock.now()))
         if self.question_seen == (seen := {side: frame.sequence for side, frame in frames.items()}):
@@ -358,18 +418,7 @@ class _Episode:
         self.question_seen = seen
         time = min(frame.timestamp for frame in frames.values())
         tcp = {side: servo.was(side, frame.timestamp) for side, frame in frames.items()}
-        images = {side: frames[side].image if side in frames else self._dark() for side in ARMS}
-        poses = {side: tcp[side] @ self.calibration[side] if side in tcp else np.eye(4) for side in ARMS}
-        widths = {
-            side: np.array(servo.widths[side] / self.scale[side] if side in tcp else 0.0) for side in ARMS
-        }
-        observation = Observation(
-            left=images["left"],
-            right=images["right"],
-            instruction=self.instruction,
-            timestamp=time,
-            state=state_vector(poses, widths).astype(np.float32),
-        )
+        observation = observed(self.settings, self.sentence(), frames, tcp, servo.widths)
         promised = None
         if moves and self.mode == "chunking" and servo.plan is not None:
             promised = promise(
@@ -425,7 +474,7 @@ class _Episode:
             plan = plan.first(steps)
         before = servo.plan
         if before is not None and self.rests > speaks > question.promised:
-            plan = blend(before, plan, now=speaks, seconds=self.config.blend)
+            plan = blend(before, plan, now=speaks, seconds=self.config.blend, catch_up=self.catch_up)
         servo.drive(plan, now)
         self.rests, self.look_at = plan.ends, begins + steps * PERIOD
         self.budget.good()
@@ -438,7 +487,3 @@ class _Episode:
         """
         patience = self.policy.patience
         return patience is not None and self.servo.lingers(now - patience, LINGERING)
-
-    @staticmethod
-    def _dark() -> ndarray:
-        return np.zeros((384, 384, 3), np.uint8)

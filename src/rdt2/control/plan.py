@@ -6,7 +6,8 @@ hand-over the new plan takes over from the old one
 
 * with a promise (real-time chunking, arXiv 2506.07339): the new chunk was predicted around the steps that the arms
   drive while it is computed, so both plans agree there;
-* else by blending on SE(3): for a tenth of a second the wish moves from the old plan to the new.
+* else by blending on SE(3): the wish moves from the old plan to the new, within a tenth of a second where they are
+  near each other, and for longer where they are far apart.
 """
 
 from __future__ import annotations
@@ -16,17 +17,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS, FPS, HORIZON, ActionChunk, Promise, chunk_from_poses
 from rdt2.errors import SafetyError
-from rdt2.pose import conjugate, interpolate
+from rdt2.pose import conjugate, geodesic_angle, interpolate
 from rdt2.robot.waypoints import PoseTrajectory, WidthTrajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
+    from rdt2.robot.settings import Bounds
+
 PERIOD = 1.0 / FPS
+CATCH_UP = 0.5
+"""Share of an arm's speed limits with which it goes over from one plan to another."""
+STEEPEST = 1.5
+"""Largest slope of 3u^2 - 2u^3."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +80,14 @@ class Plan:
         """Where a TCP is to be at `time`: its first pose before the plan begins, its last after it ends."""
         return self._paths[side].at(time)  # type: ignore[attr-defined]
 
+    def path(self, side: str, times: Float[ndarray, " n"]) -> Float[ndarray, "n 4 4"]:
+        """As `pose`, at many times."""
+        return interpolate(self.times, self.poses[side], times)
+
+    def openings(self, side: str, times: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+        """As `width`, at many times."""
+        return np.interp(times, self.times, self.widths[side])
+
     def width(self, side: str, time: float) -> float:
         """How far a gripper is to be open at `time`, metres."""
         return self._jaws[side].at(time)  # type: ignore[attr-defined]
@@ -110,30 +126,52 @@ def place(
     return Plan(observed, begins + PERIOD * np.arange(HORIZON + 1), poses, widths)
 
 
-def blend(old: Plan, new: Plan, *, now: float, seconds: float) -> Plan:
-    """`new`, reached from `old` within `seconds` from `now`: no jump of the wish where they differ.
+def blend(
+    old: Plan, new: Plan, *, now: float, seconds: float, catch_up: Mapping[str, tuple[float, float]]
+) -> Plan:
+    """`new`, reached from `old` after `now`: no jump of the wish where they differ.
 
-    The share of the new plan grows as 3u^2 - 2u^3, which begins and ends without a step in velocity.
+    The share of the new plan grows as 3u^2 - 2u^3, which begins and ends without a step in velocity. It takes longer
+    than `seconds` where they are so far apart that the way from one to the other would be faster than `catch_up`
+    (m/s, rad/s of each arm), at most until the new plan ends.
     """
     if seconds <= 0 or now >= new.ends:
         return new
+    meeting = np.array([now, now + seconds])
+    for side, (speed, rate) in catch_up.items():
+        apart, turned = _apart(old.path(side, meeting), new.path(side, meeting))
+        seconds = max(seconds, STEEPEST * apart / speed, STEEPEST * turned / rate)
+    seconds = min(seconds, new.ends - now)
     knots = np.unique(np.concatenate([now + seconds * np.linspace(0, 1, 5), new.times[new.times > now]]))
     share = np.clip((knots - now) / seconds, 0, 1)
     share = share * share * (3 - 2 * share)
     poses, widths = {}, {}
     for side in new.poses:
-        pairs = [(old.pose(side, t), new.pose(side, t)) for t in knots]
-        ends = np.array([0.0, 1.0])
-        poses[side] = np.stack(
-            [
-                interpolate(ends, np.stack(pair), np.array([u]))[0]
-                for pair, u in zip(pairs, share, strict=True)
-            ]
-        )
-        widths[side] = np.array(
-            [(1 - u) * old.width(side, t) + u * new.width(side, t) for t, u in zip(knots, share, strict=True)]
-        )
+        poses[side] = _between(old.path(side, knots), new.path(side, knots), share)
+        widths[side] = (1 - share) * old.openings(side, knots) + share * new.openings(side, knots)
     return Plan(new.observed, knots, poses, widths)
+
+
+def catch_up(bounds: Bounds) -> tuple[float, float]:
+    """How fast (m/s, rad/s) an arm goes over from one plan to another, at most."""
+    return CATCH_UP * bounds.speed, CATCH_UP * bounds.turn_rate
+
+
+def _apart(first: Float[ndarray, "n 4 4"], second: Float[ndarray, "n 4 4"]) -> tuple[float, float]:
+    """The largest distance of poses from others: metres and radians."""
+    distance = np.linalg.norm(second[:, :3, 3] - first[:, :3, 3], axis=1)
+    return float(distance.max()), float(geodesic_angle(first[:, :3, :3], second[:, :3, :3]).max())
+
+
+def _between(
+    first: Float[ndarray, "n 4 4"], second: Float[ndarray, "n 4 4"], share: Float[ndarray, " n"]
+) -> Float[ndarray, "n 4 4"]:
+    """Poses on the way from some to others, each at its own share of it."""
+    turns = Rotation.from_matrix(first[:, :3, :3].transpose(0, 2, 1) @ second[:, :3, :3]).as_rotvec()
+    poses = first.copy()
+    poses[:, :3, :3] = first[:, :3, :3] @ Rotation.from_rotvec(share[:, None] * turns).as_matrix()
+    poses[:, :3, 3] += share[:, None] * (second[:, :3, 3] - first[:, :3, 3])
+    return poses
 
 
 def promise(
@@ -168,8 +206,8 @@ def promise(
     for side in ARMS:
         begins[side], steps[side], widths[side] = np.eye(4), still, np.zeros(HORIZON)
         if side in tcp:
-            poses = np.stack([plan.pose(side, t) for t in times])
+            poses = plan.path(side, times)
             back = np.linalg.inv(policy_to_tcp[side])
             steps[side] = conjugate(np.linalg.inv(tcp[side]) @ poses, back)
-            widths[side] = np.array([plan.width(side, t) for t in times]) / gripper_scale[side]
+            widths[side] = plan.openings(side, times) / gripper_scale[side]
     return Promise(chunk_from_poses(begins, steps, widths), fixed=fixed, known=min(known, HORIZON))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rdt2.control.held import Held
 
@@ -12,6 +12,25 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from rdt2.control.plan import Plan
+
+
+class Monitor(Protocol):
+    """What knows whether the task is done: the cell's judge, or a person with a button."""
+
+    @property
+    def success(self) -> bool:
+        """Whether the task is done, as the sentence asks."""
+        ...
+
+    @property
+    def followed(self) -> bool:
+        """Whether the arms went for what the sentence names, done or not."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode may end."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -8,39 +8,81 @@ with a device, the robot stops, and stays stopped until a person lets it go on.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
-import traceback
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.control.following import Commands
+from rdt2.control.guard import Commanded
 from rdt2.control.held import HeldBack
 from rdt2.control.watch import Watch
 from rdt2.errors import LateError, RDT2Error, SafetyError
 from rdt2.pose import interpolate
+from rdt2.robot.protocols import WATCHDOG, ArmState, GripperState
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
-    from rdt2.control.guard import Commanded, Guard
+    from rdt2.control.guard import Guard
     from rdt2.control.plan import Plan
-    from rdt2.robot import ArmState, Clock, Robot
+    from rdt2.robot import Robot
     from rdt2.robot.settings import RobotSettings
 
 TICK = 0.008
 """Seconds between two commands."""
+AHEAD = 0.5 * TICK
+"""Seconds before it is due that a command sets out at least."""
+BEHIND = round(WATCHDOG / TICK) + 1
+"""Periods of the way to rest that are sent behind every command: after so long devices stop by themselves."""
+KEPT = 250
+"""Ticks that wait for who looks on: two seconds."""
 REMEMBERED = 2.0
 """Seconds of measured poses that are kept."""
 STANDS = 0.05, 0.2
 """m/s and rad/s up to which an arm counts as at rest when an episode begins: what moves must not be stopped dead."""
 SLACK = 5e-3
 """Metres by which a gripper may measure more than its stroke, or less than nothing."""
-HANGS = 0.5
-"""Seconds without a tick after which a driver counts as hanging; every device stops by itself sooner."""
+LATE = 0.2
+"""Seconds between two ticks after which a plan is dropped: this process was suspended, and the world has gone on."""
+SHAPES: dict[type, dict[str, tuple[int | None, ...]]] = {
+    ArmState: {"timestamp": (), "sequence": (), "pose": (4, 4), "velocity": (6,), "joints": (None,)},
+    GripperState: {"timestamp": (), "sequence": (), "width": ()},
+}
+"""What states must hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the devices were told in one tick, and what the plan wished for."""
+
+    due: float
+    """When they are to be there, seconds of the robot's clock."""
+    wish: Mapping[str, Float[ndarray, "4 4"]]
+    """TCPs of the plan for that moment, cell frame, metres; empty where the arms brake."""
+    wish_widths: Mapping[str, float]
+    """Openings of the plan, metres; empty where the arms brake."""
+    command: Commanded
+    """What the guard made of the wish."""
+    taken: bool
+    """Whether every device took it; False where it came too late for one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tick:
+    """One period: what was measured, and what the devices were told upon it."""
+
+    time: float
+    """Seconds of the robot's clock."""
+    arms: Mapping[str, ArmState]
+    grippers: Mapping[str, GripperState]
+    told: Told
 
 
 class Servo:
@@ -69,16 +111,29 @@ class Servo:
         self._latency: dict[str, tuple[float, float]] = {
             side: (arm.latency, arm.gripper.latency) for side, arm in settings.arms.items()
         }
+        self._commands = {
+            side: Commands(arm, max_age=settings.safety.max_age) for side, arm in settings.arms.items()
+        }
         self._strokes = {side: arm.gripper.stroke for side, arm in settings.arms.items()}
         self.stopped = ""
         """Why the robot was stopped; it moves no more."""
         self.unstopped = ""
         """What could not be stopped, and why."""
-        self.commanded: Commanded | None = None
+        self.told: Told | None = None
+        """What the devices were told last."""
+        self.ticks: deque[Tick] = deque(maxlen=KEPT)
+        """The last ones, for who takes them out."""
+        self.states: dict[str, ArmState] = {}
+        """Of the arms, as measured last."""
         self.widths: dict[str, float] = {}
         """Measured openings, metres."""
+        self._openings: dict[str, GripperState] = {}
+        self.overslept = 0.0
+        """Seconds between two ticks, so many that the plan was dropped; who has taken note sets it to 0."""
         self.held = HeldBack(TICK)
         """What the guard held back."""
+        self.by_hand = False
+        """A person moves the arms with the hand: they are measured, and told nothing."""
         self._plan: Plan | None = None
         self._lock, self._stopping = threading.Lock(), threading.Lock()
         self._past: dict[str, deque[tuple[float, ndarray]]] = {
@@ -92,7 +147,11 @@ class Servo:
             SafetyError: a device says nothing that may be believed, an arm moves, or a gripper is open further than
                 its settings know.
         """
-        states = self._measure(now)
+        self._now = now
+        self._stand(self._measure(now))
+
+    def _stand(self, states: Mapping[str, ArmState]) -> None:
+        """Take where the arms are for where they are commanded to be; raises SafetyError as `start` does."""
         openings = {}
         for side, state in states.items():
             speed, turn = (float(np.linalg.norm(part)) for part in (state.velocity[:3], state.velocity[3:]))
@@ -113,6 +172,8 @@ class Servo:
             {side: state.joints for side, state in states.items()},
             openings,
         )
+        for side, state in states.items():
+            self._commands[side].start(np.asarray(state.pose, dtype=np.float64))
 
     @property
     def plan(self) -> Plan | None:
@@ -140,17 +201,40 @@ class Servo:
                     f"the robot's clock went back by {self._now - now:.3f} s: nothing that is timed can be believed. "
                     "Give it a clock that is never set."
                 )
+            if now - self._now > LATE:
+                self._plan, self.overslept = None, now - self._now
             self._now = now
             states = self._measure(now)
-            self.guard.check(states)
+            if self.by_hand:
+                self._follow_the_hand(now, states)
+                return
+            meant = {side: self._commands[side].meant(state.timestamp) for side, state in states.items()}
+            self.guard.check(states, meant)
+            self.guard.see(self.widths)
             self._command(now)
         except Exception as error:  # of any driver: whatever it is, arms that nobody watches must not move
             self.stop(_told(error))
 
+    def let_go(self) -> None:
+        """The person's hand is off: the arms, at rest, are commanded again, from where they are.
+
+        Raises:
+            SafetyError: one of them still moves.
+        """
+        self._stand(self.states)
+        self._due, self.by_hand = -float("inf"), False
+
+    def _follow_the_hand(self, now: float, states: Mapping[str, ArmState]) -> None:
+        nothing = Commanded(
+            {side: state.pose for side, state in states.items()}, {}, {}, dict(self.widths), ""
+        )
+        self.told = Told(now, {}, {}, nothing, taken=True)
+        self.ticks.append(Tick(now, states, self._openings, self.told))
+
     def _command(self, now: float) -> None:
-        # Steps of one period lie at least one period apart, and are sent at least one ahead, however late this thread
-        # wakes: devices drive evenly from each to the next, and what was missed makes the motion slower, never faster.
-        due, plan, robot = max(self._due, now) + TICK, self._plan, self.robot
+        due, plan, robot = self._next(now), self._plan, self.robot
+        poses: dict[str, ndarray] = {}
+        widths: dict[str, float] = {}
         if plan is None or now > self._until:
             command = self.guard.brake()
         else:
@@ -158,17 +242,42 @@ class Servo:
             poses = {side: plan.pose(side, due + late) for side, (late, _) in self._latency.items()}
             widths = {side: plan.width(side, due + late) for side, (_, late) in self._latency.items()}
             command = self.guard.step(poses, widths)
-        self._due = due = max(due, robot.clock.now() + TICK)
+        self._note(due, command)
+        # Behind each step goes the way to rest from it: where nothing more is heard of this process, arms brake.
+        rest = self.guard.to_rest(BEHIND if robot.concurrent else 0)
+        count = 1 + max(map(len, rest.values()))
+        taken = False
         with contextlib.suppress(
             LateError
         ):  # devices wait for the next one, so long as their watchdog lets them
             robot.execute(
-                np.array([due]),
-                {side: pose[None] for side, pose in command.poses.items()},
-                {side: np.array([width]) for side, width in command.widths.items()},
+                due + TICK * np.arange(count),
+                {side: np.concatenate([pose[None], rest[side]]) for side, pose in command.poses.items()},
+                {side: np.full(count, width) for side, width in command.widths.items()},
             )
+            taken = True
         self.held.note(now, command.slowed)
-        self.commanded = command
+        self.told = Told(due, poses, widths, command, taken)
+        self.ticks.append(Tick(now, self.states, self._openings, self.told))
+
+    def _next(self, now: float) -> float:
+        """When the next command is due: one period after the last.
+
+        Where this thread wakes too late for that, devices have gone on along the way to rest that was sent before; the
+        guard is taken along it, and the motion goes on from there.
+        """
+        if not self.robot.concurrent:
+            return max(self._due, now) + TICK
+        due, earliest = self._due + TICK, self.robot.clock.now() + AHEAD
+        while due < earliest and not self.guard.at_rest:
+            self._note(due, self.guard.brake())
+            due += TICK
+        return due if due >= earliest else earliest + AHEAD
+
+    def _note(self, due: float, command: Commanded) -> None:
+        self._due = due
+        for side, pose in command.poses.items():
+            self._commands[side].note(due, pose)
 
     def stop(self, reason: str) -> None:
         """Stop the robot for good, and say why. Any thread may; the first reason counts.
@@ -191,6 +300,7 @@ class Servo:
         grippers = {side: _state(f"{side} gripper", gripper) for side, gripper in robot.grippers.items()}
         # what was measured while this part was being served may be newer than `now`
         self.watch.states(states, grippers, now=max(now, robot.clock.now()))
+        self.states, self._openings = states, grippers
         self.widths = {side: state.width for side, state in grippers.items()}
         with self._lock:
             for side, state in states.items():
@@ -202,7 +312,9 @@ class Servo:
     def was(self, side: str, time: float) -> Float[ndarray, "4 4"]:
         """Where a TCP was measured to be at `time` of the last two seconds, cell frame, metres."""
         with self._lock:
-            stamps, poses = zip(*self._past[side], strict=True)
+            past = list(self._past[side])
+        after = bisect_right(past, time, key=itemgetter(0))
+        stamps, poses = zip(*past[max(after - 1, 0) : after + 1], strict=True)
         return interpolate(np.array(stamps), np.stack(poses), np.array([time]))[0]
 
     def lingers(self, since: float, within: float) -> bool:
@@ -218,13 +330,38 @@ class Servo:
 
 def _state(name: str, device: Any) -> Any:
     try:
-        return device.state()
+        state = device.state()
     except RDT2Error:
         raise
     except Exception as error:  # of any driver
         raise SafetyError(
             f"the {name} does not say where it is: {type(error).__name__}: {error}. Check its driver."
         ) from error
+    kind = ArmState if name.endswith("arm") else GripperState
+    if not isinstance(state, kind):
+        raise SafetyError(
+            f"the {name}'s state() gave {state!r:.80}, expected a {kind.__name__}. Look at its driver."
+        )
+    for field, shape in SHAPES[kind].items():
+        value = getattr(state, field)
+        if (
+            not _numeric(value)
+            or np.ndim(value) != len(shape)
+            or (None not in shape and np.shape(value) != shape)
+        ):
+            raise SafetyError(
+                f"the {name}'s state has {field} {value!r:.80}, expected numbers"
+                f"{' of shape ' + _words(shape) if shape else ''}. Look at its driver."
+            )
+    return state
+
+
+def _words(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("n" if size is None else str(size) for size in shape) + ")"
+
+
+def _numeric(value: object) -> bool:
+    return isinstance(value, int | float | np.number | np.ndarray) and np.asarray(value).dtype.kind in "fiu"
 
 
 def _forbidden(reason: object) -> str:
@@ -238,45 +375,3 @@ def _forbidden(reason: object) -> str:
 
 def _told(error: Exception) -> str:
     return str(error) if isinstance(error, RDT2Error) else f"{type(error).__name__}: {error}"
-
-
-class Beat:
-    """A servo on a thread of its own, on a clock that goes on, within a `with` statement."""
-
-    def __init__(self, servo: Servo, clock: Clock) -> None:
-        self._servo, self._clock = servo, clock
-        self._over = threading.Event()
-        self._last = clock.now()
-        self._thread = threading.Thread(target=self._run, name="servo", daemon=True)
-        self.periods: list[float] = []
-        """Seconds from each tick to the next."""
-
-    def __enter__(self) -> Beat:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join(HANGS)
-
-    def hangs(self, now: float) -> str:
-        """Where the servo has been stuck for too long; nothing while it comes round."""
-        if now - self._last <= HANGS:
-            return ""
-        where = "its thread has ended"
-        if (frame := sys._current_frames().get(self._thread.ident or 0)) is not None:
-            place = traceback.extract_stack(frame)[-1]
-            where = f"it hangs in {place.name}, line {place.lineno} of {place.filename}"
-        return f"the servo has not come round for {now - self._last:.1f} s: {where}. Look at the device's driver."
-
-    def _run(self) -> None:
-        due, first = self._last, True
-        while not self._over.is_set():
-            now = self._clock.now()
-            self._servo.tick(now)
-            if not first:
-                self.periods.append(now - self._last)
-            self._last, first = now, False
-            # One that is late does not delay the next; beats that were missed are not made up for.
-            due = due + TICK if due + TICK > now else now + TICK
-            self._clock.sleep_until(due)

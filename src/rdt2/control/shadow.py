@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.control.bodies import WEIGHT, ArmBody, gripper_of_policy, self_pairs
+from rdt2.control.bodies import WEIGHT, ArmBody, self_pairs
 from rdt2.errors import SafetyError
+from rdt2.robot.grippers import GRIPPERS
 from rdt2.robot.kinematics import DRIFTING, LIMIT_MARGIN, NULLSPACE_GAIN, ArmKinematics, rotation_vector
 from rdt2.robot.models import arm_model
 
@@ -24,7 +25,9 @@ LAG_POSITION, LAG_ANGLE = 0.005, float(np.deg2rad(2.0))
 """How far the joints may stay behind a commanded pose."""
 DISAGREE_POSITION, DISAGREE_ANGLE = 0.03, float(np.deg2rad(8.0))
 """How far a measured pose may be from what the measured joints say: sag and noise, but no wrong calibration."""
-DAMPING = 1e-6
+SEEN = 1e-3
+"""Metres by which a measured opening differs from the last before it counts: less is noise."""
+DAMPING = 1e-6 * np.eye(6)
 REFINED = 1e-3
 """Metres and (weighted) radians: joints of a path are improved until they are so near, at most `REFINEMENTS` times."""
 REFINEMENTS = 3
@@ -112,8 +115,9 @@ class Shadow:
     ) -> None:
         self.side, self.kinematics, self._safety, self._period = side, kinematics, safety, period
         model = arm_model(arm.model) if kinematics is not None and arm.model is not None else None
-        tool = kinematics.tool if kinematics is not None else gripper_of_policy(np.asarray(arm.policy_to_tcp))
-        self.body = ArmBody(model, side, np.asarray(arm.base), tool)
+        gripper, mount = GRIPPERS[arm.gripper.model], np.asarray(arm.gripper.mount)
+        tool = np.linalg.inv(mount) @ (np.linalg.inv(arm.policy_to_tcp) if arm.tool is None else arm.tool)
+        self.body = ArmBody(model, base=np.asarray(arm.base), gripper=gripper, mount=mount, tool=tool)
         self.pairs = self_pairs(self.body, model.home[side] if model else None)
         self.low, self.high = np.asarray(arm.bounds.low, float), np.asarray(arm.bounds.high, float)
         self.ground = safety.table_height + safety.table_clearance
@@ -131,7 +135,7 @@ class Shadow:
         Raises:
             SafetyError: the joints do not belong to the pose, or cannot reach it.
         """
-        self.path, self.tick, self.width = rest, 0, width
+        self.path, self.tick, self.width, self.measured = rest, 0, width, width
         self.motion = rest.at(0)
         pose = self.motion.pose
         self.joints = self._rates = np.zeros(self.body.links)
@@ -149,6 +153,19 @@ class Shadow:
         self._look()
         self.floor = np.minimum(self.margins, 0.0)
 
+    def see(self, width: float) -> bool:
+        """Take in a measured opening (metres); whether it is another one. What it brings too near may stay there."""
+        if abs(width - self.measured) < SEEN:
+            return False
+        self.measured = width
+        self._look()
+        self.floor = np.minimum(self.floor, self.margins)
+        return True
+
+    def openings(self, width: float) -> Float[ndarray, "1 o"]:
+        """Where the fingers are, commanded to such an opening."""
+        return np.array([[width, self.measured]])
+
     def commit(self, path: Stop, tick: int, width: float) -> None:
         """Be at a tick of a path."""
         self.path, self.tick, self.width = path, tick, width
@@ -165,13 +182,13 @@ class Shadow:
 
     def sweep(self, path: Stop, first: int, ticks: Int[ndarray, " s"], width: float) -> Sweep:
         """The arm now, and at `ticks` (0 and up) of a path after its tick `first`, with an opening of `width` then."""
-        poses, widths = path.poses(first + ticks), np.full(len(ticks), width)
+        poses, widths = path.poses(first + ticks), self.openings(width)
         joints, frames = self._follow(poses, self._drifting(path, first, ticks), widths)
         segments = self.body.segments(frames)
         margins = self._margins(frames, segments, joints, poses).min(axis=0)
         rest = path.positions[min(first, path.ticks) :]
         # Of every tick, not of samples: millimetres count here.
-        heights = rest[:, 2] - self.body.hang(path.rotations[min(first, path.ticks) :], width)
+        heights = rest[:, 2] - self.body.hang(path.rotations[min(first, path.ticks) :], widths[0])
         margins[0] = min(margins[0], heights.min() - self.ground)
         margins[BOX] = np.concatenate([rest.min(axis=0) - self.low, self.high - rest.max(axis=0)])
         if self.kinematics is not None:
@@ -224,13 +241,13 @@ class Shadow:
 
     def _look(self) -> None:
         """Take in the present posture."""
-        pose, width = self.motion.pose[None], np.array([self.width])
-        frames = self.body.frames(self.joints[None], pose, width)
+        pose = self.motion.pose[None]
+        frames = self.body.frames(self.joints[None], pose, self.openings(self.width))
         segments = self.body.segments(frames)
         inverse, drift, singular = np.zeros((0, 6)), np.zeros(0), np.inf
         if self.kinematics is not None:
             jacobian = self.body.jacobian(frames)[0]
-            square = jacobian @ jacobian.T + DAMPING * np.eye(6)
+            square = jacobian @ jacobian.T + DAMPING
             inverse = np.linalg.solve(square, jacobian).T
             away = self.kinematics.home - self.joints
             drift = away - inverse @ (jacobian @ away)
@@ -272,7 +289,7 @@ class Shadow:
         return sums[np.minimum(ticks, len(sums) - 1)]
 
     def _follow(
-        self, poses: Float[ndarray, "s 4 4"], seconds: Float[ndarray, " s"], widths: Float[ndarray, " s"]
+        self, poses: Float[ndarray, "s 4 4"], seconds: Float[ndarray, " s"], widths: Float[ndarray, "1 o"]
     ) -> tuple[Float[ndarray, "s n"], Float[ndarray, "s f 4 4"]]:
         """Joints that put the TCP at poses on its way, from the present ones by Newton's method, and the frames."""
         body = self.body
@@ -289,7 +306,7 @@ class Shadow:
                 break
             jacobian = body.jacobian(frames)
             turned = jacobian.transpose(0, 2, 1)
-            step = np.linalg.solve(jacobian @ turned + DAMPING * np.eye(6), error[..., None])
+            step = np.linalg.solve(jacobian @ turned + DAMPING, error[..., None])
             joints = joints + (turned @ step)[..., 0]
             frames = body.frames(joints, poses, widths)
         return joints, frames

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rdt2.action import ActionChunk
 from rdt2.errors import ActionError
+from rdt2.policy.process import PolicyProcess
 
 if TYPE_CHECKING:
     from rdt2.action import Promise
@@ -40,6 +41,10 @@ class Thinker(Protocol):
         """The answer, once; None while there is none."""
         ...
 
+    def died(self) -> str:
+        """Why there will never be an answer again; empty while there may be one."""
+        ...
+
     def close(self) -> None:
         """Let go of what computes; an answer that comes later is nobody's."""
         ...
@@ -57,17 +62,24 @@ class InSimulatedTime:
         self._waiting: tuple[float, Answer] | None = None
 
     def ask(self, observation: Observation, *, seed: int | None, promised: Promise | None) -> None:
+        """Predict at once; the answer is kept back until its time has come."""
         answer = _predict(self._policy, observation, seed, promised)
         takes = answer.seconds if self._latency is None else self._latency
         self._waiting = (self._clock.now() + takes, answer)
 
     def answer(self) -> Answer | None:
+        """The answer, once, and not before its time."""
         if self._waiting is None or self._clock.now() < self._waiting[0] - 1e-6:
             return None
         (_, answer), self._waiting = self._waiting, None
         return answer
 
+    def died(self) -> str:
+        """Never: it computes here."""
+        return ""
+
     def close(self) -> None:
+        """Forget the answer that waits."""
         self._waiting = None
 
 
@@ -81,15 +93,22 @@ class InThread:
         threading.Thread(target=self._work, name="inference", daemon=True).start()
 
     def ask(self, observation: Observation, *, seed: int | None, promised: Promise | None) -> None:
+        """Hand the question to the thread."""
         self._questions.put((observation, seed, promised))
 
     def answer(self) -> Answer | None:
+        """What the thread has answered, once; None while it thinks."""
         try:
             return self._answers.get_nowait()
         except queue.Empty:
             return None
 
+    def died(self) -> str:
+        """What the policy's process says of its end; a policy in this process does not die."""
+        return self._policy.died() if isinstance(self._policy, PolicyProcess) else ""
+
     def close(self) -> None:
+        """Let the thread end after what it is at."""
         self._questions.put(None)
 
     def _work(self) -> None:

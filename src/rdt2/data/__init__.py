@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rdt2.data.batch import Batch
 from rdt2.data.batches import TrainingData
-from rdt2.data.check import CheckReport, Finding, check_shards
+from rdt2.data.check import check_shards
 from rdt2.data.dataset import ShardIndex, split_by_episode
 from rdt2.data.episode import Episode, cut_chunks
+from rdt2.data.findings import CheckReport, Finding
 from rdt2.data.mixture import DataSource, open_sources
 from rdt2.data.shards import (
     ReadReport,

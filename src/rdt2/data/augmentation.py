@@ -1,8 +1,9 @@
 """The image corruption RDT2 was trained with, on the left | right picture of a sample.
 
 Colour jitter always. Then, in random order: half the time a small affine drawn for EACH half; one noise
-(gaussian, laplace or poisson, up to 2 %); 17 % a blur of 3..5 pixels; 40 % JPEG compression. What is drawn is a
-function of (seed, sample, epoch) alone, so a run that goes on sees what it would have seen.
+(gaussian, laplace or poisson, up to 2 %); 17 % a blur of 3..5 pixels; 40 % JPEG compression. (`COLOURS`: jitter half
+the time, and nothing else.) What is drawn is a function of (seed, sample, epoch) alone, so a run that goes on sees what
+it would have seen.
 
     corrupt = ImageCorruption(seed=0)
     picture = corrupt(picture, sample=17, epoch=2)
@@ -36,6 +37,7 @@ _ROOTS = np.sqrt(np.arange(256, dtype=np.float32) / 127.5)
 class CorruptionConfig:
     """How strong each corruption is. The defaults are the recipe of the released models."""
 
+    jitter_probability: float = 1.0
     brightness: float = 0.3
     contrast: float = 0.4
     saturation: float = 0.5
@@ -55,12 +57,31 @@ class CorruptionConfig:
     jpeg_quality: tuple[int, int] = (50, 95)
 
     def __post_init__(self) -> None:
-        chances = (self.affine_probability, self.blur_probability, self.jpeg_probability)
+        chances = (
+            self.jitter_probability,
+            self.affine_probability,
+            self.blur_probability,
+            self.jpeg_probability,
+        )
         if not all(0 <= chance <= 1 for chance in chances):
             raise ConfigError(f"probabilities are {chances}, each has to be in 0..1.")
         strengths = (self.brightness, self.contrast, self.saturation, self.shift, self.noise)
         if min(strengths) < 0 or max(strengths) >= 1 or not 0 <= self.hue <= 0.5:
             raise ConfigError("brightness, contrast, saturation, shift, noise are in 0..1, hue in 0..0.5.")
+
+
+COLOURS = CorruptionConfig(
+    jitter_probability=0.5,
+    contrast=0.3,
+    saturation=0.6,
+    hue=0.01,
+    affine_probability=0,
+    noise=0,
+    blur_probability=0,
+    jpeg_probability=0,
+)
+"""Other light and other colours, with everything where it is: for small models, and where the place of things in the
+picture is learnt. Hues hardly turn: red stays red."""
 
 
 class ImageCorruption:
@@ -94,6 +115,10 @@ class ImageCorruption:
         return picture
 
 
+HEAD = 20
+"""Height of the writing above a contact sheet, pixels."""
+
+
 def contact_sheet(
     pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
     corruption: ImageCorruption,
@@ -102,8 +127,16 @@ def contact_sheet(
     epochs: int,
     shrink: int = 2,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A row for each picture: as recorded, then as ``epochs`` epochs of training would see it."""
-    rows = []
+    """A row for each picture: as recorded, then as ``epochs`` epochs of training would see it. Above: what is what."""
+    import cv2
+
+    width = pictures[0][:, ::shrink].shape[1]
+    head = np.zeros((HEAD, (1 + epochs) * (width + 8), 3), np.uint8)
+    for column, name in enumerate(("recorded", *(f"epoch {epoch}" for epoch in range(epochs)))):
+        for side, text in enumerate((f"left, {name}", f"right, {name}")):
+            place = (column * (width + 8) + 4 + side * width // 2, HEAD - 6)
+            cv2.putText(head, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    rows = [head]
     for picture, sample in zip(pictures, samples, strict=True):
         versions = [picture, *(corruption(picture, sample=sample, epoch=epoch) for epoch in range(epochs))]
         rows.append(
@@ -121,6 +154,8 @@ def _jitter(picture: np.ndarray, random: np.random.Generator, config: Corruption
     The first three are affine maps of a pixel's colour and the hue is, for the small angles meant here, a
     rotation about the grey axis: all four become ONE 3 x 4 matrix, applied in one pass.
     """
+    if config.jitter_probability < 1 and random.random() >= config.jitter_probability:
+        return picture.copy()
     import cv2
 
     grey = np.array([0.299, 0.587, 0.114])
@@ -170,6 +205,8 @@ def _affine(picture: np.ndarray, random: np.random.Generator, config: Corruption
 
 
 def _noise(picture: np.ndarray, random: np.random.Generator, config: CorruptionConfig) -> np.ndarray:
+    if not config.noise:
+        return picture
     import cv2
 
     kind = NOISES[random.integers(len(NOISES))]

@@ -21,7 +21,7 @@ class Batch:
     """What one training step sees.
 
     pictures: uint8 (b, 384, 768, 3), or None when not asked for or cut already; patches: what they were cut
-    into while loading (rdt2.vlm.images), uint8 (patches, 3, 196) and grids int64 (b, 3); actions: float32 (b, 24, 20)
+    into while loading (rdt2.vlm.images), uint8 (3, patches, 196) and grids int64 (b, 3); actions: float32 (b, 24, 20)
     metres; tokens: int64 (b, 27) or None; indices: int64 (b,), the samples' numbers in the ShardIndex; mirrored:
     bool (b,), which samples are seen in a mirror (see rdt2.data.mirror); states: float32 (b, 20), where the arms were
     (see rdt2.action.state_vector), or None when not asked for; damaged: what other samples of the batch stand in for.
@@ -34,5 +34,5 @@ class Batch:
     indices: Int[np.ndarray, " b"]
     mirrored: Bool[np.ndarray, " b"]
     states: Float[np.ndarray, "b 20"] | None = None
-    patches: tuple[UInt8[np.ndarray, "patches 3 196"], Int[np.ndarray, "b 3"]] | None = None
+    patches: tuple[UInt8[np.ndarray, "3 patches 196"], Int[np.ndarray, "b 3"]] | None = None
     damaged: tuple[str, ...] = ()

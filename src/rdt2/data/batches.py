@@ -80,9 +80,11 @@ class TrainingData:
             ConfigError: contradictory settings, or a split without samples.
             ShardError: damaged shards, or samples that do not tell states that are asked for.
         """
+        damage: Sequence[str] = ()  # that of an index is known to who opened it
         if not isinstance(source, ShardIndex):
             damaged_shards: Literal["refuse", "use"] = "use" if max_damaged else "refuse"
             source = ShardIndex(source, instructions=instructions, damaged_shards=damaged_shards)
+            damage = source.damage
         self.index = source
         if not 0 <= rank < world_size or min(batch_size, world_size) < 1:
             raise ConfigError(f"rank is {rank} of {world_size} ranks, batch_size {batch_size}.")
@@ -100,7 +102,7 @@ class TrainingData:
                 raise ConfigError(
                     f"{data.name}: of {len(self.index.span(number))} samples none is left to train on: "
                     f"held_out={held_out} keeps whole episodes, or the last samples, for evaluation. Record more, or "
-                    "take held_out=0."
+                    "take held_out=0 (rdt2 train ... --set held_out=0)."
                 )
         there = [number for number, part in enumerate(chosen) if len(part)]
         self.numbers = np.concatenate(chosen)
@@ -112,7 +114,7 @@ class TrainingData:
         self.pictures, self.cut, self.corruption = pictures, cut, corruption
         self.mirror, self.states, self.max_damaged = mirror, states, max_damaged
         self.damaged: list[str] = []
-        self._count(self.index.damage)
+        self.leave_out(damage)
         self._begin = (0, 0)
         if states:
             self.index.state(0)  # said before anything is trained
@@ -159,9 +161,10 @@ class TrainingData:
 
     def count_damage(self, batch: Batch) -> None:
         """Remember what a batch left out, each sample once. Raises ShardError when it is more than allowed."""
-        self._count(batch.damaged)
+        self.leave_out(batch.damaged)
 
-    def _count(self, lines: Iterable[str]) -> None:
+    def leave_out(self, lines: Iterable[str]) -> None:
+        """Remember what cannot be read, a line for each sample. Raises ShardError when it is more than allowed."""
         for line in lines:
             if line in self.damaged:
                 continue
@@ -174,7 +177,7 @@ class TrainingData:
             )
 
     def load(self, numbers: Sequence[int] | np.ndarray, epochs: np.ndarray | None = None) -> Batch:
-        """The samples of these numbers as a batch, seen as in their epochs. Raises ShardError."""
+        """The samples of b numbers as a batch, seen as in their epochs (b,), else the first. Raises ShardError."""
         return self._batch([int(number) for number in numbers], epochs)
 
     def _batch(self, chosen: list[int], epochs: np.ndarray | None, then: Sequence[int] = ()) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,10 +14,12 @@ import numpy as np
 from rdt2.action import ACTION_DIM, ARMS, MODEL_WIDTH_MAX, POSITION_DIMS, WIDTH_DIMS, arm_slice
 from rdt2.data.check_samples import Read, ReadSample, Seen, Thinned, read_samples
 from rdt2.data.continuity import EpisodeTrack
-from rdt2.data.hands import FAST_M, FAST_RAD, FASTEST_M, FASTEST_RAD, judge_motion
+from rdt2.data.findings import TEXTS, CheckReport, Finding, Worst
+from rdt2.data.hands import judge_motion
 from rdt2.data.shards import INSTRUCTION_KEY, lookup_instruction
 from rdt2.data.shards.ranges import shard_name
 from rdt2.data.shards.remote import Unreachable, expand_locations, find_instructions
+from rdt2.data.shards.tokens import tokens_of_shard
 from rdt2.data.stats import magnified
 from rdt2.errors import ConfigError, RDT2Error, ShardError
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from rdt2.normalizer import LinearNormalizer
 
-Severity = Literal["error", "warning"]
 _TOKEN_ERROR_M, _TOKEN_ERROR_RAD = 0.01, 0.1
 """How much worse than the tokenizer's own tokens a sample's may decode."""
 _TOKEN_BATCH = 128
@@ -34,147 +35,6 @@ _WORDING = re.compile(r"^[A-Z][^.]*[a-zA-Z0-9]\.$")
 _EXAMPLES = 3
 _OPEN_TRACKS = 1024
 """Episodes whose samples may alternate."""
-
-
-@dataclass(frozen=True)
-class Worst:
-    """A sample that shows a finding. jpeg: its picture, empty where it cannot be shown."""
-
-    where: str
-    detail: str
-    score: float
-    jpeg: bytes = field(default=b"", repr=False)
-
-
-@dataclass
-class Finding:
-    """One kind of thing that is wrong, how often, where first and where worst."""
-
-    name: str
-    severity: Severity
-    text: str
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-    worst: list[Worst] = field(default_factory=list, repr=False)
-
-
-@dataclass
-class CheckReport:
-    """The outcome of check_shards.
-
-    values: for plots, one number a sample, of many samples some: "{step, turn, width} {right, left}" (m, rad, m).
-    """
-
-    counts: dict[str, int]
-    findings: list[Finding]
-    width_range: tuple[float, float] | None
-    position_range: tuple[float, float] | None
-    """Metres; None without a sample that could be read."""
-    sentences: dict[str, int] = field(default_factory=dict)
-    values: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing of severity "error" was found."""
-        return not any(finding.severity == "error" for finding in self.findings)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "ok": self.ok,
-            "counts": self.counts,
-            "findings": [
-                {
-                    "name": finding.name,
-                    "severity": finding.severity,
-                    "text": finding.text,
-                    "count": finding.count,
-                    "examples": finding.examples,
-                    "worst": [
-                        {"where": worst.where, "detail": worst.detail, "score": worst.score}
-                        for worst in finding.worst
-                    ],
-                }
-                for finding in self.findings
-            ],
-            "width_range": self.width_range,
-            "position_range": self.position_range,
-            "sentences": self.sentences,
-        }
-
-    def table(self) -> str:
-        """The report as text."""
-        counts = ", ".join(f"{value} {name}" for name, value in self.counts.items())
-        lines = [counts]
-        if self.position_range is not None and self.width_range is not None:
-            lines.append(
-                f"positions {self.position_range[0]:.3f} .. {self.position_range[1]:.3f} m, "
-                f"widths {self.width_range[0]:.4f} .. {self.width_range[1]:.4f} m"
-            )
-        if not self.findings:
-            lines.append("nothing found")
-        for finding in self.findings:
-            lines.append(f"{finding.severity:8} {finding.count:7}  {finding.name}: {finding.text}")
-            lines += [f"{'':18}{example}" for example in finding.examples]
-        return "\n".join(lines)
-
-
-_TEXTS: dict[str, tuple[Severity, str]] = {
-    "damaged shard": ("error", "the rest of the tar cannot be read"),
-    "damaged sample": ("error", "a file is missing, of another shape or type, or does not decode"),
-    "not finite": ("error", "NaN or infinity in the action"),
-    "rotation": (
-        "error",
-        "the 6D rotation is not two orthonormal columns (quaternion or rotation vector stored?)",
-    ),
-    "rotation rows": (
-        "error",
-        "consecutive chunks fit together only when rotations are read as ROWS: stored transposed",
-    ),
-    "left and right swapped": (
-        "error",
-        "the pictures change with the OTHER arm's motion: cameras or arms are the wrong way round",
-    ),
-    "jump": (
-        "warning",
-        f"more than {FAST_M} m or {FAST_RAD} rad within 1/30 s (tracking lost, wrong rate?)",
-    ),
-    "impossible motion": (
-        "error",
-        f"no hand is so fast (over {FASTEST_M * 30:.0f} m/s, {FASTEST_RAD * 30:.0f} rad/s or 200 m/s2) or shakes so: "
-        "tracking lost, or wrong units or rate. Cut the recording there, or leave the episode out",
-    ),
-    "chunks disagree": (
-        "warning",
-        "a chunk contradicts the one before (wrong rate, or not relative to its own frame)",
-    ),
-    "time order": ("error", "a sample lies before or at the same time as the one before it in its episode"),
-    "time gap": (
-        "warning",
-        "frames are missing between two samples of an episode, so it has several pieces: lost, or left out on "
-        "purpose ('data record' leaves out what a disturbance spoils). The chunks on both sides are whole",
-    ),
-    "frozen camera": ("warning", "equal pictures while the arm moves"),
-    "width": ("warning", "gripper width outside the normalizer's range, so training clips or extrapolates"),
-    "token range": ("error", "an action token outside the codebook"),
-    "tokens differ": (
-        "error",
-        "the tokens do not decode to the action (of another tokenizer or normalizer?)",
-    ),
-    "tokens missing": (
-        "warning",
-        "no action tokens, while others have some, or a tokenizer was given to compare with (run 'rdt2 data tokenize')",
-    ),
-    "resting arm": (
-        "warning",
-        "the normalizer magnifies what is hardly more than noise: the loss is spent on it, and an arm trembles",
-    ),
-    "instruction missing": ("error", "no sentence for the sample's key"),
-    "instruction wording": ("warning", "not of the form 'Verb + object.' with a capital and a full stop"),
-    "duplicate": ("warning", "the same picture and action as an earlier sample"),
-    "duplicate key": ("warning", "the same key twice in one shard"),
-    "black picture": ("error", "a wrist picture without any light"),
-}
 
 
 def check_shards(
@@ -186,6 +46,7 @@ def check_shards(
     decode: bool = True,
     instructions: Mapping[str, str] | Literal["file"] = "file",
     workers: int = 0,
+    tokens: str | Path | None = None,
 ) -> CheckReport:
     """Read every sample, on disk or by URL, and report what is wrong; damaged samples are findings, not exceptions.
 
@@ -194,6 +55,7 @@ def check_shards(
     tokenizer: an ActionTokenizer whose tokens the data should have; needs the normalizer they were made with.
     decode: also decode every picture (2 ms each).
     workers: processes that read and decode; 0 does it here. The report does not depend on it.
+    tokens: folder of the shards' token files; None: they lie beside the shards, where there are any.
 
     Of what was read 30 bytes a sample are kept, to find duplicates and swapped cameras.
 
@@ -207,7 +69,7 @@ def check_shards(
         raise ConfigError(f"workers is {workers}, expected 0 or more.")
     check = _Check(normalizer, tokenizer, num_embeddings)
     for shard, samples in read_samples(expand_locations(source), decode=decode, workers=workers):
-        check.shard(shard, samples, instructions)
+        check.shard(shard, samples, instructions, tokens)
     return check.finish()
 
 
@@ -240,7 +102,7 @@ class _Check:
     def _note(
         self, name: str, where: str, detail: str = "", *, score: float = 0.0, jpeg: bytes = b""
     ) -> None:
-        severity, text = _TEXTS[name]
+        severity, text = TEXTS[name]
         finding = self._found.setdefault(name, Finding(name, severity, text))
         finding.count += 1
         if len(finding.examples) < _EXAMPLES:
@@ -255,16 +117,26 @@ class _Check:
         shard: str,
         samples: Iterator[Read | ShardError],
         instructions: Mapping[str, str] | Literal["file"],
+        tokens: str | Path | None,
     ) -> None:
         """Check the samples of one tar."""
         self._counts["shards"] += 1
         keys: set[str] = set()
         name = shard_name(shard)
         table = self._table(shard) if isinstance(instructions, str) else instructions
-        for sample in samples:
+        beside = None
+        try:
+            beside = tokens_of_shard(shard, tokens)
+        except Unreachable:
+            raise
+        except ShardError as error:
+            self._note("token file", name, str(error))
+        for row, sample in enumerate(samples):
             if isinstance(sample, ShardError):
                 self._note("damaged shard", name, _without(name, sample))
                 continue
+            if beside is not None and isinstance(sample, ReadSample):
+                sample = replace(sample, tokens=beside[row])
             key = sample.key if isinstance(sample, ReadSample) else sample[0]
             where = f"{name}, sample {key}"
             self._counts["samples"] += 1

@@ -119,7 +119,7 @@ def to_seconds(
 
 
 def at_rate(fps: float, count: int, stamps: np.ndarray | None = None) -> Float[np.ndarray, " n"]:
-    """Seconds of ``count`` frames at an even rate, whatever unit and speed the recorded ``stamps`` have.
+    """Seconds of ``count`` frames at an even rate, whatever unit and speed the recorded ``stamps`` (count,) have.
 
     A clock that is even but for some pauses is believed about the pauses: they stay as long, in frames.
     """

@@ -232,7 +232,7 @@ def _samples(source: Source, index: int, plan: _Plan) -> Iterator[dict[str, Any]
             "action": chunk,
             "instruction": episode.sentence(frame),
             "meta": {
-                **episode.meta,
+                **episode.told(frame),
                 "frame": frame,
                 "timestamp": round(seconds, 9),
                 "state": episode.state(frame),

@@ -69,6 +69,12 @@ class ShardIndex:
         self._mapped: OrderedDict[int, ShardPlaces] = OrderedDict()
         self._texts = None if instructions == "ignore" else list(self._sentences())
         """For each shard the sentences its samples refer to by number."""
+        for each in self.sources if tokens else ():
+            if each.tokens is not None and not Path(each.tokens).is_dir():
+                raise ShardError(
+                    f"tokens_dir of data set {each.name!r} is {each.tokens}: there is no such folder. Write the tokens "
+                    "there with 'rdt2 data tokenize --sidecar --out', or correct tokens_dir in the yaml."
+                )
         told = ((source, shard) for source in self.sources for shard in source.shards)
         self._beside = [
             _tokens_beside(source, shard, table) if tokens else None
@@ -87,10 +93,16 @@ class ShardIndex:
     @property
     def has_tokens(self) -> bool:
         """Whether every sample carries action tokens."""
-        return all(
-            beside is not None or table.tokens == table.samples
-            for beside, table in zip(self._beside, self._tables, strict=True)
-        )
+        return not self.without_tokens
+
+    @property
+    def without_tokens(self) -> list[str]:
+        """The shards with samples that carry no action tokens."""
+        return [
+            shard
+            for shard, beside, table in zip(self.shards, self._beside, self._tables, strict=True)
+            if beside is None and table.tokens != table.samples
+        ]
 
     def rows(self, shard: int) -> range:
         """The numbers of the samples of a shard, by its place in ``shards``."""
@@ -153,7 +165,7 @@ class ShardIndex:
         return self.read([number], (PICTURE,))[0][0]
 
     def picture(self, number: int, *, out: np.ndarray | None = None) -> UInt8[np.ndarray, "384 768 3"]:
-        """The picture of a sample, uint8 RGB, left | right. Raises ShardError."""
+        """The picture of a sample, RGB, left | right, in `out` (384, 768, 3) if that is given. Raises ShardError."""
         return _shards.decode_jpeg(self.jpeg(number), where=self.where(number), out=out)
 
     def action(self, number: int) -> Float[np.ndarray, "24 20"]:
@@ -196,8 +208,17 @@ class ShardIndex:
             for row in np.unique(self._places(shard).sentence, return_index=True)[1]
         ]
 
-    def all_actions(self, numbers: Sequence[int] | np.ndarray | None = None) -> Float[np.ndarray, "n 24 20"]:
-        """The chunks of many samples at once, metres: 1.9 kB a sample. Raises ShardError."""
+    def all_actions(
+        self, numbers: Sequence[int] | np.ndarray | None = None, *, damaged: dict[int, str] | None = None
+    ) -> Float[np.ndarray, "n 24 20"]:
+        """The chunks of samples by `numbers` (n,), else of all, metres: 1.9 kB a sample.
+
+        damaged: takes what is wrong with chunks that cannot be read, by the sample's number; another of them stands in
+            for each.
+
+        Raises:
+            ShardError: a chunk that cannot be read, where ``damaged`` is not given, or none can.
+        """
         numbers = range(len(self)) if numbers is None else numbers
         out = np.empty((len(numbers), HORIZON, ACTION_DIM), np.float32)
         for begin in range(0, len(numbers), 256):
@@ -205,7 +226,17 @@ class ShardIndex:
                 [int(number) for number in numbers[first : first + 256]] for first in (begin, begin + 256)
             )
             for row, (data,) in enumerate(self.read(some, (ACTION,), then=then), begin):
-                out[row] = _shards.parse_action(data, where=self.where(some[row - begin]))
+                try:
+                    out[row] = _shards.parse_action(data, where=self.where(some[row - begin]))
+                except ShardError as error:
+                    if damaged is None:
+                        raise
+                    damaged[some[row - begin]] = str(error)
+        if damaged:
+            bad = np.isin(numbers, list(damaged))
+            if bad.all():
+                raise ShardError(next(iter(damaged.values())))
+            out[bad] = out[np.argmin(bad)]
         return out
 
     def read(
@@ -343,7 +374,11 @@ def split_by_episode(
 def split_sources(
     index: ShardIndex, *, held_out: float = 0.05
 ) -> list[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]]:
-    """split_by_episode for each source: int32 numbers, which take half the memory."""
+    """split_by_episode for each source: int32 numbers, which take half the memory.
+
+    Raises:
+        ConfigError: `held_out` is no share from 0 to 0.5.
+    """
     if not 0 <= held_out <= 0.5:
         raise ConfigError(f"held_out is {held_out}, expected a share from 0 to 0.5.")
     return [_split(index, part, held_out) for part in range(len(index.sources))]

@@ -29,6 +29,7 @@ class Episode:
     widths: {"right", "left"} -> (n,) gripper opening in metres.
     timestamps: (n,) seconds, increasing.
     instruction: the sentence, or n sentences where the task changes on the way.
+    meta: what every sample's meta says beside the usual; frame_meta: what that of each frame says, n of them or none.
     """
 
     videos: Mapping[str, Sequence[bytes | np.ndarray]]
@@ -38,6 +39,7 @@ class Episode:
     instruction: str | Sequence[str]
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    frame_meta: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         where = f"episode {self.source}" if self.source else "episode"
@@ -53,6 +55,10 @@ class Episode:
         if not isinstance(self.instruction, str) and len(self.instruction) != count:
             raise RecordingError(
                 f"{where}: {len(self.instruction)} sentences for {count} frames; expected one, or one a frame."
+            )
+        if self.frame_meta and len(self.frame_meta) != count:
+            raise RecordingError(
+                f"{where}: {len(self.frame_meta)} frame_meta for {count} frames, expected as many."
             )
         if not all(sentence.strip() for sentence in self.sentences):
             raise RecordingError(
@@ -108,6 +114,10 @@ class Episode:
             self.poses, self.widths, self.timestamps, range(0, len(self), stride), tail=tail
         )
 
+    def told(self, frame: int) -> dict[str, Any]:
+        """What the meta of a frame's sample says beside the usual."""
+        return {**self.meta, **(self.frame_meta[frame] if self.frame_meta else {})}
+
     def state(self, frame: int) -> list[float]:
         """Where both arms are at a frame (see `rdt2.action.state_vector`), for a sample's meta."""
         return stored_state(self.poses, self.widths, frame)
@@ -125,7 +135,7 @@ class Episode:
                 picture=np.concatenate([left, right], axis=1),
                 action=chunk,
                 instruction=self.sentence(frame),
-                meta={"frame": frame, "state": self.state(frame), **self.meta},
+                meta={"frame": frame, "state": self.state(frame), **self.told(frame)},
             )
             count += 1
         return count
@@ -147,7 +157,11 @@ def cut_chunks(
     *,
     tail: Literal["drop", "pad"] = "drop",
 ) -> Iterator[tuple[int, Float[np.ndarray, "24 20"]]]:
-    """The chunks of the given frames; see Episode.chunks."""
+    """The chunks of the given frames, of TCP poses and widths in metres; see Episode.chunks.
+
+    Raises:
+        ActionError: another `tail`, or no episode to cut.
+    """
     if tail not in ("drop", "pad"):
         raise ActionError(f"tail is {tail!r}, expected 'drop' or 'pad'.")
     times = np.asarray(timestamps, dtype=np.float64)

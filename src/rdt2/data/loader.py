@@ -117,12 +117,19 @@ def _as_it_is(made: Any) -> Any:
 
 
 def _packed(batch: Any) -> Any:
-    """Arrays as tensors, which go from process to process through shared memory."""
+    """A batch as it goes from process to process: pictures or patches as a tensor, in one piece of shared memory.
+
+    Each such piece is a connection and a map for the process that trains; a few kilobytes go faster with the message.
+    """
     from torch.utils.data import default_convert
 
     if not isinstance(batch, Batch):
         return batch
-    return {each.name: default_convert(getattr(batch, each.name)) for each in fields(batch)}
+    made = {each.name: getattr(batch, each.name) for each in fields(batch)}
+    if batch.patches is not None:
+        values, grid = batch.patches
+        made["patches"] = default_convert(values), grid
+    return made | {"pictures": default_convert(batch.pictures)}
 
 
 def _unpacked(made: Any) -> Any:

@@ -7,8 +7,7 @@ A single data set::
     shards_dir: .
     kwargs: {instruction_path: instructions.json, normalizer_path: normalizer.safetensors}
 
-A mixture of such files; paths are relative to the yaml they stand in. ``kwargs`` of the mixture stand for those that
-a file does not give itself::
+A mixture of such files. ``kwargs`` of the mixture stand for those that a file does not give itself::
 
     name: all
     type: blend
@@ -16,11 +15,14 @@ a file does not give itself::
     train:
         pick: {config_path: pick/dataset.yaml, weight: 3}
         fold: {config_path: fold/dataset.yaml, weight: 1}
+
+Paths are relative to the yaml they stand in; where nothing is there, those through folders (``data/pick``) to the
+current one, as the published scripts have them. What these yamls hold besides is taken, too: sentences of their own
+(``addtional_instructions``, as it is spelt there), and ``eval``, which training left aside.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,11 +30,15 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from rdt2.data.shards.reading import parse_instructions, read_instructions
-from rdt2.data.shards.remote import expand_locations, instructions_beside, is_url
+from rdt2.data.shards.remote import expand_locations, find_instructions, instructions_beside, is_url
 from rdt2.errors import ConfigError, ShardError
+from rdt2.registry import did_you_mean
 
-_KEYS = ("name", "type", "shards_dir", "kwargs")
+_KEYS = ("name", "dataset_name", "type", "shards_dir", "kwargs")
+_MIXTURE_KEYS = ("name", "dataset_name", "type", "kwargs", "train", "eval")
 _PATHS = ("instruction_path", "normalizer_path", "tokens_dir")
+_MORE = "addtional_instructions"
+"""Sentences beside those of the table, key by key: the published loader's spelling."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,8 @@ def _read_yaml(path: Path) -> list[DataSource]:
     config = _load(path)
     if "train" not in config:
         return [_single(path, config, name=str(config.get("name", path.stem)), weight=1.0)]
-    _require_known(path, config, ("name", "type", "kwargs", "train"))
-    entries, common = config["train"], _paths(path, config)
+    _require_known(path, config, _MIXTURE_KEYS)
+    entries, common, more = config["train"], _paths(path, config), _more_sentences(path, config)
     if not isinstance(entries, dict) or not entries:
         raise ConfigError(f"{path}: train is no table {{name: {{config_path, weight}}}}.")
     sources = []
@@ -137,7 +143,7 @@ def _read_yaml(path: Path) -> list[DataSource]:
         weight = entry.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
             raise ConfigError(f"{path}: train.{name}.weight is {weight!r}, expected a number above 0.")
-        other = path.parent / entry["config_path"]
+        other = Path(_beside(path, entry["config_path"]))
         try:
             config = _load(other)
         except ConfigError as error:
@@ -149,7 +155,7 @@ def _read_yaml(path: Path) -> list[DataSource]:
                 f"{path}: train.{name}.config_path is {entry['config_path']!r}, which is a mixture itself. "
                 "Name its data sets here, each with its weight."
             )
-        sources.append(_single(other, config, name=str(name), weight=float(weight), common=common))
+        sources.append(_single(other, config, name=str(name), weight=float(weight), common=common, more=more))
     return sources
 
 
@@ -160,8 +166,9 @@ def _single(
     name: str,
     weight: float,
     common: Mapping[str, str] = MappingProxyType({}),
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> DataSource:
-    """common: paths of a mixture, for those that the config does not give."""
+    """common: paths of a mixture, for those that the config does not give. more: sentences of a mixture."""
     kind, place = config.get("type", "single"), config.get("shards_dir")
     if kind != "single" or not isinstance(place, str):
         raise ConfigError(
@@ -169,14 +176,19 @@ def _single(
             "'type: blend' with train."
         )
     _require_known(path, config, _KEYS)
-    paths = {**common, **_paths(path, config)}
+    paths, more = {**common, **_paths(path, config)}, {**more, **_more_sentences(path, config)}
     try:
         shards = expand_locations(_beside(path, place))
     except ShardError as error:
         raise ShardError(f"{path}: shards_dir is {place!r}: {error}") from None
-    tables, told = {}, paths.get("instruction_path")
+    tables: dict[str, Mapping[str, str]] = {}
+    told = paths.get("instruction_path")
     if told is not None:
         tables = {"": instructions_beside(told) if is_url(told) else _table(Path(told))}
+    if more:
+        beside = {each.rpartition("/")[0]: each for each in shards}
+        tables = tables or {folder: find_instructions(each) or {} for folder, each in beside.items()}
+        tables = {folder if len(tables) > 1 else "": {**table, **more} for folder, table in tables.items()}
     return DataSource(
         name=name,
         shards=tuple(shards),
@@ -195,17 +207,24 @@ def _paths(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
         raise ConfigError(
             f"{path}: kwargs is {kwargs!r}, expected {{instruction_path, normalizer_path, tokens_dir}} as text."
         )
-    _require_known(f"{path}: kwargs", kwargs, _PATHS)
+    _require_known(f"{path}: kwargs", kwargs, (*_PATHS, _MORE))
     return {name: _beside(path, kwargs[name]) for name in _PATHS if name in kwargs}
+
+
+def _more_sentences(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Instruction key -> sentence, of those that stand in a yaml itself."""
+    told = (config.get("kwargs") or {}).get(_MORE) or {}
+    if not isinstance(told, dict) or not all(isinstance(sentence, str) for sentence in told.values()):
+        raise ConfigError(f"{path}: kwargs.{_MORE} is {told!r}, expected a table {{key: sentence}}.")
+    return {str(key): sentence for key, sentence in told.items()}
 
 
 def _require_known(where: str | Path, config: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raises ConfigError for a key that is none, with the nearest that is one."""
     for key in config:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
-            raise ConfigError(f"{where}: unknown key {key!r}. {hint}")
+            hint = did_you_mean(key, known) or f" There are: {', '.join(known)}."
+            raise ConfigError(f"{where}: unknown key {key!r}.{hint}")
 
 
 def _table(path: Path) -> Mapping[str, str]:
@@ -219,8 +238,20 @@ def _table(path: Path) -> Mapping[str, str]:
 
 
 def _beside(path: Path, told: str) -> str:
-    """A path of a yaml file: relative to that file."""
-    return told if is_url(told) else str(path.parent / told)
+    """A path of a yaml file: relative to that file; one through folders that is there only so, to the current one.
+
+    A mere name is never taken from there: what lies about may be another data set's.
+    """
+    if is_url(told):
+        return told
+    here = Path(told).expanduser()
+    place = path.parent / here
+    return str(here if len(here.parts) > 1 and not _is_there(place) and _is_there(here) else place)
+
+
+def _is_there(place: Path) -> bool:
+    """Whether there is such a file or folder, or a range of files in such a folder."""
+    return place.exists() or ("{" in place.name and place.parent.is_dir())
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -29,7 +29,6 @@ def tokenizer_normalizer(tokenizer: str, named: str | None, data: Any) -> Linear
     """
     return resolve(
         named,
-        option=OPTION,
         models={"the action tokenizer": tokenizer},
         data=lambda: data_normalizer(open_sources(data, instructions="ignore")),
     ).normalizer
@@ -68,8 +67,8 @@ def _require_one(first: Held, other: Held) -> None:
         require_same(first, other)
     except NormalizerError as error:
         raise NormalizerError(
-            f"{error} Where the data themselves bring both: name that of the model with {OPTION} (of a command) or "
-            "--set normalizer=FILE (of a training), or fit one to all: rdt2 data stats DATA --fit FOLDER."
+            f"{error} Where the data themselves bring both: name that of the model with {OPTION}, or "
+            "fit one to all: rdt2 data stats DATA --fit FOLDER."
         ) from None
 
 

@@ -24,6 +24,9 @@ def sample_frames(timestamps: Float[np.ndarray, " n"], *, rate: float = FPS) -> 
     A training sample needs a picture and a pose of the same instant, so its frame is a recorded one; only the
     24 steps after it fall between frames and are interpolated (:func:`~rdt2.data.cut_chunks`). After a pause of
     the recording the instants begin anew.
+
+    Raises:
+        ConfigError: a rate that is not above 0.
     """
     if rate <= 0:
         raise ConfigError(f"rate is {rate}, expected more than 0 Hz.")
@@ -61,6 +64,7 @@ def resample(episode: Episode, *, fps: float = FPS) -> Iterator[Episode]:
             widths={arm: np.interp(query, times, np.asarray(episode.widths[arm])[part]) for arm in ARMS},
             timestamps=np.arange(len(query)) / fps,
             instruction=sentences if len(set(sentences)) > 1 else sentences[0],
+            frame_meta=[episode.frame_meta[frame] for frame in frames.tolist()] if episode.frame_meta else (),
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.action import ARMS, FPS, POSITION_DIMS, arm_slice
+from rdt2.action import ARMS, FPS, POSITION_DIMS, SIDES, arm_slice
 from rdt2.data.clock import pieces, usual_step
 from rdt2.data.dataset import ShardIndex
 from rdt2.errors import ShardError
@@ -153,10 +153,10 @@ def ranges_figure(
 
     figure = Figure(figsize=(9.6, 5.6), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(1, len(ARMS), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(SIDES), sharey=True, squeeze=False)[0]
     places = np.arange(len(COLUMNS))
     offsets = np.linspace(-0.18, 0.18, len(normalizers)) if len(normalizers) > 1 else [0.0]
-    for axis, arm in zip(axes, ARMS, strict=True):
+    for axis, arm in zip(axes, SIDES, strict=True):
         part = arm_slice(arm)
         for k, (name, normalizer) in enumerate(normalizers.items()):
             spread = statistics.std * normalizer.scale.abs().numpy()

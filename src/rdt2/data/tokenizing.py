@@ -137,8 +137,9 @@ def tokenize_beside(
 
     Args:
         source: as for :func:`tokenize_shards`.
-        out_dir: None puts the files beside the shards; else they go there, with a ``dataset.yaml`` to train on, which
-            names shards, tokens and normalizer: for data that may not be written, or lie behind a URL.
+        out_dir: None puts the files beside the shards, and the normalizer where none is; else they go there, with a
+            ``dataset.yaml`` to train on, which names shards, tokens and normalizer: for data that may not be
+            written, or lie behind a URL.
         tokenizer, device, workers: as for :func:`tokenize_shards`.
 
     Returns:
@@ -166,8 +167,12 @@ def tokenize_beside(
             for rows, files in batches
         ]  # fmt: skip
         write_tokens(targets[shard], np.concatenate(tokens), shard=index.signature(shard), origin=origin)
+    from rdt2.normalizer import has_normalizer
+
+    for folder in {target.parent for target in targets}:
+        if out_dir is not None or not has_normalizer(folder):  # one that was fitted to the data stays theirs
+            normalizer.save_pretrained(folder)
     if out_dir is not None:
-        normalizer.save_pretrained(out_dir)
         _write_yaml(Path(out_dir), index.sources[0])
     return sum(len(index.rows(shard)) for shard in to_do)
 

@@ -36,7 +36,7 @@ from rdt2.observation import IMAGE_SIZE
 from rdt2.training.config import PointingTraining
 from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.normalizer import find_normalizer
-from rdt2.training.samples import Samples
+from rdt2.training.samples import Samples, corruption
 from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.vlm import PLAIN, Layers, VLMProcessor, compile_layers, load_vlm, save_vlm, text
 
@@ -58,6 +58,9 @@ GOAL = "bowl"  # the word for where to put what the colour names
 
 
 class PointingStage(Stage):
+    """From drawn and recorded pictures, the small VLM learns to find what a word names, in the hand that is asked for.
+    From drawn and recorded pictures, the small VLM learns to find what a word names, in the hand that is asked for."""
+
     name = "pointing"
 
     def __init__(
@@ -67,7 +70,7 @@ class PointingStage(Stage):
         recorded = max(1, config.batch_size - config.batch_size // DRAWN)  # behind what is drawn
         self.samples = Samples(
             config, data, rank=rank, world_size=world_size, batch_size=recorded, evaluation_batch=recorded,
-            mirror=config.mirror,
+            mirror=config.mirror, corruption=corruption(config.augment, config.seed),
         )  # fmt: skip
         self.take(self.samples)
         self.source = self.samples.train
@@ -208,6 +211,7 @@ class PointingStage(Stage):
         return mean_over_batches(count, figures)
 
     def save(self, module: nn.Module, folder: Path) -> None:
+        """Write the VLM and its processor, in the published layout."""
         assert isinstance(module, PointingModule)
         save_vlm(module.vlm, folder)
         self.processor.save_pretrained(folder)

@@ -14,7 +14,6 @@ interrupted goes on where it was, provided that everything that decides a result
 from __future__ import annotations
 
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,14 +34,17 @@ from rdt2.evaluation.identity import (
     told,
     versions,
 )
+from rdt2.evaluation.judge import Judge
 from rdt2.evaluation.policies import Deprived, open_policy
 from rdt2.evaluation.results import CellEvaluation, EpisodeRecord, Event, read_evaluation
-from rdt2.evaluation.scenes import Trial, draw_trials
+from rdt2.evaluation.scenes import Trial, draw_trials, task_named
 from rdt2.policy.spec import PolicySpec
+from rdt2.progress import note
 from rdt2.workers import worker_pool
 
 if TYPE_CHECKING:
     from rdt2.control import EpisodeResult, LoopConfig, Mode, Recorder
+    from rdt2.dashboard.desk import Desk
     from rdt2.evaluation.page import Page
     from rdt2.policy import Policy
     from rdt2.sim.cell import Cell
@@ -62,7 +64,7 @@ BRIEF = 0.05
 def loop_config(
     execute_steps: int = EXECUTE_STEPS, *, latency: float | None = LATENCY, mode: Mode | None = None
 ) -> LoopConfig:
-    """How evaluations run the loop; raises ConfigError for steps that a chunk does not have."""
+    """How evaluations run the loop; `latency` in seconds. Raises ConfigError for steps that a chunk does not have."""
     from rdt2.control import LoopConfig
 
     return LoopConfig(latency=latency, execute_steps=execute_steps, mode=mode)
@@ -86,6 +88,7 @@ def evaluate_cell(
     json: Path | None = None,
     resume: bool = False,
     page: Page | None = None,
+    desk: Desk | None = None,
     on_start: Callable[[Sequence[EpisodeRecord]], None] | None = None,
     on_episode: Callable[[EpisodeRecord], None] | None = None,
 ) -> CellEvaluation:
@@ -109,6 +112,7 @@ def evaluate_cell(
         json: file that holds the result so far, whole, after every episode.
         resume: go on with what that file holds; without the file, begin.
         page: which episodes are filmed; its films are there to be put together when this returns.
+        desk: an operator who starts the first episode and may stop any; with one worker.
         on_start: called with the records that were there already, when the policy is loaded.
         on_episode: called with each record as it is finished.
 
@@ -121,6 +125,8 @@ def evaluate_cell(
         raise ConfigError(f"workers is {workers}, expected at least 1.")
     if workers > 1 and not isinstance(policy, (str, PolicySpec)):
         raise ConfigError("several workers load the policy themselves: pass its name or a PolicySpec.")
+    if workers > 1 and desk is not None:
+        raise ConfigError("one operator looks at one cell: leave out --workers with --dashboard or --rerun.")
     if not max_seconds > 0:
         raise ConfigError(f"max_seconds is {max_seconds}, expected more than 0.")
     if no_instruction and swap_instruction:
@@ -146,7 +152,7 @@ def evaluate_cell(
     left = [trial for trial in trials if (trial.task_kind, trial.index) not in done]
     runner = Runner(
         PolicySpec.of(policy) if isinstance(policy, str) else policy,
-        robot, config or loop_config(), max_seconds, page, blind=blind, no_instruction=no_instruction,
+        robot, config or loop_config(), max_seconds, page, blind=blind, no_instruction=no_instruction, desk=desk,
     )  # fmt: skip
     started = time.perf_counter()
     with _running(runner, min(workers, max(1, len(left)))) as (described, run):
@@ -225,6 +231,7 @@ def run_trial(
     config: LoopConfig,
     max_seconds: float = MAX_SECONDS,
     watch: Callable[[Cell], Recorder] | None = None,
+    desk: Desk | None = None,
 ) -> tuple[EpisodeRecord, EpisodeResult]:
     """Run one trial.
 
@@ -235,37 +242,46 @@ def run_trial(
         config: of the loop.
         max_seconds: simulated.
         watch: makes a recorder for the trial's cell.
+        desk: an operator who starts and stops it, and may say something else meanwhile; time does not run ahead then.
 
     Raises:
         TaskError: unknown robot. KeyboardInterrupt: Ctrl-C; the loop has stopped the arms.
     """
-    from rdt2.control import STOPPED, run_episode
+    from rdt2.dashboard.figure import Figure
+    from rdt2.operation.driving import drive
+    from rdt2.operation.opening import at_its_table
     from rdt2.sim.cell import Cell, cell_settings
-    from rdt2.sim.tasks import Monitor
+    from rdt2.sim.pace import Paced
 
     scene = trial.scene()
     task = trial.task(scene)
     sentence = trial.instruction or (task.instruction if task else "")
-    # A cell's table is measured once, as that of a robot is.
-    settings = cell_settings(robot).changed({"safety.table_height": scene.table_height})
+    settings = at_its_table(cell_settings(robot), scene)
     with Cell.of(settings, scene) as cell:
-        monitor = Monitor(cell, task) if task is not None else None
-        result = run_episode(
-            cell.robot(settings.sides),
+        driven_robot = cell.robot(settings.sides)
+        if desk is not None:
+            driven_robot = dataclasses.replace(driven_robot, clock=Paced(driven_robot.clock))
+        driven = drive(
+            driven_robot,
             policy,
             sentence,
             settings=settings,
-            monitor=monitor,
             config=config,
-            recorder=watch(cell) if watch is not None else None,
             max_seconds=max_seconds,
             seed=1000 * trial.seed,  # cycle k adds k: no two episodes share noise
+            figure=lambda: Figure.of_cell(cell, settings),
+            title=f"{trial.task_kind} {trial.index} on {robot}",
+            judge=lambda say: Judge(cell, task if say() == sentence else task_named(scene, say()), say),
+            desk=desk,
+            recorders=[watch(cell)] if watch is not None else [],
         )
-        events = _events(result, cell)
-    if result.signal:
-        signal.raise_signal(result.signal)  # the arms have stopped; now it means what it always means
-    if result.ending == STOPPED:
-        raise KeyboardInterrupt
+        if driven is None:
+            raise KeyboardInterrupt
+        judge, result = driven.judge, driven.result
+        events = _events(result, cell, judge.told)
+    if driven.interrupted:
+        driven.obey()
+    task = judge.task
     slowed: dict[str, float] = {}
     for held in result.slowed:
         slowed[held.what] = round(slowed.get(held.what, 0.0) + held.seconds, 3)
@@ -273,13 +289,14 @@ def run_trial(
         index=trial.index,
         task=trial.task_kind,
         seed=trial.seed,
-        instruction=sentence,
+        instruction=judge.sentence,
         hand=task.hand if task else None,
         target=task.target if task else None,
         colour=task.colour if task else None,
         success=result.success,
         followed=result.followed,
         judged=task is not None,
+        mark=driven.mark,
         seconds=result.seconds,
         reason=result.ending,
         chunks=len(result.inference),
@@ -292,10 +309,10 @@ def run_trial(
     return record, result
 
 
-def _events(result: EpisodeResult, cell: Cell) -> tuple[Event, ...]:
+def _events(result: EpisodeResult, cell: Cell, told: Sequence[Event]) -> tuple[Event, ...]:
     """What a person who looks for a mistake wants to know, in order."""
     began = cell.time - result.seconds
-    found = [Event(round(pause.time, 3), "pause", pause.reason) for pause in result.pauses]
+    found = [*told, *(Event(round(pause.time, 3), "pause", pause.reason) for pause in result.pauses)]
     found += [
         Event(round(held.time, 3), "held back", held.what, round(held.seconds, 3))
         for held in result.slowed
@@ -321,10 +338,11 @@ class Runner:
     page: Page | None
     blind: bool
     no_instruction: bool
+    desk: Desk | None = None
 
     def describe(self) -> dict[str, Any]:
         """Policy and loop as plain values. Raises CheckpointError: the policy cannot be loaded."""
-        from rdt2.control.loop import chosen_mode
+        from rdt2.control.config import chosen_mode
 
         policy = self._open()
         whole = policy.whole if isinstance(policy, Deprived) else policy
@@ -335,23 +353,30 @@ class Runner:
         return {"policy": {**policy_identity(spec, whole), **controls}, "loop": loop}
 
     def run(self, trial: Trial) -> EpisodeRecord:
-        """Run one trial, and film it where that is wanted."""
-        policy, page = self._open(), self.page
-        settings: Any = {"config": self.config, "max_seconds": self.max_seconds}
-        if page is None or page.film == "none":
-            return run_trial(trial, policy, self.robot, **settings)[0]
+        """Run one trial, and film it where that is wanted.
+
+        An episode that an operator stopped, or told something else, measures nothing: it is run once more.
+        """
         from rdt2.evaluation.film import EpisodeFilm
 
-        films: list[EpisodeFilm] = []
+        policy, page, films = self._open(), self.page, list[EpisodeFilm]()
 
         def watch(cell: Cell) -> EpisodeFilm:
             films.append(EpisodeFilm(cell))
-            return films[0]
+            return films[-1]
 
-        record, result = run_trial(trial, policy, self.robot, watch=watch, **settings)
-        if page.wants(record):
+        settings: Any = {"config": self.config, "max_seconds": self.max_seconds, "desk": self.desk}
+        if page is not None and page.film != "none":
+            settings["watch"] = watch
+        record, result = run_trial(trial, policy, self.robot, **settings)
+        while self.desk is not None and self.desk.touched:
+            note(
+                f"{trial.task_kind} {trial.index}: the operator stopped it or said something else; once more"
+            )
+            record, result = run_trial(trial, policy, self.robot, **settings)
+        if page is not None and films and page.wants(record):
             title = f"{trial.task_kind} {trial.index} on {self.robot}"
-            page.keep(record, films[0].view(record, result, title=title))
+            page.keep(record, films[-1].view(record, result, title=title))
         return record
 
     def _open(self) -> Policy:

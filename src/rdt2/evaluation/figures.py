@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.action import SIDES
+
 if TYPE_CHECKING:
     from rdt2.evaluation.report import EpisodeView
 
@@ -24,15 +26,15 @@ INK, MUTED, RULE, RIGHT, LEFT = _COLOURS
 _ARM_COLOURS = {"right": RIGHT, "left": LEFT}
 
 
-def episode_figure(view: EpisodeView) -> str:
-    """Both arms' paths in 3-D with the predicted chunks, and the gripper widths over time. Returns SVG."""
+def episode_figures(view: EpisodeView) -> list[str]:
+    """Both arms' paths in 3-D with the predicted chunks, and the gripper widths over time. Each is SVG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     style: Any = {
         "svg.fonttype": "none",
         "font.family": "sans-serif",
-        "font.size": 8,
+        "font.size": 9,
         "text.color": INK,
         "axes.labelcolor": MUTED,
         "axes.edgecolor": RULE,
@@ -43,17 +45,18 @@ def episode_figure(view: EpisodeView) -> str:
         "figure.facecolor": "none",
     }
     with rc_context(style):
-        figure = Figure(figsize=(9.6, 4.0))
-        space: Any = figure.add_axes((0.0, 0.03, 0.53, 0.97), projection="3d", computed_zorder=False)
+        paths = Figure(figsize=(5.2, 4.1))
+        space: Any = paths.add_axes((0.06, 0.03, 0.93, 0.97), projection="3d", computed_zorder=False)
         _draw_paths(space, view)
+        widths = Figure(figsize=(5.2, 3.2))
         above: Any = None
-        for k, arm in enumerate(("left", "right")):
-            axes: Any = figure.add_axes((0.58, 0.56 - 0.44 * k, 0.40, 0.34), sharex=above)
+        for k, arm in enumerate(SIDES):
+            axes: Any = widths.add_axes((0.08, 0.60 - 0.46 * k, 0.90, 0.32), sharex=above)
             _draw_widths(axes, view, arm)
             above = above or axes
         above.tick_params(labelbottom=False)
-        figure.axes[-1].set_xlabel("time (s)")
-        return _svg(figure)
+        widths.axes[-1].set_xlabel("time (s)")
+        return [_svg(figure) for figure in (paths, widths)]
 
 
 def chunk_figure(paths: dict[str, Any], widths: dict[str, Any]) -> Any:
@@ -69,7 +72,8 @@ def chunk_figure(paths: dict[str, Any], widths: dict[str, Any]) -> Any:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     steps = np.arange(1, 1 + len(next(iter(widths.values())))) / 30.0
     colours = {"right": "#c2571a", "left": "#1a6fb0"}
-    for arm, path in paths.items():
+    for arm in SIDES:
+        path = paths[arm]
         for axis, dash in zip(range(3), ("-", "--", ":"), strict=True):
             left.plot(steps, 1000 * path[:, axis], dash, color=colours[arm], label=f"{arm} {'xyz'[axis]}")
         right.plot(steps, 1000 * widths[arm], color=colours[arm], label=arm)
@@ -79,15 +83,24 @@ def chunk_figure(paths: dict[str, Any], widths: dict[str, Any]) -> Any:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8, ncols=2)
+    at_least(left, 10)
     return figure
+
+
+def at_least(axes: Any, span: float) -> None:
+    """Widen the y axis to `span` at least: the noise of numbers that stand still is no motion."""
+    low, high = axes.get_ylim()
+    if high - low < span:
+        axes.set_ylim((low + high - span) / 2, (low + high + span) / 2)
 
 
 def _draw_paths(axes: Any, view: EpisodeView) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for arm, colour in _ARM_COLOURS.items():
+    for arm in SIDES:
         if arm not in view.positions:
             continue
+        colour = _ARM_COLOURS[arm]
         path = np.asarray(view.positions[arm])
         for chunk in view.chunks:
             if arm in chunk.positions:
@@ -107,9 +120,9 @@ def _draw_paths(axes: Any, view: EpisodeView) -> None:
         axis.pane.set_edgecolor(RULE)
         axis._axinfo["grid"].update(color=RULE, linewidth=0.5)
         axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axis.label.set_size(7)
-    axes.tick_params(labelsize=6, pad=-2)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.08, 0.95), frameon=False, fontsize=8, labelcolor=INK)
+        axis.label.set_size(9)
+    axes.tick_params(labelsize=8, pad=-1)
+    axes.legend(loc="upper left", bbox_to_anchor=(0.02, 0.97), frameon=False, fontsize=9, labelcolor=INK)
 
 
 def _draw_widths(axes: Any, view: EpisodeView, arm: str) -> None:
@@ -127,7 +140,7 @@ def _draw_widths(axes: Any, view: EpisodeView, arm: str) -> None:
                 alpha=0.55,
             )
         axes.plot(view.times, 1000 * np.asarray(view.widths[arm]), color=colour, lw=1.8)
-    axes.set_title(f"{arm} gripper opening (mm)", loc="left", fontsize=8, color=INK)
+    axes.set_title(f"{arm} gripper opening (mm)", loc="left", fontsize=9, color=INK)
     axes.set_ylim(-6, 106)
     axes.grid(lw=0.5)
     axes.spines[["top", "right"]].set_visible(False)

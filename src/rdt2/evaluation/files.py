@@ -11,12 +11,17 @@ from rdt2.files import write_whole
 
 
 def write_json(path: str | Path, values: Any) -> Path:
-    """Write plain values as JSON, atomically. NaN and infinity become null, which every reader understands.
+    """Write plain values as JSON (see `as_json`), atomically.
 
     Raises:
         RecordingError: the folder cannot be made or written, or the disk is full.
     """
-    return write_whole(path, json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_whole(path, as_json(values))
+
+
+def as_json(values: Any) -> str:
+    """Plain values as JSON, with a line break at the end. NaN and infinity become null."""
+    return json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.action import ARMS
+from rdt2.action import ARMS, SIDES
 from rdt2.evaluation.report import ChunkView, EpisodeView
 from rdt2.evaluation.video import ClipWriter
 
 if TYPE_CHECKING:
     from rdt2.action import ActionChunk
-    from rdt2.control import EpisodeResult
+    from rdt2.control import EpisodeResult, Moment
     from rdt2.evaluation.results import EpisodeRecord
     from rdt2.observation import Observation
     from rdt2.sim.cell import Cell
 
-HEIGHT = 288
-FRONT_WIDTH = 384
+WRIST = 240
+FRONT = (480, 360)
+"""Pixels: both wrist pictures side by side are as wide as the front one below them."""
 EVERY = 3
 """One picture for so many ticks of 1/30 s."""
 
@@ -28,15 +29,15 @@ EVERY = 3
 class EpisodeFilm:
     """A recorder for `rdt2.control.run_episode`: video, measured paths and the time of each stage.
 
-    The video shows right wrist, front and left wrist side by side at 10 pictures a second: the front camera
-    faces the arms, so each wrist picture is beside its own arm.
+    The video shows the left and the right wrist, and the front below them, at 10 pictures a second. The front camera
+    faces the arms: the left one is on its right.
     """
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
         self._robot = cell.robot()  # an arm that the driven robot has not is looked at, too
         self._began = cell.time
-        self._writer = ClipWriter(2 * HEIGHT + FRONT_WIDTH, HEIGHT, fps=30 // EVERY)
+        self._writer = ClipWriter(FRONT[0], WRIST + FRONT[1], fps=30 // EVERY)
         self._times: list[float] = []
         self._positions: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
         self._widths: dict[str, list[float]] = {arm: [] for arm in ARMS}
@@ -55,9 +56,9 @@ class EpisodeFilm:
             self.seconds["simulation and pictures"].append(now - self._left_predict - sum(stages.values()))
         self._left_predict = now
 
-    def on_frame(self, time: float) -> None:
+    def on_frame(self, moment: Moment) -> None:
         """Note where both arms are; take a picture at every third call."""
-        self._look(time)
+        self._look(moment.time)
 
     def view(self, record: EpisodeRecord, result: EpisodeResult, *, title: str) -> EpisodeView:
         """The finished episode for a report. The video ends here."""
@@ -88,9 +89,10 @@ class EpisodeFilm:
     def _look(self, time: float) -> None:
         if len(self._times) % EVERY == 0:
             cell = self._cell
-            front = cell.render("front", size=(FRONT_WIDTH, HEIGHT))
-            right, left = (cell.render(arm, size=(HEIGHT, HEIGHT)) for arm in ARMS)
-            self._writer.add(np.concatenate([right, front, left], axis=1))
+            wrists = [cell.render(arm, size=(WRIST, WRIST)) for arm in SIDES]
+            self._writer.add(
+                np.concatenate([np.concatenate(wrists, axis=1), cell.render("front", size=FRONT)])
+            )
         self._times.append(time - self._began)
         for arm in ARMS:
             self._positions[arm].append(self._robot.arms[arm].state().pose[:3, 3].copy())

@@ -110,7 +110,13 @@ def _words(what: str, values: Mapping[str, Any]) -> dict[str, str]:
     lines: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            lines[f"{what}: {name}"] = ", ".join(f"{key} {item}" for key, item in value.items())
+            lines |= {f"{what}: {name}, {key}": _told(item) for key, item in value.items()}
         elif value is not None and value is not False:
-            lines[f"{what}: {name}"] = str(value)
+            lines[f"{what}: {name}"] = _told(value)
     return lines
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_told(item)}" for key, item in value.items())
+    return ", ".join(map(_told, value)) if isinstance(value, (list, tuple)) else str(value)

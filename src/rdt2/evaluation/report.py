@@ -147,10 +147,10 @@ def episode_article(view: EpisodeView, name: str) -> str:
     """One episode as the page shows it: HTML whose ids, `name` first of all, are those of no other."""
     from markupsafe import Markup
 
-    from rdt2.evaluation.figures import episode_figure
+    from rdt2.evaluation.figures import episode_figures
 
-    figure = Markup(_own_ids(episode_figure(view), name))
-    return _template("episode.html.j2").render(view=view, name=name, figure=figure)
+    figures = [Markup(_own_ids(svg, f"{name}-{k}")) for k, svg in enumerate(episode_figures(view))]
+    return _template("episode.html.j2").render(view=view, name=name, figures=figures)
 
 
 def article_name(record: EpisodeRecord) -> str:

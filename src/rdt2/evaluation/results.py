@@ -25,7 +25,7 @@ class Event:
 
     time: float
     """Seconds since the episode began."""
-    kind: Literal["pause", "held back", "collision"]
+    kind: Literal["pause", "held back", "collision", "told"]
     what: str
     seconds: float | None = None
     """For how long, where that is known."""
@@ -64,7 +64,9 @@ class EpisodeRecord:
     inference_ms: float | None
     """Median wall-clock time of a prediction; None without any."""
     events: tuple[Event, ...] = ()
-    """Pauses, what was held back, and collisions, in order."""
+    """Pauses, what was held back, collisions, and other sentences that an operator told the arms, in order."""
+    mark: Literal["success", "failure"] | None = None
+    """What a person who watched said of it; it counts nothing, and stands beside what the cell's judge says."""
 
     @property
     def trial(self) -> tuple[str, int]:

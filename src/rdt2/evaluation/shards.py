@@ -73,16 +73,18 @@ class ShardEvaluation:
             title=f"Open loop: {self.policy} on {self.samples} samples of {self.data} ({self.split})",
             title_justify="left",
         )
-        table.add_column("", no_wrap=True)
-        for name in (
-            "action MSE",
-            "position MSE (m²)",
-            "position (mm)",
-            "rotation (°)",
-            "width (mm)",
+        table.add_column("", overflow="fold")
+        names = (
+            "action\nMSE",
+            "position\nMSE (m²)",
+            "position\n(mm)",
+            "rotation\n(°)",
+            "width\n(mm)",
             "valid",
-        ):
-            table.add_column(name, justify="right")
+        )
+        for name in names:
+            # On a narrow terminal the names give way: half a figure would be another one.
+            table.add_column(name, justify="right", no_wrap=True)
         rows = [(self.policy, self.errors, f"{100 * self.valid_rate:.1f} %")]
         rows += [(name, errors, "") for name, errors in self.baselines.items()]
         for name, e, valid in rows:
@@ -128,7 +130,7 @@ def evaluate_shards(
     from rdt2.data import ShardIndex
 
     check_counts(batch_size, limit)
-    index = ShardIndex(data)
+    index = ShardIndex(data, tokens=False)
     numbers = chosen_samples(index, split, limit, held_out=held_out)
 
     chunks: list[ActionChunk] = []

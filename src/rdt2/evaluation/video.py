@@ -42,7 +42,11 @@ class ClipWriter:
     def __init__(
         self, width: int, height: int, *, fps: int = 10, quality: int = 26, codec: str = "libx264"
     ) -> None:
-        """Open a clip of even `width` and `height` pixels; `quality` is H.264's CRF, smaller is better."""
+        """Open a clip of `width` and `height` pixels; `quality` is H.264's CRF, smaller is better.
+
+        Raises:
+            RecordingError: an odd width or height.
+        """
         if width % 2 or height % 2:
             raise RecordingError(
                 f"video is {width} x {height}, expected even numbers: H.264 codes 2 x 2 blocks."

@@ -25,11 +25,19 @@ class KeyValues(Protocol):
     """Keys and values of the VLM's selected layers, as a prefill returns them; one entry a layer."""
 
     @property
-    def keys(self) -> Sequence[Float[Tensor, "b kv s d"]]: ...
+    def keys(self) -> Sequence[Float[Tensor, "b kv s d"]]:
+        """Of kv heads, at s tokens."""
+        ...
+
     @property
-    def values(self) -> Sequence[Float[Tensor, "b kv s d"]]: ...
+    def values(self) -> Sequence[Float[Tensor, "b kv s d"]]:
+        """Beside the keys."""
+        ...
+
     @property
-    def mask(self) -> Bool[Tensor, "b s"] | None: ...
+    def mask(self) -> Bool[Tensor, "b s"] | None:
+        """False at padding; None where there is none."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Conditioning:
         return self.keys[0].shape[0]
 
     def rows(self, index: slice | Tensor) -> Conditioning:
-        """The conditioning of some of the observations."""
+        """The conditioning of some of the b observations: by numbers (n,), a mask (b,) or a slice."""
         return self.mapped(lambda tensor: tensor[index])
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Conditioning:

@@ -109,7 +109,11 @@ class ExpertConfig:
         head_dim: int = 64,
         selected_layers: tuple[int, ...] = (4, 5),
     ) -> ExpertConfig:
-        """The preset that trains on a CPU, for a VLM with `num_kv_heads` x `head_dim` keys and values."""
+        """The preset that trains on a CPU, for a VLM with `num_kv_heads` x `head_dim` keys and values.
+
+        Raises:
+            ConfigError: heads that do not divide `hidden_size`.
+        """
         if hidden_size % head_dim:
             raise ConfigError(f"expert: hidden_size {hidden_size} is not a multiple of head_dim {head_dim}")
         return cls(

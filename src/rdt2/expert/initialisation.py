@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sincos(width: int, positions: Float[Tensor, " n"]) -> Float[Tensor, "n w"]:
-    """Sines, then cosines, of positions at `width` / 2 frequencies falling from 1 towards 1/10000."""
+    """Sines, then cosines, of positions (of tokens) at `width` / 2 frequencies falling from 1 towards 1/10000."""
     frequencies = 10_000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2))
     angles = positions.double()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -22,6 +22,7 @@ class Linear(nn.Linear):
     """A linear layer that leaves its weights to `from_config` or `from_pretrained`, which fill them all."""
 
     def reset_parameters(self) -> None:
+        """Draw nothing: 0.5 billion numbers only to overwrite them take longer than reading a checkpoint."""
         pass  # drawing 0.5 billion numbers only to overwrite them takes longer than reading a checkpoint
 
 
@@ -34,6 +35,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(Linear(FREQUENCIES, width), nn.SiLU(), Linear(width, width))
 
     def forward(self, t: Float[Tensor, " n"]) -> Float[Tensor, "n h"]:
+        """Embed flow times in 0..1."""
         return self.mlp(timestep_embedding(t).to(next(self.parameters()).dtype))
 
 

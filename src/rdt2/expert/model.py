@@ -92,11 +92,12 @@ class FeedForward(nn.Module):
         self.w3 = Linear(config.hidden_size, config.ffn_size, bias=False)
 
     def forward(self, x: Float[Tensor, "n l h"]) -> Float[Tensor, "n l h"]:
+        """Each of l tokens of width h for itself."""
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Adaptive part of a layer norm."""
+    """Adaptive part of a layer norm: x (n, l, h), shift and scale (n, h) or (n, l, h)."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
@@ -132,6 +133,8 @@ class Block(nn.Module):
         values: Float[Tensor, "b kv s d"],
         mask: Bool[Tensor, "b 1 1 s"] | None,
     ) -> Float[Tensor, "n l h"]:
+        """Let l tokens of width h look at one another, then at s tokens of the VLM (False in `mask`: not at this one).
+        Let l tokens of width h look at one another, then at s tokens of the VLM (False in `mask`: not at this one)."""
         shift_a, scale_a, gate_a, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = _each(modulation)
         y = modulated(self.attn_norm(x), shift_a, scale_a)
         x = x + gate_a * self.attn(y, *self.attn.keys_values(y))
@@ -155,6 +158,7 @@ class OutputMlp(nn.Module):
         self.fc2 = Linear(4 * config.hidden_size, config.action_dim)
 
     def forward(self, x: Float[Tensor, "n l h"]) -> Float[Tensor, "n l a"]:
+        """Turn each token of width h into a step of a numbers."""
         return self.fc2(F.silu(self.fc1(x)))
 
 
@@ -171,6 +175,7 @@ class FinalLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "n l h"], modulation: Float[Tensor, "n 2 h"] | Float[Tensor, "n 2 l h"]
     ) -> Float[Tensor, "n l a"]:
+        """Turn tokens of width h into steps of a numbers, shifted and scaled as the flow time says."""
         shift, scale = _each(modulation)
         return self.ffn(modulated(self.ffn_norm(x), shift, scale))
 
@@ -307,7 +312,7 @@ class Expert(nn.Module):
         """Velocity with known modulations (one row for all of x, or one each), in the dtype of x.
 
         Rows of x may be `clean`: then these have modulations of their own. All blocks go through `run`: `run_block`, or
-        that compiled.
+        that compiled. Raises ActionError for x of another shape.
         """
         config, core = self.config, self.model
         if x.shape[1:] != (config.horizon, config.action_dim) or len(x) % cond.batch:

@@ -106,6 +106,7 @@ class Tables(nn.Module):
     # What follows happens to the expert: tables of the weights so far are forgotten.
 
     def train(self, mode: bool = True) -> Tables:
+        """Forget what was tabulated: weights are about to change, or have."""
         self._kept.clear()
         return super().train(mode)
 

@@ -10,6 +10,7 @@ from rdt2.policy.spec import PolicySpec
 if TYPE_CHECKING:
     from rdt2.policy.base import Policy
     from rdt2.policy.bundle import save_bundle
+    from rdt2.policy.client import AsyncClient, Client
     from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
     from rdt2.policy.fm import FMPolicy
     from rdt2.policy.load import load_policy
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rdt2.policy.vq import VQPolicy
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "CompiledFMPolicy",
     "CompiledVQPolicy",
     "FMPolicy",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "AsyncClient": "client", "Client": "client",
     "CompiledFMPolicy": "compiled", "CompiledVQPolicy": "compiled", "FMPolicy": "fm", "Policy": "base",
     "PolicyProcess": "process", "VQPolicy": "vq", "load_policy": "load", "save_bundle": "bundle",
 }  # fmt: skip

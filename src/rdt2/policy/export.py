@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from rdt2.errors import CheckpointError
+from rdt2.errors import CheckpointError, NormalizerError
 from rdt2.expert import Expert
 from rdt2.files import whole_folder
-from rdt2.hub import locate
-from rdt2.matching import OPTION, own_normalizer, resolve
-from rdt2.origin import TOKENS_FILE, read_origin, write_origin
+from rdt2.matching import OPTION, PUBLISHED_DIGEST, own_normalizer, require_decoded_by, resolve
+from rdt2.normalizer import UMI_FILE_NAME, LinearNormalizer
+from rdt2.origin import TokenOrigin, write_origin
 from rdt2.policy.bundle import save_bundle
 from rdt2.tokenizer import ActionTokenizer
 
@@ -37,35 +37,38 @@ def export_policies(
         tokenizer: action tokenizer; stays float32.
         normalizer: none takes the one in the tokenizer's folder.
         expert: flow-matching expert trained on this VLM. A normalizer in its folder is its own and goes with
-            it; without one it shares the tokenizer's.
+            it; without one it shares that of the tokens, where that is named or the published one.
         dtype: of the VLM's and the expert's weights on disk.
-        fm_settings, vq_settings: ``draws`` and ``temperature`` of ``load_policy``, where it is not given them.
+        fm_settings, vq_settings: ``patience``, and ``draws`` and ``temperature`` of ``load_policy`` where it is not
+            given them.
 
     Returns:
         The bundle files, each of which `load_policy` takes.
 
     Raises:
-        CheckpointError: a part is missing or damaged, or ``out`` holds something already.
+        CheckpointError: a part is missing or damaged, the VLM writes tokens of another tokenizer, or ``out`` holds
+            something already.
+        NormalizerError: see rdt2.matching.resolve; the expert's is not known.
     """
     from rdt2.vlm import VLMProcessor, load_vlm, save_vlm
 
     out = Path(out)
     writes = vlm if own_normalizer(vlm) is not None else None
-    of_tokens = resolve(
-        normalizer, option=OPTION, models={"the action tokenizer": tokenizer, "the VLM": writes}
-    ).normalizer
+    of_tokens = resolve(normalizer, models={"the action tokenizer": tokenizer, "the VLM": writes}).normalizer
+    decoder = ActionTokenizer.from_pretrained(tokenizer)
+    made = require_decoded_by(vlm, TokenOrigin(decoder.digest, of_tokens.digest))
+    of_expert = None if expert is None else _of_expert(expert, of_tokens, named=normalizer is not None)
     with whole_folder(out, error=CheckpointError) as partial:
         save_vlm(load_vlm(vlm), partial / "vlm", dtype=dtype)
         VLMProcessor.beside(vlm).save_pretrained(partial / "vlm")
-        ActionTokenizer.from_pretrained(tokenizer).save_pretrained(partial / "tokenizer")
+        decoder.save_pretrained(partial / "tokenizer")
         for folder in (partial, partial / "vlm", partial / "tokenizer"):
             of_tokens.save_pretrained(folder)
-        if (made := read_origin(locate(vlm, (TOKENS_FILE,)))) is not None:
+        if made is not None:
             write_origin(partial / "vlm", made)
-        if expert is not None:
+        if expert is not None and of_expert is not None:
             Expert.from_pretrained(expert, dtype=dtype).save_pretrained(partial / "expert")
-            own = own_normalizer(expert)
-            (of_tokens if own is None else own.normalizer).save_pretrained(partial / "expert")
+            of_expert.save_pretrained(partial / "expert")
     vlm, tokenizer, expert_out = out / "vlm", out / "tokenizer", out / "expert"
     bundles = [
         save_bundle(
@@ -84,3 +87,16 @@ def export_policies(
             )
         )
     return bundles
+
+
+def _of_expert(expert: str | Path, of_tokens: LinearNormalizer, *, named: bool) -> LinearNormalizer:
+    """The normalizer of an expert: its own, else that of the tokens, where it is sure to be the expert's, too."""
+    if (own := own_normalizer(expert)) is not None:
+        return own.normalizer
+    if not named and of_tokens.digest != PUBLISHED_DIGEST:
+        raise NormalizerError(
+            f"the expert {expert} has no normalizer beside it, and that of the action tokens ({of_tokens.digest}) "
+            f"is not the published one ({UMI_FILE_NAME}): its numbers may mean other metres. Put the one it was "
+            f"trained with beside it, or name one for both with {OPTION}."
+        )
+    return of_tokens

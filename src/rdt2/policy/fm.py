@@ -16,12 +16,11 @@ from rdt2.observation import Observation
 from rdt2.policy.base import (
     OneProcess,
     Stopwatch,
-    checked_observations,
-    checked_promises,
     draw_noise,
     finished_chunk,
     model_pictures,
 )
+from rdt2.policy.questions import checked_observations, checked_promises
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8

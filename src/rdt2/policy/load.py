@@ -12,27 +12,29 @@ import torch
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.files import require_file
 from rdt2.hub import locate
-from rdt2.matching import OPTION, own_normalizer, require_made_by, resolve
+from rdt2.matching import own_normalizer, require_decoded_by, resolve
 from rdt2.normalizer import FILE_NAMES
-from rdt2.origin import TOKENS_FILE, TokenOrigin, read_origin
+from rdt2.origin import TokenOrigin
 from rdt2.packed import pack_linears
 from rdt2.policy import bundle
 from rdt2.policy.bundle import REQUIRED, Bundle, Kind, bundle_files, find_bundle, read_bundle
+from rdt2.policy.client import Client, is_address, open_client
 from rdt2.policy.compiled import CompiledFMPolicy, CompiledVQPolicy
 from rdt2.policy.fm import FMPolicy
 from rdt2.policy.place import checked_device, checked_dtype
-from rdt2.policy.spec import PolicySpec
+from rdt2.policy.spec import BUILT_IN, PolicySpec
 from rdt2.policy.vq import VQPolicy, check_draws
+from rdt2.registry import did_you_mean
 
 if TYPE_CHECKING:
     from rdt2.expert import Expert
     from rdt2.vlm import VLMProcessor
 
 DEMOS = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
-ALIASES = {"demo-fm": DEMOS / "fm.json", "demo-vq": DEMOS / "vq.json"}
+ALIASES = {name: DEMOS / f"{name.removeprefix('demo-')}.json" for name in BUILT_IN}
 
 
-def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMPolicy:
+def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMPolicy | Client:
     """Loads a policy, strictly: nothing missing is replaced by random weights.
 
     Args:
@@ -41,6 +43,7 @@ def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMP
             a bundle: a ``.json`` file, or a folder (or hub repository) that holds ``policy.json`` or a single other;
             the folder or hub id of an RDT2-FM expert, with ``vlm`` (RDT2-VQ) and ``normalizer``;
             the folder or hub id of an RDT2-VQ model, with ``tokenizer`` and ``normalizer``;
+            "ws://host:8000", a server of `rdt2 serve`, with ``api_key_file`` and ``jpeg``;
             or a :class:`PolicySpec`.
         options: the fields of :class:`PolicySpec`: ``vlm``, ``processor``, ``tokenizer``, ``normalizer`` (which replace
             a bundle's), ``device``, ``dtype``, ``steps``, ``temperature``, ``draws``, ``quantize``, ``offload``,
@@ -51,8 +54,11 @@ def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMP
         ConfigError: if there is no such option, steps is not a positive number, the device is not there or has too
             little memory, or a library is missing.
         NormalizerError: if the normalizer cannot be read or trusted.
+        ServingError: a server that cannot be reached, or refuses.
     """
     spec = PolicySpec.of(path, **options)
+    if is_address(spec.policy):
+        return open_client(spec)
     if spec.compile and spec.offload:
         raise ConfigError(
             "a compiled policy keeps its weights on the device: leave out offload= or compile=True."
@@ -104,11 +110,13 @@ def _resolve(path: str, given: dict[str, str]) -> Bundle:
         if not file.is_file():
             raise CheckpointError(
                 f"{path}: the demo checkpoint {file} is not there. Install the package with its checkpoints, "
-                "or train one as the README shows."
+                "or train one as docs/training.md shows."
             )
         return _override(read_bundle(file), given)
     if path.endswith(".json"):
         return _override(read_bundle(Path(path).expanduser()), given)
+    if not os.path.lexists(os.path.expanduser(path)) and (meant := did_you_mean(path, ALIASES)):
+        raise CheckpointError(f"{path}: no such policy, and no folder of that name is here.{meant}")
     folder = _folder(path)
     if (found := find_bundle(folder)) is not None:
         return _override(read_bundle(found), given)
@@ -157,7 +165,9 @@ def _kind_of(folder: Path, path: str) -> Kind:
         return "vq"
     if "pred_horizon" in config:
         return "fm"
-    hint = "an action tokenizer: pass it as tokenizer=" if "n_codebooks" in config else "of another model"
+    hint = (
+        "an action tokenizer: pass it as tokenizer=FOLDER" if "n_codebooks" in config else "of another model"
+    )
     raise CheckpointError(
         f"{file} is {hint}. Expected an RDT2-FM expert or a Qwen2.5-VL model (model_type is "
         f"{config.get('model_type')!r})."
@@ -179,9 +189,7 @@ def _load_fm(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
     from rdt2.vlm import load_vlm
 
     # Cheap things first: what does not fit is said before gigabytes are read.
-    normalizer = resolve(
-        parts["normalizer"], option=OPTION, models={"the expert": parts["expert"]}
-    ).normalizer
+    normalizer = resolve(parts["normalizer"], models={"the expert": parts["expert"]}).normalizer
     processor = _load_processor(parts)
     steps, draws = spec.steps, parts.settings.get("draws", 1) if spec.draws is None else spec.draws
     if steps is not None and steps < 1:
@@ -215,14 +223,11 @@ def _load_vq(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
     check_draws(draws, temperature)
     normalizer = resolve(
         parts["normalizer"],
-        option=OPTION,
         models={"the VLM": parts["vlm"], "the action tokenizer": parts["tokenizer"]},
     ).normalizer
     processor = _load_processor(parts)
     tokenizer = ActionTokenizer.from_pretrained(parts["tokenizer"])
-    if (made := read_origin(locate(parts["vlm"], (TOKENS_FILE,)))) is not None:
-        used = TokenOrigin(tokenizer.digest, normalizer.digest)
-        require_made_by(made, f"the VLM {parts['vlm']}", other=used, by="this policy would decode them by")
+    require_decoded_by(parts["vlm"], TokenOrigin(tokenizer.digest, normalizer.digest))
     tokenizer.to(device)
     model = load_vlm(parts["vlm"], dtype=dtype, device=device, quantize=spec.quantize, offload=spec.offload)
     pack_linears(model.model)  # not the head, of which a few rows are all that decoding reads

@@ -17,18 +17,31 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rdt2.allocation import keep_freed_memory
 from rdt2.errors import CheckpointError, RDT2Error
 from rdt2.policy.spec import PolicySpec
+from rdt2.threads import end_with_parent
 
 if TYPE_CHECKING:
     from rdt2.action import ActionChunk, Promise
     from rdt2.observation import Observation
     from rdt2.policy.base import Policy
 
+_PIPE_BYTES = 2**20  # what Linux allows everybody
+
 Opener = Callable[[PolicySpec], "Policy"]
+Describer = Callable[[PolicySpec, "Policy"], Any]
+
+_DIED = (
+    "the policy's process has died (exit code {}; -9: killed, often because memory ran out). Start another one, and if "
+    "it dies again try the policy alone: rdt2 predict."
+)
+NICE = 5
+"""How far it stands back behind those who drive arms, where the cores do not suffice for all."""
 
 
 class PolicyProcess:
@@ -39,20 +52,29 @@ class PolicyProcess:
     Args:
         spec: which policy; it is loaded there.
         open: what loads it, a function of a module; None is `load_policy`.
+        describe: what is to be known of it here, a function of a module that is called there with the spec and the
+            policy; what it returns is `about`.
 
     Raises:
         Whatever loading raises. CheckpointError: the process died while it loaded.
     """
 
-    def __init__(self, spec: PolicySpec, *, open: Opener | None = None) -> None:
+    def __init__(
+        self, spec: PolicySpec, *, open: Opener | None = None, describe: Describer | None = None
+    ) -> None:
         context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
         self._asking, self._closed = threading.Lock(), False
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, spec, open), name="policy", daemon=True)
+        asked, self._ask = context.Pipe(duplex=False)
+        self._told, answer = context.Pipe(duplex=False)
+        _widen(self._ask)
+        self._process = context.Process(
+            target=_serve, args=(asked, answer, spec, open, describe), name="policy", daemon=True
+        )
         self._process.start()
-        theirs.close()
+        asked.close()
+        answer.close()
         try:
-            self.keeps_promises, self.patience = self._reply()
+            self.keeps_promises, self.patience, self.about = self._reply()
         except BaseException:
             self.close()
             raise
@@ -61,6 +83,11 @@ class PolicyProcess:
     def pid(self) -> int:
         """Of the process that computes."""
         return int(self._process.pid or 0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it may be asked."""
+        return not self._closed and self._process.is_alive()
 
     def predict(
         self,
@@ -74,10 +101,16 @@ class PolicyProcess:
             if self._closed:
                 self._gone()
             try:
-                self._pipe.send((observations, seed, promised))
+                self._ask.send((observations, seed, promised))
             except OSError:
                 self._gone()
             return self._reply()
+
+    def died(self) -> str:
+        """What became of its process if it ended by itself, known at once; empty while it lives. Never waits."""
+        if self._closed or not connection.wait([self._process.sentinel], 0):
+            return ""
+        return _DIED.format(self._process.exitcode)
 
     def close(self) -> None:
         """End the process, also in the middle of a prediction: whoever waits for it gets a CheckpointError. Again:
@@ -86,7 +119,8 @@ class PolicyProcess:
         self._process.kill()
         with self._asking:
             self._process.join()
-            self._pipe.close()
+            self._ask.close()
+            self._told.close()
 
     def __enter__(self) -> PolicyProcess:
         return self
@@ -96,7 +130,7 @@ class PolicyProcess:
 
     def _reply(self) -> Any:
         try:
-            good, value = self._pipe.recv()
+            good, value = self._told.recv()
         except (EOFError, OSError):
             self._gone()
         if not good:
@@ -107,34 +141,45 @@ class PolicyProcess:
         if self._closed:
             raise CheckpointError("the policy's process was closed. Start another one.") from None
         self._process.join(1.0)
-        raise CheckpointError(
-            f"the policy's process has died (exit code {self._process.exitcode}; -9: killed, often because memory ran "
-            "out). Start another one, and if it dies again try the policy alone: rdt2 predict."
-        ) from None
+        raise CheckpointError(_DIED.format(self._process.exitcode)) from None
 
 
-def _serve(pipe: Connection, spec: PolicySpec, open: Opener | None) -> None:
+def _serve(
+    asked: Connection, answer: Connection, spec: PolicySpec, open: Opener | None, describe: Describer | None
+) -> None:
     """Load a policy and answer, until whoever asks has gone."""
     for name in ("SIGINT", "SIGHUP"):  # of the terminal: meant for the process that must stop the arms
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(NICE)
+    keep_freed_memory()
+    end_with_parent()
     with contextlib.suppress(EOFError, OSError):
         try:
             policy = (open or _load)(spec)
-            pipe.send((True, (policy.keeps_promises, policy.patience)))
+            about = None if describe is None else describe(spec, policy)
+            answer.send((True, (policy.keeps_promises, policy.patience, about)))
         except Exception as error:
-            pipe.send((False, _told(error)))
+            answer.send((False, _told(error)))
             return
         while True:
-            observations, seed, promised = pipe.recv()
-            asked = {"seed": seed} if promised is None else {"seed": seed, "promised": promised}
-            answer: tuple[bool, Any]
+            observations, seed, promised = asked.recv()
+            options = {"seed": seed} if promised is None else {"seed": seed, "promised": promised}
+            reply: tuple[bool, Any]
             try:
-                answer = True, policy.predict(observations, **asked)
+                reply = True, policy.predict(observations, **options)
             except Exception as error:
-                answer = False, _told(error)
-            pipe.send(answer)
+                reply = False, _told(error)
+            answer.send(reply)
+
+
+def _widen(pipe: Connection) -> None:
+    """Let two pictures through at once, where the system can: else both sides wait for each other many times."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _load(spec: PolicySpec) -> Policy:
@@ -143,18 +188,11 @@ def _load(spec: PolicySpec) -> Policy:
     return load_policy(spec)
 
 
-def _end_with_parent() -> None:
-    """Also in the middle of a prediction that never ends."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _told(error: Exception) -> Exception:
     """The error itself where it can be sent, else its words; of one that nobody foresaw, the place goes to stderr."""
     if not isinstance(error, RDT2Error):
         traceback.print_exc()
+    error.__dict__["remote_traceback"] = traceback.format_exc()
     try:
         # A trial of what the pipe will do with it; nothing from outside is read.
         pickle.loads(pickle.dumps(error))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rdt2.errors import ConfigError
+from rdt2.registry import did_you_mean
+
+BUILT_IN = ("demo-fm", "demo-vq")
+"""Policies that come with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,8 @@ class PolicySpec:
     """
 
     policy: str = "demo-fm"
-    """Folder, policy.json or hub id; demo-fm and demo-vq are built in; in evaluations untrained has random weights."""
+    """Folder, policy.json or hub id; demo-fm and demo-vq are built in; in evaluations untrained has random weights;
+    ws://host:8000 is a server of rdt2 serve."""
     revision: str | None = None
     """Branch, tag or commit of the policy's hub repository; for other parts write owner/name@revision."""
     vlm: str | None = None
@@ -50,6 +54,13 @@ class PolicySpec:
     compile: bool = False
     """Compile the policy first: takes up to some minutes, then chunks come faster, on a GPU several times."""
 
+    api_key_file: str | None = None
+    """File with an API key, one line. Of rdt2 serve: the key that clients must know; with --policy ws://..., the key to
+    send."""
+    jpeg: bool = False
+    """Send a server its pictures compressed, exactly as the policies compress them anyway: a tenth of the bytes, for
+    slow networks; the chunks are the same."""
+
     @classmethod
     def of(cls, policy: str | Path | PolicySpec, **options: Any) -> PolicySpec:
         """A spec with some options set. Paths, numbers of devices and torch's devices and dtypes become their names.
@@ -61,10 +72,9 @@ class PolicySpec:
         known = [each.name for each in dataclasses.fields(cls)]
         for name in options:
             if name not in known[1:]:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known[1:])}."
-                raise ConfigError(f"load_policy has no option {name!r}. {hint}")
-        for name in ("vlm", "processor", "tokenizer", "normalizer", "dtype", "device"):
+                hint = did_you_mean(name, known) or f" There are: {', '.join(known[1:])}."
+                raise ConfigError(f"load_policy has no option {name!r}.{hint}")
+        for name in ("vlm", "processor", "tokenizer", "normalizer", "dtype", "device", "api_key_file"):
             value = options.get(name)
             if value is not None and not isinstance(value, str):
                 is_number = isinstance(value, int) and not isinstance(value, bool)

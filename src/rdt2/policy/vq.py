@@ -15,12 +15,11 @@ from rdt2.observation import Observation
 from rdt2.policy.base import (
     OneProcess,
     Stopwatch,
-    checked_observations,
-    checked_promises,
     finished_chunk,
     model_pictures,
     row_generators,
 )
+from rdt2.policy.questions import checked_observations, checked_promises
 from rdt2.tokenizer import ActionTokenizer
 from rdt2.vlm.decode import check_temperature
 

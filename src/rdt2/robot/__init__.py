@@ -12,8 +12,11 @@ from rdt2.robot.protocols import (
     Frame,
     Gripper,
     GripperState,
+    GuidedArm,
     Health,
     Timing,
+    Tracker,
+    TrackerState,
 )
 from rdt2.robot.robot import Robot
 from rdt2.robot.waypoints import PoseTrajectory, WidthTrajectory
@@ -28,9 +31,12 @@ __all__ = [
     "Frame",
     "Gripper",
     "GripperState",
+    "GuidedArm",
     "Health",
     "PoseTrajectory",
     "Robot",
     "Timing",
+    "Tracker",
+    "TrackerState",
     "WidthTrajectory",
 ]

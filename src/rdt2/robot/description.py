@@ -1,4 +1,4 @@
-"""What an arm is made of: links, joints and shapes. The cell builds arms from it, safety keeps clear of it."""
+"""What arms and grippers are made of: links, joints, shapes. The cell builds them from it, safety keeps clear of it."""
 
 from __future__ import annotations
 
@@ -62,3 +62,44 @@ class ArmModel:
     stiffness: tuple[float, ...]
     """Position gain of each joint servo, N m/rad."""
     base_shapes: tuple[Shape, ...]
+    together: tuple[tuple[int, int], ...] = ()
+    """Links, the first is 1, that cannot meet within their joints' limits, though shapes as simple as these would."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A solid piece in the frame of the gripper or of one finger, metres and kg."""
+
+    kind: str
+    """"box", or "cylinder" with its axis along z."""
+    half_size: Vector
+    """Of a box along x, y, z; of a cylinder its radius, half its length, and nothing."""
+    position: Vector
+    colour: Colour
+    mass: float
+    tilt: float = 0.0
+    """Turn about y, radians."""
+    collides: bool = True
+    name: str = ""
+
+    @property
+    def half_box(self) -> Vector:
+        """Half extents of the box that holds it."""
+        if self.kind == "box":
+            return self.half_size
+        radius, half, _ = self.half_size
+        return radius, radius, half
+
+
+@dataclass(frozen=True)
+class GripperModel:
+    """A parallel-jaw gripper. Its frame sits where it mounts: z points to the fingertips, y is the opening axis, and
+    the wrist camera is on the +x side."""
+
+    palm: tuple[Part, ...]
+    """What moves with the flange, the camera included."""
+    fingers: tuple[tuple[Part, ...], tuple[Part, ...]]
+    """Towards +y and -y, each in a frame that is at `finger_z` when the jaws are closed and slides along y by half the
+    opening."""
+    finger_z: float
+    """Height of the fingers' frames above the gripper's, metres."""

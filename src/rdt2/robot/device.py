@@ -33,9 +33,15 @@ class BaseDevice:
         """
 
     def connect(self) -> None:
+        """Reach the device; nothing moves."""
         self._connected = True
 
     def enable(self) -> None:
+        """Let it take commands; it stays where it is.
+
+        Raises:
+            RobotError: it is not connected, or still moves.
+        """
         if not self._connected:
             raise RobotError(f"the {self.name} is not connected. Call connect() first.")
         if not self._enabled:
@@ -43,9 +49,11 @@ class BaseDevice:
         self._enabled = True
 
     def health(self) -> Health:
+        """Whether it may be used, and why not."""
         return Health(self._connected, self._enabled, self._stopped, self._fault)
 
     def stop(self) -> None:
+        """Brake, and stay stopped until `recover`. Does nothing where it is not connected, or stopped already."""
         if self._connected and not self._stopped:
             self._stopped = True
             self._brake()
@@ -56,11 +64,17 @@ class BaseDevice:
         self.stop()
 
     def recover(self) -> None:
+        """After a person's word: forget the fault and take commands again, from where it is.
+
+        Raises:
+            RobotError: it still moves.
+        """
         if self._stopped:
             self._rest()
         self._stopped, self._fault = False, ""
 
     def close(self) -> None:
+        """Stop, and let go of the device."""
         self.stop()
         self._connected = self._enabled = self._stopped = False
         self._fault = ""

@@ -7,6 +7,10 @@ with a time; `rdt2.robot.waypoints` states the rule by which every device follow
 A device is connected, then enabled, and moves only while it is both, has no fault, and is not stopped. What stops
 it (`stop`, a fault, 100 ms without a command while it moves) lets it decelerate and keeps it stopped: only a
 person's word, `recover`, lets it move again.
+
+After its last waypoint a device stays there, also where it gets there fast. Who says one step at a time, as the loop
+does, sends the way to rest behind every step: the next step replaces it, and where none comes, because the sender hangs
+or is killed, the device is already on its way to rest when it stops by itself.
 """
 
 from __future__ import annotations
@@ -54,6 +58,23 @@ class GripperState:
 
 
 @dataclass(frozen=True)
+class TrackerState:
+    """Where a tracker was measured to be, and whether that may be believed."""
+
+    timestamp: float
+    """When it was measured, seconds of the robot's clock."""
+    sequence: int
+    """Grows by one with each new measurement."""
+    pose: Float[ndarray, "4 4"]
+    """The tracker, with the axes of the handheld gripper (see `rdt2.devices.tracker_drivers`), in the base frame of its
+    tracking system, metres. That frame need not have z up."""
+    valid: bool
+    """False: it was not seen, or jumped; the pose is then whatever was said."""
+    reason: str = ""
+    """Why it is not valid, in words."""
+
+
+@dataclass(frozen=True)
 class Frame:
     """One picture of a wrist camera."""
 
@@ -98,6 +119,34 @@ class Health:
             return self.fault or "not connected"
         stopped = "stopped" if self.stopped else "" if self.enabled else "not enabled"
         return ": ".join(word for word in (stopped, self.fault) if word)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that is set on a device, against what the robot's yaml says."""
+
+    name: str
+    """"payload", "speed slider", "tool", "exposure": what a person would look up."""
+    expected: str
+    """In words, with its unit: "0.82 kg"."""
+    got: str
+    """What the device says."""
+    ok: bool
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A device that can tell how it is set up; a driver offers it where it can."""
+
+    def checks(self) -> list[Check]:
+        """Look up what `device:` and the settings say of it; called when it is connected, and again when it is enabled.
+
+        What only `enable` sets is left out before. What the device cannot tell is left out: a person is asked.
+
+        Raises:
+            RobotError: it does not answer.
+        """
+        ...
 
 
 @runtime_checkable
@@ -181,6 +230,33 @@ class Arm(Device, Protocol):
 
 
 @runtime_checkable
+class JointArm(Arm, Protocol):
+    """An arm that can also be led along joint angles, which brings it home; a driver offers it where it can."""
+
+    def execute_joints(self, times: Float[ndarray, " n"], joints: Float[ndarray, "n j"]) -> None:
+        """Have the joints be at `joints` (radians) at `times`, under the rules of `execute`.
+
+        Raises:
+            SafetyError, LateError: as `execute`. Nothing has changed then.
+        """
+        ...
+
+
+@runtime_checkable
+class GuidedArm(Arm, Protocol):
+    """An arm that a person can move by hand (freedrive); a driver offers it where it can."""
+
+    def guide(self, on: bool) -> None:
+        """On: let a person move it, from rest; it is sent no commands meanwhile. Off: hold it where it is, at rest, and
+        follow commands again; `stop` ends it, too. Again: nothing happens.
+
+        Raises:
+            RobotError: it refuses, or it still moves when it is to be held.
+        """
+        ...
+
+
+@runtime_checkable
 class Gripper(Device, Protocol):
     """A parallel-jaw gripper."""
 
@@ -196,6 +272,19 @@ class Gripper(Device, Protocol):
 
         Raises:
             SafetyError: as `Arm.execute`, or a width outside of the stroke. Nothing has changed then.
+        """
+        ...
+
+
+@runtime_checkable
+class Tracker(Device, Protocol):
+    """Something that a tracking system follows: on a handheld gripper, or on an arm while it is calibrated."""
+
+    def state(self) -> TrackerState:
+        """The latest measurement; does not wait for another one.
+
+        Raises:
+            RobotError: not connected.
         """
         ...
 

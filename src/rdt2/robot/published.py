@@ -22,6 +22,9 @@ TRACKER_TO_POLICY = [[1, 0, 0, 0], [0, 1, 0, 0.078], [0, 0, 1, -0.026705], [0, 0
 MODELS = {"ur5e": "ur5e", "franka": "fr3", "franka_research_3": "fr3", "fr3": "fr3"}
 OWN = ("name", "kind", "arms", "safety", "cell")
 
+ZHIXING = {"model": "ctag2f120", "mount": [[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}
+"""The published gripper: its fingers open along the flange's x axis, its camera is on the -y side."""
+
 _ROBOT = {"robot_type", "robot_action_latency", "tcp_offset", "height_threshold", "unified_tx"}
 _ROBOT_DEVICE = {
     "robot_ip": "address",
@@ -36,9 +39,9 @@ _GRIPPER_DEVICE = {
     "gripper_obs_latency": "observation_latency", "closed_width": "closed_width",
     "finger_thickness": "finger_thickness",
 }  # fmt: skip
-_CAMERA_DEVICE = {
-    name: name for name in ("serial", "fps", "put_desired_frequency", "input_res", "output_res", "name")
-}
+_CAMERA = {"put_desired_frequency", "input_res", "output_res", "name"}
+"""Of the program that kept the pictures; here the newest is read, and seen as the models see it."""
+_CAMERA_DEVICE = {"serial": "serial", "fps": "fps"}
 
 
 def is_published(values: Mapping[str, Any]) -> bool:
@@ -80,7 +83,7 @@ def translate(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
             "tx_tracker_to_policy": TRACKER_TO_POLICY,
             "gripper": _gripper(parts["grippers"][i], f"{where}: grippers[{i}]"),
             "camera": {
-                "device": _device(parts["cameras"][i], _CAMERA_DEVICE, set(), f"{where}: cameras[{i}]")
+                "device": _device(parts["cameras"][i], _CAMERA_DEVICE, _CAMERA, f"{where}: cameras[{i}]")
             },
         }
         height = robot.get("height_threshold")
@@ -151,7 +154,12 @@ def _arm(robot: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _gripper(gripper: Mapping[str, Any], where: str) -> dict[str, Any]:
     names = {"gripper_action_latency": "latency", "open_width": "stroke"}
     ours: dict[str, Any] = {ours: gripper[theirs] for theirs, ours in names.items() if theirs in gripper}
-    return {**ours, "device": _device(gripper, _GRIPPER_DEVICE, _GRIPPER, where)}
+    device = _device(gripper, _GRIPPER_DEVICE, _GRIPPER, where)
+    if gripper.get("gripper_type") == "zhixing":
+        ours |= ZHIXING
+        if "open_width" in gripper:  # also what its fully open position is called, beside the stroke
+            device["open_width"] = gripper["open_width"]
+    return {**ours, "device": device}
 
 
 def _device(

@@ -24,8 +24,10 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
@@ -47,7 +49,7 @@ def read_mapping(source: str | Path) -> tuple[Path, dict[str, Any], str]:
     """
     from rdt2.robot.published import is_published, translate
 
-    path = _find(source)
+    path = find(source)
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
     except OSError as error:
@@ -71,22 +73,27 @@ def read_mapping(source: str | Path) -> tuple[Path, dict[str, Any], str]:
     return path, {"name": path.stem, **translate(values, where=str(path))}, remark
 
 
-def _find(source: str | Path) -> Path:
+def find(source: str | Path) -> Path:
+    """The file of a robot: a path, or the name of one of the package's. Raises ConfigError: there is none."""
     path = Path(source).expanduser()
     if path.suffix.lower() in (".yaml", ".yml", ".json") or len(path.parts) != 1:
         if path.is_file():
             return path
-        raise ConfigError(f"{path}: no such file. A robot is the path of a yaml file, or one of {_names()}.")
+        raise ConfigError(
+            f"{path}: no such file.{did_you_mean(path.stem, shipped())} A robot is the path of a yaml file, or one of "
+            f"{', '.join(shipped())}."
+        )
     named = CONFIGS / f"{source}.yaml"
     if named.is_file():
         return named
     raise ConfigError(
-        f"there is no robot called {str(source)!r}, only {', '.join(_names())}.{did_you_mean(str(source), _names())} "
+        f"there is no robot called {str(source)!r}, only {', '.join(shipped())}.{did_you_mean(str(source), shipped())} "
         "A robot of your own is the path of its yaml file."
     )
 
 
-def _names() -> tuple[str, ...]:
+def shipped() -> tuple[str, ...]:
+    """Names of the robots whose yaml comes with the package."""
     return tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 
 
@@ -121,7 +128,7 @@ def _line(kind: type[BaseModel], detail: ErrorDetails) -> str:
         return (
             f"{key}: is no setting.{did_you_mean(str(place[-1]), known)} Settings here: {', '.join(known)}."
         )
-    if "[key]" in detail["loc"]:
+    if "[key]" in detail["loc"] and place[0] == "arms":
         return f"{key}: is no side of a robot, expected right or left."
     if detail["type"] == "value_error":
         expected = str(detail["ctx"]["error"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rdt2.action import ARMS
 from rdt2.errors import ConfigError, LateError, RobotError, SafetyError
-from rdt2.robot.protocols import Arm, Camera, Clock, Device, Gripper
+from rdt2.robot.protocols import Arm, Camera, Clock, Device, Gripper, Health
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -161,7 +161,11 @@ class Robot:
             except Exception as error:
                 found.append(f"{name}: does not say how it is ({_words(error)})")
             else:
-                if not health.ok:
+                if not isinstance(health, Health):
+                    found.append(
+                        f"{name}: its health() gave {health!r}, expected a Health. Look at its driver."
+                    )
+                elif not health.ok:
                     found.append(f"{name}: {health}")
         return found
 

@@ -19,14 +19,19 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from rdt2.errors import ConfigError
+from rdt2.registry import Registry
+from rdt2.robot.grippers import GRIPPERS
 from rdt2.robot.models import ARM_MODELS
-from rdt2.sim.settings import CellSettings
+from rdt2.robot.sense import require_apart, require_reached, require_sense
+from rdt2.robot.world import CellSettings
 
 if TYPE_CHECKING:
     from rdt2.robot.kinematics import ArmKinematics
 
-SAME_PLACE = 0.1
-"""Metres: two arms whose bases are nearer than this stand in each other."""
+LONGEST_STOP = 2.0
+"""Seconds in which an arm must be able to come to rest."""
+THIN = 0.01
+"""Metres: a workspace that is thinner lets an arm move nowhere."""
 
 
 # ------------------------------------------------------------------------------------------------- kinds of values
@@ -61,9 +66,18 @@ def _pose(value: Any) -> np.ndarray:
 
 
 def _model(value: Any) -> Any:
-    if value is not None:
-        ARM_MODELS[value]  # says which there are, and the nearest
+    return None if value is None else _named(ARM_MODELS, value)
+
+
+def _named(kinds: Registry[Any], value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"expected the name of a description, one of {', '.join(kinds)}")
+    kinds[value]  # says which there are, and the nearest
     return value
+
+
+def _gripper(value: Any) -> Any:
+    return _named(GRIPPERS, value)
 
 
 def _side(value: Any) -> Any:
@@ -122,10 +136,23 @@ class Bounds(_Settings):
         for axis, low, high in zip("xyz", self.low, self.high, strict=True):
             if not low < high:
                 raise ValueError(f"low {axis} is {low:g} and high {axis} is {high:g}: expected low < high")
+            if high - low < THIN:
+                raise ValueError(
+                    f"the box is {1e3 * (high - low):g} mm wide along {axis}: the TCP could move nowhere; "
+                    "expected metres"
+                )
             if max(-low, high) > 5:
                 raise ValueError(
-                    f"the box reaches from {low:g} to {high:g} along {axis}: a bound beyond 5 m bounds nothing; "
+                    f"low {axis} is {low:g} and high {axis} is {high:g}: a bound beyond 5 m bounds nothing; "
                     "expected metres in the cell frame"
+                )
+        for names in (("speed", "acceleration", "jerk"), ("turn_rate", "turn_acceleration", "turn_jerk")):
+            speed, acceleration, jerk = (getattr(self, name) for name in names)
+            if (seconds := speed / acceleration + acceleration / jerk) > LONGEST_STOP:
+                said = ", ".join(f"{name} {getattr(self, name):g}" for name in names)
+                raise ValueError(
+                    f"with {said} an arm at full speed needs {seconds:.3g} s to come to rest: expected "
+                    f"{LONGEST_STOP:g} s at most (metres or radians, and seconds)"
                 )
         return self
 
@@ -133,6 +160,13 @@ class Bounds(_Settings):
 class GripperSettings(_Settings):
     """One gripper."""
 
+    model: Annotated[str, BeforeValidator(_gripper)] = Field(
+        description="Which gripper, by the name of its description (ctag2f120, cell): the shape that is kept clear."
+    )
+    mount: Pose = Field(
+        description="4x4, the gripper's own frame (z out to the fingertips, y the way they open, the camera on the +x "
+        "side) in the arm's flange, metres; of a hand without joints, in the policy's frame."
+    )
     scale: Number = Field(
         gt=0, le=10, allow_inf_nan=False,
         description="Real opening for each metre of the models' opening; 0.1 / 0.088 for the Zhixing gripper.",
@@ -140,7 +174,9 @@ class GripperSettings(_Settings):
     stroke: Number = Field(
         gt=0, le=0.5, allow_inf_nan=False, description="Largest real opening between the fingers, metres."
     )
-    latency: Number = _seconds("Seconds from a command to the fingers' motion.")
+    latency: Number = _seconds(
+        "Seconds that the fingers are behind what they are commanded: until they begin, and what their servo trails by."
+    )
     clock_error: Number = _seconds("Bound of what its stamps may be off the robot's clock, seconds.")
     device: dict[str, Plain] = Field(
         default={}, description="What its driver needs to find and set it up: serial number, port, force."
@@ -222,6 +258,24 @@ class ArmSettings(_Settings):
         return self
 
 
+class Obstacle(_Settings):
+    """A box that stands around the arms: a wall, a shelf, a post."""
+
+    centre: Point = Field(description="Its middle in the cell frame, metres.")
+    size: Point = Field(description="Its edges along its own x, y and z, metres.")
+    turn: Finite = Field(
+        default=0.0, ge=-360, le=360, description="Degrees that it is turned about the vertical."
+    )
+
+    @model_validator(mode="after")
+    def _solid(self) -> Obstacle:
+        if min(self.size) <= 0 or max(self.size) > 20:
+            raise ValueError(
+                f"size is {list(self.size)}: expected three edges of more than 0 and up to 20 metres"
+            )
+        return self
+
+
 class SafetySettings(_Settings):
     """What keeps people, arms and the table whole, whatever the policy asks."""
 
@@ -234,12 +288,19 @@ class SafetySettings(_Settings):
         allow_inf_nan=False,
         description="Least distance of every part of an arm to the table, metres.",
     )
+    obstacles: dict[str, Obstacle] = Field(
+        default={},
+        description="What else stands within reach, by name: boxes (a wall is a thick one) that no moving part of an "
+        "arm may touch. The table is said by table_height alone; what an arm stands on may touch its base.",
+    )
     arm_clearance: Number = _positive(
-        0.5, "Least distance between the two arms, metres; parts of one arm keep 5 mm, or this if it is less."
+        0.5,
+        "Least distance between the two arms, and from an arm to an obstacle, metres; parts of one arm keep 5 mm, or "
+        "this if it is less.",
     )
     slow_within: Number = _positive(
         1,
-        "Distance of parts that come nearer to each other, of both arms or of one, at which they begin to slow down, "
+        "Distance of parts that come nearer to each other, or to an obstacle, at which they begin to slow down, "
         "metres. Over the table nothing slows: wishes are lifted, and an arm stops in time.",
     )
     joint_margin: Number = _positive(1, "Radians before a joint's limit at which the arm stops.")
@@ -299,21 +360,11 @@ class RobotSettings(_Settings):
             raise ValueError("arms is empty: expected right, left, or one of them")
         if self.cell is not None and self.kind != "cell":
             raise ValueError(f"cell is given for a robot of kind {self.kind}: expected none")
+        for side in self.sides:
+            require_sense(self, side)
         if len(self.arms) == 2:
-            apart = float(np.linalg.norm(self.arms["right"].base[:3, 3] - self.arms["left"].base[:3, 3]))
-            jointed = all(arm.model is not None for arm in self.arms.values())
-            if jointed and apart < SAME_PLACE:
-                raise ValueError(
-                    f"arms.right.base and arms.left.base are {1e3 * apart:.0f} mm apart: two arms cannot stand in the "
-                    "same place; expected where each stands in the cell frame"
-                )
-        for side, arm in self.arms.items():
-            floor = self.safety.table_height + self.safety.table_clearance
-            if arm.bounds.high[2] <= floor:
-                raise ValueError(
-                    f"arms.{side}.bounds.high ends at z = {arm.bounds.high[2]:g}, below the table with its clearance "
-                    f"({floor:g}): the arm could move nowhere"
-                )
+            require_apart(self)
+        require_reached(self)
         return self
 
     @property

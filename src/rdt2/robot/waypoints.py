@@ -125,9 +125,9 @@ class PoseTrajectory(_Trajectory["np.ndarray"]):
     def _blend(self, a: ndarray, b: ndarray, fraction: float) -> ndarray:
         if self._turn is None or self._turn[0] is not a or self._turn[1] is not b:
             # the same two waypoints are asked about hundreds of times a second
-            from scipy.spatial.transform import Rotation
+            from rdt2.robot.kinematics import nearest_rotation, rotation_vector
 
-            vector = Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).as_rotvec()
+            vector = rotation_vector(nearest_rotation(a[:3, :3].T @ b[:3, :3]))
             angle = float(np.linalg.norm(vector))
             x, y, z = vector / angle if angle > 1e-12 else vector
             self._turn = (a, b, angle, np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
@@ -139,6 +139,25 @@ class PoseTrajectory(_Trajectory["np.ndarray"]):
         pose[:3, 3] = a[:3, 3] + fraction * (b[:3, 3] - a[:3, 3])
         pose[:3, :3] = a[:3, :3] @ turn
         return pose
+
+
+class JointTrajectory(_Trajectory["np.ndarray"]):
+    """Waypoints that are joint angles (j,), radians: linear between them."""
+
+    def __init__(self, start: Float[ndarray, " j"], time: float = 0.0) -> None:
+        self._joints = np.shape(start)
+        super().__init__(self._check(_numbers(start)[None])[0], time)
+
+    def _check(self, values: ndarray) -> list[ndarray]:
+        if values.shape[1:] != self._joints or not np.isfinite(values).all():
+            raise SafetyError(
+                f"joint angles are {values.shape} (finite: {bool(np.isfinite(values).all())}), expected finite radians "
+                f"(n, {self._joints[0]})."
+            )
+        return list(values)
+
+    def _blend(self, a: ndarray, b: ndarray, fraction: float) -> ndarray:
+        return a + fraction * (b - a)
 
 
 class WidthTrajectory(_Trajectory[float]):

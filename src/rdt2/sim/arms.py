@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.robot.description import ArmModel, Shape
-from rdt2.robot.gripper import PALM
+from rdt2.robot.grippers.cell import PALM
 from rdt2.robot.kinematics import add_chain
 from rdt2.robot.models import arm_model, base_pose
 
@@ -33,7 +33,7 @@ def add_arm(
 
     Args:
         spec: an MjSpec in radians.
-        model: "ur5e" or "fr3".
+        model: "ur5e", "fr3", or another name of `rdt2.robot.models.ARM_MODELS`.
         side: "right" or "left".
         pose: (4, 4) base in the cell frame; default `base_pose(model, side)`.
         floor: height in the cell frame on which the pedestal stands.
@@ -46,6 +46,7 @@ def add_arm(
     arm = arm_model(model)
     pose = base_pose(model, side) if pose is None else np.asarray(pose, dtype=np.float64)
     bodies, mount = add_chain(spec, model, side, pose)
+    spec.add_text(name=f"{side}/arm", data=model)  # for the controller
     _draw(bodies[0], Shape((0, 0, floor - pose[2, 3]), (0, 0, 0), 0.09, PEDESTAL))
     # MuJoCo lets a body touch its parent where that stands fast
     spec.add_exclude(bodyname1=bodies[0].name, bodyname2=bodies[1].name)

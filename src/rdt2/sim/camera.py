@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
     from numpy import ndarray
 
+    from rdt2.robot.world import CameraWorld
     from rdt2.sim.cell import Cell
-    from rdt2.sim.settings import CameraWorld
 
 
 class CellCamera(BaseDevice):
@@ -60,7 +60,7 @@ class CellCamera(BaseDevice):
         return number / self._world.rate + self._late
 
     def read(self) -> Frame:
-        """The newest picture that has arrived, stamped by the camera's own clock."""
+        """The newest picture that has arrived, stamped by the camera's own clock. Raises RobotError: not connected."""
         if not self.health().connected:
             raise RobotError(f"the {self.name} is not connected. Call connect() first.")
         number, stamp, state = self.exposure()

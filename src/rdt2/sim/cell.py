@@ -22,9 +22,10 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS
 from rdt2.errors import ConfigError, SimulationError, TaskError
-from rdt2.registry import did_you_mean
+from rdt2.registry import MODULE, did_you_mean
 from rdt2.robot.models import ARM_MODELS, arm_model
 from rdt2.robot.robot import Robot
+from rdt2.robot.world import ArmWorld, CellSettings
 from rdt2.sim import render
 from rdt2.sim.building import add_room, add_tubes, build_scene
 from rdt2.sim.camera import CellCamera
@@ -32,7 +33,6 @@ from rdt2.sim.collisions import Collision, CollisionWatch
 from rdt2.sim.gripper import GripperController, gripper_spec, tcp_rotation
 from rdt2.sim.handheld import HandheldArm, Mover, site_pose
 from rdt2.sim.scene import Scene, Start
-from rdt2.sim.settings import ArmWorld, CellSettings
 
 if TYPE_CHECKING:
     import mujoco
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from rdt2.robot.settings import RobotSettings
 
 EMBODIMENTS = ("handheld", *ARM_MODELS)
-"""What carries the grippers: people's hands, or two arms of a kind that is described in `rdt2.robot.models`."""
+"""What carries the grippers: people's hands, or two arms of a kind that is described in `rdt2.robot.models`. An arm of
+any module, `my_module:MY_ARM`, does as well."""
 WRIST_SIZE = (384, 384)
 WATCHED = 4
 """Steps of the physics between two looks for collisions: 8 ms, as the servo's."""
@@ -94,6 +95,19 @@ def cell_settings(robot: str) -> RobotSettings:
     return settings
 
 
+def embodiment_of(settings: RobotSettings) -> str:
+    """What carries the grippers of a simulated robot: one of `EMBODIMENTS`.
+
+    Raises:
+        ConfigError: it is no simulated robot, or its two arms are of different kinds.
+    """
+    models = {arm.model for arm in settings.arms.values()}
+    if settings.kind != "cell" or len(models) > 1:
+        found = f"kind {settings.kind} with the arms {sorted(str(model) for model in models)}"
+        raise ConfigError(f"robot {settings.name!r} is of {found}, expected kind cell with one sort of arms.")
+    return models.pop() or "handheld"
+
+
 def controller_tcp(embodiment: str, side: str, world: ArmWorld) -> Float[ndarray, "4 4"]:
     """The TCP that the controller of an arm (or what holds a hand) speaks of, seen from between the fingertips."""
     tcp = np.eye(4)
@@ -138,7 +152,7 @@ def build_cell(
         TaskError: unknown embodiment.
     """
     render.load_mujoco()
-    if embodiment not in EMBODIMENTS:
+    if embodiment not in EMBODIMENTS and not MODULE.fullmatch(embodiment):
         raise TaskError(
             f"embodiment is {embodiment!r}, expected one of {', '.join(EMBODIMENTS)}."
             f"{did_you_mean(embodiment, EMBODIMENTS)}"
@@ -176,9 +190,11 @@ class CellClock:
         self._cell = cell
 
     def now(self) -> float:
+        """Simulated seconds."""
         return self._cell.time
 
     def sleep_until(self, time: float) -> None:
+        """Simulate until then."""
         self._cell.advance_to(time)
 
 
@@ -189,7 +205,7 @@ class Cell:
     time. Close it, or use it in a `with` statement.
 
     Args:
-        embodiment: what carries the grippers, one of `EMBODIMENTS`.
+        embodiment: what carries the grippers, one of `EMBODIMENTS`, or an arm of any module.
         scene: what stands on the table, and how it looks.
         settings: what its devices suffer from; None for nothing: pictures of this very moment, true measurements.
 
@@ -247,13 +263,7 @@ class Cell:
         Raises:
             ConfigError: it is no simulated robot, or its two arms are of different kinds.
         """
-        models = {arm.model for arm in settings.arms.values()}
-        if settings.kind != "cell" or len(models) > 1:
-            found = f"kind {settings.kind} with the arms {sorted(str(model) for model in models)}"
-            raise ConfigError(
-                f"robot {settings.name!r} is of {found}, expected kind cell with one sort of arms."
-            )
-        return cls(models.pop() or "handheld", scene, settings.cell)
+        return cls(embodiment_of(settings), scene, settings.cell)
 
     def _find_bodies(self) -> None:
         model = self.model
@@ -369,7 +379,7 @@ class Cell:
         state: Float[ndarray, " q"] | None = None,
     ) -> UInt8[ndarray, "h w 3"]:
         """RGB picture of "left", "right" (384x384) or "front" (640x480), or of another `size` (width,
-        height); as it is now, or in a `state` that was kept from `data.qpos`.
+        height); as it is now, or in a `state` that was kept from `data.qpos`. Raises TaskError for another camera.
         """
         if camera not in (*ARMS, "front"):
             raise TaskError(f"camera is {camera!r}, expected 'left', 'right' or 'front'.")
@@ -399,7 +409,7 @@ class Cell:
         return site_pose(self.data, self.model.site(name).id)
 
     def object_pose(self, name: str) -> Float[ndarray, "4 4"]:
-        """True pose of an object's middle (of a bowl's foot, of a button's cap)."""
+        """True pose of an object's middle (a bowl's foot, a button's cap), cell frame, metres. Raises TaskError."""
         body = self._objects.get(name)
         if body is None:
             raise TaskError(f"no object {name!r} in this scene; it has {list(self._objects)}.")

@@ -14,12 +14,12 @@ from rdt2.robot.braking import SETTLING, Brake
 from rdt2.robot.description import ArmModel
 from rdt2.robot.device import BaseDevice
 from rdt2.robot.kinematics import arm_kinematics, rotation_vector
-from rdt2.robot.models import ARM_MODELS, base_pose
+from rdt2.robot.models import ARM_MODELS, arm_model, base_pose
 from rdt2.robot.protocols import ArmState, Timing
-from rdt2.robot.waypoints import PoseTrajectory
+from rdt2.robot.waypoints import JointTrajectory, PoseTrajectory
+from rdt2.robot.world import ArmWorld
 from rdt2.sim.handheld import site_pose, site_velocity
 from rdt2.sim.noise import arm_measured
-from rdt2.sim.settings import ArmWorld
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -90,8 +90,9 @@ class ArmController(BaseDevice):
     ) -> None:
         self._world, self._seed = world or ArmWorld(), seed
         super().__init__(f"{side} arm", Timing(self._world.latency))
-        self.model: ArmModel | None = _arm_in(model, side)
-        self.base = base_pose(self.model.name, side) if base is None else np.asarray(base, dtype=np.float64)
+        name = _arm_in(model, side)
+        self.model: ArmModel | None = arm_model(name)
+        self.base = base_pose(name, side) if base is None else np.asarray(base, dtype=np.float64)
         self.limits, self._mujoco_model, self._data = limits, model, data
         names = [f"{side}/{link.name}" for link in self.model.links]
         self._qpos = np.array([model.joint(name).qposadr[0] for name in names])
@@ -100,7 +101,7 @@ class ArmController(BaseDevice):
         self._lag = -model.actuator_biasprm[self._ctrl, 2] / model.actuator_gainprm[self._ctrl, 0]
         self._tcp = model.site(tcp_site).id
         tool = _relative_site(model, model.site(f"{side}/mount").id, self._tcp)
-        self.kinematics = arm_kinematics(self.model.name, side, base=self.base, tool=tool)
+        self.kinematics = arm_kinematics(name, side, base=self.base, tool=tool)
         self._place(self.kinematics.home)
 
     def _place(self, joints: Float[ndarray, " n"]) -> None:
@@ -108,12 +109,13 @@ class ArmController(BaseDevice):
         self._joints = self._previous = np.array(joints)
         self._ticked = float(self._data.time)
         self.trajectory = PoseTrajectory(np.eye(4))
+        self._led: JointTrajectory | None = None
         self._stay(self._ticked)
         self._ramp: Brake | None = None
         self._stopped, self._fault = False, ""
 
     def reset(self, pose: Float[ndarray, "4 4"]) -> None:
-        """Put the TCP at `pose` (cell frame), at rest, and forget all waypoints; nothing is stepped.
+        """Put the TCP at `pose` (cell frame, metres), at rest, and forget all waypoints; nothing is stepped.
 
         Raises:
             SafetyError: the arm cannot reach `pose`.
@@ -143,11 +145,15 @@ class ArmController(BaseDevice):
         self.require_ready()
         now = float(self._data.time)
         ahead, checked = self.trajectory.checked(times, poses, now=now)
+        if self._led is not None:
+            self._stay(now)
         wanted = copy(self.trajectory)
         # what was commanded so long ago is still on its way to the joints: nothing said now changes it
         behind = now - self._world.latency
         wanted.execute(times, poses, now=behind)
-        for time, pose in zip(ahead, checked, strict=True):
+        for number, (time, pose) in enumerate(zip(ahead, checked, strict=True)):
+            if number and self._gently(time - ahead[number - 1], checked[number - 1], pose):
+                continue
             before = time - WINDOW
             origin = wanted.at(before) if before > behind else self._driven_at(before)
             speed = float(np.linalg.norm(pose[:3, 3] - origin[:3, 3])) / WINDOW
@@ -163,12 +169,45 @@ class ArmController(BaseDevice):
                     )
         self.trajectory, self._heard = wanted, now
 
+    def execute_joints(self, times: Float[ndarray, " n"], joints: Float[ndarray, "n j"]) -> None:
+        """Have the joints be at `joints` (radians) at `times`.
+
+        Raises:
+            SafetyError: as `JointArm.execute_joints`. Nothing has changed then.
+        """
+        self.require_ready()
+        now, kinematics = float(self._data.time), self.kinematics
+        behind = now - self._world.latency
+        led = copy(self._led) if self._led is not None else JointTrajectory(self._joints, behind)
+        ahead, checked = led.checked(times, joints, now=now)
+        before, earlier = led.at(now), now
+        for time, there in zip(ahead, checked, strict=True):
+            if ((there < kinematics.lower) | (there > kinematics.upper)).any():
+                raise SafetyError(f"the {self.name} refuses joint angles beyond its limits.")
+            if (np.abs(there - before) > kinematics.speeds * (time - earlier) + 1e-9).any():
+                raise SafetyError(f"the {self.name} refuses a path that is too fast for its joints.")
+            before, earlier = there, time
+        led.execute(times, joints, now=behind)
+        self._led, self._heard = led, now
+
+    def _gently(self, seconds: float, one: ndarray, other: ndarray) -> bool:
+        """Whether the step from one pose to the other is within the limits by itself."""
+        way = other[:3, 3] - one[:3, 3]
+        # of two rotations an angle apart: the norm of their difference is 2 sqrt(2) sin(angle / 2), nearly the angle's
+        # sqrt(2) times, and never more
+        apart = (other[:3, :3] - one[:3, :3]).ravel()
+        turned = 1.1 * float(np.sqrt(0.5 * (apart @ apart)))
+        return float(np.sqrt(way @ way)) <= self.limits.linear * seconds and (
+            turned <= min(self.limits.angular * seconds, 1.0)
+        )
+
     def _driven_at(self, time: float) -> Float[ndarray, "4 4"]:
         """The commanded pose a moment ago."""
         return next((pose for t, pose in reversed(self._driven) if t <= time), self._driven[0][1])
 
     def _stay(self, now: float) -> None:
         """Forget what is pending; the path begins afresh where the joints are."""
+        self._led = None
         pose = self.kinematics.forward(self._joints)
         self.trajectory.stay(pose, now=now)
         self._driven = deque([(now, pose)], maxlen=1 + round(WINDOW / TICK))
@@ -200,15 +239,20 @@ class ArmController(BaseDevice):
     def update(self) -> None:
         """Write this step's joint commands; called before every physics step."""
         now = float(self._data.time)
-        self.watch(now, until=self.trajectory.end[0])
+        self.watch(now, until=(self._led or self.trajectory).end[0])
         if now - self._ticked > TICK - 1e-9:
             self._ticked = now
             self._previous = self._joints
             if self._ramp is None:
                 due = now + TICK - self._world.latency
-                target = self.trajectory.at(due)
+                if self._led is not None:
+                    self._joints = self._led.at(due)
+                target = (
+                    self.trajectory.at(due) if self._led is None else self.kinematics.forward(self._joints)
+                )
                 self._driven.append((due, target))
-                self._follow(target)
+                if self._led is None:
+                    self._follow(target)
             else:
                 self._come_to_rest(now, self._ramp)
         speed = (self._joints - self._previous) / TICK
@@ -236,15 +280,17 @@ class ArmController(BaseDevice):
         )
 
 
-def _arm_in(model: Any, side: str) -> ArmModel:
-    """The arm that was built into a compiled cell."""
-    joints = {model.joint(i).name for i in range(model.njnt)}
-    for arm in ARM_MODELS.values():
-        if {f"{side}/{link.name}" for link in arm.links} <= joints:
-            return arm
-    raise TaskError(
-        f"the cell has no {side} arm of {sorted(ARM_MODELS)}. Build it with add_arm before compiling."
-    )
+def _arm_in(model: Any, side: str) -> str:
+    """Name of the arm that `add_arm` built into a compiled cell."""
+    import mujoco
+
+    text = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_TEXT, f"{side}/arm")
+    if text < 0:
+        raise TaskError(
+            f"the cell has no {side} arm of {sorted(ARM_MODELS)}. Build it with add_arm before compiling."
+        )
+    start = model.text_adr[text]
+    return bytes(model.text_data[start : start + model.text_size[text] - 1]).decode()
 
 
 def _relative_site(model: Any, frame: int, site: int) -> Float[ndarray, "4 4"]:

@@ -19,8 +19,9 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.errors import RobotError
 from rdt2.robot.braking import Brake
+from rdt2.robot.description import Part
 from rdt2.robot.device import BaseDevice, require_widths
-from rdt2.robot.gripper import (
+from rdt2.robot.grippers.cell import (
     CAMERA_POSITION,
     CAMERA_TILT,
     FINGER_Z,
@@ -28,13 +29,12 @@ from rdt2.robot.gripper import (
     POLICY_IN_TCP,
     STROKE,
     TCP_Z,
-    Part,
     finger,
 )
 from rdt2.robot.protocols import GripperState, Timing
 from rdt2.robot.waypoints import WidthTrajectory
+from rdt2.robot.world import GripperWorld
 from rdt2.sim.noise import gripper_measured
-from rdt2.sim.settings import GripperWorld
 
 if TYPE_CHECKING:
     import mujoco
@@ -172,11 +172,17 @@ class GripperController(BaseDevice):
         self._data.ctrl[self._ctrl] = self.trajectory.at(now - self._world.latency) / 2
 
     def state(self) -> GripperState:
+        """The opening now, as late and noisy as the world's settings say."""
         now = self._data.time
         state = GripperState(now, round(now / self._step), float(self._data.qpos[self._qpos].sum()))
         return gripper_measured(state, self._world, self._seed)
 
     def execute(self, times: Float[ndarray, " n"], widths: Float[ndarray, " n"]) -> None:
+        """Follow widths in metres, at times of the cell's clock.
+
+        Raises:
+            SafetyError: it takes no command, the waypoints are no path, or it has no such width.
+        """
         self.require_ready()
         now = self._data.time
         _, ahead = self.trajectory.checked(times, widths, now=now)

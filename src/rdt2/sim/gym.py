@@ -11,6 +11,8 @@ An action is a chunk as the models predict it: float32 (24, 20), 30 rows a secon
 each arm position (m), rotation (first two columns) and opening (m), relative to the pose of the policy's frame in the
 pictures of the observation. `execute_steps` rows are driven, then the next observation is taken: the same servo, guard
 and settings as in evaluations stand between a chunk and the arms. The reward is 1 when the task is done, else 0.
+
+`rdt2/CellTargets-v0` is the same cell for tools that know no chunks: an action is one row of 20, absolute, as `state`.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rdt2.action import ARMS, FPS, HORIZON, ActionChunk, state_vector
+from rdt2.action import ACTION_DIM, ARMS, FPS, HORIZON, ActionChunk, arm_slice, state_vector
 from rdt2.control.guard import Guard
-from rdt2.control.plan import PERIOD, blend, place
+from rdt2.control.plan import PERIOD, Plan, blend, catch_up, place
 from rdt2.control.servo import TICK, Servo
 from rdt2.control.watch import Watch
-from rdt2.errors import ConfigError, RDT2Error
+from rdt2.errors import ActionError, ConfigError, RDT2Error
+from rdt2.pose import pose9_to_matrix
 from rdt2.robot.settings import RobotSettings
 from rdt2.sim.cell import FRONT_SIZE, Cell, cell_settings
 from rdt2.sim.drawing import make_scene
@@ -121,13 +124,16 @@ class CellEnv(gymnasium.Env[dict[str, Any], "ndarray"]):
         now, fault = cell.time, ""
         until = now + self.execute_steps * PERIOD
         try:
-            until = self._take(ActionChunk(np.asarray(action, np.float32)), now)
+            until = self._take(np.asarray(action, np.float32), now)
         except RDT2Error as error:
             fault = str(error)
             servo.pause()
-        while cell.time < until - TICK / 2 and not (self._monitor.done or servo.stopped):
-            servo.tick(cell.time)
-            cell.advance_to(min(cell.time + TICK, until))
+        # The servo ticks at its own rate, wherever steps end: a tick too early would be one more command, for later.
+        while cell.time < until - TICK / 8 and not (self._monitor.done or servo.stopped):
+            if cell.time >= self._next_tick - TICK / 8:
+                servo.tick(cell.time)
+                self._next_tick += TICK
+            cell.advance_to(min(self._next_tick, until))
         fault = fault or servo.stopped
         terminated = self._monitor.success or bool(servo.stopped)
         truncated = not terminated and cell.time >= self.max_seconds
@@ -156,6 +162,7 @@ class CellEnv(gymnasium.Env[dict[str, Any], "ndarray"]):
         self._servo = Servo(self.cell.robot(), settings, guard, Watch(settings), None)
         self._servo.start(self.cell.time)
         self._servo.tick(self.cell.time)
+        self._next_tick = self.cell.time + TICK
         self._rests = self.cell.time
 
     def _opened(self) -> Cell:
@@ -181,10 +188,10 @@ class CellEnv(gymnasium.Env[dict[str, Any], "ndarray"]):
             "state": np.clip(state, space.low, space.high),
         }
 
-    def _take(self, chunk: ActionChunk, now: float) -> float:
-        """Hand a chunk to the servo; returns when the next observation is due."""
+    def _take(self, action: ndarray, now: float) -> float:
+        """Hand an action to the servo; returns when the next observation is due."""
         servo, arms = self._servo, self._settings.arms
-        chunk.require_valid()
+        chunk = ActionChunk(action)
         # As in the loop: what the arms are told in the next tick they do so much later, and arms that have stood
         # still since the picture begin with the chunk's first row.
         speaks = now + TICK + max(arm.latency for arm in arms.values())
@@ -199,7 +206,8 @@ class CellEnv(gymnasium.Env[dict[str, Any], "ndarray"]):
             width=servo.widths,
         )
         if servo.plan is not None and self._rests > speaks:
-            plan = blend(servo.plan, plan, now=speaks, seconds=BLEND)
+            most = {side: catch_up(arm.bounds) for side, arm in arms.items()}
+            plan = blend(servo.plan, plan, now=speaks, seconds=BLEND, catch_up=most)
         servo.drive(plan, now)
         self._rests = plan.ends
         return max(begins + self.execute_steps * PERIOD, now + PERIOD)
@@ -226,6 +234,48 @@ def _space(rows: tuple[int, ...], reach: float) -> spaces.Box:
     )
 
 
-ID = "rdt2/Cell-v0"
-if ID not in gymnasium.registry:
-    gymnasium.register(ID, entry_point="rdt2.sim.gym:CellEnv")
+class CellTargetsEnv(CellEnv):
+    """The cell, driven by one target every 1/30 s: float32 (20,), where both arms are to be, in the frame of `state`
+    (`rdt2.action.absolute_rows` makes such rows of a chunk).
+
+    The arms are there later by their latency, as real ones are that are told a goal: rows that are meant for the time
+    of the picture are over when they can be acted on, about `late_rows` of them.
+
+    Args: those of `CellEnv` but `execute_steps`.
+    """
+
+    def __init__(self, robot: str = "ur5e", task: str = "pick", **options: Any) -> None:
+        super().__init__(robot, task, execute_steps=1, **options)
+        self.action_space = _space((), REACH)
+        arms = self._robot_settings.arms.values()
+        self._latency = max(arm.latency for arm in arms)
+        self.late_rows = round((self._latency + max(arm.camera.latency for arm in arms)) * FPS)
+        """Rows of a chunk that lie between its picture and what the arms can still be told, standing arms aside."""
+
+    def _open(self, scene: Scene) -> None:
+        super()._open(scene)
+        self._due = self._opened().time
+
+    def _take(self, action: Float[ndarray, " 20"], now: float) -> float:
+        servo, arms = self._servo, self._settings.arms
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
+            raise ActionError(f"a target is {action.shape}, expected ({ACTION_DIM},) finite numbers.")
+        speaks = now + TICK + self._latency
+        poses, widths = {}, {}
+        for side, arm in arms.items():
+            target = action[arm_slice(side)].astype(np.float64)
+            tcp = pose9_to_matrix(target[:9]) @ np.linalg.inv(arm.policy_to_tcp)
+            old = servo.plan
+            here = servo.robot.arms[side].state().pose if old is None else old.pose(side, speaks)
+            width = servo.widths[side] if old is None else old.width(side, speaks)
+            poses[side] = np.stack([here, tcp])
+            widths[side] = np.array([width, max(target[9], 0.0) * arm.gripper.scale])
+        servo.drive(Plan(self._observed, np.array([speaks, speaks + PERIOD]), poses, widths), now)
+        # Steps end between two ticks of the servo: counted from the one before they would become shorter ones.
+        self._due = (self._due if abs(now - self._due) < PERIOD / 2 else now) + PERIOD
+        return self._due
+
+
+for _id, _kind in (("rdt2/Cell-v0", "CellEnv"), ("rdt2/CellTargets-v0", "CellTargetsEnv")):
+    if _id not in gymnasium.registry:
+        gymnasium.register(_id, entry_point=f"rdt2.sim.gym:{_kind}")

@@ -17,8 +17,8 @@ from rdt2.robot.braking import SETTLING, Brake
 from rdt2.robot.device import BaseDevice
 from rdt2.robot.protocols import Arm, ArmState, Timing
 from rdt2.robot.waypoints import PoseTrajectory
+from rdt2.robot.world import ArmWorld
 from rdt2.sim.noise import arm_measured
-from rdt2.sim.settings import ArmWorld
 
 if TYPE_CHECKING:
     import mujoco
@@ -52,7 +52,7 @@ class Mover(Arm, Protocol):
     """
 
     def reset(self, pose: Float[ndarray, "4 4"]) -> None:
-        """Put the TCP at `pose` (cell frame) at rest, without stepping, and forget waypoints, stops and faults."""
+        """Put the TCP at `pose` (cell frame, metres) at rest without a step; forget waypoints, stops and faults."""
         ...
 
     def update(self) -> None:
@@ -128,6 +128,7 @@ class HandheldArm(BaseDevice):
         self._ramp: Brake | None = None
 
     def reset(self, pose: Float[ndarray, "4 4"]) -> None:
+        """Put the TCP at `pose` (cell frame, metres), at rest."""
         body = pose @ self._body_in_tcp
         self._data.qpos[self._qpos : self._qpos + 3] = body[:3, 3]
         quat = Rotation.from_matrix(body[:3, :3]).as_quat(scalar_first=True)
@@ -139,6 +140,7 @@ class HandheldArm(BaseDevice):
         self._ramp, self._stopped, self._fault = None, False, ""
 
     def update(self) -> None:
+        """Before a physics step: the force that brings it onto its path."""
         import mujoco
 
         model, data, step = self._model, self._data, self._step
@@ -209,6 +211,7 @@ class HandheldArm(BaseDevice):
         self._stay_here()
 
     def state(self) -> ArmState:
+        """Where it is now, as late and noisy as the world's settings say."""
         state = ArmState(
             timestamp=self._data.time,
             sequence=round(self._data.time / self._step),
@@ -219,8 +222,14 @@ class HandheldArm(BaseDevice):
         return arm_measured(state, self._world, self._seed)
 
     def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:
+        """Follow poses of the TCP, cell frame, metres, at times of the cell's clock.
+
+        Raises:
+            SafetyError: it takes no command, or the waypoints are no path.
+        """
         self.require_ready()
-        self._heard = now = self._data.time
+        now = self._data.time
         self.trajectory.checked(times, poses, now=now)
         # what was commanded so long ago is still on its way to the joints: nothing said now changes it
         self.trajectory.execute(times, poses, now=now - self._world.latency)
+        self._heard = now

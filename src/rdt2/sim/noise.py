@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
     from rdt2.robot.protocols import ArmState, GripperState
-    from rdt2.sim.settings import ArmWorld, GripperWorld
+    from rdt2.robot.world import ArmWorld, GripperWorld
 
 
 def _rng(seed: tuple[int, ...], sequence: int) -> Generator:

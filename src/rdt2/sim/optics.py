@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
     from numpy import ndarray
 
-    from rdt2.sim.settings import CameraWorld
+    from rdt2.robot.world import CameraWorld
 
 _POOL = 512
 """Noise is drawn once, in a square of so many pixels, and looked at from another corner in every picture."""

@@ -1,6 +1,6 @@
 """The cell on a wall clock, in a process of its own: for everything that must be tried in real time, as on a robot.
 
-    with RealtimeCell("ur5e", make_scene("pick", seed=3)) as cell:
+    with RealtimeCell.of(RobotSettings.read("cell_ur5e"), make_scene("pick", seed=3)) as cell:
         robot = cell.robot()
         robot.arms["left"].state()                    # from shared memory, within microseconds
 
@@ -15,6 +15,7 @@ Where a machine cannot keep up, the cell's clock stands still for a moment rathe
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -31,8 +32,9 @@ from rdt2.robot.device import require_ready, require_widths
 from rdt2.robot.models import arm_model
 from rdt2.robot.protocols import ArmState, Frame, GripperState, Health, Timing
 from rdt2.robot.robot import Robot
-from rdt2.robot.waypoints import PoseTrajectory, WidthTrajectory
+from rdt2.robot.waypoints import JointTrajectory, PoseTrajectory, WidthTrajectory
 from rdt2.sim.board import DEVICES, Board
+from rdt2.sim.cell import embodiment_of
 from rdt2.sim.realtime_process import FRAMES, serve
 
 if TYPE_CHECKING:
@@ -40,8 +42,9 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from rdt2.robot.description import ArmModel
+    from rdt2.robot.settings import RobotSettings
+    from rdt2.robot.world import CellSettings
     from rdt2.sim.scene import Scene
-    from rdt2.sim.settings import CellSettings
     from rdt2.sim.tasks import Task
 
 ANSWER_SECONDS = 0.5
@@ -74,7 +77,7 @@ class RealtimeCell:
         frames: float = FRAMES,
     ) -> None:
         context = multiprocessing.get_context("spawn")
-        self.embodiment, self.scene = embodiment, scene
+        self.embodiment, self.scene, self.sides = embodiment, scene, tuple(ARMS)
         self._board = Board()
         ends = {name: context.Pipe() for name in DEVICES}
         mine, its = context.Pipe()
@@ -99,6 +102,20 @@ class RealtimeCell:
         self._pipes = {name: Pipe(name, own, self.process) for name, (own, _) in ends.items()}
         self.monitor = RealtimeMonitor(self._board) if task is not None else None
 
+    @classmethod
+    def of(
+        cls, settings: RobotSettings, scene: Scene, *, task: Task | None = None, frames: float = FRAMES
+    ) -> RealtimeCell:
+        """The cell of a robot of kind cell, in real time: its arms, and what its section `cell:` says of its devices.
+
+        Raises:
+            ConfigError: it is no simulated robot, or its two arms are of different kinds.
+            RobotError: the process did not come up.
+        """
+        cell = cls(embodiment_of(settings), scene, settings.cell, task=task, frames=frames)
+        cell.sides = settings.sides
+        return cell
+
     def _wait_for_facts(self, pipe: Connection) -> dict[str, Any]:
         until = wall.monotonic() + START_SECONDS
         while not pipe.poll(0.05):
@@ -116,9 +133,9 @@ class RealtimeCell:
             raise facts
         return facts
 
-    def robot(self, sides: Sequence[str] = ARMS) -> Robot:
-        """Its devices, connected and enabled, which any thread may call."""
-        board, facts = self._board, self._facts
+    def robot(self, sides: Sequence[str] | None = None) -> Robot:
+        """The devices of its sides, or of some; connected and enabled; any thread may call them."""
+        board, facts, sides = self._board, self._facts, sides or self.sides
 
         def parts(kind: str, device: type) -> dict[str, Any]:
             names = {side: f"{side} {kind}" for side in sides}
@@ -134,9 +151,14 @@ class RealtimeCell:
         )
 
     @property
+    def memory(self) -> str:
+        """The name of its shared memory, by which other processes see its pictures (`rdt2.sim.board.Board`)."""
+        return self._board.name
+
+    @property
     def real_time_factor(self) -> float:
         """Seconds of the cell's clock a second of the wall's, since it began: 1 where the machine keeps up."""
-        record = self._board.read(self._board.cell)
+        record = self._board.cell()
         return float(record["time"] / max(record["elapsed"], 1e-9))
 
     def close(self) -> None:
@@ -147,12 +169,14 @@ class RealtimeCell:
         self._end(patience=END_SECONDS)
 
     def _end(self, *, patience: float) -> None:
-        if self.process.pid is not None:
-            self.process.join(patience)
-            if self.process.is_alive():
+        try:
+            if self.process.pid is not None:
+                self.process.join(patience)
+        finally:  # also where an operator's second Ctrl-C ends the patience
+            if self.process.pid is not None and self.process.is_alive():
                 self.process.kill()
                 self.process.join()
-        self._board.close()
+            self._board.close()
 
     def __enter__(self) -> RealtimeCell:
         return self
@@ -168,12 +192,14 @@ class RealtimeClock:
         self._board, self._began, self._last = board, 0.0, 0.0
 
     def now(self) -> float:
-        if not self._board.closed:
+        """Seconds since the cell began."""
+        with contextlib.suppress(RobotError):  # of a cell that is closed: it goes on as it went
             self._began = float(self._board.cell()["began"])
         self._last = max(self._last, wall.monotonic() - self._began)
         return self._last
 
     def sleep_until(self, time: float) -> None:
+        """Wait until then."""
         while (left := time - self.now()) > 0:
             wall.sleep(left)
 
@@ -186,14 +212,17 @@ class RealtimeMonitor:
 
     @property
     def success(self) -> bool:
+        """Whether the task is done, as the sentence asks."""
         return bool(self._board.cell()["success"])
 
     @property
     def followed(self) -> bool:
+        """Whether the arms went for what the sentence names."""
         return bool(self._board.cell()["followed"])
 
     @property
     def done(self) -> bool:
+        """Whether the episode may end."""
         return bool(self._board.cell()["done"])
 
 
@@ -206,6 +235,7 @@ class Pipe:
 
     @property
     def alive(self) -> bool:
+        """Whether the cell's process runs."""
         return bool(self._process.is_alive())
 
     def ask(self, method: str, *values: Any) -> None:
@@ -243,6 +273,7 @@ class Pipe:
             raise RobotError(f"the {self.name} is lost: the cell's process has ended.") from error
 
     def close(self) -> None:
+        """Close this end."""
         self._connection.close()
 
 
@@ -287,7 +318,7 @@ class _RealtimeDevice:
             )
 
     def _record(self) -> Any:
-        return self._board.read(lambda: self._board.device(self.name))
+        return self._board.device(self.name)
 
     def _measured(self) -> Any:
         if not self._pipe.alive:
@@ -306,6 +337,11 @@ class RealtimeArm(_RealtimeDevice):
         self._joints = 0 if self.model is None else len(self.model.links)
 
     def state(self) -> ArmState:
+        """What the cell measured last.
+
+        Raises:
+            RobotError: it is not connected, or the cell is gone.
+        """
         record = self._measured()
         return ArmState(
             timestamp=float(record["timestamp"]),
@@ -316,9 +352,24 @@ class RealtimeArm(_RealtimeDevice):
         )
 
     def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:
+        """Follow poses of the TCP, cell frame, metres, at times of the cell's clock.
+
+        Raises:
+            SafetyError: it takes no command, or the waypoints are no path.
+        """
         self._require_ready()
         ahead, checked = self._path.checked(times, poses, now=self._clock.now())
         self._pipe.tell("execute", ahead, checked)
+
+    def execute_joints(self, times: Float[ndarray, " n"], joints: Float[ndarray, "n j"]) -> None:
+        """Follow joint angles in radians, at times of the cell's clock.
+
+        Raises:
+            SafetyError: it takes no command, or the waypoints are no path.
+        """
+        self._require_ready()
+        led = JointTrajectory(np.zeros(self._joints))
+        self._pipe.tell("execute_joints", *led.checked(times, joints, now=self._clock.now()))
 
 
 class RealtimeGripper(_RealtimeDevice):
@@ -330,10 +381,20 @@ class RealtimeGripper(_RealtimeDevice):
         self.stroke = float(facts["stroke"])
 
     def state(self) -> GripperState:
+        """What the cell measured last; the opening in metres.
+
+        Raises:
+            RobotError: it is not connected, or the cell is gone.
+        """
         record = self._measured()
         return GripperState(float(record["timestamp"]), int(record["sequence"]), float(record["width"]))
 
     def execute(self, times: Float[ndarray, " n"], widths: Float[ndarray, " n"]) -> None:
+        """Follow widths in metres, at times of the cell's clock.
+
+        Raises:
+            SafetyError: it takes no command, the waypoints are no path, or it has no such width.
+        """
         self._require_ready()
         ahead, checked = self._path.checked(times, widths, now=self._clock.now())
         require_widths(self.name, checked, self.stroke)
@@ -344,6 +405,11 @@ class RealtimeCamera(_RealtimeDevice):
     """A wrist camera of a real-time cell."""
 
     def read(self) -> Frame:
+        """The newest picture, RGB uint8 (384, 384, 3).
+
+        Raises:
+            RobotError: it is not connected, or has given none yet.
+        """
         if not self.health().connected:
             raise RobotError(f"the {self.name} is not connected. Call connect() first.")
         picture = self._board.picture(self.name)

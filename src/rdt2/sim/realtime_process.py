@@ -1,8 +1,9 @@
 """The process of a real-time cell: physics as time passes, pictures, answers, and an end of its own.
 
-The main thread steps the physics; one thread draws; one a device answers. All that touches the cell holds `lock`, but
-for drawing, which works on kept states. When the process that started it is gone, everything is stopped and this one
-ends once the arms are at rest.
+The main thread steps the physics; one thread draws; one a device answers. All of them run before what else the machine
+does, where the system permits it: one that loses its turn while it has Python's lock holds up the physics. Those that
+OpenGL computes in stand back. All that touches the cell holds `lock`, but for drawing, which works on kept states. When
+the process that started it is gone, everything is stopped and this one ends once the arms are at rest.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import numpy as np
 
 from rdt2.errors import RDT2Error, RobotError
 from rdt2.sim.board import Board
+from rdt2.threads import hurry
 
 if TYPE_CHECKING:
+    from rdt2.robot.world import CellSettings
     from rdt2.sim.scene import Scene
-    from rdt2.sim.settings import CellSettings
     from rdt2.sim.tasks import Task
 
 PERIOD = 0.004
@@ -32,10 +34,14 @@ AT_ONCE = 0.008
 """Seconds of physics that are computed before others get their turn."""
 BEHIND = 0.05
 """Seconds that the physics may be behind the wall clock before the cell's own clock stands still."""
+TURN = 5e-4
+"""Seconds that others get after each step, also where physics takes all there is."""
 FRAMES = 30.0
-LAST_SECONDS = 1.0
-"""In which arms come to rest when nobody is there any more."""
-METHODS = ("connect", "enable", "execute", "stop", "recover", "close")
+NICE = 5
+"""How far drawing stands back behind all else, where the cores do not suffice."""
+LAST_SECONDS = 3.0
+"""In which arms come to rest when nobody is there any more, also on a busy machine."""
+METHODS = ("connect", "enable", "execute", "execute_joints", "stop", "recover", "close")
 
 
 def serve(
@@ -65,6 +71,8 @@ def serve(
         return
     running.start(life)
     running.run()
+    if os.getppid() != parent:  # nobody else is left to free it
+        running.board.free()
     os._exit(0)  # threads may wait for OpenGL or pipes; nothing is left to be saved
 
 
@@ -80,8 +88,8 @@ class _Running:
         parent: int,
         pipes: Mapping[str, Connection],
     ) -> None:
+        from rdt2.robot.world import CellSettings
         from rdt2.sim.cell import Cell
-        from rdt2.sim.settings import CellSettings
         from rdt2.sim.tasks import Monitor
 
         settings = settings or CellSettings()
@@ -100,7 +108,10 @@ class _Running:
         """What devices and policies' frames are, for the proxies."""
         facts: dict[str, Any] = {name: {"timing": device.timing} for name, device in self.devices.items()}
         for side, arm in self.robot.arms.items():
-            facts[f"{side} arm"] |= {"base": arm.base, "model": None if arm.model is None else arm.model.name}
+            facts[f"{side} arm"] |= {
+                "base": arm.base,
+                "model": None if arm.model is None else self.cell.embodiment,
+            }
             facts[f"{side} gripper"]["stroke"] = self.robot.grippers[side].stroke
         return {**facts, "policy_to_tcp": self.robot.policy_to_tcp}
 
@@ -119,6 +130,7 @@ class _Running:
 
     def run(self) -> None:
         """Step the physics as time passes, until the end."""
+        hurry()
         last = float("inf")
         while wall.monotonic() < last:
             if self.ended.is_set() or os.getppid() != self.parent:
@@ -132,7 +144,7 @@ class _Running:
                 self.step()
             except RDT2Error as error:
                 self.fail(error)
-            wall.sleep(max(0.0, self.began + self.cell.time + PERIOD - wall.monotonic()))
+            wall.sleep(max(TURN, self.began + self.cell.time + PERIOD - wall.monotonic()))
 
     def step(self) -> None:
         behind = wall.monotonic() - self.began - self.cell.time
@@ -160,8 +172,7 @@ class _Running:
         for name, device in self.devices.items():
             self.publish_device(name, device)
         monitor = self.monitor
-        self.board.write(
-            self.board.cell(),
+        self.board.write_cell(
             began=self.began,
             time=self.cell.time,
             elapsed=wall.monotonic() - self.started,
@@ -188,10 +199,11 @@ class _Running:
         elif name.endswith("gripper"):
             state = device.state()
             values |= {"timestamp": state.timestamp, "sequence": state.sequence, "width": state.width}
-        self.board.write(self.board.device(name), **values)
+        self.board.write_device(name, **values)
 
     def answer(self, name: str, pipe: Connection) -> None:
         """Do what one device is asked to, until the other end is gone."""
+        hurry()
         device = self.devices[name]
         while True:
             try:
@@ -229,19 +241,30 @@ class _Running:
             self.ended.set()
 
     def draw(self) -> None:
-        """Show each camera's pictures as they arrive."""
+        """Show the cameras' pictures as they arrive: those of one moment together, however slowly they are drawn."""
         shown: dict[str, int] = {}
+        if (
+            sys.platform == "linux"
+        ):  # there a thread has a niceness of its own, and those it starts have it too
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             while not self.ended.is_set():
                 began = wall.monotonic()
-                for side, camera in self.cell.cameras.items():
-                    with self.lock:
-                        number, stamp, state = camera.exposure()
-                    if shown.get(side) != number:
-                        image = camera.see(number, state)
-                        self.board.put_picture(f"{side} camera", stamp, number, image)
-                        shown[side] = number
-                self.seen.set()
+                cameras = self.cell.cameras
+                with self.lock:
+                    taken = {side: camera.exposure() for side, camera in cameras.items()}
+                new = {
+                    side: cameras[side].see(number, state)
+                    for side, (number, _, state) in taken.items()
+                    if shown.get(side) != number
+                }
+                for side, image in new.items():
+                    number, stamp, _ = taken[side]
+                    self.board.put_picture(f"{side} camera", stamp, number, image)
+                    shown[side] = number
+                if not self.seen.is_set():  # those that OpenGL computes in have been started
+                    hurry()
+                    self.seen.set()
                 wall.sleep(max(0.001, PERIOD - (wall.monotonic() - began)))
         except Exception as error:
             self.broken = error if isinstance(error, RDT2Error) else RobotError(f"no pictures: {error!r}")

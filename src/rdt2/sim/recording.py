@@ -20,16 +20,9 @@ from scipy.spatial.transform import Rotation
 from rdt2.action import ARMS, HORIZON
 from rdt2.errors import ConfigError, SimulationError, TaskError
 from rdt2.sim.cell import Cell
-from rdt2.sim.demonstrator import (
-    STEP,
-    Demonstrator,
-    Manner,
-    draw_manner,
-    other_hand,
-    perturbed_start,
-    wandered_start,
-)
+from rdt2.sim.demonstrator import STEP, Demonstrator, other_hand
 from rdt2.sim.drawing import make_scene
+from rdt2.sim.manner import Manner, draw_manner, perturbed_start, wandered_start
 from rdt2.sim.scene import Scene
 from rdt2.sim.tasks import Monitor, Task, task_for
 from rdt2.workers import worker_pool

@@ -185,7 +185,11 @@ class CellRenderer:
     def render(
         self, data: mujoco.MjData, camera: str, width: int, height: int, *, smooth: int = 1
     ) -> UInt8[ndarray, "h w 3"]:
-        """RGB of a named camera. `smooth` > 1 draws that many times finer and averages (soft edges)."""
+        """RGB of a named camera. `smooth` > 1 draws that many times finer and averages (soft edges).
+
+        Raises:
+            ConfigError: the renderer is closed, or the picture is too large.
+        """
         import mujoco
 
         if self._context is None:

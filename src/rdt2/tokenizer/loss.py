@@ -27,7 +27,7 @@ def geodesic_distance(a: Float[Tensor, "*n 6"], b: Float[Tensor, "*n 6"]) -> Flo
 def reconstruction_loss(
     part: str, prediction: Float[Tensor, "*n d"], target: Float[Tensor, "*n d"]
 ) -> Tensor:
-    """Mean square error for ``pos`` and ``grip``; mean geodesic angle / pi over both arms for ``rot``."""
+    """Mean square error for ``pos`` and ``grip``; mean geodesic angle / pi over both arms for ``rot``: a scalar ()."""
     if part != "rot":
         return F.mse_loss(prediction, target)
     arms = [rearrange(x, "... (arm six) -> ... arm six", six=6) for x in (prediction, target)]

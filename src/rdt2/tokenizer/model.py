@@ -66,6 +66,7 @@ class ResBlock(nn.Module):
             self.nin_shortcut = nn.Conv1d(width_in, width_out, 1)
 
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b d t"]:
+        """From c to d channels; t steps stay t."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
@@ -79,6 +80,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv1d(width, width, 3, stride=2)
 
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t/2"]:
+        """The same channels, half of the steps."""
         return self.conv(F.pad(x, (0, 1)))
 
 
@@ -90,6 +92,7 @@ class Upsample(nn.Module):
         self.conv_transpose = nn.ConvTranspose1d(width, width, 3, stride=2, padding=1, output_padding=1)
 
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t*2"]:
+        """The same channels, twice the steps."""
         return self.conv_transpose(x)
 
 
@@ -103,6 +106,7 @@ class DownStage(nn.Module):
         self.block_2 = ResBlock(width_out, width_out, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """From (b, c, t) to (b, d, t/2)."""
         return self.block_2(self.downsample(self.block_1(x)))
 
 
@@ -116,6 +120,7 @@ class UpStage(nn.Module):
         self.block_2 = ResBlock(width_in, width_out, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """From (b, d, t) to (b, c, 2t)."""
         return self.block_2(self.upsample(self.block_1(x)))
 
 
@@ -136,6 +141,7 @@ class Encoder(nn.Module):
         return F.silu(self.norm_out(h))
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t/8 latent"]:
+        """One part of normalized chunks, t steps of d numbers, to t/8 latents."""
         return self.conv_out(self.features(x)).mT
 
 
@@ -155,6 +161,7 @@ class Decoder(nn.Module):
         return F.silu(self.norm_in(z.mT))
 
     def forward(self, z: Float[Tensor, "b t/8 latent"]) -> Float[Tensor, "b t d"]:
+        """Latents of one part back to t steps of d normalized numbers."""
         h = self.conv_in(self.features(z))
         return self.conv_out(self.up_3(self.up_2(self.up_1(h)))).mT
 

@@ -7,6 +7,7 @@ QLoRA the frozen projections are kept in 4 bits (nf4, by bitsandbytes); merging 
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ import torch
 
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.files import whole_folder
+from rdt2.hub import locate
+from rdt2.matching import own_normalizer
+from rdt2.origin import TOKENS_FILE, read_origin, write_origin
 from rdt2.vlm.adapters import ADAPTER_CONFIG, Adapters, adapters_folder
 from rdt2.vlm.quantize import BLOCK
 
@@ -46,7 +50,9 @@ def add_adapters(vlm: Any, config: VQTraining, *, base: str, earlier: Adapters |
         lora_dropout=config.lora_dropout,
         target_modules=TARGETS,
     )
-    model = get_peft_model(vlm, settings)
+    with warnings.catch_warnings():  # PEFT asks transformers in a way that goes out of use
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        model = get_peft_model(vlm, settings)
     place = Path(base)
     settings.base_model_name_or_path = str(place.resolve()) if place.is_dir() else base
     if earlier is not None:
@@ -137,7 +143,8 @@ def merge_adapters(
     base: str | Path | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Path:
-    """Add adapters to the weights they were trained beside, and write a whole VLM in the published layout.
+    """Add adapters to the weights they were trained beside, and write a whole VLM in the published layout, with what
+    its action tokens mean.
 
     Args:
         adapter: folder or hub id of what `save_adapters` (or PEFT) wrote.
@@ -157,7 +164,12 @@ def merge_adapters(
             f"{adapter}: expected {ADAPTER_CONFIG}, found a whole model or none. Point at the model folder of a run "
             "with adapters."
         )
+    own, made = own_normalizer(adapter), read_origin(locate(adapter, (TOKENS_FILE,)))
     with whole_folder(out, error=CheckpointError) as partial:
         save_vlm(load_vlm(adapter, dtype=dtype, base=base), partial)
         VLMProcessor.beside(adapter, base=base).save_pretrained(partial)
+        if own is not None:
+            own.normalizer.save_pretrained(partial)
+        if made is not None:
+            write_origin(partial, made)
     return out

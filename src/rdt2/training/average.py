@@ -43,9 +43,11 @@ class WeightAverage:
             mean.data, parameter.data = parameter.data, mean.data
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the means in the weights' order, and how many updates they saw."""
         return {"mean": {str(i): mean for i, mean in enumerate(self._mean)}, "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
         for i, mean in enumerate(self._mean):
             mean.copy_(state["mean"][str(i)])
         self._updates = state["updates"]

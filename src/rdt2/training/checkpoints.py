@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rdt2.errors import CheckpointError
+from rdt2.files import set_aside
 from rdt2.training import engines
 
 if TYPE_CHECKING:
@@ -99,11 +100,10 @@ def restore(
         return None, [f"no checkpoint in {out} yet"]
     notes = []
     for folder, problem in damaged:
-        aside = folder.with_name(f"damaged-{folder.name}")
+        aside = f"damaged-{folder.name}"
         if accelerator.is_main_process:
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-        notes.append(f"{folder} is damaged ({problem}): set aside as {aside.name}, the one before is taken")
+            set_aside(folder, aside)
+        notes.append(f"{folder} is damaged ({problem}): set aside as {aside}, the one before is taken")
     assert progress is not None
     return Progress(**{name: progress[name] for name in Progress.__dataclass_fields__}), notes
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rdt2.errors import ConfigError, TrainingError
+from rdt2.progress import note
 from rdt2.training import lock, run
 from rdt2.training.config import (
     CONFIGS,
@@ -53,6 +55,10 @@ def run_training(
         raise ConfigError(f"no stage '{stage}' to train; known are {', '.join(CONFIGS)}.")
     settings = load_settings(CONFIGS[stage], config, overrides)
     check_installed(settings)
+    if getattr(settings, "compile", False) and os.environ.get("RANK", "0") == "0":
+        note(
+            "it compiles: the first step takes minutes. To see that all goes through, add --set compile=false"
+        )
     lock.require_free(Path(out))
     run.look(Path(out), run.identity(stage, settings), settings, resume=resume)
 

@@ -142,9 +142,12 @@ class PointingTraining(RunConfig):
     warmup_steps: Annotated[int, at_least(0)] = 50
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
-    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
+    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after a first that takes
+    minutes. For trying, leave it false."""
     mirror: bool = True
     """See half of the recordings in a mirror between the arms (rdt2.data.mirror)."""
+    augment: Literal[False, "colours"] = False
+    """'colours' varies colours and light of half the recorded pictures (rdt2.data.augmentation)."""
     normalizer: str | None = None
     """Normalizer file, folder or hub id; none uses the data's."""
 
@@ -165,7 +168,7 @@ class VQTraining(RunConfig):
     """What is trained: all weights (none), adapters in the language model (lora), beside 4-bit weights (qlora)."""
     frozen_layers: Annotated[int, at_least(0)] = 0
     """Train only behind so many language layers: those, the embeddings and the vision tower keep their weights.
-    0 trains everything."""
+    0 trains everything, and so does start_from=tiny, whose layers nothing has taught yet."""
     lora_rank: Annotated[int, at_least(1)] = 8
     """Rank of the adapters."""
     lora_alpha: Annotated[int, at_least(1)] = 8
@@ -174,19 +177,23 @@ class VQTraining(RunConfig):
     """Dropout on the adapters' input."""
     gradient_checkpointing: bool = False
     """Keep only the input of every layer and compute the rest again in the backward pass: less memory."""
-    augment: bool = True
-    """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
+    augment: Literal[True, False, "colours"] = True
+    """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation); 'colours' varies colours
+    and light only, of half the pictures, for small models."""
     compile: bool = False
-    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
+    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after a first that takes
+    minutes. For trying, leave it false."""
     mirror: bool = False
     """See half of the samples in a mirror between the arms: for rigs that are their own mirror image
     (rdt2.data.mirror)."""
     tokenizer: str | None = None
-    """Action tokenizer that encodes the chunks; none uses the tokens in the shards."""
+    """Action tokenizer that encodes the chunks; none uses the tokens in the shards. Shards that hold tokens of another
+    one are refused."""
     normalizer: str | None = None
     """Normalizer file, folder or hub id that the tokenizer was trained with; none uses the one beside it."""
 
     def contradiction(self) -> str:
+        """Settings that exclude one another, and what to do; empty where there are none."""
         if self.mirror and self.tokenizer is None:
             return (
                 "mirror=true needs the tokenizer: mirrored chunks have other tokens than the shards say. "
@@ -204,6 +211,7 @@ class VQTraining(RunConfig):
         return ""
 
     def packages(self) -> dict[str, tuple[str, str]]:
+        """Modules the settings need: module -> (extra that brings it, setting that does without)."""
         peft, quant = {"peft": ("train", "adapter=none")}, {"bitsandbytes": ("quant", "adapter=lora")}
         needed = {"none": {}, "lora": peft, "qlora": {**peft, **quant}}
         return {**super().packages(), **needed[self.adapter]}
@@ -227,10 +235,12 @@ class ExpertTraining(RunConfig):
     """Noise and time draws that share one prefill of the VLM."""
     gradient_checkpointing: bool = False
     """Keep only the input of every block and compute the rest again in the backward pass: less memory."""
-    augment: bool = True
-    """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation)."""
+    augment: Literal[True, False, "colours"] = True
+    """Corrupt the pictures of training as the released models' were (rdt2.data.augmentation); 'colours' varies colours
+    and light only, of half the pictures, for small models."""
     compile: bool = False
-    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after the first ones."""
+    """Compile the VLM's layers with torch.compile (needs a C++ compiler): faster steps after a first that takes
+    minutes. For trying, leave it false."""
     mirror: bool = False
     """See half of the samples in a mirror between the arms: for rigs that are their own mirror image
     (rdt2.data.mirror)."""
@@ -248,14 +258,16 @@ class ExpertTraining(RunConfig):
     """Folder to keep the frozen VLM's keys and values in: small data sets only, and not with augment."""
 
     def contradiction(self) -> str:
+        """Settings that exclude one another, and what to do; empty where there are none."""
         if self.augment and self.kv_cache is not None:
             return (
-                f"kv_cache={self.kv_cache} does not go with augment=true: no picture would come twice. "
-                "Set one of the two off."
+                f"kv_cache={self.kv_cache} does not go with augment={str(self.augment).lower()}: no picture would come "
+                "twice. Set one of the two off."
             )
         return ""
 
     def packages(self) -> dict[str, tuple[str, str]]:
+        """Modules the settings need: module -> (extra that brings it, setting that does without)."""
         needed = {"bitsandbytes": ("quant", "quantize=int8")} if self.quantize == "int4" else {}
         return {**super().packages(), **needed}
 
@@ -272,6 +284,7 @@ class DistillTraining(ExpertTraining):
     """Euler steps of the teacher; none takes its own number (5 as published)."""
 
     def contradiction(self) -> str:
+        """Settings that exclude one another, and what to do; empty where there are none."""
         if self.start_from in BUILT_IN:
             return (
                 f"start_from is '{self.start_from}', expected the folder or hub id of a trained expert: a "

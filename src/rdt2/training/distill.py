@@ -26,7 +26,11 @@ class DistillStage(ExpertStage):
     start_stays = True
 
     def build(self) -> DistillModule:
-        """A student that begins as its teacher, the teacher, and the frozen VLM of both."""
+        """A student that begins as its teacher, the teacher, and the frozen VLM of both.
+
+        Raises:
+            ConfigError: the teacher takes one step, or does not see what the student is to see.
+        """
         config = self.config
         assert isinstance(config, DistillTraining)
         teacher = Expert.from_pretrained(config.start_from, device=reading_device(config))
@@ -58,6 +62,7 @@ class DistillModule(ExpertModule):
     def forward(
         self, batch: dict[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Loss of a batch (normalized chunks (b, 24, 20) with what the VLM sees), a scalar, and nothing more to log."""
         noise = self.noise(batch["actions"], generator)
         cond = self.condition(batch)
         teacher = self._teacher.on(noise.device)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from rdt2.data import Batch
-from rdt2.data.augmentation import ImageCorruption
 from rdt2.errors import ConfigError
 from rdt2.expert import Conditioning, Expert, ExpertConfig, Prefix, flow_matching_loss, sample_timesteps
 from rdt2.metrics import action_errors
@@ -21,9 +20,9 @@ from rdt2.training.engines import split_frozen
 from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.kv_cache import DiskCache
 from rdt2.training.loop import processes, reading_device, step_generator
-from rdt2.training.normalizer import find_normalizer
+from rdt2.training.normalizer import find_normalizer, of_another
 from rdt2.training.pictures import PatchCutter
-from rdt2.training.samples import Samples
+from rdt2.training.samples import Samples, corruption
 from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.vlm import PLAIN, KVCache, Layers, VLMProcessor, compile_layers, load_vlm, prefill
 
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 
 
 class ExpertStage(Stage):
+    """RDT2-FM on the keys and values of a frozen VLM."""
+
     name = "expert"
     start_stays = False
     """Whether what training begins with is also used as it is."""
@@ -42,7 +43,7 @@ class ExpertStage(Stage):
         self._cut = PatchCutter(self.processor.images, processes().device)
         self.samples = Samples(
             config, data, rank=rank, world_size=world_size, states=config.state, mirror=config.mirror,
-            corruption=ImageCorruption(seed=config.seed) if config.augment else None, cut=self._cut.while_loading,
+            corruption=corruption(config.augment, config.seed), cut=self._cut.while_loading,
         )  # fmt: skip
         self.take(self.samples)
         self.normalizer = find_normalizer(
@@ -51,6 +52,7 @@ class ExpertStage(Stage):
             start=None if self.start_stays else config.start_from,
             models={"the teacher": config.start_from} if self.start_stays else {},
         )
+        self.notes = [*self.notes, *of_another(self.normalizer, config.start_from)]
         torch.manual_seed(config.seed)
         self.module = self.build()
 
@@ -83,6 +85,7 @@ class ExpertStage(Stage):
         return FrozenVLM(vlm, layers, precision=config.precision, cache=config.kv_cache, run=run)
 
     def load(self, step: int) -> Batch:
+        """The samples of one step."""
         return self.samples.batch(step)
 
     def ready(self, loaded: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -117,6 +120,7 @@ class ExpertStage(Stage):
         return mean_over_batches(count, figures)
 
     def save(self, module: nn.Module, folder: Path) -> None:
+        """Write the expert and its normalizer, in the published layout."""
         assert isinstance(module, ExpertModule)
         module.expert.save_pretrained(folder)
         self.normalizer.save_pretrained(folder)
@@ -196,6 +200,7 @@ class ExpertModule(nn.Module):
     def forward(
         self, batch: dict[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Any]]:
+        """Loss of a batch (normalized chunks (b, 24, 20) with what the VLM sees), a scalar, and nothing more to log."""
         actions = batch["actions"]
         cond = self.condition(batch)
         noise = self.noise(actions, generator)

@@ -7,7 +7,6 @@ computed from, weights, picture and sentence: nothing stale is ever read, and an
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rdt2.errors import CheckpointError, TrainingError
+from rdt2.files import require_writable, whole_file
 from rdt2.vlm import PLAIN, KVCache, Layers, prefill
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class DiskCache:
         """
         self._layers = tuple(layers)
         self._folder = Path(folder) / _fingerprint(vlm, self._layers)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        require_writable(self._folder / "any", error=TrainingError)
 
     def prefill(self, vlm: nn.Module, batch: Mapping[str, Tensor], *, run: Layers = PLAIN) -> KVCache:
         """As `rdt2.vlm.prefill`; runs the VLM only when a row is not on disk yet.
@@ -83,15 +83,9 @@ def _write(file: Path, cache: KVCache, row: int) -> None:
         name: torch.stack([each[row][:, kept] for each in layers]).cpu()  # (layers, kv, s, hd)
         for name, layers in (("keys", cache.keys), ("values", cache.values))
     }
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    advice = "Go on with --resume, or leave kv_cache out."
+    with whole_file(file, error=TrainingError, advice=advice) as partial:
         save_file(tensors, partial)
-        partial.replace(file)  # never half a file under the final name
-    except Exception as error:  # a full disk is an OSError or an error of safetensors
-        partial.unlink(missing_ok=True)
-        raise TrainingError(
-            f"{file}: could not be written ({error}). Free disk space and --resume, or set kv_cache=null."
-        ) from error
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -21,9 +21,11 @@ import math
 import os
 import statistics
 import time
+import warnings
 from collections import deque
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ from rdt2.files import whole_file, whole_folder
 from rdt2.progress import note
 from rdt2.training import engines, lock, run
 from rdt2.training.average import WeightAverage
+from rdt2.training.builds import require_no_dead_builds
 from rdt2.training.checkpoints import Progress, checkpoints, restore
 from rdt2.training.config import RunConfig, check_installed
 from rdt2.training.log import Log
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
     from rdt2.training.stage import Stage
 
 KEPT = "The training itself is kept in checkpoints/: finish with --resume."
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for the one that writes a model or a checkpoint: a large one takes longer than the ten
+minutes after which a GPU's process gives up. One that died is seen at once."""
 EXPLOSION_FACTOR = 100.0  # a loss this many times the recent median is not training any more
 
 
@@ -64,12 +70,29 @@ class TrainingResult:
 
 
 def processes() -> PartialState:
-    """Which process this is, and of how many: one alone, or what torchrun or accelerate started."""
+    """Which process this is, and of how many: one alone, or what torchrun or accelerate started.
+
+    Raises:
+        ConfigError: DeepSpeed would wait for a build that was killed.
+    """
+    _quieten()
     from accelerate import PartialState
 
+    if engines.deepspeed_asked_for():
+        require_no_dead_builds()
     if engines.deepspeed_asked_for() and not torch.cuda.is_available():
-        return PartialState(backend="gloo")
-    return PartialState(cpu=not torch.cuda.is_available())
+        return PartialState(backend="gloo", timeout=PATIENCE)
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def _quieten() -> None:
+    """Libraries do not tell what no user can mend."""
+    if (
+        not torch.cuda.is_available()
+    ):  # DeepSpeed, which accelerate imports, would warn that it looked for one
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Weights that train stay float32 under autocast, so a norm of bfloat16 numbers is computed in the plain way.
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight", category=UserWarning)
 
 
 def reading_device(config: RunConfig) -> torch.device:
@@ -130,12 +153,14 @@ def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitSta
     """As :func:`fit`; ``held`` keeps other runs out of the folder."""
     check_installed(config)
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import GradientAccumulationPlugin
 
     if not torch.cuda.is_available():
         keep_freed_memory()
     engines.check_possible(config)
     processes()
+    AcceleratorState._reset_state()  # one training before this in the same process may have had another precision
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         cpu=not torch.cuda.is_available() and not engines.deepspeed_asked_for(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.action import ARMS, FPS, arm_slice
+from rdt2.action import FPS, SIDES, arm_slice
 from rdt2.files import whole_file
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ def chunks_figure(
     seconds = np.arange(1, predicted.shape[1] + 1) / FPS
     for row, pair in zip(grid, zip(recorded, predicted, strict=True), strict=True):
         for chunk, dash in zip(pair, ("-", "--"), strict=True):
-            for axes, arm in zip(row, ARMS, strict=False):
+            for axes, arm in zip(row, SIDES, strict=False):
                 for column, (axis, colour) in enumerate(AXES.items()):
                     axes.plot(
                         seconds, 1000 * chunk[:, arm_slice(arm)][:, column], dash, color=colour, label=axis
                     )
                 row[2].plot(seconds, 1000 * chunk[:, arm_slice(arm)][:, 9], dash, label=arm,
                             color={"right": "#c2571a", "left": "#1a6fb0"}[arm])  # fmt: skip
-    for axes, name in zip(grid[0], (*(f"{arm} hand" for arm in ARMS), "gripper widths"), strict=True):
+    for axes, name in zip(grid[0], (*(f"{arm} hand" for arm in SIDES), "gripper widths"), strict=True):
         axes.set_title(name, fontsize=9)
         lines, names = axes.get_legend_handles_labels()
         half = len(names) // 2  # the dashed lines bear the same names

@@ -114,9 +114,23 @@ def _compared(out: Path, found: dict[str, Any], wanted: dict[str, Any], config: 
             "known any more. Resume with the same, or start a new --out."
         )
     was, now = (each.get("processes") for each in (found, wanted))
-    if None not in (was, now) and was != now:
+    if was is not None and now is not None and was != now:
         changed["processes"] = f"the processes were {was}, are {now}"
-    return [f"since the run began, {line}" for line in changed.values()]
+        changed["step"] = _step(before, was, wanted["config"], now)
+    return [f"since the run began, {line}" for line in changed.values() if line]
+
+
+def _step(before: dict[str, Any], processes: int, after: dict[str, Any], now: int) -> str:
+    """How many samples a step saw and sees, where other processes make that another number; else empty."""
+    saw = before["batch_size"] * before["accumulate"] * processes
+    sees = after["batch_size"] * after["accumulate"] * now
+    keeps = ""
+    for setting in ("accumulate", "batch_size"):
+        parts = sees // after[setting]
+        if saw % parts == 0:
+            keeps = f"; --set {setting}={saw // parts} keeps {saw}"
+            break
+    return f"a step saw {saw} samples, sees {sees}{keeps}" if saw != sees else ""
 
 
 def _same(before: Any, now: Any) -> bool:

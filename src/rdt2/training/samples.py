@@ -10,6 +10,7 @@ import numpy as np
 
 from rdt2.action import ARMS, arm_slice
 from rdt2.data import ShardIndex, TrainingData
+from rdt2.data.augmentation import COLOURS, ImageCorruption
 from rdt2.data.batch import Batch
 from rdt2.data.shards.remote import is_url
 from rdt2.errors import ShardError
@@ -67,7 +68,7 @@ class Samples:
         self.held_out = TrainingData(
             config.validation or index, split="all" if config.validation else "held_out", held_out=config.held_out,
             batch_size=evaluation_batch, seed=config.seed, pictures=pictures, states=states,
-            instructions=options.get("instructions", "file"), cut=options.get("cut"),
+            max_damaged=config.max_damaged, instructions=options.get("instructions", "file"), cut=options.get("cut"),
         )  # fmt: skip
         self.data = index.fingerprint()
         self.notes = [_told(self.train, self.held_out, config)]
@@ -78,7 +79,7 @@ class Samples:
                 states=states,
                 pictures=pictures and not config.max_damaged,
             )
-            for each in self._indices
+            for each in self._parts
         ]
         step = self.train.batch_size * world_size
         if step > len(self.train):
@@ -87,10 +88,9 @@ class Samples:
             )
 
     @property
-    def _indices(self) -> list[ShardIndex]:
-        """Of what is trained on, and of a validation set of its own."""
-        same = self.held_out.index is self.train.index
-        return [self.train.index] if same else [self.train.index, self.held_out.index]
+    def _parts(self) -> list[TrainingData]:
+        """What is trained on, and a validation set of its own."""
+        return [self.train] if self.held_out.index is self.train.index else [self.train, self.held_out]
 
     def batch(self, step: int) -> Batch:
         """This process's batch of a step. Raises ShardError where a sample cannot be learnt from."""
@@ -101,7 +101,9 @@ class Samples:
         size = self.held_out.batch_size
         stride = max(1, len(self.held_out) // (count * size))
         numbers = self.held_out.numbers[number * size * stride :: stride][:size]
-        return self._sound(self.held_out, self.held_out.load(numbers))
+        batch = self.held_out.load(numbers)
+        self.held_out.count_damage(batch)
+        return self._sound(self.held_out, batch)
 
     def held_out_batches(self, samples: int) -> int:
         """How many batches of what is held out show about so many samples."""
@@ -110,6 +112,13 @@ class Samples:
     def _sound(self, data: TrainingData, batch: Batch) -> Batch:
         check_actions(batch.actions, lambda row: data.index.where(int(batch.indices[row])))
         return batch
+
+
+def corruption(augment: bool | str, seed: int) -> ImageCorruption | None:
+    """What the setting ``augment`` means for pictures."""
+    if not augment:
+        return None
+    return ImageCorruption(seed=seed, config=COLOURS if augment == "colours" else None)
 
 
 def check_actions(actions: Float[np.ndarray, "n 24 20"], where: Callable[[int], str]) -> None:
@@ -154,20 +163,28 @@ def _of(bad: np.ndarray) -> str:
     return f"{int(bad.sum())} of {len(bad)} samples looked at"
 
 
-def _check(index: ShardIndex, *, tokens: bool, states: bool, pictures: bool) -> str:
+def _check(data: TrainingData, *, tokens: bool, states: bool, pictures: bool) -> str:
     """Look at all samples of a small set, at an even part of a large one; says which."""
+    index, damaged = data.index, dict[int, str]()
     numbers = _spread(index, LOOKED_AT)
-    check_actions(index.all_actions(numbers), lambda row: index.where(int(numbers[row])))
+    actions = index.all_actions(numbers, damaged=damaged if data.max_damaged else None)
+    check_actions(actions, lambda row: index.where(int(numbers[row])))
     for number in map(int, numbers):
-        if states:
-            index.state(number)
-        if tokens:
-            written = index.tokens(number)
-            if written is not None and (written.min() < 0 or written.max() >= CODES):
-                raise ShardError(
-                    f"{index.where(number)}: action_token.npy holds {written.min()} to {written.max()}, expected 0 to "
-                    f"{CODES - 1}. Write the tokens again with 'rdt2 data tokenize'."
-                )
+        try:
+            if states:
+                index.state(number)
+            written = index.tokens(number) if tokens else None
+        except ShardError as error:
+            if not data.max_damaged:
+                raise
+            damaged.setdefault(number, str(error))
+            continue
+        if written is not None and (written.min() < 0 or written.max() >= CODES):
+            raise ShardError(
+                f"{index.where(number)}: action_token.npy holds {written.min()} to {written.max()}, expected 0 to "
+                f"{CODES - 1}. Write the tokens again with 'rdt2 data tokenize'."
+            )
+    data.leave_out(damaged.values())
     decoded = _spread(index, DECODED if pictures else 0)
     for number in map(int, decoded):
         index.picture(number)

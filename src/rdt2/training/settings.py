@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
+import json
 import math
 import numbers
 import os
@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 
 from rdt2.errors import ConfigError
+from rdt2.registry import did_you_mean
 
 PRESETS = Path(__file__).parents[1] / "configs" / "training"
 SettingsT = TypeVar("SettingsT")
@@ -115,6 +116,13 @@ def to_mapping(settings: Any) -> dict[str, Any]:
     }
 
 
+def described(settings_type: type) -> Iterator[tuple[str, str, str]]:
+    """(name, default as ``--set`` takes it, meaning) of every setting."""
+    for key, value in to_mapping(settings_type()).items():
+        written = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        yield key, written, _meaning(settings_type, key)
+
+
 def checked(settings_type: type, key: Any, value: Any, *, where: str) -> Any:
     """The value of a setting, of its type and in its range.
 
@@ -129,8 +137,7 @@ def checked(settings_type: type, key: Any, value: Any, *, where: str) -> Any:
     """
     hints = typing.get_type_hints(settings_type, include_extras=True)
     if key not in hints:
-        near = difflib.get_close_matches(str(key), hints, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else f" Known are {', '.join(sorted(hints))}."
+        hint = did_you_mean(key, hints) or f" Known are {', '.join(sorted(hints))}."
         raise ConfigError(f"{where}: no setting '{key}' of {settings_type.__name__}.{hint}")
     try:
         return _convert(value, hints[key])
@@ -155,9 +162,11 @@ def _convert(value: Any, hint: Any) -> Any:
             raise _Unfit(f"a {'whole ' if arguments[0] is int else ''}number, {limits}")
         return number
     if origin is Literal:
-        if value in arguments:
+        if any(value == each and type(value) is type(each) for each in arguments):
             return value
-        raise _Unfit(f"one of {', '.join(map(str, arguments))}")
+        raise _Unfit(
+            f"one of {', '.join(str(a).lower() if isinstance(a, bool) else str(a) for a in arguments)}"
+        )
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
@@ -245,12 +254,17 @@ def _find(preset: str | Path) -> Path:
     return shipped if len(path.parts) == 1 and shipped.is_file() and not path.is_file() else path
 
 
+def shipped_presets() -> tuple[str, ...]:
+    """Names of the presets that come with the package."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+
+
 def _read(path: Path) -> Mapping[Any, Any]:
     """The pairs of a preset. Raises ConfigError."""
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such configuration file. Give the path of a yaml file, or the name of a shipped preset: "
-            f"{', '.join(sorted(each.stem for each in PRESETS.glob('*.yaml')))}."
+            f"{path}: no such configuration file.{did_you_mean(path.stem, shipped_presets())} Give the path of a yaml "
+            f"file, or the name of a shipped preset: {', '.join(shipped_presets())}."
         )
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)  # a SafeLoader

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 from rdt2.normalizer import LinearNormalizer
 from rdt2.tokenizer import ActionTokenizer, TokenizerConfig, evaluate_reconstruction, worst_chunks
 from rdt2.training.config import TokenizerTraining
-from rdt2.training.normalizer import find_normalizer
+from rdt2.training.normalizer import find_normalizer, of_another
 from rdt2.training.samples import Samples, check_actions
 from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.training.variation import varied_chunks
 
+IN_MEMORY = 1 << 20
+"""Samples whose actions are kept in the memory of each process: 2 GB of them."""
+
 
 class TokenizerStage(Stage):
-    """Actions need no pictures, so the whole training split is held in memory (1.9 kB a sample)."""
+    """Actions need no pictures: those of all but large data sets are held in memory."""
 
     name = "tokenizer"
 
@@ -33,17 +37,32 @@ class TokenizerStage(Stage):
             config, data, rank=rank, world_size=world_size, pictures=False, instructions="ignore"
         )
         self.take(samples)
-        self.source = samples.train
+        self.samples, self.source = samples, samples.train
         index = self.source.index
         self.normalizer = find_normalizer(config.normalizer, index, start=config.start_from)
-        self._actions = index.all_actions()
-        check_actions(self._actions, index.where)  # all of them: they are in memory
-        self._held_out = self._actions[samples.held_out.numbers[: config.evaluate_samples]]
+        self.notes = [*self.notes, *of_another(self.normalizer, config.start_from)]
+        self._actions = self._in_memory() if len(index) <= IN_MEMORY else None
+        evaluated = samples.held_out
+        self._held_out = evaluated.index.all_actions(
+            evaluated.numbers[: config.evaluate_samples], damaged=self._left_aside()
+        )
         if config.start_from is not None:
             tokenizer = ActionTokenizer.from_pretrained(config.start_from)
         else:
             tokenizer = self._from_scratch()
         self.module = _TokenizerModule(tokenizer, self.normalizer)
+
+    def _in_memory(self) -> np.ndarray:
+        """The actions of all samples, looked through. Raises ShardError."""
+        damaged = self._left_aside()
+        actions = self.source.index.all_actions(damaged=damaged)
+        self.source.leave_out((damaged or {}).values())
+        check_actions(actions, self.source.index.where)
+        return actions
+
+    def _left_aside(self) -> dict[int, str] | None:
+        """Takes what is damaged, where some may be."""
+        return {} if self.config.max_damaged else None
 
     def _from_scratch(self) -> ActionTokenizer:
         """A function of the settings and the data: the same on every process."""
@@ -58,18 +77,37 @@ class TokenizerStage(Stage):
             numbers = rng.permutation(self.source.numbers)
             if config.augment:  # every chunk as often as it takes, each time another one
                 numbers = np.resize(numbers, config.linear_start)
-            chunks = torch.from_numpy(self._chunks(numbers[: config.linear_start], rng))
+            chunks = torch.from_numpy(self._varied(self._recorded(numbers[: config.linear_start]), rng))
             generator = torch.Generator().manual_seed(config.seed)
             tokenizer.start_linear(self.normalizer.normalize(chunks), generator=generator)
         return tokenizer
 
-    def load(self, step: int) -> dict[str, Tensor]:
-        """Chunks (b, 24, 20) float32, metres."""
+    def load(self, step: int) -> dict[str, Any]:
+        """Chunks (b, 24, 20) float32, metres; and what was left out."""
         rng = np.random.default_rng([self.config.seed, self.source.rank, step])
-        return {"actions": torch.from_numpy(self._chunks(self.source.samples_of(step)[0], rng))}
+        damaged: tuple[str, ...] = ()
+        if self._actions is None:
+            batch = self.samples.batch(step)
+            chunks, damaged = batch.actions, batch.damaged
+        else:
+            chunks = self._actions[self.source.samples_of(step)[0]]
+        return {"actions": torch.from_numpy(self._varied(chunks, rng)), "damaged": damaged}
 
-    def _chunks(self, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        chunks = self._actions[numbers]
+    def count_damage(self, loaded: dict[str, Any]) -> None:
+        """Hand on which samples were left out."""
+        self.source.leave_out(loaded["damaged"])
+
+    def ready(self, loaded: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+        """The chunks (b, 24, 20), on the device."""
+        return {"actions": loaded["actions"].to(device, non_blocking=True)}
+
+    def _recorded(self, numbers: np.ndarray) -> np.ndarray:
+        """The chunks of samples."""
+        if self._actions is not None:
+            return self._actions[numbers]
+        return self.source.index.all_actions(numbers, damaged=self._left_aside())
+
+    def _varied(self, chunks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return varied_chunks(chunks, rng) if self.config.augment else chunks
 
     def evaluate(self, module: nn.Module, device: torch.device) -> dict[str, float]:
@@ -82,6 +120,7 @@ class TokenizerStage(Stage):
         return {"loss": float(loss), **report.summary()}
 
     def save(self, module: nn.Module, folder: Path) -> None:
+        """Write the tokenizer and its normalizer, and what held-out chunks lose by it."""
         assert isinstance(module, _TokenizerModule)
         module.tokenizer.save_pretrained(folder)
         self.normalizer.save_pretrained(folder)
@@ -107,14 +146,3 @@ class _TokenizerModule(nn.Module):
             for name, value in values.items()
         }
         return output.loss, metrics
-
-
-def encode_in_batches(
-    tokenizer: ActionTokenizer, normalizer: LinearNormalizer, actions: np.ndarray, *, batch_size: int = 1024
-) -> np.ndarray:
-    """Tokens (n, 27) int64 of chunks (n, 24, 20) in metres."""
-    rows = [
-        tokenizer.encode(normalizer.normalize(torch.from_numpy(actions[i : i + batch_size]))).numpy()
-        for i in range(0, len(actions), batch_size)
-    ]
-    return np.concatenate(rows)

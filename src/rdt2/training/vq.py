@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rdt2.data import Batch, ShardIndex
-from rdt2.data.augmentation import ImageCorruption
 from rdt2.errors import ConfigError
 from rdt2.metrics import action_errors
 from rdt2.training.adapters import add_adapters, quantise, save_adapters
@@ -20,7 +19,7 @@ from rdt2.training.evaluation import mean_over_batches
 from rdt2.training.loop import processes, reading_device, reading_dtype
 from rdt2.training.normalizer import LearntTokens
 from rdt2.training.pictures import PatchCutter
-from rdt2.training.samples import Samples
+from rdt2.training.samples import Samples, corruption
 from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.vlm import (
     PLAIN,
@@ -50,6 +49,8 @@ LEVELS = [
 
 
 class VQStage(Stage):
+    """RDT2-VQ: the VLM, or adapters to it, learn to write the 27 tokens of a chunk."""
+
     name = "vq"
 
     def __init__(
@@ -60,23 +61,32 @@ class VQStage(Stage):
         if start == "tiny":
             from rdt2.demo.start import tiny_start
 
-            sentences = ShardIndex(data).instruction_counts()
+            damaged: Literal["use", "refuse"] = "use" if config.max_damaged else "refuse"
+            sentences = ShardIndex(data, damaged_shards=damaged).instruction_counts()
             start = str(tiny_start(out / "start", list(sentences), seed=config.seed))
         self.processor = VLMProcessor.beside(start, given=config.processor)
         self._cut = PatchCutter(self.processor.images, processes().device)
         self.samples = Samples(
             config, data, rank=rank, world_size=world_size, tokens=config.tokenizer is None, mirror=config.mirror,
-            corruption=ImageCorruption(seed=config.seed) if config.augment else None, cut=self._cut.while_loading,
+            corruption=corruption(config.augment, config.seed), cut=self._cut.while_loading,
         )  # fmt: skip
         index = self.samples.train.index
         self.take(self.samples)
-        self.learnt = LearntTokens(config.tokenizer, config.normalizer, index, start=config.start_from)
+        evaluated = self.samples.held_out.index
+        self.learnt = LearntTokens(
+            config.tokenizer, config.normalizer, index, start=config.start_from, evaluated=evaluated
+        )
         self.tokenizer, self.normalizer = self.learnt.tokenizer, self.learnt.normalizer
-        if self.tokenizer is None and not index.has_tokens:
-            raise ConfigError(
-                f"{data}: the shards hold no action tokens. Write them with 'rdt2 data tokenize', "
-                "or name a tokenizer with --set tokenizer=FOLDER."
+        if self.tokenizer is None:
+            _require_tokens(index, data)
+            _require_tokens(evaluated, config.validation or data)
+        notes = [*self.notes, *self.learnt.notes]
+        if config.start_from == "tiny" and config.frozen_layers:
+            notes.append(
+                f"all layers are trained: frozen_layers={config.frozen_layers} would keep what start_from=tiny has "
+                "just made, and nothing has taught"
             )
+        self.notes = notes
         self._layers = compile_layers() if config.compile else PLAIN
         torch.manual_seed(config.seed)
         self.module = VQModule(
@@ -89,6 +99,7 @@ class VQStage(Stage):
             self.module.frozen_dtype = torch.float32
 
     def load(self, step: int) -> Batch:
+        """The samples of one step."""
         return self.samples.batch(step)
 
     def ready(self, loaded: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -141,6 +152,7 @@ class VQStage(Stage):
         return chunks
 
     def save(self, module: nn.Module, folder: Path) -> None:
+        """Write the VLM, or its adapters, with processor, tokenizer and normalizer where they are known."""
         assert isinstance(module, VQModule)
         if self.config.adapter == "none":
             save_vlm(module.vlm, folder)
@@ -194,7 +206,7 @@ def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration
     """The VLM to train; beside adapters its frozen weights are kept in the compute precision."""
     if config.adapter == "none":
         model = load_vlm(start, dtype=reading_dtype(config), device=reading_device(config))
-        _freeze(model, config.frozen_layers)
+        _freeze(model, 0 if config.start_from == "tiny" else config.frozen_layers)
         return model
     compute = torch.bfloat16 if config.precision == "bf16" else torch.float32
     earlier = read_adapters(start)
@@ -205,6 +217,16 @@ def _build(config: VQTraining, start: str) -> Qwen2_5_VLForConditionalGeneration
     else:
         base = load_vlm(place, dtype=compute, device=reading_device(config))
     return add_adapters(base, config, base=place, earlier=earlier)
+
+
+def _require_tokens(index: ShardIndex, data: str | Path) -> None:
+    """Raises ConfigError where a shard holds no action tokens."""
+    if without := index.without_tokens:
+        raise ConfigError(
+            f"{data}: {len(without)} of {len(index.shards)} shards hold no action tokens, or not for all of their "
+            f"samples: {without[0]}. Write them with 'rdt2 data tokenize', or name a tokenizer with "
+            "--set tokenizer=FOLDER."
+        )
 
 
 def _freeze(model: Qwen2_5_VLForConditionalGeneration, layers: int) -> None:

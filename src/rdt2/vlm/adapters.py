@@ -60,7 +60,7 @@ class Delta:
     """The weight is (words, width), and so the other way round."""
 
     def added_to(self, weight: Tensor, what: str) -> Tensor:
-        """The sum in float32; whoever takes it rounds it, once.
+        """The sum with a `weight` (out, in), in float32; whoever takes it rounds it, once.
 
         Raises:
             CheckpointError: the shapes do not go together, or a value is not finite.

@@ -33,6 +33,8 @@ CONFIG_NAME = "preprocessor_config.json"
 PROCESSOR_NAME = "processor_config.json"
 _STEPS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "resample": 3}
 PRECISION_BITS = 22  # of the shares with which PIL mixes pixels
+_AT_A_TIME = 512
+"""Patches that become numbers at once: what they are on the way stays in a core's cache."""
 
 
 def has_settings(folder: Path) -> bool:
@@ -166,28 +168,35 @@ class ImageProcessor:
 
     def cut(
         self, pictures: Sequence[UInt8[np.ndarray, "h w 3"]]
-    ) -> tuple[UInt8[np.ndarray, "patches 3 pp"], Int[np.ndarray, "b 3"]]:
-        """The first half of a call: patches as bytes, each once, an eighth of what they become; and the grids."""
+    ) -> tuple[UInt8[np.ndarray, "3 patches pp"], Int[np.ndarray, "b 3"]]:
+        """The first half of a call: patches as bytes, each once, an eighth of what they become, one colour after the
+        other; and the grids."""
         resized = [self.resize(picture) for picture in pictures]
         p, m = self.patch_size, self.merge_size
         grid = np.array([(1, r.shape[0] // p, r.shape[1] // p) for r in resized], np.int64)
-        out = np.empty((int(grid.prod(-1).sum()), 3, p * p), np.uint8)
+        out = np.empty((3, int(grid.prod(-1).sum()), p * p), np.uint8)
         start = 0
         for picture, (_, rows, columns) in zip(resized, grid.tolist(), strict=True):
-            blocks = picture.reshape(rows // m, m, p, columns // m, m, p, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-            out[start : start + rows * columns].reshape(blocks.shape)[...] = blocks
+            blocks = picture.reshape(rows // m, m, p, columns // m, m, p, 3).transpose(6, 0, 3, 1, 4, 2, 5)
+            out[:, start : start + rows * columns].reshape(blocks.shape)[...] = blocks
             start += rows * columns
         return out, grid
 
-    def normalized(self, patches: UInt8[np.ndarray, "patches 3 pp"], grid: Int[np.ndarray, "b 3"]) -> Patches:
+    def normalized(self, patches: UInt8[np.ndarray, "3 patches pp"], grid: Int[np.ndarray, "b 3"]) -> Patches:
         """The second half of a call."""
         import cv2
 
-        out = np.empty((len(patches), 3, self.temporal_patch_size, patches.shape[-1]), np.float32)
-        for channel in range(3):
-            values = cv2.LUT(np.ascontiguousarray(patches[:, channel]), self._table[channel][None])
-            out[:, channel] = values[:, None]
-        return Patches(torch.from_numpy(out.reshape(len(out), -1)), torch.from_numpy(grid))
+        count, pixels = patches.shape[1:]
+        out = torch.empty(count, 3 * self.temporal_patch_size * pixels)
+        for begin in range(0, count, _AT_A_TIME):
+            some = slice(begin, begin + _AT_A_TIME)
+            colours = [
+                torch.from_numpy(cv2.LUT(colour[some], values[None]))
+                for colour, values in zip(patches, self._table, strict=True)
+            ]
+            # torch joins rows several times as fast as numpy copies them.
+            torch.cat([c for c in colours for _ in range(self.temporal_patch_size)], 1, out=out[some])
+        return Patches(out, torch.from_numpy(grid))
 
     @cached_property
     def _table(self) -> Float[np.ndarray, "3 256"]:

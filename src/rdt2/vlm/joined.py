@@ -48,6 +48,7 @@ class JoinedMLP(torch.nn.Module):
         self._joined = _join(self.gate_proj, self.up_proj)
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Each token of width d for itself, as the layer it stands for."""
         gate, up = F.linear(x, self._joined).chunk(2, -1)
         return self.down_proj(self.act_fn(gate) * up)
 

@@ -63,8 +63,8 @@ def read_config(folder: Path) -> Any:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise CheckpointError(
             f"{file}: the weights are quantized ({method}), expected whole ones. Point at the model that they were "
-            "made from; quantize='int8' or 'int4' makes it as small while it is loaded. (Adapters that name it are "
-            "merged by 'rdt2 export merge ADAPTERS OUT --base MODEL'.)"
+            "made from; quantize='int8' or quantize='int4' makes it as small while it is loaded. (Adapters that "
+            "name it are merged by 'rdt2 export merge ADAPTERS OUT --base MODEL'.)"
         )
     try:
         return Qwen2_5_VLConfig(**raw)
@@ -145,7 +145,7 @@ def published_config(config: Any, *, tied: bool, dtype: torch.dtype) -> dict[str
 
 
 def find_tensors(path: str | Path) -> dict[str, tuple[str, str]]:
-    """Our name of every tensor of the checkpoint -> (file, name in the file)."""
+    """Our name of every tensor of the checkpoint -> (file, name in the file). Raises CheckpointError."""
     file = locate_any(path, (CONFIG,), FILES, what="a Qwen2.5-VL")
     if file is None:
         folder = locate(path, (CONFIG,))

@@ -86,7 +86,7 @@ def require_memory(needed: int, device: torch.device, what: str) -> None:
     free = free_bytes(device) if device.type in ("cpu", "cuda") else None
     if free is not None and needed > free:
         raise ConfigError(
-            f"{what} needs {needed / 1e9:.1f} GB on {device}, which has {free / 1e9:.1f} GB free. Use a smaller "
-            "dtype (torch.bfloat16), quantize='int8' or 'int4', offload=<language layers>, another device, or end what "
-            "fills this one."
+            f"{what} needs {needed / 1e9:.1f} GB on {device}, which has {free / 1e9:.1f} GB free. Use "
+            "dtype='bfloat16', quantize='int8' or quantize='int4', offload=<language layers>, another device, or end "
+            "what fills this one."
         )

@@ -10,6 +10,7 @@ One picture a sample, left wrist beside right wrist. Action token ``a`` is the v
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from functools import lru_cache
@@ -54,6 +55,8 @@ TOKENIZER_FILES = (
 PROCESSOR_FILES = (*TOKENIZER_FILES, CONFIG_NAME, PROCESSOR_NAME)
 PUBLISHED = "Qwen/Qwen2.5-VL-7B-Instruct"  # whose processor RDT2-VQ, which has none, was trained with
 IntOrTensor = TypeVar("IntOrTensor", int, torch.Tensor)
+ACTION_TOKENS = 1024  # of the published model: ids at the end of the base vocabulary
+ACTION_NAME = "<|action_{}|>"  # what a vocabulary made for RDT2 calls them
 IGNORE = -100  # label of a position that carries no loss
 
 
@@ -63,6 +66,8 @@ class VLMProcessor:
     Attributes:
         images: the picture side; ``processor.images(pictures)`` gives pixel values and grids.
         vocab_size: size of the base vocabulary, without added tokens.
+        action_tokens: how many of its last ids are action tokens': as many as it names so, and as published where it
+            names none, for there they took over the ids of the rarest words.
         pad_id, quad_start_id, quad_end_id, end_id, image_id: ids of the control tokens.
         before_picture: ids in front of the picture's tokens, the same in every prompt.
         after_instruction: ids behind the sentence, up to and including ``<|quad_start|>``.
@@ -73,11 +78,15 @@ class VLMProcessor:
         self.images = images
         self.source = source
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=False)
-        self.pad_id = self._control("<|endoftext|>")
-        self.quad_start_id = self._control("<|quad_start|>")
-        self.quad_end_id = self._control("<|quad_end|>")
-        self.end_id = self._control("<|im_end|>")
-        self.image_id = self._control("<|image_pad|>")
+        numbers = itertools.takewhile(
+            lambda a: tokenizer.token_to_id(ACTION_NAME.format(a)), itertools.count()
+        )
+        self.action_tokens = len(list(numbers)) or ACTION_TOKENS
+        self.pad_id = self._id("<|endoftext|>")
+        self.quad_start_id = self._id("<|quad_start|>")
+        self.quad_end_id = self._id("<|quad_end|>")
+        self.end_id = self._id("<|im_end|>")
+        self.image_id = self._id("<|image_pad|>")
         self.before_picture = self._ids(BEFORE_PICTURE)
         self._before_instruction = self._ids(BEFORE_INSTRUCTION)
         self.after_instruction = self._ids(AFTER_INSTRUCTION)
@@ -144,7 +153,7 @@ class VLMProcessor:
         except CheckpointError as error:
             raise CheckpointError(
                 f"{vlm}: has no tokenizer.json beside it. Copy the tokenizer files and preprocessor_config.json of "
-                f"{PUBLISHED} there, or pass a folder with them as processor= (--set processor=FOLDER in training). "
+                f"{PUBLISHED} there, or pass a folder with them as processor=FOLDER. "
                 f"{error}"
             ) from error
 
@@ -255,7 +264,16 @@ class VLMProcessor:
             raise ObservationError(
                 f"the instruction {instruction!r} contains a control token; use plain words"
             )
-        return tuple(ids)
+        return tuple(spelled for i in ids for spelled in self._spelled(i))
+
+    def _spelled(self, word: int) -> list[int]:
+        """An id, or where it is an action token's the ids of its bytes: a sentence holds none, whatever it says.
+
+        The rarest words of Qwen's vocabulary have the ids that action tokens took over.
+        """
+        if word < self.vocab_size - self.action_tokens:
+            return [word]
+        return [self._id(byte) for byte in self.tokenizer.id_to_token(word) or ""]
 
     def _answers(self, tokens: Tensor, count: int, num_embeddings: int) -> list[list[int]]:
         if tokens.ndim != 2 or len(tokens) != count or tokens.is_floating_point():
@@ -295,11 +313,11 @@ class VLMProcessor:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def _control(self, name: str) -> int:
+    def _id(self, name: str) -> int:
         token_id = self.tokenizer.token_to_id(name)
         if token_id is None:
             raise CheckpointError(
-                f"expected the control token {name} in the tokenizer of {self.source}, found none; "
+                f"expected the token {name} in the tokenizer of {self.source}, found none; "
                 "RDT2 needs the tokenizer of Qwen2.5-VL"
             )
         return token_id

@@ -7,6 +7,7 @@ matrices whose rows are so many whole blocks: all but one in each block of the p
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,9 @@ from rdt2.errors import ConfigError
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+# It works without the package that it would have installed for a faster product on some CPUs.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 Quantization = Literal["int8", "int4"]
 BYTES: dict[str, float] = {"int8": 1.0, "int4": 0.5 + 1 / 64}  # of one weight with its share of the scales
@@ -45,6 +49,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale.to(weight.dtype), persistent=False)
 
     def forward(self, x: Float[Tensor, "*b in"]) -> Float[Tensor, "*b out"]:
+        """The product with the weights as they were rounded, plus the bias."""
         y = F.linear(x, self.weight.to(x.dtype)) * self.scale
         return y if self.bias is None else y + self.bias
 

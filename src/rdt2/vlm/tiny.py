@@ -19,7 +19,7 @@ from rdt2.errors import ConfigError
 from rdt2.vlm.images import ImageProcessor
 from rdt2.vlm.layout import read_generation_config
 from rdt2.vlm.model import save_vlm
-from rdt2.vlm.processor import AFTER_INSTRUCTION, BEFORE_PICTURE, VLMProcessor
+from rdt2.vlm.processor import ACTION_NAME, AFTER_INSTRUCTION, BEFORE_PICTURE, VLMProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -188,7 +188,7 @@ def train_tokenizer(
     state = json.loads(learned.to_str())["model"]
     vocab: dict[str, int] = state["vocab"]
     base = len(vocab) + num_embeddings
-    vocab |= {f"<|action_{a}|>": base - (a + 1) for a in range(num_embeddings)}
+    vocab |= {ACTION_NAME.format(a): base - (a + 1) for a in range(num_embeddings)}
     tokenizer = build(models.BPE(vocab=vocab, merges=[tuple(pair) for pair in state["merges"]]))
     tokenizer.add_special_tokens(
         [AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS]

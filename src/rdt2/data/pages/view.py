@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.action import ARMS, FPS, HORIZON
+from rdt2.action import ARMS, FPS, HORIZON, SIDES
 from rdt2.data.episode import decoded_picture
 from rdt2.data.pages import render
 from rdt2.data.shards import write_atomic
@@ -72,6 +72,6 @@ def _picture(episode: Episode, frame: int) -> bytes:
 
     halves = [
         np.asarray(Image.fromarray(decoded_picture(episode.videos[arm][frame])).resize((_SIDE, _SIDE)))
-        for arm in ("left", "right")
+        for arm in SIDES
     ]
     return simplejpeg.encode_jpeg(np.concatenate(halves, axis=1), quality=_QUALITY, colorspace="RGB")

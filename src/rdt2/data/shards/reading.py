@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,10 +165,16 @@ def _incomplete(shard: str, key: str, files: Mapping[str, Any]) -> ShardError | 
     missing = [name for name in MEMBERS if name not in files and name != "action_token.npy"]
     if not missing:
         return None
+    where = f"{shard}, sample {key}: {', '.join(missing)} missing beside {', '.join(files)}."
+    if missing == ["action.npy"] and "action_token.npy" in files:
+        return ShardError(
+            f"{where} Action tokens alone do not say the motion: action.npy holds the (24, 20) chunk in metres that "
+            "they stand for. Take the chunks of the recording, or decode the tokens with the tokenizer and the "
+            "normalizer that made them (ActionTokenizer.decode, then LinearNormalizer.denormalize)."
+        )
     return ShardError(
-        f"{shard}, sample {key}: {', '.join(missing)} missing beside {', '.join(files)}. The files of a sample lie "
-        f"one after the other in a tar. If they only lie apart, unpack it and pack it again in order: "
-        f"tar --sort=name -cf {shard} -C FOLDER . ; if they are gone, record or convert again."
+        f"{where} The files of a sample lie one after the other in a tar. If they only lie apart, unpack it and pack "
+        f"it again in order: tar --sort=name -cf {shard} -C FOLDER . ; if they are gone, record or convert again."
     )
 
 
@@ -284,29 +289,6 @@ class ReadReport:
     """What a tolerant reader left out: one line for each damaged shard or sample."""
 
     skipped: list[str] = field(default_factory=list)
-
-
-class Tolerance:
-    """Counts damage, each piece once however often it is met, and makes it an error above the limit. Threads may share
-    it."""
-
-    def __init__(self, report: ReadReport, limit: int) -> None:
-        self._report, self._limit, self._lock = report, limit, threading.Lock()
-
-    def note(self, error: ShardError, remark: str = "") -> None:
-        if self._limit == 0:
-            raise error
-        line = f"{error}{remark}"
-        with self._lock:
-            if line in self._report.skipped:
-                return
-            self._report.skipped.append(line)
-            count = len(self._report.skipped)
-        _log.warning("left out (%d of at most %d): %s", count, self._limit, line)
-        if count > self._limit:
-            raise ShardError(
-                f"{count} damaged samples or shards, at most {self._limit} are to be left out; the last: {line}"
-            )
 
 
 def find_shards(source: str | Path | Iterable[str | Path]) -> list[Path]:

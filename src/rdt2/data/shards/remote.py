@@ -17,6 +17,7 @@ from rdt2.data.shards.reading import (
     pick_shards,
     read_instructions,
 )
+from rdt2.data.shards.signed import read_signed
 from rdt2.errors import ConfigError, ShardError
 
 _log = logging.getLogger(__name__)
@@ -26,8 +27,6 @@ _TRIES, _MORE_TRIES = 4, 10
 """How often a server is asked: one that never answered, and one that did and may come back."""
 _WAIT_S = 0.25
 """Before the second try; doubled before each further one: a good two minutes in all."""
-_SIGNED_S, _UNSIGNED_S = 1800, 60
-"""How long a signed address is used, which is good for twice as long; and how long none is, where one failed."""
 _S3 = (
     "Credentials are those of AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (FSSPEC_S3_ANON=true reads "
     "public buckets without any); AWS_ENDPOINT_URL names a service that is not Amazon's, AWS_DEFAULT_REGION the region."
@@ -155,20 +154,13 @@ _SERVE = "Serve the shards with one that does, such as nginx, or copy them."
 
 
 def _fetch(url: str, begin: int, end: int | None) -> bytes:
-    filesystem, path = filesystem_of(url)
     if end is None:
+        filesystem, path = filesystem_of(url)
         whole: bytes = filesystem.cat_file(path)
         return whole
-    data: bytes | None = None
-    if (signed := _signed_address(url)) is not None:
-        try:
-            there, place = filesystem_of(signed)
-            data = there.cat_file(place, start=begin, end=end)
-        except (
-            Exception
-        ):  # it ran out, or the bucket wants more than a signature: the S3 client knows, or says why
-            _signed[url] = (time.monotonic() + _UNSIGNED_S, None)
+    data = read_signed(url, begin, end, lambda seconds: _sign(url, seconds)) if _in_s3(url) else None
     if data is None:
+        filesystem, path = filesystem_of(url)
         data = filesystem.cat_file(path, start=begin, end=end)
     if len(data) > end - begin:
         raise ShardError(
@@ -177,22 +169,14 @@ def _fetch(url: str, begin: int, end: int | None) -> bytes:
     return data
 
 
-_signed: dict[str, tuple[float, str | None]] = {}
-"""URL -> until when, and its signed address; None where that does not work."""
+def _in_s3(url: str) -> bool:
+    return url.startswith("s3://")
 
 
-def _signed_address(url: str) -> str | None:
-    """Where a file in S3 is read by plain https, which costs a quarter of the S3 client's time for each request."""
-    if not url.startswith("s3://"):
-        return None
-    until, address = _signed.get(url, (0.0, None))
-    if time.monotonic() > until:
-        filesystem, path = filesystem_of(url)
-        try:
-            address = filesystem.sign(path, expiration=2 * _SIGNED_S)
-        except Exception:  # without credentials; then the S3 client says so
-            address = None
-        _signed[url] = (time.monotonic() + _SIGNED_S, address)
+def _sign(url: str, seconds: int) -> str:
+    """The https address at which a file in S3 is read for so long."""
+    filesystem, path = filesystem_of(url)
+    address: str = filesystem.sign(path, expiration=seconds)
     return address
 
 
@@ -231,7 +215,7 @@ _answered, _waited_for = set[str](), set[str]()
 def _refusal(url: str, error: Exception) -> Unreachable | None:
     """What a server refuses for good, in words; None for what may pass, such as a connection that broke."""
     status, words = _status(error), words_of(error)
-    bucket = url.split("/")[2] if url.startswith("s3://") else None
+    bucket = url.split("/")[2] if _in_s3(url) else None
     if status == 404 and bucket and "bucket does not exist" in words:
         return Unreachable(f"{url}: there is no bucket {bucket!r} ({words}). Look at its name. {_S3}")
     if status == 404:
@@ -288,7 +272,7 @@ def _listing(url: str) -> list[str]:
     listed = {name.rpartition("/")[2]: name for name in names}
     found = [listed[name] for name in pick_shards(listed, url)]
     if not found:
-        if url.startswith("s3://"):
+        if _in_s3(url):
             with contextlib.suppress(Absent):
                 read_url(url)  # a bucket that is not there has an empty list, too
         raise ShardError(

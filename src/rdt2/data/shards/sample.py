@@ -93,7 +93,7 @@ def decode_jpeg(
 def parse_npy(
     data: bytes | memoryview, *, shape: tuple[int, ...], dtype: str, where: str, name: str
 ) -> np.ndarray:
-    """An array from the bytes of an ``.npy`` file whose shape and dtype are known beforehand.
+    """An array of a known `shape`, () for a scalar, and `dtype`, from the bytes of an ``.npy`` file.
 
     Other widths and byte orders of the same kind of number (float64 for float32, int64 for int16) are read,
     too. The header is compared before anything is allocated, so neither a pickle nor an absurd size gets further.

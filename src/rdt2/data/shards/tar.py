@@ -24,8 +24,13 @@ _MAX_EXTENDED = 1 << 16
 class Stream(Protocol):
     """What a tar is read from: an open file, or :class:`~rdt2.data.shards.ranges.UrlStream`."""
 
-    def read(self, size: int, /) -> bytes: ...
-    def seek(self, position: int, /) -> int: ...
+    def read(self, size: int, /) -> bytes:
+        """The next `size` bytes, fewer at the end."""
+        ...
+
+    def seek(self, position: int, /) -> int:
+        """Go to a byte, counted from the start; returns it."""
+        ...
 
 
 class Member(NamedTuple):

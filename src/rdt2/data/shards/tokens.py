@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rdt2.action import NUM_TOKENS
+from rdt2.data.shards.index import load_index
 from rdt2.data.shards.ranges import Range, shard_name
 from rdt2.data.shards.remote import Absent, Forbidden, is_url, read_url
 from rdt2.errors import ShardError
@@ -94,6 +95,24 @@ def read_tokens(path: Path, *, shard: str, samples: int) -> TokensBeside | None:
             f"{path}: holds the action tokens of another shard than the one of that name. {again}."
         )
     return TokensBeside(path, begin + first, origin)
+
+
+def tokens_of_shard(shard: str, folder: str | Path | None = None) -> Int[np.ndarray, "n 27"] | None:
+    """What the token file of a shard holds, beside it or in a folder; None where there is none.
+
+    Raises:
+        ShardError: a damaged file, or tokens of another shard.
+    """
+    if folder is None and is_url(shard):
+        return None
+    path = tokens_path(shard, folder)
+    if not path.is_file():
+        return None
+    table = load_index(shard)
+    found = read_tokens(path, shard=table.shard, samples=table.samples)
+    if found is None:
+        return None
+    return np.fromfile(found.path, "<i2", offset=found.begin).reshape(-1, NUM_TOKENS)
 
 
 def origin_beside(folder: str) -> TokenOrigin | None:

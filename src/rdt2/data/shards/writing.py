@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Mapping
@@ -20,12 +19,12 @@ from rdt2.data.shards.index import write_index
 from rdt2.data.shards.reading import INSTRUCTION_FILES, read_instructions, split_name
 from rdt2.data.shards.sample import INSTRUCTION_KEY, NUM_TOKENS, PICTURE_SHAPE, encode_jpeg
 from rdt2.errors import RecordingError, ShardError
+from rdt2.files import finish_file, partial_file
 from rdt2.files import write_whole as write_atomic
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
-_TEMPORARY = ".partial"
 _KEY_LENGTH = 80
 
 
@@ -72,6 +71,9 @@ class ShardWriter:
         samples_per_shard: a new tar is begun after so many samples.
         first_shard: number of the first tar, so that several processes can write into one folder.
         write_instructions: False leaves ``instructions.json`` to the caller, as several processes must.
+
+        Raises:
+            RecordingError: fewer than one sample a shard, or a folder that cannot be made.
         """
         if samples_per_shard < 1:
             raise RecordingError(f"samples_per_shard must be at least 1, got {samples_per_shard}.")
@@ -202,10 +204,10 @@ class ShardWriter:
                 self._stream.close()
             self._stream.raw.close()
         self._stream, self._tar, self._count = None, None, 0
-        _temporary(self._target).unlink(missing_ok=True)
+        partial_file(self._target).unlink(missing_ok=True)
 
     def _open(self) -> tarfile.TarFile:
-        self._stream = open(_temporary(self._target), "wb")  # noqa: SIM115  closed by _finish or abort
+        self._stream = open(partial_file(self._target), "wb")  # noqa: SIM115  closed by _finish or abort
         self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)
         return self._tar
 
@@ -214,10 +216,8 @@ class ShardWriter:
         assert self._stream is not None
         try:
             self._tar.close()
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
             self._stream.close()
-            os.replace(_temporary(self._target), self._target)
+            finish_file(partial_file(self._target), self._target)
         except OSError as error:
             self._fail(error)
         self.shards.append(self._target)
@@ -240,10 +240,6 @@ def _npy(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
     return stream.getvalue()
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}{_TEMPORARY}")
 
 
 def write_instructions(folder: str | Path, table: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ from rdt2.data.sources.base import Pictures, Source
 from rdt2.data.sources.options import Guess, SourceOptions
 from rdt2.errors import ConfigError
 
-SourceKind = Literal["umi-zarr", "lerobot", "hdf5", "mcap", "shards"]
+SourceKind = Literal["umi-zarr", "lerobot", "hdf5", "mcap", "shards", "recording"]
 
 __all__ = ["Guess", "Pictures", "Source", "SourceKind", "SourceOptions", "open_source"]
 
@@ -47,6 +47,10 @@ def open_source(path: str | Path, kind: SourceKind, options: SourceOptions | Non
         from rdt2.data.sources.shards import Shards
 
         return Shards(path, options)
+    if kind == "recording":
+        from rdt2.data.sources.recording import LoopRecordings
+
+        return LoopRecordings(path, options)
     raise ConfigError(
         f"unknown kind of recording {kind!r}; expected one of {', '.join(get_args(SourceKind))}."
     )

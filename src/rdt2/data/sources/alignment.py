@@ -90,7 +90,7 @@ def poses_at(
     *,
     where: str,
 ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 4"]]:
-    """Positions and quaternions x y z w at the frames: linear, slerp.
+    """Positions (metres) and quaternions x y z w at the frames: linear, slerp; times in seconds.
 
     values: of each message position, then quaternion.
 

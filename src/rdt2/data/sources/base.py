@@ -32,7 +32,7 @@ from rdt2.errors import ConfigError, RDT2Error, RecordingError
 from rdt2.observation import IMAGE_SIZE
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, UInt8
 
 Value = TypeVar("Value")
 
@@ -74,6 +74,7 @@ class Source(ABC):
     kind: ClassVar[str]
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
+        """Look at `path`. Raises RecordingError where there is nothing."""
         self.path = Path(path)
         self.options = options or SourceOptions()
         self.guesses: list[Guess] = []
@@ -335,7 +336,7 @@ class Source(ABC):
             if arm not in position:
                 poses[arm] = np.tile(np.eye(4), (count, 1, 1))
                 widths[arm] = np.zeros(count)
-                videos[arm] = Pictures(count, _grey)
+                videos[arm] = Pictures(count, grey_picture)
                 continue
             opening = None if self.options.gripper_fixed is not None else gripper[arm]
             for name, values in (("poses", position[arm]), ("gripper", opening)):
@@ -416,7 +417,8 @@ class Source(ABC):
         return to_widths(opening, unit, self.options, where=where)
 
 
-def _grey(_: int) -> np.ndarray:
+def grey_picture(_: int) -> UInt8[np.ndarray, "384 384 3"]:
+    """The picture of an arm that is not there."""
     return np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 128, np.uint8)
 
 

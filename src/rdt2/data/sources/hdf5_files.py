@@ -30,6 +30,11 @@ MAX_VALUES = 1 << 27
 
 
 def open_file(path: Path) -> Any:
+    """Open a file for reading, without a lock: recordings may lie on a read-only disk.
+
+    Raises:
+        RecordingError: it is no whole HDF5 file.
+    """
     import h5py
 
     try:
@@ -72,7 +77,7 @@ def pose_numbers(file: Any, key: str) -> np.ndarray:
 
 
 def numbers(file: Any, key: str, *dimensions: int) -> np.ndarray:
-    """A numeric array as float64, whatever its byte order. Raises RecordingError."""
+    """An array as float64, whatever its byte order: with `dimensions` 1 (n,), with 2 (n, m). Raises RecordingError."""
     found = file.get(key)
     if not hasattr(found, "shape"):
         raise RecordingError(f"{file.filename}: has no dataset {key}.")
@@ -119,6 +124,11 @@ def column_names(file: Any, key: str) -> list[str]:
 
 
 def require_pictures(file: Any, key: str, count: int, path: Path) -> None:
+    """Check that a camera has one picture for each pose: uint8 (n, h, w, 3 or 4), or n files of JPEG.
+
+    Raises:
+        RecordingError: there is no such camera, or it has another number of pictures, or another kind.
+    """
     if key not in file or not hasattr(file[key], "shape"):
         raise RecordingError(f"{path}: has no camera {key}. Name it with --cameras RIGHT LEFT.")
     found = file[key]
@@ -136,6 +146,7 @@ def require_pictures(file: Any, key: str, count: int, path: Path) -> None:
 
 
 def is_colour(found: Any) -> bool:
+    """Whether a dataset holds colour pictures: uint8 (n, h, w, 3 or 4), or JPEG bytes a frame."""
     raw = getattr(found, "dtype", None) == np.uint8 and found.ndim == 4 and found.shape[3] in (3, 4)
     return raw or (hasattr(found, "shape") and _is_packed(found))
 
@@ -160,6 +171,11 @@ class Frames:
         self._file: Any = None
 
     def __call__(self, number: int) -> np.ndarray:
+        """Picture `number`, RGB uint8 (h, w, 3).
+
+        Raises:
+            RecordingError: it cannot be read or decoded.
+        """
         if self._file is None:
             self._file = open_file(self._path)
         try:

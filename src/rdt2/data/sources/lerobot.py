@@ -88,7 +88,8 @@ class LeRobot(Source):
                     f"{self.path}: has no feature {named}; there are {', '.join(numbers)}. Name the one that holds "
                     f"{'end-effector poses' if named == key else 'the gripper openings'}: {flag} NAME"
                 )
-        names = flat_names(self._features[key].get("names"))
+        # What LeRobot itself records of our robots has ".pos" behind each name.
+        names = [name.removesuffix(".pos") for name in flat_names(self._features[key].get("names"))]
         self._width = self._tables.width(key)
         self._read_columns(
             key,

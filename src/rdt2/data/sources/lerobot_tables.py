@@ -124,7 +124,11 @@ class Tables:
         return found
 
     def width(self, key: str) -> int:
-        """How many numbers a feature has: of its shape, else of the first rows that can be read."""
+        """How many numbers a feature has: of its shape, else of the first rows that can be read.
+
+        Raises:
+            RecordingError: neither is there.
+        """
         shape = self.features[key].get("shape")
         if isinstance(shape, list) and shape and all(isinstance(size, int) and size > 0 for size in shape):
             return math.prod(shape)
@@ -370,7 +374,7 @@ def _number(value: Any) -> bool:
 
 
 def whole(value: Any, where: str) -> int:
-    """A whole number, which pandas may have stored as a float."""
+    """A whole number, which pandas may have stored as a float. Raises RecordingError."""
     if not _number(value) or value != int(value) or value < 0:
         raise RecordingError(f"{where} is {value!r}, expected a whole number.")
     return int(value)

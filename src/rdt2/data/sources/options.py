@@ -88,6 +88,9 @@ class SourceOptions:
     missing_chunks: Literal["refuse", "fill"] = "refuse"
     """UMI's zarr: a chunk that is not stored was lost, or left out because it holds the fill value only, as a black
     picture does. refuse: name the episode; fill: take the fill value."""
+    marks: Literal["success", "all", "corrections"] = "success"
+    """Recordings of the loop: take those marked as a success, all of them, or only what a person drove who took over,
+    of those not marked as a failure. The meta of every sample says mark, driver and correction."""
     instruction: str | None = None
     """Sentence for episodes and frames whose own is missing or blank."""
 

@@ -81,7 +81,7 @@ class UmiZarr(Source):
         self._block: dict[str, tuple[int, np.ndarray]] = {}
 
     def episode(self, number: int) -> Episode:
-        """One episode. Raises RDT2Error that names file and frame."""
+        """One episode. Raises RecordingError, or another RDT2Error, that names file and frame."""
         start, end = int(self._ends[number] - self.lengths[number]), int(self._ends[number])
         for name, missing in self._missing_rows.items():
             if missing[start:end].any():

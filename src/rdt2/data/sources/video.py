@@ -78,6 +78,11 @@ class VideoFrames:
         self._decoder: Any = None
 
     def __call__(self, number: int) -> np.ndarray:
+        """The picture of row `number` of the table, RGB uint8 (h, w, 3).
+
+        Raises:
+            RecordingError: there is none, or it cannot be decoded.
+        """
         import av
 
         stamp = int(self._rows[number])

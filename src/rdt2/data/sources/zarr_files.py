@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,13 @@ class ZarrFiles:
         marker: an array that every store has; in a zip of a folder it tells the folder.
 
         Raises:
-            RecordingError: a zip that is truncated, or inflates without measure.
+            RecordingError: a zip that is truncated, or inflates without measure; Python 3.10.
         """
+        if sys.version_info < (3, 11):
+            raise RecordingError(
+                f"{path} is read with zarr 3, which needs Python 3.11 or newer, and this is 3.10. "
+                "Convert it with a newer Python: the shards are the same for all."
+            )
         import zarr
 
         self.path = path
@@ -142,7 +148,7 @@ class ZarrFiles:
         return self._meta(name).filled
 
     def rows(self, array: Any, start: int, end: int) -> np.ndarray:
-        """Rows of an array. Raises RecordingError for a damaged chunk."""
+        """Rows of an array, (end - start, ...). Raises RecordingError for a damaged chunk."""
         try:
             return np.asarray(array[start:end])
         except Exception as error:  # every codec has exceptions of its own

@@ -43,3 +43,16 @@ def mount_in_flange(model: str, side: str) -> Float[ndarray, "4 4"]:
     pose = np.eye(4)
     pose[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     return pose
+
+
+def flange_pose(model: str, joints: Float[ndarray, " n"]) -> Float[ndarray, "4 4"]:
+    """Where joint angles (radians) put an arm's flange, in the frame of its base, metres."""
+    arm, pose = arm_model(model), np.eye(4)
+    for link, angle in zip(arm.links, joints, strict=True):
+        step, turn = np.eye(4), np.eye(4)
+        step[1:3, 1:3] = [[np.cos(link.tilt), -np.sin(link.tilt)], [np.sin(link.tilt), np.cos(link.tilt)]]
+        step[:3, 3] = link.position
+        turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        pose = pose @ step @ turn
+    pose[:3, 3] += arm.flange * pose[:3, 2]
+    return pose

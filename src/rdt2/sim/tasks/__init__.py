@@ -35,7 +35,9 @@ class Draw(Protocol):
 
     def __call__(
         self, rng: Generator, colours: Sequence[str], *, unseen_shapes: bool
-    ) -> tuple[ObjectSpec, ...]: ...
+    ) -> tuple[ObjectSpec, ...]:
+        """Objects of some of the colours; with `unseen_shapes`, of shapes that no recording holds."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,240 @@
+"""How late arm, gripper and camera are, and how far a gripper opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.signal import medfilt
+
+from rdt2.calibration.latency import Lag, lag, picture_motions
+from rdt2.calibration.motion import RAMP, Excitation
+from rdt2.calibration.moving import Recording
+from rdt2.calibration.outcome import Outcome, plot
+from rdt2.calibration.track import Track
+from rdt2.control.servo import TICK
+from rdt2.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from rdt2.control.way import Way
+    from rdt2.robot import Robot
+    from rdt2.robot.settings import ArmSettings
+
+MOTION = Excitation(degrees=6.0, metres=0.0, seconds=12.0, pace=3.0)
+"""What latencies are measured on."""
+EARLY = 0.2
+"""Seconds that a camera's stamps are looked for before what they show, as well as after it."""
+HALF, MOST_LATE = 0.02, 0.4
+"""Half of the seconds over which a speed is taken; most seconds of a camera's delay."""
+UNSURE = 0.03
+"""Seconds of an interval from which a latency is told, and not written."""
+SAME = 0.002
+"""Metres: openings that differ by less are the same."""
+SETTLES, LEAST = 2.0, 0.01
+"""Seconds in which fingers get to where they are sent; metres that they have to move by."""
+
+
+def fingers(start: float, stroke: float) -> Callable[[float], float]:
+    """Opening in metres by seconds since the beginning: from where they are into the middle, to and fro unevenly."""
+
+    def width(since: float) -> float:
+        share = min(max(since / RAMP, 0.0), 1.0)
+        gain = share**3 * (10 - 15 * share + 6 * share**2)
+        swing = 0.5 + 0.2 * np.sin(2 * np.pi * since / 2.3) + 0.1 * np.sin(2 * np.pi * since / 1.3)
+        return float(start + gain * (stroke * swing - start))
+
+    return width
+
+
+def latency(kept: Recording, way: Way, side: str, arm: ArmSettings, *, camera: bool) -> Outcome:
+    """Arm, gripper and camera from one motion.
+
+    Args:
+        kept: with openings, and with pictures where `camera`.
+        way: that was driven.
+        side: whose.
+        arm: its settings, to compare with.
+        camera: whether to look at pictures.
+
+    Raises:
+        CalibrationError: something did not follow.
+    """
+    stamps = np.array([state.timestamp for state in kept.arm])
+    joints = np.stack([state.joints for state in kept.arm])
+    began = kept.times[0] - kept.since[0]
+    told_times = began + TICK * np.arange(len(way.joints[side]))
+    found = {"arm": lag(told_times, way.joints[side], stamps, joints, what=f"the {side} arm")}
+    widths = np.array(kept.widths)
+    commanded = np.array(kept.times), widths[:, 2]
+    found["gripper"] = lag(*commanded, widths[:, 0], widths[:, 1], what=f"the {side} gripper")
+    stored = {"arm": arm.latency, "gripper": arm.gripper.latency}
+    keys = {"arm": f"arms.{side}.latency", "gripper": f"arms.{side}.gripper.latency"}
+    notes: list[str] = []
+    values: dict[str, Any] = {}
+    if camera:
+        stored["camera"], keys["camera"] = arm.camera.latency, f"arms.{side}.camera.latency"
+        try:
+            found["camera"], stamp_error = _camera(kept, f"the {side} camera")
+        except CalibrationError as error:
+            notes.append(
+                f"the camera's latency was not measured: {error} Lay something with much texture before it."
+            )
+            stamp_error = 0.0
+        else:
+            values["camera_stamp_error_s"] = stamp_error
+        if abs(stamp_error) > arm.camera.clock_error + 0.005:
+            notes.append(
+                f"the camera's stamps are off by {1e3 * stamp_error:.0f} ms against what its pictures show, and "
+                f"clock_error says {1e3 * arm.camera.clock_error:.0f} ms. Look at its driver."
+            )
+    sure = {part: each for part, each in found.items() if each.interval[1] - each.interval[0] < UNSURE}
+    notes += [
+        f"the {part}'s latency is known to {1e3 * (each.interval[1] - each.interval[0]):.0f} ms only: not written"
+        for part, each in found.items()
+        if part not in sure
+    ]
+    rows = [
+        (
+            part,
+            f"{1e3 * each.seconds:.1f} ms ({1e3 * each.interval[0]:.1f} to {1e3 * each.interval[1]:.1f} with 95 %); "
+            f"the yaml said {1e3 * stored[part]:.0f} ms",
+        )
+        for part, each in found.items()
+    ]
+    return Outcome(
+        f"Latencies of the {side} side",
+        rows,
+        {part: each.as_dict() for part, each in found.items()} | values,
+        {keys[part]: round(each.seconds, 4) for part, each in sure.items()},
+        notes,
+        ["rdt2 calibrate gripper is next; the other arm has latencies of its own (--side)."],
+        [
+            plot(
+                "Fingers", {"commanded": commanded, "measured": (widths[:, 0], widths[:, 1])}, x="s", y="m"
+            ),
+            plot(
+                "A joint", {"commanded": (told_times, way.joints[side][:, -1]), "measured": (stamps, joints[:, -1])},
+                x="s", y="rad",
+            ),
+        ],
+    )  # fmt: skip
+
+
+def _camera(kept: Recording, what: str) -> tuple[Lag, float]:
+    """From the exposure until a picture can be read, and by how much its stamps are late (negative: early), seconds.
+
+    What a picture moves by is nearly a linear function of how the camera turns then: the one that fits best, with the
+    delay that fits best, is compared with the pictures.
+    """
+    if len(kept.frames) < 30:
+        raise CalibrationError(
+            f"{what} gave {len(kept.frames)} pictures, expected 30 or more. Look at its driver."
+        )
+    poses = np.stack([state.pose for state in kept.arm])
+    arm = Track(np.array([state.timestamp for state in kept.arm]), poses, "arm").smoothed()
+    moments = np.arange(arm.times[0], arm.times[-1], 0.01)
+    (_, before), (_, after) = arm.at(moments - HALF), arm.at(moments + HALF)
+    turning = (before.inv() * after).as_rotvec() / (2 * HALF)
+    # asked for every TICK: on average a picture has been there for half of that
+    arrived = np.array([time - 0.5 * TICK for time, _ in kept.frames])
+    stamped = np.array([frame.timestamp for _, frame in kept.frames])
+    motions = picture_motions([frame.image for _, frame in kept.frames])[1:]
+    seen = np.isfinite(motions).all(axis=1)
+    if seen.sum() < 30:
+        raise CalibrationError(
+            f"{what} sees too little to follow in {len(seen) - seen.sum()} of {len(seen)} pictures."
+        )
+    motions = medfilt(motions[seen], (3, 1))
+    middles, told = (0.5 * (stamps[1:] + stamps[:-1])[seen] for stamps in (arrived, stamped))
+    best, fitted = np.inf, np.zeros(0)
+    for late in np.arange(0.0, MOST_LATE, 0.01):
+        at = np.stack([np.interp(middles - late, moments, each) for each in turning.T], axis=1)
+        plan, *_ = np.linalg.lstsq(at, motions, rcond=None)
+        if (left := np.square(motions - at @ plan).sum()) < best:
+            best, fitted = left, turning @ plan
+    late = lag(moments, fitted, middles, motions, what=what)
+    early = lag(moments - EARLY, fitted, told, motions, what=what)
+    return late, early.seconds - EARLY
+
+
+def gripper(
+    robot: Robot, side: str, arm: ArmSettings, *, measured: tuple[float, float] | None, ask: Any = None
+) -> Outcome:
+    """How far a gripper closes and opens, and what a metre of command really is.
+
+    Args:
+        robot: enabled.
+        side: whose.
+        arm: its settings.
+        measured: real openings (metres) closed and open, from a caliper; None: what `ask` is told.
+        ask: is called with "closed" and "open" while the gripper is so; metres, or None where nobody measures.
+
+    Raises:
+        CalibrationError: it does not move, or what was measured cannot be.
+    """
+    settings, device, clock = arm.gripper, robot.grippers[side], robot.clock
+    reached: dict[str, float] = {}
+    real: dict[str, float | None] = {}
+    seen: list[tuple[float, float, float]] = []
+    first = clock.now()
+    for name, width in (("closed", 0.0), ("open", settings.stroke)):
+        began, start = clock.now(), float(np.clip(device.state().width, 0.0, settings.stroke))
+        while (since := clock.now() - began) < 2 * SETTLES:
+            ahead = TICK * np.arange(1, 16)
+            share = np.clip((since + ahead) / SETTLES, 0.0, 1.0)
+            device.execute(clock.now() + ahead, start + share * (width - start))
+            seen.append(
+                (clock.now() - first, start + float(share[0]) * (width - start), device.state().width)
+            )
+            clock.sleep_until(clock.now() + TICK)
+        reached[name] = device.state().width
+        real[name] = ask(name) if measured is None and ask is not None else None
+    if measured is not None:
+        real = dict(zip(("closed", "open"), measured, strict=True))
+    moved = reached["open"] - reached["closed"]
+    if moved < LEAST:
+        raise CalibrationError(
+            f"the {side} gripper moved by {1e3 * moved:.1f} mm from closed to open, expected about "
+            f"{1e3 * settings.stroke:.0f} mm. Is something between its fingers, is it enabled?"
+        )
+    changes: dict[str, Any] = {}
+    notes, key = [], f"arms.{side}.gripper"
+    rows = [(name, f"it says {1e3 * width:.1f} mm") for name, width in reached.items()]
+    if reached["open"] < settings.stroke - SAME:
+        changes[f"{key}.stroke"] = round(reached["open"], 4)
+        notes.append(
+            f"it opens to {1e3 * reached['open']:.1f} mm, not to {1e3 * settings.stroke:.1f}: stroke is that now"
+        )
+    closed, opened = real["closed"], real["open"]
+    if closed is not None and opened is not None:
+        if not 0 <= closed < opened < 0.5:
+            raise CalibrationError(
+                f"measured {closed:g} m closed and {opened:g} m open, expected 0 <= closed < open, in metres."
+            )
+        ratio = (opened - closed) / moved
+        rows += [
+            ("measured", f"{1e3 * closed:.1f} and {1e3 * opened:.1f} mm"),
+            ("really, for each mm it says", f"{ratio:.4f} mm"),
+        ]
+        if abs(ratio - 1) * moved > SAME / 2:
+            changes[f"{key}.scale"] = round(settings.scale / ratio, 5)
+        if abs(closed - reached["closed"]) > SAME:
+            notes.append(
+                f"closed it says {1e3 * reached['closed']:.1f} mm and is {1e3 * closed:.1f} mm open: its zero is off. "
+                "Set what its driver calls closed."
+            )
+    else:
+        notes.append(
+            "nobody measured the real opening, so scale is as it was: --measured CLOSED OPEN, in metres"
+        )
+    since, told, was = np.array(seen).T
+    values: Mapping[str, Any] = {
+        "says_m": reached,
+        "measured_m": real,
+        "scale": changes.get(f"{key}.scale", settings.scale),
+    }
+    return Outcome(
+        f"Gripper of the {side} arm", rows, values, changes, notes, ["rdt2 calibrate table is next."],
+        [plot("Opening", {"commanded": (since, told), "measured": (since, was)}, x="s", y="m")],
+    )  # fmt: skip

@@ -1,0 +1,274 @@
+"""Where the table is, and where one arm stands beside the other: from points that the fingers touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from rdt2.calibration.moving import record, way_along
+from rdt2.calibration.outcome import Outcome, plot
+from rdt2.calibration.touch import Placement, placement, placement_by_tracker, plane
+from rdt2.control.servo import TICK
+from rdt2.control.shadow import Shadow
+from rdt2.control.way import PEAK, smooth
+from rdt2.errors import CalibrationError
+from rdt2.progress import note
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+    from rdt2.control.recording import Recorder
+    from rdt2.robot import ArmState, Robot
+    from rdt2.robot.settings import RobotSettings
+
+APART = 0.05
+"""Metres from where the arm stands to each of four points that it touches by itself."""
+LOWER = 0.06
+"""Metres by which the table may be lower than the yaml says."""
+NEAR = 0.03
+"""Metres above where the yaml has the table, from which an arm comes down slowly."""
+SPEED, DOWN = 0.05, 0.01
+"""m/s over the table, and towards it."""
+FORCE = 5.0
+"""N more than before, upwards, at which it was touched."""
+LEAST_POINTS = 3
+HELD = 0.002
+"""Metres behind its way, without a wrench to tell, at which it was touched."""
+
+
+def fingertips(
+    settings: RobotSettings, side: str, pose: Float[ndarray, "4 4"], width: float
+) -> Float[ndarray, " 3"]:
+    """What touches: between the fingertips, as low as the gripper's lowest corner. Cell frame, metres."""
+    body = Shadow(side, settings.arms[side], settings.safety, settings.kinematics()[side], period=TICK).body
+    tip: ndarray = pose[:3, 3] + pose[:3, :3] @ body.tip
+    tip[2] = pose[2, 3] - float(body.hang(pose[None, :3, :3], np.array([width]))[0])
+    return tip
+
+
+def table(points: Float[ndarray, "n 3"], before: float) -> Outcome:
+    """The table's height from touched points (cell frame, metres)."""
+    found = plane(points)
+    notes = []
+    if found.tilt > 1.0:
+        notes.append(
+            f"the table is tilted by {found.tilt:.1f} degrees: its highest touched point counts. Level it, or the base "
+            "in the yaml is turned."
+        )
+    return Outcome(
+        "Table",
+        [
+            ("height", f"{1e3 * found.highest:.1f} mm at the highest point; the yaml said {1e3 * before:.1f} mm"),
+            ("tilt", f"{found.tilt:.2f} degrees"),
+            ("largest distance of a point from the plane", f"{1e3 * found.error:.2f} mm"),
+        ],
+        {
+            "height": found.height, "highest": found.highest, "tilt_deg": found.tilt, "error_m": found.error,
+            "points": points,
+        },
+        {"safety.table_height": round(found.highest, 4)}, notes, ["rdt2 calibrate arms is next, where there are two."],
+        [
+            plot(
+                f"Touched points along {axis}", {"height": (1e3 * points[:, column], 1e3 * points[:, 2])},
+                x=f"mm along {axis}", y="mm",
+            )
+            for column, axis in enumerate("xy")
+        ],
+    )  # fmt: skip
+
+
+def touch_off(
+    robot: Robot,
+    settings: RobotSettings,
+    side: str,
+    *,
+    permit: Callable[[], str],
+    recorder: Recorder | None = None,
+) -> Float[ndarray, "4 3"]:
+    """Touch four points around where the arm stands, slowly, and rise again.
+
+    Args:
+        robot: enabled, its fingers a few centimetres over the table.
+        settings: of it.
+        side: of the arm.
+        permit: why it may not move; "" when it may.
+        recorder: is shown where the arms are.
+
+    Raises:
+        CalibrationError: nothing was met. SafetyError: a way is not clear, or somebody stopped it.
+    """
+    lowered = settings.changed(
+        {
+            "safety.table_height": settings.safety.table_height - LOWER,
+            f"arms.{side}.bounds.low": [
+                *settings.arms[side].bounds.low[:2], settings.arms[side].bounds.low[2] - LOWER,
+            ],
+        }
+    )  # fmt: skip
+
+    kinematics = settings.kinematics()[side]
+
+    def go(along: ndarray, speed: float, *, meets: bool = False) -> ndarray | None:
+        """A straight way, slow at both ends; where it met something, if that ends it: the pose there."""
+        seconds = max(1.0, PEAK * float(np.linalg.norm(along)) / speed)
+        share = smooth(np.linspace(0.0, 1.0, round(seconds / TICK) + 1))
+
+        def poses(start: ndarray) -> ndarray:
+            told = np.repeat(start[None], len(share), axis=0)
+            told[:, :3, 3] += share[:, None] * along
+            return told
+
+        way = way_along(lowered, robot, side, poses, seconds)
+        assert kinematics is not None, "an arm that has a way has joints"
+        arm, latency = robot.arms[side], settings.arms[side].latency
+        found = _Meets(arm.state(), lambda since: kinematics.forward(way.at(side, since - latency))[2, 3])
+        record(robot, lowered, side, way, permit=permit, recorder=recorder, ends=found if meets else None)
+        return found.pose
+
+    def height() -> float:
+        state, width = robot.arms[side].state(), robot.grippers[side].state().width
+        return float(fingertips(settings, side, state.pose, width)[2])
+
+    points, corners = [], APART * np.array([[1, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0.0]])
+    start = robot.arms[side].state().pose[:3, 3].copy()
+    for corner in corners:
+        go(start + corner - robot.arms[side].state().pose[:3, 3], SPEED)
+        width = robot.grippers[side].state().width
+        above = height() - settings.safety.table_height
+        met = go(np.array([0.0, 0.0, NEAR - above]), SPEED, meets=True) if above > NEAR else None
+        if met is None:
+            met = go(np.array([0.0, 0.0, -min(above, NEAR) - LOWER + 0.01]), DOWN, meets=True)
+        if met is None:
+            raise CalibrationError(
+                f"the {side} arm met nothing down to {1e3 * (LOWER - 0.01):.0f} mm below where the yaml has the table. "
+                "Lead it nearer, or give points that you touched by hand (--points)."
+            )
+        points.append(fingertips(settings, side, met, width))
+        go(np.array([0.0, 0.0, start[2] - robot.arms[side].state().pose[2, 3]]), SPEED)
+    return np.array(points)
+
+
+def touched_by_hand(
+    robot: Robot, settings: RobotSettings, sides: Sequence[str], ask: Callable[[str], str]
+) -> dict[str, Float[ndarray, "n 3"]]:
+    """Points that a person leads the fingertips to, one after the other, all arms to the same; nothing moves by itself.
+
+    Args:
+        robot: connected.
+        settings: of it.
+        sides: of the arms that touch each point, in this order.
+        ask: is told what to do, and returns what is typed: "" takes the point, anything else ends it.
+
+    Returns:
+        Points in the cell frame as each arm tells it, metres, by side: three or more.
+
+    Raises:
+        CalibrationError: it was ended before there were three.
+    """
+    found: dict[str, list[ndarray]] = {side: [] for side in sides}
+    number = 0
+    while True:
+        taken = []
+        for side in sides:
+            where = "the table" if len(sides) == 1 else f"point {number + 1}"
+            if ask(
+                f"Lead the {side} arm's closed fingertips to {where} and press Enter ({number} taken; done ends it): "
+            ):
+                if number < LEAST_POINTS:
+                    raise CalibrationError(
+                        f"{number} points were touched, expected {LEAST_POINTS} or more. Nothing was written."
+                    )
+                return {each: np.array(points) for each, points in found.items()}
+            state, width = robot.arms[side].state(), robot.grippers[side].state().width
+            taken.append(fingertips(settings, side, state.pose, width))
+        for side, point in zip(sides, taken, strict=True):
+            found[side].append(point)
+            note(f"{side}: " + ", ".join(f"{1e3 * value:.1f}" for value in point) + " mm")
+        number += 1
+
+
+class _Meets:
+    """Whether an arm on its way down has met something: by its wrench, else because it falls behind its way.
+
+    Args:
+        rest: before it moves.
+        meant: height (metres) that its TCP should have, by seconds since its way began.
+    """
+
+    def __init__(self, rest: ArmState, meant: Callable[[float], float]) -> None:
+        self._force = None if rest.wrench is None else float(rest.wrench[2])
+        self._off, self._meant = float(rest.pose[2, 3]) - meant(0.0), meant
+        self.pose: ndarray | None = None
+
+    def __call__(self, state: ArmState, since: float) -> bool:
+        if self._force is not None and state.wrench is not None:
+            met = abs(float(state.wrench[2]) - self._force) > FORCE
+        else:
+            met = float(state.pose[2, 3]) - self._meant(since) - self._off > HELD
+        if met and self.pose is None:
+            self.pose = state.pose
+        return met
+
+
+def arms(settings: RobotSettings, found: Placement, how: str) -> Outcome:
+    """Where the right arm stands, by the left one's base. Raises CalibrationError where there is one arm only."""
+    if set(settings.arms) != {"right", "left"}:
+        raise CalibrationError(f"robot {settings.name!r} has one arm: there is nothing to place it by.")
+    base = settings.arms["left"].base @ found.transform
+    change = np.linalg.inv(settings.arms["right"].base) @ base
+    turned = float(np.degrees(Rotation.from_matrix(change[:3, :3]).magnitude()))
+    place = ", ".join(f"{1e3 * v:.1f}" for v in found.transform[:3, 3])
+    rows = [
+        ("right arm's base in the left one's", f"{place} mm (tx_left_right), {how}"),
+        ("against the yaml", f"{1e3 * float(np.linalg.norm(change[:3, 3])):.1f} mm and {turned:.2f} degrees"),
+    ]
+    if np.isfinite(found.error):
+        rows.append(("left of the touched points", f"{1e3 * found.error:.2f} mm"))
+    return Outcome(
+        "Arms", rows,
+        {"tx_left_right": found.transform, "error_m": found.error, "moved_mm": 1e3 * np.linalg.norm(change[:3, 3])},
+        {"arms.right.base": base},
+        following=["rdt2 run --dry-run shows both arms where they are said to stand: look whether they do."],
+        plots=[
+            plot(
+                "Left of each touched point",
+                {"mm": (np.arange(1, len(found.distances) + 1), 1e3 * found.distances)}, x="point", y="mm",
+            )
+        ],
+    )  # fmt: skip
+
+
+def from_reports(left: Path, right: Path) -> Placement:
+    """From what 'rdt2 calibrate handeye' wrote of both arms under the same stations.
+
+    Raises:
+        CalibrationError: they are none.
+    """
+    bases = []
+    for path in (left, right):
+        try:
+            base = np.array(json.loads(path.read_text(encoding="utf-8"))["base"], dtype=np.float64).reshape(
+                4, 4
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CalibrationError(
+                f"{path} is no report of 'rdt2 calibrate handeye' ({error}). Expected its handeye_SIDE.json."
+            ) from None
+        bases.append(base)
+    return placement_by_tracker(*bases)
+
+
+def from_points(settings: RobotSettings, points: Mapping[str, Any]) -> Placement:
+    """From points (cell frame by each arm's own base in the yaml, metres) that both touched in the same order."""
+    own = {}
+    for side in ("left", "right"):
+        told = np.asarray(points[side], dtype=np.float64).reshape(-1, 3)
+        base = np.linalg.inv(settings.arms[side].base)
+        own[side] = told @ base[:3, :3].T + base[:3, 3]
+    return placement(own["left"], own["right"])

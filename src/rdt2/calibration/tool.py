@@ -1,0 +1,211 @@
+"""Hand-eye calibration of a robot's tool with a tracker on it, from a motion of the arm or from a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from rdt2.calibration.handeye import HandEye, difference, errors, held_out, solve
+from rdt2.calibration.motion import Excitation
+from rdt2.calibration.outcome import Outcome, plot
+from rdt2.calibration.published import published_offset, read_published, write_published
+from rdt2.calibration.track import Track
+from rdt2.errors import CalibrationError
+from rdt2.files import whole_file
+from rdt2.pose import TRACKER_TO_POLICY, policy_to_tcp_transform
+from rdt2.robot.published import is_published
+from rdt2.robot.reading import find
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+CHECKING = Excitation(degrees=15.0, metres=0.03, seconds=12.0)
+"""The motion of a check."""
+HOLDS_MM, HOLDS_DEG = 2.0, 0.5
+"""A stored calibration holds that is off by no more, or by three standard deviations of what was measured."""
+
+
+def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, published: bool = False) -> Outcome:
+    """Solve a recording, and say what it is worth.
+
+    Args:
+        tracker: with the handheld gripper's axes.
+        arm: TCP in the arm's base.
+        side: of the arm.
+        robot: the yaml it is for; None: nothing is to be written.
+        published: the published script's y and z are told beside it.
+
+    Raises:
+        CalibrationError: it determines nothing, or the two never were one body.
+    """
+    found = solve(tracker, arm)
+    mm, degrees = held_out(tracker, arm)
+    notes = found.uncertainty.undetermined()
+    rows = _rows(found, mm, degrees)
+    values = _values(found, mm, degrees)
+    if published:
+        y, z = _published(tracker, arm)[1:3, 3]
+        rows.append(
+            (
+                "published method, y and z",
+                f"{1e3 * y:.2f}, {1e3 * z:.2f} mm (no x, no turn; stamps taken as equal)",
+            )
+        )
+        values["published"] = {"y": float(y), "z": float(z)}
+    changes: Mapping[str, Any] = {}
+    if robot is not None and not notes:
+        changes = _changes(robot, side, found.offset)
+    return Outcome(
+        f"Tool of the {side} arm", rows, values, changes, notes,
+        following=(
+            ["Record again with a motion that turns further about what is named above; nothing was written."]
+            if notes
+            else [
+                "Unscrew the tracker if it is not needed any more.",
+                f"rdt2 calibrate check --side {side} tells later whether it still holds.",
+                "rdt2 calibrate latency is next.",
+            ]
+        ),
+        plots=_plots(found, tracker, arm),
+        holds=not notes,
+    )  # fmt: skip
+
+
+def check(tracker: Track, arm: Track, side: str, policy_to_tcp: Float[ndarray, "4 4"]) -> Outcome:
+    """Whether a stored calibration holds against a new, short recording."""
+    found = solve(tracker, arm)
+    stored = TRACKER_TO_POLICY @ np.linalg.inv(policy_to_tcp)
+    off = difference(stored, found.offset)
+    far, turned = 1e3 * float(np.linalg.norm(off[:3])), float(np.degrees(np.linalg.norm(off[3:])))
+    allowed = max(HOLDS_MM, 3 * float(np.linalg.norm(found.uncertainty.position_mm)))
+    allowed_turn = max(HOLDS_DEG, 3 * float(np.linalg.norm(found.uncertainty.rotation_deg)))
+    notes = found.uncertainty.undetermined()
+    holds = not notes and far <= allowed and turned <= allowed_turn
+    return Outcome(
+        f"Check of the {side} arm's tool",
+        [
+            ("stored calibration", "holds" if holds else "does not hold"),
+            ("it is off by", f"{far:.2f} mm and {turned:.3f} degrees"),
+            ("allowed", f"{allowed:.2f} mm and {allowed_turn:.3f} degrees"),
+            ("noise of a pose", f"{found.noise_mm:.2f} mm and {found.noise_deg:.3f} degrees"),
+        ],
+        {
+            "holds": holds, "offset_mm": far, "rotation_deg": turned, "allowed_mm": allowed,
+            "allowed_deg": allowed_turn, **_values(found, None, None),
+        },
+        notes=notes,
+        following=(
+            ["Nothing: drive."]
+            if holds
+            else [
+                "See whether the tracker sits tight, and where it sat when it was calibrated; else gripper or tool "
+                "have moved.",
+                f"rdt2 calibrate handeye --side {side} makes it right.",
+            ]
+        ),
+        plots=_plots(found, tracker, arm),
+        holds=holds,
+    )  # fmt: skip
+
+
+def _plots(found: HandEye, tracker: Track, arm: Track) -> list[str]:
+    times = tracker.times - tracker.times[0]
+    far, turned = errors(found, tracker, arm)
+    rate = np.arange(max(tracker.times[0], arm.times[0]), min(tracker.times[-1], arm.times[-1]), 0.02)
+    seen, told = (
+        t.turn_rates(rate + d, span=0.1) for t, d in ((tracker.cut(found.kept), found.delay), (arm, 0.0))
+    )
+    lines = {"tracker": (rate - rate[0], np.degrees(seen)), "arm": (rate - rate[0], np.degrees(told))}
+    return [
+        plot("Error of each kept pose", {"mm": (times[found.kept], far[found.kept])}, x="s", y="mm"),
+        plot("Turn of each kept pose", {"degrees": (times[found.kept], turned[found.kept])}, x="s", y="degrees"),
+        plot("Turn rates, the delay taken out", lines, x="s", y="degrees/s"),
+    ]  # fmt: skip
+
+
+def _rows(found: HandEye, mm: float, degrees: float) -> list[tuple[str, str]]:
+    place = ", ".join(f"{1e3 * v:.2f}" for v in found.offset[:3, 3])
+    sure = ", ".join(f"{v:.2f}" for v in found.uncertainty.position_mm)
+    turn = ", ".join(f"{v:.3f}" for v in found.uncertainty.rotation_deg)
+    return [
+        (
+            "TCP in the tracker's frame",
+            f"{place} mm, each to {sure} mm; turned to {turn} degrees (one sigma)",
+        ),
+        ("tracker's stamps are late by", f"{1e3 * found.delay:.1f} ms, to {1e3 * found.delay_error:.2f} ms"),
+        (
+            "error of moments left out",
+            f"{mm:.2f} mm and {degrees:.3f} degrees (median, noise of a pose included)",
+        ),
+        ("noise of a pose", f"{found.noise_mm:.2f} mm and {found.noise_deg:.3f} degrees"),
+        ("poses used", f"{100 * found.kept.mean():.0f} % of {len(found.kept)}; the others jumped"),
+    ]
+
+
+def _values(found: HandEye, mm: float | None, degrees: float | None) -> dict[str, Any]:
+    return {
+        "tx_tracker_to_tcp": found.offset, "policy_to_tcp": policy_to_tcp_transform(found.offset), "base": found.base,
+        "delay_s": found.delay, "delay_error_s": found.delay_error, "covariance": found.uncertainty.covariance,
+        "position_sigma_mm": found.uncertainty.position_mm, "rotation_sigma_deg": found.uncertainty.rotation_deg,
+        "noise_mm": found.noise_mm, "noise_deg": found.noise_deg, "used": float(found.kept.mean()),
+        **({} if mm is None else {"held_out_mm": mm, "held_out_deg": degrees}),
+        "undetermined": found.uncertainty.undetermined(),
+    }  # fmt: skip
+
+
+def _changes(robot: str, side: str, offset: ndarray) -> Mapping[str, Any]:
+    """What a robot's file calls it: one of the two forms that it may have."""
+    values = yaml.safe_load(find(robot).read_text(encoding="utf-8"))
+    arm = ((values.get("arms") or {}).get(side) or {}) if isinstance(values, dict) else {}
+    if "tx_tracker_to_tcp" in arm and not is_published(values):
+        return {
+            f"arms.{side}.tx_tracker_to_tcp": offset,
+            f"arms.{side}.tx_tracker_to_policy": TRACKER_TO_POLICY,
+        }
+    return {f"arms.{side}.policy_to_tcp": policy_to_tcp_transform(offset)}
+
+
+def _published(tracker: Track, arm: Track) -> ndarray:
+    position, rotation = arm.at(tracker.times)
+    poses = np.tile(np.eye(4), (len(tracker), 1, 1))
+    poses[:, :3, :3], poses[:, :3, 3] = rotation.as_matrix(), position
+    return published_offset(tracker.poses, poses)
+
+
+# ----------------------------------------------------------------------------------------------------------- recordings
+
+
+def keep(folder: Path, tracker: Track, arm: Track) -> None:
+    """Keep a recording where `kept` finds it: tracker.npz and arm.npz with times and poses; and as published scripts
+    read it."""
+    for track, name in ((tracker, "tracker"), (arm, "arm")):
+        with whole_file(folder / f"{name}.npz") as partial, open(partial, "wb") as file:
+            np.savez(file, times=track.times, poses=track.poses)
+    write_published(folder, tracker, arm)
+
+
+def kept(folder: Path) -> tuple[Track, Track]:
+    """A recording of ours, or of the published scripts: tracker and arm.
+
+    Raises:
+        CalibrationError: it is neither.
+    """
+    if not (folder / "tracker.npz").is_file():
+        return read_published(folder)
+    tracks = []
+    for name in ("tracker", "arm"):
+        path = folder / f"{name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                tracks.append(Track(arrays["times"], arrays["poses"], name))
+        except (OSError, KeyError, ValueError) as error:
+            raise CalibrationError(
+                f"{path} cannot be read: {error}. Expected times (n,) and poses (n, 4, 4), as 'rdt2 calibrate handeye' "
+                "wrote them."
+            ) from error
+    return tracks[0], tracks[1]

@@ -1,0 +1,245 @@
+"""`rdt2 run`: a policy drives a robot of any kind, real or simulated."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdt2.cli.choices import TaskName
+from rdt2.cli.driving import Driving
+from rdt2.cli.recording import Recording
+from rdt2.dashboard.options import Looking
+from rdt2.policy.spec import PolicySpec
+
+if TYPE_CHECKING:
+    from rdt2.dashboard.desk import Desk
+    from rdt2.operation.driving import Driven
+    from rdt2.operation.preview import Preview
+    from rdt2.operation.session import Episode
+    from rdt2.policy import Policy
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Drive a robot with a policy: real arms, or the simulated cell.
+
+    Nothing moves until you type go, or press start on the page; whatever stops the arms, only your word lets them go
+    on. While they move, a line that you type is a new instruction, and Enter alone stops them; type help for the rest.
+    Before an arm is enabled its payload, speed slider, TCP and exposure are looked up, and asked where a device cannot
+    tell. First the cell, then --dry-run, then slowly: docs/robots.md.
+
+    For example:
+      rdt2 run --robot cell_ur5e --instruction "Pick up the red cube with the left hand."
+      rdt2 run --robot cell_fr3 --task press --dashboard
+      rdt2 run --robot my_robot.yaml --policy runs/policy/fm.json --instruction "Pick up the apple." --dry-run
+      rdt2 run --robot my_robot.yaml --policy ws://gpu-machine:8000 --instruction "Pick up the apple." --dashboard
+      rdt2 run --robot my_robot.yaml --instruction "Fold the towel." --max-seconds 120 --rerun towel.rrd
+      rdt2 run --robot cell_ur5e --record recordings --pilot keyboard      type take to correct it: docs/recording.md
+    """
+
+    spec: PolicySpec = field(default_factory=PolicySpec)
+    robot: str
+    """The yaml of a robot, or the name of one in configs/robots: cell_ur5e, cell_fr3, cell_handheld, bimanual_ur5e."""
+    instruction: str | None = None
+    """What the arms are to do: "Pick up the apple." None: what the scene of the cell was made for."""
+    dry_run: bool = False
+    """Connect, look once, show the first chunk and what the guard would make of it, in numbers and with --dashboard or
+    --rerun in 3-D. No arm and no gripper is enabled."""
+    yes: bool = False
+    """Answer what is asked before the first episode with yes, and begin it without waiting for go. After a stop, or
+    between two episodes of a real robot, a person is waited for all the same."""
+    episodes: int | None = None
+    """So many, then leave. None: until you quit."""
+    max_seconds: float = 60.0
+    """Length of an episode that nobody ends; pauses do not count."""
+    seed: int = 0
+    """The policy's noise; in the cell also which scenes."""
+    task: TaskName = "pick"
+    """In the cell: what stands on the table."""
+    driving: Driving = field(default_factory=Driving)
+    recording: Recording = field(default_factory=Recording)
+    json: Path | None = None
+    """Write how every episode went to this file. - is stdout, alone."""
+    looking: Looking = field(default_factory=Looking)
+
+    def run(self) -> None:
+        from rdt2.cli.output import save_json
+        from rdt2.errors import ConfigError
+        from rdt2.evaluation.policies import open_policy
+        from rdt2.observation import check_instruction
+        from rdt2.operation.checklist import Checklist
+        from rdt2.operation.session import confirmed, ending_in_order, episodes
+        from rdt2.policy.process import PolicyProcess
+        from rdt2.progress import note, working
+        from rdt2.robot.settings import RobotSettings
+
+        if self.episodes is not None and self.episodes < 1:
+            raise ConfigError(f"--episodes is {self.episodes}, expected 1 or more.")
+        if not self.max_seconds > 0:
+            raise ConfigError(f"--max-seconds is {self.max_seconds}, expected more than 0.")
+        if self.instruction is not None:
+            for warning in check_instruction(self.instruction):
+                note(f"instruction: {warning}")
+        self.driving.config(None)
+        self.recording.recorder({})  # says what is missing before anything is opened
+        settings = RobotSettings.read(self.robot)
+        checklist = Checklist(settings, lambda text: confirmed(text, yes=self.yes))
+        every = episodes(
+            settings,
+            instruction=self.instruction,
+            task=self.task,
+            seed=self.seed,
+            checklist=checklist,
+            enable=not self.dry_run,
+        )
+        with ending_in_order(), contextlib.closing(every):
+            # Whether devices answer is known before minutes go by; a cell's physics would only make loading slower.
+            first = None if settings.kind == "cell" else next(every)
+            with working(f"loading {self.spec.policy}"):
+                policy = PolicyProcess(self.spec, open=open_policy)
+            with policy:
+                first = first or next(every)
+                if self.dry_run:
+                    self._preview(first, policy)
+                    return
+                records = self._drive(first, every, policy)
+        save_json(self.json, {"robot": settings.name, "policy": self.spec.policy, "episodes": records})
+
+    def _drive(self, first: Episode, every: Any, policy: Policy) -> list[dict[str, Any]]:
+        """One episode after the other, until the operator leaves; what came of them."""
+        from rdt2.cli.recording import marked
+        from rdt2.dashboard.desk import Desk
+        from rdt2.dashboard.figure import Figure
+        from rdt2.evaluation.identity import policy_identity
+        from rdt2.operation.driving import drive
+        from rdt2.progress import note
+
+        records: list[dict[str, Any]] = []
+        driven: Driven[Any] | None = None
+        simulated = first.opened.settings.kind == "cell"
+        pilot = self.recording.opened_pilot(first.opened.settings)
+        recorder = self.recording.recorder(
+            policy_identity(self.spec, policy) if self.recording.record else {}
+        )
+        with Desk(
+            self.looking, goes_on=self.yes and simulated, typed=True, welcomed=self.yes,
+            pilot=pilot, keep=recorder.keep if recorder is not None else None,
+        ) as desk:  # fmt: skip
+            episode = first
+            while True:
+                opened = episode.opened
+                title = f"{opened.settings.name}, episode {episode.number + 1}"
+                if recorder is not None:
+                    recorder.begin(opened.robot.clock, opened.settings, title=title)
+                driven = drive(
+                    opened.robot,
+                    policy,
+                    episode.sentence,
+                    settings=opened.settings,
+                    config=self.driving.config(None),
+                    max_seconds=self.max_seconds,
+                    seed=1000 * (self.seed + episode.number),
+                    figure=functools.partial(Figure.of_robot, opened.settings),
+                    title=title,
+                    judge=functools.partial(desk.monitor, opened.judge, episode.sentence),
+                    desk=desk,
+                    recorders=[recorder] if recorder is not None else [],
+                    pilot=pilot,
+                )
+                if driven is not None and recorder is not None:
+                    mark, by = marked(driven, desk.mark)
+                    for path in recorder.end(driven.result, mark=mark, marked_by=by):
+                        note(f"recorded: {path}" + (f" ({mark}, says {by})" if mark else " (without a mark)"))
+                if driven is not None:
+                    records.append(_record(driven, desk))
+                if driven is None or driven.interrupted or desk.left or len(records) == self.episodes:
+                    break
+                if (following := next(every, None)) is None:
+                    break
+                episode = following
+        every.close()
+        if driven is not None and driven.result.signal:
+            driven.obey()
+        return records
+
+    def _preview(self, episode: Episode, policy: Policy) -> None:
+        """Show what would happen."""
+        from rdt2.cli.output import console, save_json
+        from rdt2.dashboard import open_desk
+        from rdt2.operation.preview import preview
+        from rdt2.progress import note
+
+        opened = episode.opened
+        seen = preview(opened.robot, opened.settings, policy, episode.sentence, seed=1000 * self.seed)
+        out = console()
+        out.print(_table(seen, f"{opened.settings.name}: {episode.sentence}"))
+        for doubt in seen.doubts:
+            note(f"the loop would not act upon this: {doubt}")
+        for held in seen.held:
+            note(f"the guard: {held.what} (from {held.time:.2f} s, for {held.seconds:.2f} s)")
+        note(f"the prediction took {seen.seconds:.2f} s. Nothing was enabled, and nothing has moved.")
+        save_json(self.json, _figures(seen))
+        with open_desk(self.looking, goes_on=True) as desk:
+            if desk is None:
+                return
+            desk.present(opened.robot, opened.figure, seen.messages(opened.figure), episode.sentence)
+            if self.looking.dashboard:
+                note("the page shows it; Enter ends")
+                sys.stdin.readline()
+
+
+def _record(driven: Driven[Any], desk: Desk) -> dict[str, Any]:
+    result = driven.result
+    return {
+        "instruction": desk.sentence(),
+        "ending": result.ending,
+        "success": result.success,
+        "mark": driven.mark or desk.mark,
+        "seconds": round(result.seconds, 3),
+        "chunks": len(result.inference),
+        "pauses": [dataclasses.asdict(pause) for pause in result.pauses],
+        "held_back": [dataclasses.asdict(held) for held in result.slowed],
+        "unrecorded": result.unrecorded,
+    }
+
+
+def _figures(seen: Preview) -> dict[str, Any]:
+    rows = [{**vars(row), "move": row.move.tolist(), "made": row.made.tolist()} for row in seen.rows()]
+    held = [dataclasses.asdict(held) for held in seen.held]
+    return {"rows": rows, "doubts": seen.doubts, "held_back": held, "inference_seconds": seen.seconds}
+
+
+def _table(seen: Preview, title: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in (
+        "arm",
+        "step",
+        "moves in x, y, z (mm)",
+        "turns (°)",
+        "opening (mm)",
+        "the guard makes of it (mm)",
+    ):
+        table.add_column(
+            name, justify="left" if name == "arm" else "right", min_width=min(14, len(name) // 2 + 1)
+        )
+    for row in sorted(seen.rows(), key=lambda row: row.side):
+        table.add_row(
+            row.side,
+            str(row.step),
+            _mm(row.move),
+            f"{57.29578 * row.turn:.1f}",
+            f"{1e3 * row.width:.0f}",
+            _mm(row.made),
+        )
+    return table
+
+
+def _mm(move: Any) -> str:
+    return ", ".join("-" if value != value else str(round(1e3 * value)) for value in move)

@@ -1,0 +1,116 @@
+"""Which episodes a person runs one after the other, on a real robot or in the cell."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rdt2.errors import ConfigError
+from rdt2.evaluation.scenes import draw_trials, trials_for
+from rdt2.operation.checklist import Checklist
+from rdt2.operation.opening import Opened, opened_cell, opened_robot
+from rdt2.signals import Listening
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from rdt2.robot.settings import RobotSettings
+
+MOST = 120
+"""Scenes of the cell in one session."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One that is about to be run."""
+
+    number: int
+    opened: Opened
+    sentence: str
+
+
+def episodes(
+    settings: RobotSettings,
+    *,
+    instruction: str | None,
+    task: str,
+    seed: int,
+    checklist: Checklist,
+    enable: bool = True,
+) -> Generator[Episode, None, None]:
+    """The next episode whenever one is asked for. What is open is closed with this iterator.
+
+    Of a real robot all are of the same robot, connected once and looked up before each; of a simulated one each has a
+    scene of its own.
+
+    Args:
+        settings: of the robot.
+        instruction: what is asked for; None: what the scene was made for.
+        task: of the cell: what stands on the table.
+        seed: of the cell: which scenes.
+        checklist: what has to be right before anything is enabled.
+        enable: whether devices are enabled.
+
+    Raises:
+        ConfigError: a real robot without an instruction. RobotError: a device that does not answer, is not set up as
+            the yaml says, or was not confirmed.
+    """
+    if settings.kind != "cell":
+        if instruction is None:
+            raise ConfigError(
+                f"robot {settings.name!r} is real, and nothing says what it is to do: "
+                '--instruction "Pick up the apple."'
+            )
+        with opened_robot(settings) as opened:
+            checklist.look(opened.robot)
+            number = 0
+            while True:
+                if enable:
+                    checklist.enable(opened.robot)
+                yield Episode(number, opened, instruction)
+                number += 1
+    trials = (
+        draw_trials(task, MOST, seed, hands=settings.sides)
+        if instruction is None
+        else trials_for(instruction, [task], 20, seed)
+    )
+    for number, trial in enumerate(trials):
+        scene = trial.scene()
+        asked = trial.task(scene)
+        with opened_cell(settings, scene, asked) as opened:
+            yield Episode(number, opened, instruction or (asked.instruction if asked else ""))
+
+
+class _Ends(Listening):
+    """SIGTERM and SIGHUP leave by way of all `with` statements, so that devices are closed."""
+
+    def __init__(self) -> None:
+        super().__init__("SIGTERM", "SIGHUP")
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP end the process in order, with 128 and their number."""
+    with _Ends():
+        yield
+
+
+def confirmed(text: str, *, yes: bool) -> bool:
+    """Whether a person says yes in the terminal; with `yes` nobody is asked.
+
+    Raises:
+        ConfigError: nobody is there to be asked.
+    """
+    if yes:
+        return True
+    try:
+        return input(f"{text} [y/N] ").strip().casefold() in ("y", "yes", "是")
+    except EOFError:
+        raise ConfigError(
+            f"nobody is there to answer: {text} Run it in a terminal, or answer with --yes."
+        ) from None

@@ -1,0 +1,171 @@
+"""One device of a robot alone: `rdt2 device test`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time as wall
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rdt2.devices.clock import WallClock
+from rdt2.devices.drivers import TRACKER_DRIVERS
+from rdt2.devices.opening import driver_name, open_device, open_tracker
+from rdt2.devices.trial import held, lifted, opened_and_closed, watched
+from rdt2.errors import ConfigError, RobotError
+from rdt2.operation.opening import opened_cell
+from rdt2.operation.session import confirmed
+from rdt2.registry import did_you_mean
+from rdt2.robot.protocols import Checked
+
+if TYPE_CHECKING:
+    from rdt2.robot.protocols import Clock
+    from rdt2.robot.settings import RobotSettings
+
+RATES = {"arm": 125.0, "gripper": 30.0}
+"""Commands a second."""
+
+
+def part_named(settings: RobotSettings, side: str, name: str) -> str:
+    """arm, gripper, camera or tracker, from that word or from the name of a driver: that of the robot's yaml, or any of
+    a tracker.
+
+    Raises:
+        ConfigError: the robot has no such side, or nothing on it is of that name.
+    """
+    if side not in settings.arms:
+        raise ConfigError(f"robot {settings.name!r} has no {side} arm.")
+    parts = ("arm", "gripper", "camera")
+    if name in parts:
+        return name
+    if name in TRACKER_DRIVERS:
+        return "tracker"
+    drivers = {} if settings.kind == "cell" else {driver_name(settings, side, part): part for part in parts}
+    if name in drivers:
+        return drivers[name]
+    has = (
+        ", ".join(f"{driver} ({part})" for driver, part in drivers.items()) or "the simulated cell's devices"
+    )
+    raise ConfigError(
+        f"nothing on the {side} side of robot {settings.name!r} is called {name!r}: it has {has}."
+        f"{did_you_mean(name, (*parts, *drivers, *TRACKER_DRIVERS))} Say arm, gripper or "
+        f"camera, change type under device: in the yaml, or name a tracker's driver: {', '.join(TRACKER_DRIVERS)}."
+    )
+
+
+@contextmanager
+def _opened(
+    settings: RobotSettings, side: str, parts: tuple[str, ...], tracker: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, Any], Clock]]:
+    """Some devices of one side, not connected, by part; closed at the end."""
+    clock = WallClock()
+    if parts == ("tracker",):
+        device = open_tracker(tracker, settings, side, clock)
+        with closing(device):
+            yield {"tracker": device}, clock
+        return
+    if settings.kind == "cell":
+        from rdt2.sim.drawing import make_scene
+
+        with opened_cell(settings, make_scene("pick", 0)) as opened:
+            robot = opened.robot
+            every = {"arm": robot.arms[side], "gripper": robot.grippers[side], "camera": robot.cameras[side]}
+            yield {part: every[part] for part in parts}, robot.clock
+        return
+    with ExitStack() as stack:
+        found = {}
+        for part in parts:
+            found[part] = open_device(settings, side, part, clock)
+            stack.callback(found[part].close)
+        yield found, clock
+
+
+def tried(
+    settings: RobotSettings,
+    side: str,
+    part: str,
+    *,
+    seconds: float,
+    move: bool,
+    yes: bool,
+    tracker: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Figures of one device; milliseconds and Hz, and `checks`.
+
+    Args:
+        settings: of the robot.
+        side: right or left.
+        part: arm, gripper, camera or tracker.
+        seconds: for so long rates are counted.
+        move: an arm or a gripper is moved a little.
+        yes: nobody is asked.
+        tracker: its driver (`type`) and options, which no robot's yaml says.
+
+    Raises:
+        ConfigError: what does not move is to be moved. RobotError: it does not answer, or was not confirmed.
+    """
+    if move and part not in RATES:
+        raise ConfigError(f"a {part} does not move by itself: leave out --move.")
+    # an arm that is moved keeps its gripper clear of the table: where its fingers are is measured
+    parts = (part, "gripper") if move and part == "arm" else (part,)
+    figures: dict[str, Any] = {}
+    name = f"{side} {part}"
+    with _opened(settings, side, parts, tracker or {}) as (devices, clock):
+        device = devices[part]
+        began = wall.perf_counter()
+        device.connect()
+        figures["connect_ms"] = 1e3 * (wall.perf_counter() - began)
+        for other in parts[1:]:
+            devices[other].connect()
+        if part in RATES and not confirmed(f"Enable the {name}? It gets its power; nothing moves.", yes=yes):
+            raise RobotError(f"the {name} was not enabled: nobody confirmed it.")
+        began = wall.perf_counter()
+        device.enable()
+        figures["enable_ms"] = 1e3 * (wall.perf_counter() - began)
+        read = device.read if part == "camera" else device.state
+        _first(read, name)
+        news = watched(read, clock, seconds)
+        figures |= (
+            {"states_hz": news.rate} | _spread("age", news.age) | {"longest_gap_ms": 1e3 * news.longest}
+        )
+        if part in RATES:
+            state = device.state()
+            here = state.pose if part == "arm" else min(max(state.width, 0.0), device.stroke)
+            orders = held(device, here, clock, seconds, rate=RATES[part])
+            figures |= {"commands_hz": orders.rate} | _spread("command", orders.takes) | {"late": orders.late}
+        if move:
+            what = "lifted by 2 cm and lowered" if part == "arm" else "opened or closed by 1 cm, and back"
+            if not confirmed(f"The {name} will be {what}. Is the way free, and a hand at the stop?", yes=yes):
+                raise RobotError(f"the {name} was not moved: nobody confirmed it.")
+            if part == "arm":
+                stroke = settings.arms[side].gripper.stroke
+                width = min(max(devices["gripper"].state().width, 0.0), stroke)
+                latency = lifted(device, width, settings, side, clock)
+            else:
+                latency = opened_and_closed(device, clock, rate=RATES[part])
+            figures["latency_ms"] = 1e3 * latency
+            arm = settings.arms[side]
+            figures["latency_in_yaml_ms"] = 1e3 * (arm.latency if part == "arm" else arm.gripper.latency)
+        health = device.health()
+        figures["health"] = str(health)
+        checks = list(device.checks()) if isinstance(device, Checked) else []
+        figures["checks"] = [dataclasses.asdict(check) for check in checks]
+    return figures
+
+
+def _first(read: Any, name: str) -> None:
+    """Wait for the first state or picture."""
+    until = wall.monotonic() + 10.0
+    while True:
+        try:
+            read()
+        except RobotError as error:
+            if wall.monotonic() > until:
+                raise RobotError(f"the {name} gave nothing for 10 s: {error}") from error
+            wall.sleep(0.02)
+        else:
+            return
+
+
+def _spread(what: str, values: tuple[float, float]) -> dict[str, float]:
+    return {f"{what}_median_ms": 1e3 * values[0], f"{what}_p99_ms": 1e3 * values[1]}

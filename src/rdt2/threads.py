@@ -1,0 +1,31 @@
+"""How threads of this process stand to all others of the machine, and a child process to its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+
+
+def hurry() -> bool:
+    """Have this thread, and those that it starts, run before all others that want to, where the system permits it
+    (root, or a limit `rtprio`). Returns whether it does."""
+    if hasattr(os, "sched_setscheduler"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_FIFO, os.sched_param(1))
+            return True
+    return False
+
+
+def end_with_parent() -> None:
+    """Have this process, which multiprocessing started, end when its parent is gone, however that ended: kill -9 too,
+    and in the middle of a computation that never ends."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

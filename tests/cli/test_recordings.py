@@ -1,0 +1,55 @@
+"""`rdt2 run --record`: what is recorded of what is driven. What is done with it: tests/test_readme.py."""
+
+from __future__ import annotations
+
+import pytest
+from fake_robot import ConstantPolicy, fake_robot, fake_settings
+
+pytest.importorskip("mcap")
+
+from rdt2.cli.main import main
+from rdt2.cli.recording import Recording
+from rdt2.cli.run import Run
+from rdt2.data.recordings import find_recordings, read_recording
+from rdt2.errors import ConfigError
+from rdt2.operation.opening import Opened
+from rdt2.operation.session import Episode
+
+SENTENCE = "Pick up the red cube with the left hand."
+
+
+def test_run_records_what_it_drives_and_the_mark(tmp_path, capsys):
+    robot, settings = fake_robot(), fake_settings()
+
+    class Done:
+        success = followed = done = False
+
+    def nothing_more():
+        yield from ()
+
+    command = Run(
+        robot="cell_ur5e", yes=True, episodes=1, max_seconds=1.0, recording=Recording(record=tmp_path / "r")
+    )
+    records = command._drive(
+        Episode(0, Opened(robot, settings, Done()), SENTENCE), nothing_more(), ConstantPolicy()
+    )
+    assert [record["ending"] for record in records] == ["time is up"]
+    (path,) = find_recordings(tmp_path / "r")
+    recording = read_recording(path)
+    assert not recording.cut
+    assert recording.notes.instructions == (SENTENCE,)
+    assert recording.notes.title == "fake, episode 1"
+    assert recording.notes.policy["policy"] == "demo-fm"
+    assert (recording.notes.mark, recording.notes.marked_by) == ("failure", "the judge of the cell")
+    assert len(recording.times("/left/camera")) > 20
+    assert f"recorded: {path}" in capsys.readouterr().err.replace("\n", "")
+    main(["data", "recordings", str(tmp_path / "r")])
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if path.name in line]
+    assert line.split()[-4:] == ["failure", "time", "is", "up"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_last_seconds_need_a_folder():
+    with pytest.raises(ConfigError, match="--record FOLDER"):
+        Recording(record_last=30.0).recorder({})

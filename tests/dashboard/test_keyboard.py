@@ -1,0 +1,162 @@
+"""What is typed while arms move: instructions, words, and in doubt a stop."""
+
+from __future__ import annotations
+
+import io
+import os
+import termios
+import threading
+import time
+
+import numpy as np
+import pytest
+from fake_robot import fake_robot, fake_settings
+
+from rdt2.control.pilots import AXES, KeyboardPilot
+from rdt2.dashboard.keyboard import ENDED, LEFT, TYPED, Keyboard, meant
+from rdt2.dashboard.messages import Asked, State
+
+RUNNING = State("running", "Pick up the apple.", False, None, False, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("Pick up the  red cube.\n", "say"), ("拿起苹果\n", "say"), ("go\n", "go"), (" GO! \n", "go"),
+        ("pause\n", "pause"),
+        ("keep\n", "keep"), ("接管\n", "take"), ("success\n", "success"),
+        ("failure\n", "failure"), ("next\n", "next"), ("q\n", "quit"), ("?\n", "help"),
+        ("\n", "stop"), ("   \n", "stop"), ("stop\n", "stop"), ("STOP!!\n", "stop"), ("Stop it now\n", "stop"),
+        ("halt, please\n", "stop"), ("停\n", "stop"), ("stpo\n", "stop"), ("...\n", "stop"), ("aargh\n", "stop"),
+    ],
+)  # fmt: skip
+def test_what_a_line_means_while_the_arms_move(line, wanted):
+    what, text = meant(line, running=True)
+    assert what == wanted
+    if line.startswith("Pick"):
+        assert text == "Pick up the red cube."
+
+
+def test_a_word_that_nobody_knows_is_no_instruction_and_starts_nothing():
+    assert meant("gp\n", running=False)[0] == "help"
+
+
+def listen(lines, *, obeyed=False):
+    heard, ended = [], threading.Event()
+    keyboard = Keyboard(hear=heard.append, gone=ended.set, obeyed=obeyed, lines=lines)
+    keyboard.put(RUNNING)
+    return keyboard, heard, ended
+
+
+def test_lines_reach_the_desk():
+    """Regression (PITFALLS 37): there was no key to quit with."""
+    said = "Place the cube in the bowl.\ngo\npause\n\nsuccess\nnext\nquit\n"
+    _, heard, ended = listen(io.StringIO(said))
+    assert ended.wait(20)
+    assert heard == [
+        Asked("say", "Place the cube in the bowl."), Asked("start"), Asked("pause"), Asked("stop", TYPED),
+        Asked("finish", "success"), Asked("finish", ""), Asked("leave", LEFT), Asked("stop", ENDED),
+    ]  # fmt: skip
+
+
+def test_arms_that_started_by_themselves_need_nobody_who_types():
+    _, heard, ended = listen(io.StringIO(""), obeyed=True)
+    assert ended.wait(20)
+    assert heard == []
+
+
+def test_a_terminal_that_ends_stops_the_arms():
+    """Also those that started by themselves: whoever watched them has gone."""
+    own, other = os.openpty()
+    with open(other) as lines:
+        _, heard, ended = listen(lines, obeyed=True)
+        os.write(own, b"\x04")  # Ctrl-D
+        assert ended.wait(20)
+    assert heard == [Asked("stop", ENDED)]
+    os.close(own)
+
+
+def pressed(pilot, key):
+    axis, way = AXES[key]
+    return way * np.stack([*pilot.steer().twists.values()])[0, axis] > 0
+
+
+def on_a_terminal(pilot):
+    """A pseudo-terminal to type into, what was heard, and a wait."""
+    ours, theirs = os.openpty()
+    heard, ended = [], threading.Event()
+    keyboard = Keyboard(
+        hear=heard.append,
+        gone=ended.set,
+        obeyed=False,
+        pilot=pilot,
+        lines=os.fdopen(theirs, "r", buffering=1),
+    )
+    keyboard.put(RUNNING)
+
+    def until(true):
+        end = time.monotonic() + 20
+        while not true():
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    return keyboard, heard, ours, theirs, until
+
+
+def test_a_person_takes_over_with_single_keys_and_gives_back_or_stops():
+    pilot = KeyboardPilot(fake_settings())
+    keyboard, heard, ours, theirs, until = on_a_terminal(pilot)
+    manners = termios.tcgetattr(theirs)
+    for ends in (b"b", b"\n"):
+        os.write(ours, b"take\n")
+        until(lambda: pilot.hands.taken and termios.tcgetattr(theirs) != manners)
+        assert heard == []
+        os.write(ours, b"\tw")
+        until(lambda: pressed(pilot, "w"))
+        os.write(ours, ends)
+        until(lambda: not pilot.hands.taken and termios.tcgetattr(theirs) == manners)
+    assert heard == [Asked("stop", TYPED)]
+    # the end of an episode takes the arms from the person, and the terminal is a terminal again
+    heard.clear()
+    os.write(ours, b"take\n")
+    until(lambda: pilot.hands.taken)
+    keyboard.put(State("over", "Pick up the apple.", False, None, False, False))
+    until(lambda: not pilot.hands.taken and termios.tcgetattr(theirs) == manners)
+    os.write(ours, b"take\n")
+    os.write(ours, b"pause\n")
+    until(lambda: heard == [Asked("pause")])
+    assert not pilot.hands.taken
+    keyboard.close()
+    os.close(ours)
+
+
+def test_take_says_what_is_missing_and_keep_is_heard(capsys):
+    _, heard, ended = listen(io.StringIO("take\nkeep\n"))
+    assert ended.wait(20)
+    assert "--pilot keyboard" in capsys.readouterr().err
+    assert Asked("keep") in heard
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked("pause"),
+        Asked("finish", "success"),
+        Asked("finish"),
+        Asked("say", "Wait, my hand is there."),
+        Asked("stop"),
+    ],
+)
+def test_a_way_that_was_shown_ends_by_whatever_is_said(asked, monkeypatch):
+    """Of rdt2 reset and rdt2 calibrate: no pause, mark or sentence means anything else there."""
+    from rdt2.dashboard.desk import Desk
+    from rdt2.dashboard.figure import Figure
+    from rdt2.dashboard.options import Looking
+
+    with Desk(Looking(), goes_on=False, welcomed=True) as desk:
+        desk._do(Asked("say", "Go on then."))  # before it begins it is nothing that stops it
+        desk.begin(fake_robot(), Figure.of_robot(fake_settings()), "Calibrate.", title="a way")
+        permit = desk.as_shown()
+        assert permit() == ""
+        desk._do(asked)
+        assert permit() != ""

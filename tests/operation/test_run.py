@@ -1,0 +1,284 @@
+"""`rdt2 run` on devices made of nothing, driven by a policy made of nothing: what moves, when, and who says so."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import threading
+import time
+from dataclasses import replace
+
+import fake_devices
+import numpy as np
+import pytest
+from fake_robot import ConstantPolicy, FakeClock
+
+pytest.importorskip("mujoco")
+
+import rdt2.control  # noqa: F401 - which knows the real PolicyProcess
+from rdt2.cli.main import main
+from rdt2.devices import open_robot
+from rdt2.sim.pace import Paced
+
+pytestmark = pytest.mark.realtime
+
+
+class NoProcess(ConstantPolicy):
+    """In place of `PolicyProcess`: in this process, and at once."""
+
+    def __init__(self, spec, *, open):
+        super().__init__(0.0005)
+        policies.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+policies = []
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch):
+    fake_devices.made.clear()
+    monkeypatch.setattr("rdt2.policy.process.PolicyProcess", NoProcess)
+    policies.clear()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Of devices in simulated time, so that a busy machine makes nothing late."""
+    time_ = FakeClock()
+
+    def simulated(settings):
+        return replace(open_robot(settings, time_), clock=Paced(time_), concurrent=False)
+
+    monkeypatch.setattr("rdt2.operation.opening.open_robot", simulated)
+    return time_
+
+
+class Typist:
+    """Standard input into which a test types."""
+
+    def __init__(self, monkeypatch):
+        self._lines, self._more = [], threading.Condition()
+        monkeypatch.setattr("sys.stdin", self)
+
+    def types(self, *lines):
+        with self._more:
+            self._lines += [f"{line}\n" for line in lines]
+            self._more.notify_all()
+
+    def fileno(self):
+        raise io.UnsupportedOperation
+
+    def readline(self):
+        with self._more:
+            assert self._more.wait_for(lambda: self._lines, 60)
+            return self._lines.pop(0)
+
+    def __iter__(self):
+        return iter(self.readline, "")
+
+
+def arms():
+    return [device for device in fake_devices.made if device.name.endswith("arm")]
+
+
+def moved():
+    return [len(arm.calls) for arm in arms()]
+
+
+failed = []
+
+
+def soon(condition, seconds=60.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        assert not failed, failed
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def running(*words):
+    """The command in a thread; at the end it has to come back by itself, and everything is closed."""
+    failed.clear()
+
+    def run():
+        try:
+            main(["run", *map(str, words)])
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    thread.join(60)
+    assert not thread.is_alive()
+    for device in fake_devices.made:
+        assert not device.health().connected
+
+
+ANSWERS = ["y"] * 11  # to enable; payload, inertia, speed, tool of two arms; exposure of two cameras
+ASKED = ("--instruction", "Pick up the apple.", "--max-seconds", "30")
+
+
+def test_a_dry_run_shows_the_chunk_and_enables_nothing(tmp_path, capsys):
+    robot, figures = fake_devices.robot_yaml(tmp_path), tmp_path / "dry.json"
+    main(["run", "--robot", str(robot), *ASKED, "--dry-run", "--yes", "--json", str(figures)])
+    assert moved() == [0, 0]
+    said = capsys.readouterr()
+    assert "Nothing was enabled" in said.err
+    values = json.loads(figures.read_text())
+    last = [row for row in values["rows"] if row["step"] == 24]
+    assert [row["side"] for row in last] == ["right", "left"]
+    for row in last:  # 24 steps of 0.5 mm along the policy frame's x axis, and the guard follows
+        assert np.linalg.norm(row["move"]) == pytest.approx(0.012, abs=1e-4)
+        np.testing.assert_allclose(row["made"], row["move"], atol=2e-3)
+        assert row["width"] == pytest.approx((0.08 - 0.024) * 0.1 / 0.088)
+    assert all(not arm.calls for arm in arms())
+
+
+def test_a_dry_run_is_shown_in_3_d(tmp_path):
+    pytest.importorskip("rerun")
+    pytest.importorskip("trimesh")
+    robot, film = fake_devices.robot_yaml(tmp_path), tmp_path / "dry.rrd"
+    main(["run", "--robot", str(robot), *ASKED, "--dry-run", "--yes", "--rerun", str(film)])
+    assert film.stat().st_size > 10_000
+
+
+def test_nothing_moves_before_go_an_empty_line_stops_and_only_go_goes_on(tmp_path, monkeypatch, clock):
+    typist, figures = Typist(monkeypatch), tmp_path / "run.json"
+    with running("--robot", fake_devices.robot_yaml(tmp_path), *ASKED, "--json", figures):
+        typist.types(*ANSWERS)
+        soon(lambda: policies and all(arm.health().enabled for arm in arms()))
+        time.sleep(0.5)
+        assert moved() == [0, 0]
+        typist.types("go")
+        soon(lambda: min(moved()) > 10 and len(policies[0].seen) > 3)
+        typist.types("Pick up the other apple.")
+        soon(lambda: policies[0].seen[-1].instruction == "Pick up the other apple.")
+        typist.types("")
+        soon(lambda: all(arm.health().stopped for arm in arms()))
+        still = moved()
+        time.sleep(0.5)
+        assert moved() == still
+        typist.types("next")  # another episode is prepared: still nothing moves
+        time.sleep(0.5)
+        assert moved() == still
+        typist.types("go")
+        soon(lambda: min(moved()) > max(still) + 10)
+        typist.types("success")
+        soon(lambda: all(arm.health().stopped for arm in arms()))
+        typist.types("quit")
+    first, second = json.loads(figures.read_text())["episodes"]
+    assert first["ending"].startswith("stopped at the keyboard")
+    assert (first["instruction"], first["mark"]) == ("Pick up the other apple.", None)
+    assert (second["ending"], second["mark"], second["success"]) == ("done", "success", True)
+
+
+def test_a_pause_lets_the_arms_rest_and_takes_none_of_the_time(tmp_path, monkeypatch, clock):
+    typist, figures = Typist(monkeypatch), tmp_path / "run.json"
+    words = ("--instruction", "Pick up the apple.", "--max-seconds", "3", "--yes", "--episodes", "1")
+    with running("--robot", fake_devices.robot_yaml(tmp_path), *words, "--json", figures):
+        soon(lambda: policies and len(policies[0].seen) > 4)
+        typist.types("pause")
+        where = [arm.state().pose for arm in arms()]
+
+        def rests():
+            nonlocal where
+            before, where = where, [arm.state().pose for arm in arms()]
+            time.sleep(0.1)
+            return np.allclose(before, where, atol=1e-6)
+
+        soon(rests)
+        asked, since = len(policies[0].seen), clock.now()
+        soon(lambda: clock.now() > since + 4)
+        assert len(policies[0].seen) <= asked + 1
+        assert not any(arm.health().stopped for arm in arms())
+        typist.types("go")
+        soon(lambda: len(policies[0].seen) > asked + 2)
+        soon(lambda: all(arm.health().stopped for arm in arms()))
+        typist.types("quit")
+    (episode,) = json.loads(figures.read_text())["episodes"]
+    assert episode["ending"] == "time is up"
+    assert episode["seconds"] > 6.5
+    assert [pause["reason"] for pause in episode["pauses"]].count("paused by the operator") == 1
+
+
+def test_a_device_that_is_not_set_up_as_the_yaml_says_is_not_enabled(tmp_path, capsys):
+    def wrong(values):
+        values["arms"]["left"]["device"]["says"] = 1.5
+
+    with pytest.raises(SystemExit) as done:
+        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path, wrong)), *ASKED, "--yes"])
+    assert done.value.code == 2
+    assert "left arm: payload is 1.5 kg, expected 0.82 kg" in capsys.readouterr().err
+    assert not any(arm.health().connected for arm in arms())
+
+
+def test_what_a_device_can_tell_is_not_asked(tmp_path, monkeypatch, capsys):
+    def right(values):
+        values["arms"]["right"]["device"]["says"] = 0.82
+
+    asked = []
+    monkeypatch.setattr(
+        "builtins.input", lambda text: asked.append(text) or ("y" if len(asked) < 10 else "n")
+    )
+    with pytest.raises(SystemExit):
+        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path, right)), *ASKED])
+    assert len(asked) == 10
+    assert not any("right arm: is the payload on" in text for text in asked)
+    assert any("left arm: is the payload on its controller 0.82 kg?" in text for text in asked)
+    assert any("right arm: does its controller limit the speed" in text for text in asked)
+    assert any("is the TCP on its controller 0, 0, 300 mm from the flange" in text for text in asked)
+    assert any("left camera: is the exposure" in text for text in asked)
+
+
+def test_a_device_that_does_not_answer_is_named_and_the_others_are_closed(tmp_path, capsys):
+    def broken(values):
+        values["arms"]["left"]["device"]["broken"] = True
+
+    with pytest.raises(SystemExit) as done:
+        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path, broken)), *ASKED, "--yes"])
+    assert done.value.code == 2
+    assert "the left arm cannot be connected: no route to host" in capsys.readouterr().err
+    assert not any(device.health().connected for device in fake_devices.made)
+
+
+def test_nobody_who_could_start_the_arms_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 11))
+    with pytest.raises(SystemExit) as done:
+        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path)), *ASKED])
+    assert done.value.code == 2
+    assert "nobody can start the arms" in capsys.readouterr().err
+    assert moved() == [0, 0]
+
+
+def test_a_real_robot_needs_to_be_told_what_to_do(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path)), "--yes"])
+    assert '--instruction "Pick up the apple."' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted"),
+    [
+        (["n"], "not confirmed: Enable the arms and grippers?"),
+        (["y", ""], "not confirmed: right arm: is the payload on its controller 0.82 kg?"),
+    ],
+)
+def test_what_is_not_confirmed_moves_nothing(tmp_path, monkeypatch, capsys, answers, wanted):
+    said = iter(answers)
+    monkeypatch.setattr("builtins.input", lambda text: next(said))
+    with pytest.raises(SystemExit) as done:
+        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path)), *ASKED])
+    assert done.value.code == 2
+    assert wanted in capsys.readouterr().err
+    assert moved() == [0, 0]
+    assert not any(arm.health().enabled for arm in arms())
+    assert not policies  # nor was a policy loaded for nothing

@@ -1,0 +1,105 @@
+"""`rdt2 doctor` says what is missing and how to get it, and breaks on nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+
+import pytest
+
+from rdt2 import doctor
+from rdt2.cli.main import main
+from rdt2.doctor import Finding, examine, summary
+
+
+def one(check) -> Finding:
+    found = check()
+    assert isinstance(found, Finding)
+    return found
+
+
+def test_this_machine_works(tmp_path, capsys) -> None:
+    file = tmp_path / "doctor.json"
+    main(["doctor", "--offline", "--json", str(file)])
+    said = capsys.readouterr().out
+    assert "Everything that every command needs" in said
+    assert "rdt2[" in said or "not installed" not in said
+    figures = json.loads(file.read_text())
+    assert figures["works"] is True
+    states = {finding["name"]: finding["state"] for finding in figures["findings"]}
+    assert states["Python"] == states["core packages"] == states["extra sim"] == states["rendering"] == "ok"
+    assert "hub" not in states
+
+
+def test_a_package_that_is_missing_or_too_old(monkeypatch) -> None:
+    real = doctor._version
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: {"einops": None, "numpy": "1.20.0"}.get(name, real(name))
+    )
+    found = {finding.name: finding for finding in doctor._core()}
+    assert found["einops"].mend.startswith("pip install 'einops")
+    assert found["numpy"].found.startswith("1.20.0, expected >=")
+    assert {finding.state for finding in found.values()} == {"broken"}
+
+
+def test_an_extra_that_is_missing(monkeypatch) -> None:
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "ray" else real(name))
+    (found,) = (finding for finding in doctor._extras() if finding.name == "extra ray")
+    assert found == Finding("extra ray", "optional", "not installed: ray", "pip install 'rdt2[ray]'")
+
+
+def test_rendering_that_breaks_or_hangs(monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "_DRAW", "raise SystemError('no screen')")
+    assert one(doctor._rendering) == Finding("rendering", "broken", "no screen", "apt-get install libosmesa6")
+    monkeypatch.setattr(doctor, "_DRAW", "import os; os.abort()")
+    assert one(doctor._rendering).state == "broken"
+
+    def hangs(*args, **options):
+        raise subprocess.TimeoutExpired(args[0], options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    assert "hangs" in one(doctor._rendering).found
+
+
+def test_a_port_that_is_taken(monkeypatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(doctor, "PORTS", {taken.getsockname()[1]: "rdt2 serve"})
+        (found,) = doctor._ports()
+    assert found.state == "optional"
+    assert found.mend == "another --port for rdt2 serve"
+
+
+def test_a_hub_that_does_not_answer(monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(doctor, "HUB", ("127.0.0.1", 9))
+    found = one(doctor._hub)
+    assert found.state == "optional"
+    assert "HF_ENDPOINT" in found.mend
+
+
+def test_a_check_that_fails_is_a_finding(monkeypatch) -> None:
+    def _memory():
+        raise RuntimeError("no such file")
+
+    monkeypatch.setattr(doctor, "_memory", _memory)
+    monkeypatch.setattr(doctor, "_DRAW", "pass")
+    found = {finding.name: finding for finding in examine(hub=False)}
+    assert found["memory"].found == "RuntimeError: no such file"
+    assert summary(list(found.values()))["works"] is False
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_exit_code(monkeypatch, broken) -> None:
+    state = "broken" if broken else "optional"
+    monkeypatch.setattr(doctor, "examine", lambda hub: [Finding("torch", state, "none", "pip install torch")])
+    if broken:
+        with pytest.raises(SystemExit, match="1"):
+            main(["doctor"])
+    else:
+        main(["doctor"])
