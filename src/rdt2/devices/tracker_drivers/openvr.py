@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,9 +18,6 @@ from rdt2.devices.tracker_drivers import TURN
 from rdt2.devices.tracker_drivers._believing import BelievingTracker
 from rdt2.errors import RobotError
 from rdt2.robot.protocols import Timing
-
-if TYPE_CHECKING:
-    pass
 
 PERIOD = 1 / 120
 CLOCK_ERROR = 0.005
