@@ -7,7 +7,7 @@ import os
 import threading
 import time
 
-from rdt2.threads import hurry
+from rdt2.threads import prefer
 
 
 class Lateness(threading.Thread):
@@ -34,11 +34,11 @@ class Lateness(threading.Thread):
 
 @contextlib.contextmanager
 def on_time():
-    """Within the block this thread, and those that it starts, run before what else the machine does, as the servo's
-    does, where that is permitted: who drives arms must not lose its turn for 100 ms, or they stop."""
-    hurried = hurry()
+    """Within the block this thread, and those that it starts, get more than what else the machine does, where that is
+    permitted: who drives arms must not lose its turn for 100 ms, or they stop."""
+    preferred = prefer()
     try:
         yield
     finally:
-        if hurried:
-            os.sched_setscheduler(threading.get_native_id(), os.SCHED_OTHER, os.sched_param(0))
+        if preferred:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 0)

@@ -333,7 +333,9 @@ def test_it_is_known_by_its_serial_number_and_told_in_the_grippers_axes(steam, v
         ({"frozen": True}, "the same pose for"),
     ],
 )
-def test_a_tracker_that_is_not_seen_is_not_valid_and_comes_back_by_itself(steam, vive, change, said: str) -> None:
+def test_a_tracker_that_is_not_seen_is_not_valid_and_comes_back_by_itself(
+    steam, vive, change, said: str
+) -> None:
     tracker = vive(serial="LHR-AAAA")
     tracker.connect()
     tracker.enable()

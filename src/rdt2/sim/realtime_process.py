@@ -21,7 +21,7 @@ import numpy as np
 
 from rdt2.errors import RDT2Error, RobotError
 from rdt2.sim.board import Board
-from rdt2.threads import hurry
+from rdt2.threads import prefer
 
 if TYPE_CHECKING:
     from rdt2.robot.world import CellSettings
@@ -130,7 +130,7 @@ class _Running:
 
     def run(self) -> None:
         """Step the physics as time passes, until the end."""
-        hurry()
+        prefer()
         last = float("inf")
         while wall.monotonic() < last:
             if self.ended.is_set() or os.getppid() != self.parent:
@@ -203,7 +203,7 @@ class _Running:
 
     def answer(self, name: str, pipe: Connection) -> None:
         """Do what one device is asked to, until the other end is gone."""
-        hurry()
+        prefer()
         device = self.devices[name]
         while True:
             try:
@@ -262,9 +262,7 @@ class _Running:
                     number, stamp, _ = taken[side]
                     self.board.put_picture(f"{side} camera", stamp, number, image)
                     shown[side] = number
-                if not self.seen.is_set():  # those that OpenGL computes in have been started
-                    hurry()
-                    self.seen.set()
+                self.seen.set()
                 wall.sleep(max(0.001, PERIOD - (wall.monotonic() - began)))
         except Exception as error:
             self.broken = error if isinstance(error, RDT2Error) else RobotError(f"no pictures: {error!r}")

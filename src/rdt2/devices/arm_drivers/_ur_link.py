@@ -5,6 +5,9 @@ else this process does, driving the other arm for one, stands still meanwhile. S
 a plain socket first, nothing is waited for inside of a constructor, and what was made is never destroyed, but
 disconnected, which holds nothing. A call may wait for the controller for minutes: here each has a bound.
 
+While a script takes no command yet, who gives one spins, and so does a thread of the library: at real-time priority two
+arms would leave nobody a core, not even the controllers that stand in front of them. Its threads only get more (`prefer`).
+
 A connection that ends makes it connect again by itself until the process crashes: it speaks through a relay, which lets
 nobody connect twice (`_ur_relay`), and is told to let go at once (`abandon`).
 """
@@ -29,7 +32,7 @@ from rdt2.devices.arm_drivers._ur_words import PROTECTIVE, of_modes, of_refusal
 from rdt2.errors import RobotError
 from rdt2.pose import matrix_to_pose, pose_to_matrix
 from rdt2.robot.protocols import WATCHDOG
-from rdt2.threads import hurry
+from rdt2.threads import prefer
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -168,21 +171,29 @@ class URLink:
         # the script takes a centre of exactly zero for "as it was"
         centre = list(options.payload_centre) if any(options.payload_centre) else [0.0, 0.0, 1e-6]
         load = options.payload, centre, [*options.payload_inertia, 0.0, 0.0, 0.0]
-        for what, call in {
-            "speed slider": lambda: self._inputs.setSpeedSlider(options.speed_slider),
-            "payload": lambda: control.setTargetPayload(*load),
-            "tool": lambda: control.setTcp(matrix_to_pose(tool).tolist()),
-        }.items():
-            until = time.monotonic() + BEGINS
-            while not self.within(f"take its {what}", call):
-                if self.lost:
-                    raise RobotError(
-                        f"the {self.name} was lost while it was set up. Look at its cable, then try again."
-                    )
-                if time.monotonic() > until:
-                    raise RobotError(f"the {self.name} refuses its {what}. Look at the pendant.")
-                self._have_script_run()  # one that has only just begun takes nothing yet, or ends again
-        return pose_to_matrix(np.array(self.within("say its tool", control.getTCPOffset)))
+        self._settle("speed slider", lambda: self._inputs.setSpeedSlider(options.speed_slider))
+        self._settle("payload", lambda: control.setTargetPayload(*load))
+        self._settle("tool", lambda: control.setTcp(matrix_to_pose(tool).tolist()))
+        return pose_to_matrix(np.array(self._settle("question for its tool", control.getTCPOffset)))
+
+    def _settle(self, what: str, call: Callable[[], Any]) -> Any:
+        """What the script answers; one that has only just begun takes nothing yet, or ends again.
+
+        Raises:
+            RobotError: it refuses for `BEGINS`, or is lost.
+        """
+        until = time.monotonic() + BEGINS
+        while True:
+            with contextlib.suppress(RuntimeError):  # how the library says that a question was not answered
+                if answer := self.within(f"take its {what}", call):
+                    return answer
+            if self.lost:
+                raise RobotError(
+                    f"the {self.name} was lost while it was set up. Look at its cable, then try again."
+                )
+            if time.monotonic() > until:
+                raise RobotError(f"the {self.name} refuses its {what}. Look at the pendant.")
+            self._have_script_run()
 
     def _have_script_run(self) -> None:
         if not self.within("say whether its script runs", self.control.isProgramRunning):
@@ -242,7 +253,7 @@ class URLink:
         answer: list[tuple[Any, Exception | None]] = []
 
         def ask() -> None:
-            hurry()  # and with it the threads of the library that it starts
+            prefer()  # and with it the threads of the library that it starts
             try:
                 answer.append((call(), None))
             except Exception as error:  # of the library, for the caller

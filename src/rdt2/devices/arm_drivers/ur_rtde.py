@@ -26,7 +26,7 @@ from rdt2.pose import matrix_to_pose, pose_to_matrix
 from rdt2.robot.device import BaseDevice
 from rdt2.robot.models import arm_model
 from rdt2.robot.protocols import ArmState, Check, Timing
-from rdt2.threads import hurry
+from rdt2.threads import prefer
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -369,7 +369,7 @@ class URArm(BaseDevice):
 
     def _serve(self, ending: threading.Event) -> None:
         """Hear and tell the controller, until the end."""
-        hurry()
+        prefer()  # not real-time priority: the library spins (`_ur_link`)
         period, due = 1 / self._options.rate, time.monotonic()
         while not ending.is_set():
             try:
@@ -390,7 +390,7 @@ class URArm(BaseDevice):
             return
         if lost := self._link.lost:
             self._link.abandon()
-        if lost or now - self._seen > STALE:
+        if lost or (self._enabled and now - self._seen > STALE):
             self.fail(
                 f"the controller at {self._options.address} has shown no new state for {1e3 * STALE:.0f} ms, and stops "
                 "the arm by itself. Look at its cable and its power, then recover"

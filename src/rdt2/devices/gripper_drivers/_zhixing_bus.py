@@ -19,16 +19,16 @@ BAUD = 115200
 POSITION, FORCE, TRIGGER, FEEDBACK, SERIAL = 0x0102, 0x0105, 0x0108, 0x0609, 0x0810
 CLOSED, FEEDBACK_CLOSED = 12000, 3000
 """Position told, and position fed back, of a closed gripper; of an open one both are 0."""
-FIRST_PATIENCE = 0.5
-"""The same, while nothing hurries: it may have been switched on just now."""
 WRITE_SECONDS = 1.0
 """Far more than a write takes, which finds the port's buffer emptied: a process that lost its turn is no fault."""
 BEYOND = 60
 """Fed back by which a gripper may be more than closed: 2 % of its travel."""
 WRAPPED = 10000
 """What is fed back beyond this is a negative number: open."""
-PATIENCE = 0.1
+PATIENCE = 0.2
 """Seconds after which a question without a sound answer, though asked again, is given up."""
+FIRST_PATIENCE = 0.5
+"""The same, while nothing hurries: it may have been switched on just now."""
 SHARE = 0.2
 """Of the newest duration in the running mean."""
 

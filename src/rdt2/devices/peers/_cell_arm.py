@@ -12,7 +12,7 @@ import numpy as np
 
 from rdt2.errors import LateError, RobotError, SafetyError
 from rdt2.robot.models import arm_model
-from rdt2.threads import hurry
+from rdt2.threads import prefer
 
 if TYPE_CHECKING:
     from rdt2.robot.protocols import Clock
@@ -48,7 +48,7 @@ class Mirror:
 
     def run(self) -> None:
         """Follow, for ever."""
-        hurry()
+        prefer()
         told = self._arm.state().joints
         while True:
             joints = np.array(JOINTS.unpack(self._newest()))

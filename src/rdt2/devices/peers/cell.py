@@ -32,7 +32,7 @@ from rdt2.devices.peers._ur_motion import CellMotion
 from rdt2.devices.peers.ur import Controller, UROptions, listen, take_lines
 from rdt2.devices.peers.zhixing import Fault, ZhixingPeer, ZhixingPeerOptions, fingers_of
 from rdt2.robot.settings import RobotSettings
-from rdt2.threads import hurry
+from rdt2.threads import prefer
 
 TROUBLE = 30098
 ON_THE_WAY = {"ur5e": 0.03, "fr3": 0.03}
@@ -160,7 +160,7 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
         robot = cell.robot()
         robot.connect()
         robot.enable()
-        hurry()
+        prefer()
         devices: dict[str, Any] = {}
         troubles = Troubles()
         take_lines(options.right, TROUBLE, troubles.make)
@@ -187,7 +187,10 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
             troubles.parts[f"{side} gripper"] = fingers
             if options.cameras:
                 eye = Eye(stack, serial=f"CELL-{side}", cell=cell.memory, side=side)
-                troubles.parts[f"{side} camera"], devices[side]["camera"] = eye, dict(eye.device)
+                troubles.parts[f"{side} camera"], devices[side]["camera"] = (
+                    eye,
+                    {**eye.device, "fps": options.rate},
+                )
         ready({**devices, "memory": cell.memory})
         threading.Event().wait()
 

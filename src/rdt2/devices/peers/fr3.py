@@ -21,7 +21,7 @@ from rdt2.devices.peers import ask_for_trouble, main
 from rdt2.devices.peers._cell_arm import JOINTS
 from rdt2.errors import ConfigError
 from rdt2.robot.models.fr3 import FLANGE
-from rdt2.threads import hurry
+from rdt2.threads import prefer
 
 TROUBLE = 1339
 BEHIND = 0.05
@@ -74,7 +74,7 @@ def trouble(address: str, what: str) -> None:
 
 def serve(options: FR3Options, ready: Callable[[Mapping[str, Any]], None]) -> None:
     """Answer until interrupted. Raises ConfigError for an address that cannot be had."""
-    hurry()
+    prefer()
     from franky_sim import SimulationServer
     from franky_sim.mujoco_simulator import MujocoSimulator
 

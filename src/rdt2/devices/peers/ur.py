@@ -25,7 +25,7 @@ from rdt2.devices.peers import ask_for_trouble, main
 from rdt2.devices.peers._ur_motion import CellMotion, Motion
 from rdt2.errors import ConfigError, SafetyError
 from rdt2.pose import matrix_to_pose, pose_to_matrix
-from rdt2.threads import hurry
+from rdt2.threads import prefer
 
 RTDE, SCRIPT, DASHBOARD, TROUBLE = 30004, 30003, 29999, 30099
 PERIOD = 0.004
@@ -113,12 +113,11 @@ class Controller:
                 if self._watch is not None and now - self._heard > self._watch:
                     self.end_program()
                 self.motion.advance(min(now - last, BEHIND))
-                states = self.states(now)
-                clients = list(self.clients)
+                listening = [client for client in self.clients if client.due(now) and not self.frozen]
+                states = self.states(now) if listening else {}
             last = now
-            if not self.frozen:
-                for client in clients:
-                    client.tell(states, now)
+            for client in listening:
+                client.tell(states, now)
             due = max(due + PERIOD, now)
             time.sleep(max(0.0, due - time.monotonic()))
 
@@ -325,10 +324,12 @@ class Client:
             values = struct.unpack(">" + "".join(FORMATS[of] for _, of in recipe), payload[1:])
             self._controller.take(dict(zip((name for name, _ in recipe), values, strict=False)))
 
+    def due(self, now: float) -> bool:
+        """Whether it is to be told at `now` of the monotonic clock, as often as it asked for."""
+        return now >= self._due - 0.5 * PERIOD
+
     def tell(self, states: Mapping[str, Any], now: float) -> None:
-        """Send the outputs it asked for, as often as it asked for them; `now` of the monotonic clock."""
-        if now < self._due - 0.5 * PERIOD:
-            return
+        """Send the outputs it asked for; `now` of the monotonic clock."""
         self._due = max(self._due + self._every, now - self._every)
         values: list[float] = []
         for name, of in self._outputs:
@@ -375,7 +376,7 @@ def _talk(answer: Callable[[str], str], greeting: str, connection: socket.socket
 
 def serve(options: UROptions, ready: Callable[[Mapping[str, Any]], None]) -> None:
     """Answer until interrupted."""
-    hurry()  # as a controller's own computer does nothing else
+    prefer()  # as a controller's own computer does nothing else
     controller = Controller(options)
     listen(controller)
     ready({"address": options.address})
