@@ -5,8 +5,8 @@ else this process does, driving the other arm for one, stands still meanwhile. S
 a plain socket first, nothing is waited for inside of a constructor, and what was made is never destroyed, but
 disconnected, which holds nothing. A call may wait for the controller for minutes: here each has a bound.
 
-While a script takes no command yet, who gives one spins, and so does a thread of the library: at real-time priority two
-arms would leave nobody a core, not even the controllers that stand in front of them. Its threads only get more (`prefer`).
+While a script takes no command yet, who gives one spins, and so does a thread of the library: at real-time priority
+two arms would leave nobody a core, nor those whom they wait for. Its threads only get more (`prefer`).
 
 A connection that ends makes it connect again by itself until the process crashes: it speaks through a relay, which lets
 nobody connect twice (`_ur_relay`), and is told to let go at once (`abandon`).
@@ -14,13 +14,11 @@ nobody connect twice (`_ur_relay`), and is told to let go at once (`abandon`).
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.devices.arm_drivers._aside import ANSWER_SECONDS, NoAnswer, aside, within
 from rdt2.devices.arm_drivers._ur_words import PROTECTIVE, of_modes, of_refusal
 from rdt2.errors import RobotError
 from rdt2.pose import matrix_to_pose, pose_to_matrix
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 PORTS = {30004: "RTDE", 30003: "scripts", 29999: "the dashboard"}
 REACHED = 5.0
-ANSWER_SECONDS = 10.0
 BEGINS = 2.0
 """Seconds in which a script that was started takes its first settings."""
 
@@ -134,7 +132,7 @@ class URLink:
                     call()
             _disconnect(connections, relay)
 
-        _aside(end)
+        aside(end)
 
     def close(self) -> None:
         """End the script, and the connections."""
@@ -250,22 +248,15 @@ class URLink:
         Raises:
             RobotError: it does. And what the call raises.
         """
-        answer: list[tuple[Any, Exception | None]] = []
 
-        def ask() -> None:
+        def ask() -> Any:
             prefer()  # and with it the threads of the library that it starts
-            try:
-                answer.append((call(), None))
-            except Exception as error:  # of the library, for the caller
-                answer.append((None, error))
+            return call()
 
-        _aside(ask).join(ANSWER_SECONDS)
-        if not answer:
-            raise RobotError(self._silent(what))
-        value, error = answer[0]
-        if error is not None:
-            raise error
-        return value
+        try:
+            return within(ask)
+        except NoAnswer:
+            raise RobotError(self._silent(what)) from None
 
     def _silent(self, what: str) -> str:
         trouble = self.trouble if self.receive is not None else ""
@@ -300,29 +291,6 @@ def _relay(controller: str) -> tuple[subprocess.Popen[str], str]:
     if not address:
         raise RobotError("the relay to the UR controller did not come up: see its words above.")
     return relay, address
-
-
-_CALLS: list[threading.Thread] = []
-
-
-def _aside(call: Callable[[], None]) -> threading.Thread:
-    """Run in a thread of its own, which the process waits for before it ends: one that is still inside of the library
-    when the interpreter goes would abort it."""
-    thread = threading.Thread(target=call, daemon=True)
-    _CALLS[:] = [*(other for other in _CALLS if other.is_alive()), thread]
-    try:
-        thread.start()
-    except RuntimeError:  # from Python 3.12 on, none begins once the interpreter is about to end
-        call()
-    return thread
-
-
-@atexit.register
-def _end_calls() -> None:
-    until = time.monotonic() + ANSWER_SECONDS
-    for thread in _CALLS:
-        if thread.is_alive():
-            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _kept(made: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.devices.arm_drivers._aside import NoAnswer, within
 from rdt2.devices.arm_drivers._franky_options import FrankyOptions
 from rdt2.devices.arm_drivers._franky_words import of_mode, of_refusal
 from rdt2.devices.drivers import Driver, Opening
@@ -44,6 +45,8 @@ STILL = 0.05
 """rad/s: joints that are slower stand."""
 SOON = 0.3
 """Seconds in which a button that was just released is seen to be."""
+TOLD = 1.0
+"""Seconds until a state tells of what was set."""
 ENDED = 3.0
 LET_GO = 0.25
 """Seconds in which a robot that is closed has been braked."""
@@ -126,7 +129,12 @@ class FrankyArm(BaseDevice):
             ) from error
         realtime = franky.RealtimeConfig.Enforce if self._options.realtime else franky.RealtimeConfig.Ignore
         try:
-            return franky.Robot(address, realtime_config=realtime)
+            return within(lambda: franky.Robot(address, realtime_config=realtime))
+        except NoAnswer as error:  # libfranka waits for ever for one that has taken the connection
+            raise RobotError(
+                f"the {self.name} at {address} takes the connection and says nothing ({error}). Does another program "
+                "have control of it? End that, or restart the control box."
+            ) from error
         except Exception as error:  # of many kinds, which only franky knows
             raise RobotError(
                 f"the {self.name} at {address} cannot be connected: {of_refusal(error)}"
@@ -149,26 +157,29 @@ class FrankyArm(BaseDevice):
 
     def _set_up(self) -> None:
         """Tool, load and thresholds. Raises RobotError: the robot refuses, or says something else than was set."""
-        options, robot = self._options, self._robot
-        state = robot.state
+        options, state = (
+            self._options,
+            self._robot.state,
+        )  # kept nowhere else: it lets go of the robot when it goes
         if trouble := of_mode(state):
             raise RobotError(f"the {self.name} cannot be enabled: {trouble}")
         in_hand = np.linalg.inv(_matrix(state.F_T_NE)) @ self._tool
         inertia = np.diag(options.payload_inertia)
         try:
-            robot.set_ee(in_hand.T.ravel().tolist())
-            robot.set_k(list(_EYE))
-            robot.set_load(options.payload, list(options.payload_centre), inertia.T.ravel().tolist())
-            robot.set_collision_behavior(options.torque_threshold, options.force_threshold)
+            self._robot.set_ee(in_hand.T.ravel().tolist())
+            self._robot.set_k(list(_EYE))
+            self._robot.set_load(options.payload, list(options.payload_centre), inertia.T.ravel().tolist())
+            self._robot.set_collision_behavior(options.torque_threshold, options.force_threshold)
         except Exception as error:
             raise RobotError(f"the {self.name} refuses its settings: {of_refusal(error)}") from error
-        time.sleep(0.02)  # until a state tells of them
-        for check in self._set(robot.state):
-            if not check.ok:
+        until = time.monotonic() + TOLD
+        while wrong := [check for check in self._set(self._robot.state) if not check.ok]:
+            if time.monotonic() > until:
                 raise RobotError(
-                    f"the {self.name} says of its {check.name}: {check.got}, after {check.expected} was set. Look at "
-                    "the end effector's settings in Desk."
+                    f"the {self.name} says of its {wrong[0].name}: {wrong[0].got}, after {wrong[0].expected} was set. Look "
+                    "at the end effector's settings in Desk."
                 )
+            time.sleep(0.01)
 
     def checks(self) -> list[Check]:
         """Tool and load as the robot says them, once `enable` has set them.

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.devices.arm_drivers._ur_link import ANSWER_SECONDS, URLink
+from rdt2.devices.arm_drivers._aside import ANSWER_SECONDS
+from rdt2.devices.arm_drivers._ur_link import URLink
 from rdt2.devices.arm_drivers._ur_options import UROptions
 from rdt2.devices.drivers import Driver, Opening
 from rdt2.devices.stamps import ClockMap
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 STALE = 0.1
 """Seconds without a new state after which the controller counts as lost."""
+TOLD = 1.0
+"""Seconds until a state tells of what was set."""
 HANGS = 0.3
 """Seconds after which the thread that speaks to the controller counts as hanging in the library."""
 STILL = 0.05
@@ -139,13 +142,15 @@ class URArm(BaseDevice):
         """Raises RobotError: the controller does not run our script, or says something else than was set."""
         self._tool_said, self._servos = self._link.take_control(self._tool), False
         self._refused = False
-        time.sleep(3 / self._options.rate)  # until a state tells of it
-        if wrong := [check for check in self._set() if not check.ok]:
-            raise RobotError(
-                f"the {self.name} refuses its settings: "
-                + "; ".join(f"its {c.name} is {c.got}, expected {c.expected}" for c in wrong)
-                + ". Look at the installation on the pendant (TCP, payload), and that nothing else drives the arm."
-            )
+        until = time.monotonic() + TOLD
+        while wrong := [check for check in self._set() if not check.ok]:
+            if time.monotonic() > until:
+                raise RobotError(
+                    f"the {self.name} refuses its settings: "
+                    + "; ".join(f"its {c.name} is {c.got}, expected {c.expected}" for c in wrong)
+                    + ". Look at the installation on the pendant (TCP, payload), and that nothing else drives the arm."
+                )
+            time.sleep(0.01)
 
     def recover(self) -> None:
         """Also after a protective stop, which is unlocked, and a lost connection, which is made again.
