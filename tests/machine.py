@@ -1,7 +1,7 @@
 """Whether this machine keeps time: what is judged by the clock says nothing while its cores are taken away.
 
-A process of its own wakes every 10 ms, before all others where that is permitted, and notes when it was woken late: then
-nobody on the machine had a core, as happens to a virtual one whose host is busy.
+A process of its own wakes every 10 ms, before all others where that is permitted, and notes when it was woken late:
+then nobody on the machine had a core, as happens to a virtual one whose host is busy.
 """
 
 from __future__ import annotations

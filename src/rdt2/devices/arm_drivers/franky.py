@@ -176,8 +176,8 @@ class FrankyArm(BaseDevice):
         while wrong := [check for check in self._set(self._robot.state) if not check.ok]:
             if time.monotonic() > until:
                 raise RobotError(
-                    f"the {self.name} says of its {wrong[0].name}: {wrong[0].got}, after {wrong[0].expected} was set. Look "
-                    "at the end effector's settings in Desk."
+                    f"the {self.name} says of its {wrong[0].name}: {wrong[0].got}, after {wrong[0].expected} was set. "
+                    "Look at the end effector's settings in Desk."
                 )
             time.sleep(0.01)
 
