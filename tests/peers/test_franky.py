@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from conformance import Conformance, follow, path, ready, run  # noqa: E402
 from lateness import on_time  # noqa: E402
 from streamed import Moving, is_moved_by_hand, robot_of, until  # noqa: E402
 
+from rdt2.devices.arm_drivers import franky  # noqa: E402
+from rdt2.devices.arm_drivers._aside import within  # noqa: E402
 from rdt2.devices.peers import started  # noqa: E402
 from rdt2.devices.peers.fr3 import HOME, trouble  # noqa: E402
 from rdt2.errors import ConfigError, RobotError, SafetyError  # noqa: E402
@@ -227,6 +230,15 @@ def test_a_robot_whose_server_dies_is_lost_and_another_one_is_found(monkeypatch)
         run(robot, 0.2)
         assert arm.state().pose[2, 3] > before + 0.02
         robot.close()
+
+
+def test_a_robot_that_takes_the_connection_and_says_nothing_is_an_error(monkeypatch) -> None:
+    """libfranka would wait for ever."""
+    monkeypatch.setattr(franky, "within", lambda call: within(call, seconds=0.5))
+    address = ADDRESS.replace("127.77", "127.79")
+    silent = socket.create_server((address, franky.PORT))
+    with silent, pytest.raises(RobotError, match=r"takes the connection and says nothing .*another program"):
+        robot_of(settings(address)).connect()
 
 
 VICTIM = """
