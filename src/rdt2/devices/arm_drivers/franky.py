@@ -157,10 +157,8 @@ class FrankyArm(BaseDevice):
 
     def _set_up(self) -> None:
         """Tool, load and thresholds. Raises RobotError: the robot refuses, or says something else than was set."""
-        options, state = (
-            self._options,
-            self._robot.state,
-        )  # kept nowhere else: it lets go of the robot when it goes
+        # No other name for the robot: its connection lasts as long as anybody holds it, also the frame of an error.
+        options, state = self._options, self._robot.state
         if trouble := of_mode(state):
             raise RobotError(f"the {self.name} cannot be enabled: {trouble}")
         in_hand = np.linalg.inv(_matrix(state.F_T_NE)) @ self._tool
