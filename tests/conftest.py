@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,13 +15,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-sys.path.insert(0, str(Path(__file__).parent))
-import machine  # noqa: E402
-
-STOOD_STILL = 20.0
-"""Milliseconds without a core after which a test that is judged by the clock has judged the machine."""
-BEGAN, WATCH = pytest.StashKey[float](), pytest.StashKey["machine.Watch"]()
 
 SHARED = Path(os.environ.get("RDT2_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -67,38 +58,3 @@ def browser():
         )
         yield opened
         opened.close()
-
-
-def pytest_collection_modifyitems(config, items) -> None:
-    if (
-        any(item.get_closest_marker("realtime") for item in items)
-        and "not realtime" not in config.option.markexpr
-    ):
-        config.stash[WATCH] = machine.Watch()
-
-
-def pytest_unconfigure(config) -> None:
-    if watch := config.stash.get(WATCH, None):
-        watch.close()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item) -> None:
-    item.stash[BEGAN] = time.monotonic()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    """A test of the clock that fails in its last try too is left out where the machine itself stood still meanwhile."""
-    report = yield
-    watch = item.config.stash.get(WATCH, None)
-    last = getattr(item, "execution_count", 1) > (item.config.getoption("reruns", None) or 0)
-    if watch and last and report.failed and item.get_closest_marker("realtime"):
-        lost = watch.lost(item.stash[BEGAN])
-        if lost > STOOD_STILL:
-            why = f"this machine stood still for {lost:.0f} ms: nothing can be judged by its clock"
-            report.outcome, report.longrepr = (
-                "skipped",
-                (str(item.path), item.location[1] or 0, f"Skipped: {why}"),
-            )
-    return report

@@ -8,17 +8,15 @@ import os
 import threading
 
 PREFERRED = -10
-"""Niceness."""
+"""Niceness of who gets more than others."""
 
 
-def hurry() -> bool:
+def hurry() -> None:
     """Have this thread, and those that it starts, run before all others that want to, where the system permits it
-    (root, or a limit `rtprio`). Returns whether it does."""
+    (root, or a limit `rtprio`)."""
     if hasattr(os, "sched_setscheduler"):
         with contextlib.suppress(OSError):
             os.sched_setscheduler(threading.get_native_id(), os.SCHED_FIFO, os.sched_param(1))
-            return True
-    return False
 
 
 def prefer() -> bool:

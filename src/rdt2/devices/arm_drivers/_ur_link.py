@@ -169,10 +169,10 @@ class URLink:
         # the script takes a centre of exactly zero for "as it was"
         centre = list(options.payload_centre) if any(options.payload_centre) else [0.0, 0.0, 1e-6]
         load = options.payload, centre, [*options.payload_inertia, 0.0, 0.0, 0.0]
-        self._settle("speed slider", lambda: self._inputs.setSpeedSlider(options.speed_slider))
-        self._settle("payload", lambda: control.setTargetPayload(*load))
-        self._settle("tool", lambda: control.setTcp(matrix_to_pose(tool).tolist()))
-        return pose_to_matrix(np.array(self._settle("question for its tool", control.getTCPOffset)))
+        self._settle("take its speed slider", lambda: self._inputs.setSpeedSlider(options.speed_slider))
+        self._settle("take its payload", lambda: control.setTargetPayload(*load))
+        self._settle("take its tool", lambda: control.setTcp(matrix_to_pose(tool).tolist()))
+        return pose_to_matrix(np.array(self._settle("say its tool", control.getTCPOffset)))
 
     def _settle(self, what: str, call: Callable[[], Any]) -> Any:
         """What the script answers; one that has only just begun takes nothing yet, or ends again.
@@ -180,17 +180,19 @@ class URLink:
         Raises:
             RobotError: it refuses for `BEGINS`, or is lost.
         """
-        until = time.monotonic() + BEGINS
+        until, said = time.monotonic() + BEGINS, None
         while True:
-            with contextlib.suppress(RuntimeError):  # how the library says that a question was not answered
-                if answer := self.within(f"take its {what}", call):
+            try:
+                if answer := self.within(what, call):
                     return answer
+            except RuntimeError as error:  # how the library says that a question was not answered
+                said = error
             if self.lost:
                 raise RobotError(
                     f"the {self.name} was lost while it was set up. Look at its cable, then try again."
                 )
             if time.monotonic() > until:
-                raise RobotError(f"the {self.name} refuses its {what}. Look at the pendant.")
+                raise RobotError(f"the {self.name} does not {what}. Look at the pendant.") from said
             self._have_script_run()
 
     def _have_script_run(self) -> None:

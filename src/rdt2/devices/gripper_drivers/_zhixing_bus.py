@@ -25,7 +25,7 @@ BEYOND = 60
 """Fed back by which a gripper may be more than closed: 2 % of its travel."""
 WRAPPED = 10000
 """What is fed back beyond this is a negative number: open."""
-PATIENCE = 0.2
+PATIENCE = 0.1
 """Seconds after which a question without a sound answer, though asked again, is given up."""
 FIRST_PATIENCE = 0.5
 """The same, while nothing hurries: it may have been switched on just now."""

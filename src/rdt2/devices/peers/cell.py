@@ -187,10 +187,8 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
             troubles.parts[f"{side} gripper"] = fingers
             if options.cameras:
                 eye = Eye(stack, serial=f"CELL-{side}", cell=cell.memory, side=side)
-                troubles.parts[f"{side} camera"], devices[side]["camera"] = (
-                    eye,
-                    {**eye.device, "fps": options.rate},
-                )
+                troubles.parts[f"{side} camera"] = eye
+                devices[side]["camera"] = {**eye.device, "fps": options.rate}
         ready({**devices, "memory": cell.memory})
         threading.Event().wait()
 
