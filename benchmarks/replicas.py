@@ -4,7 +4,8 @@
 
 All three are loaded and warm throughout, and are asked in turns of a few seconds; `ratio` is the median over the rounds
 of two replicas over one. Each policy has one thread. Clients ask one request after the other, in processes of their
-own; requests are not computed together, which one policy would gain from as well.
+own; requests are not computed together, which one policy would gain from as well. Answers are counted while every
+client asks: from the moment the last one has had its first answer until the first one stops.
 
 With two cores the clients, the server and Ray take their share of what two replicas could use. `busy_ms` is what all
 cores together worked for a chunk, so no number of replicas answers more than cores / busy_ms, and `ratio_at_most` is
@@ -18,6 +19,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,24 +33,38 @@ from rdt2.serving import Client, ProcessEngine, RayEngine, ServerSettings, serve
 from rdt2.serving.engine import Engine
 
 
-def ask(url: str, seconds: float, number: int) -> tuple[int, int, list[float]]:
-    """Answers, errors and milliseconds of each answer, of one client."""
+@dataclass
+class Asked:
+    """What one client got."""
+
+    began: float
+    """When it had its first answer, on the machine's monotonic clock."""
+    ended: float
+    """When it stopped to ask."""
+    answers: list[float] = field(default_factory=list)
+    """When each later answer came."""
+    took: list[float] = field(default_factory=list)
+    """Milliseconds that each took."""
+    errors: int = 0
+
+
+def ask(url: str, seconds: float, number: int) -> Asked:
+    """Ask one request after the other for so long."""
     rng = np.random.default_rng(number)
     left, right = rng.integers(0, 256, (2, 384, 384, 3), np.uint8)
     seen = Observation(left=left, right=right, instruction="Pick up the red cube with the left hand.")
-    took: list[float] = []
-    errors = 0
     with Client(url) as policy:
         policy.predict([seen], seed=0)
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            began = time.perf_counter()
+        asked = Asked(now := time.monotonic(), now + seconds)
+        while (began := time.monotonic()) < asked.ended:
             try:
-                policy.predict([seen], seed=len(took))
+                policy.predict([seen], seed=len(asked.took))
             except Exception:  # whatever it is, it is counted
-                errors += 1
-            took.append(1000 * (time.perf_counter() - began))
-    return len(took) - errors, errors, took
+                asked.errors += 1
+                continue
+            asked.answers.append(time.monotonic())
+            asked.took.append(1000 * (asked.answers[-1] - began))
+    return asked
 
 
 def serving(make: Callable[[], Engine]) -> contextlib.AbstractContextManager[str]:
@@ -59,16 +75,23 @@ def serving(make: Callable[[], Engine]) -> contextlib.AbstractContextManager[str
 def turn(pool: Any, url: str, clients: int, seconds: float) -> dict[str, float]:
     """What the clients get in one turn, and what it takes of the machine."""
     busy, began = busy_seconds(), time.monotonic()
-    rows = pool.starmap(ask, [(url, seconds, number) for number in range(clients)])
-    took, answers = np.concatenate([row[2] for row in rows]), sum(row[0] for row in rows)
+    rows: list[Asked] = pool.starmap(ask, [(url, seconds, number) for number in range(clients)])
+    worked, whole = busy_seconds() - busy, time.monotonic() - began
+    took, answers = np.concatenate([row.took for row in rows]), np.concatenate([row.answers for row in rows])
     return {
-        "per_second": answers / seconds,
-        "errors": sum(row[1] for row in rows),
+        "per_second": rate(answers, max(row.began for row in rows), min(row.ended for row in rows)),
+        "errors": sum(row.errors for row in rows),
         "median_ms": float(np.median(took)),
         "p99_ms": float(np.percentile(took, 99)),
-        "busy_ms": 1000 * (busy_seconds() - busy) / max(1, answers),
-        "cores_busy": (busy_seconds() - busy) / (time.monotonic() - began),
+        "busy_ms": 1000 * worked / (len(answers) + clients),
+        "cores_busy": worked / whole,
     }
+
+
+def rate(answers: np.ndarray, began: float, ended: float) -> float:
+    """Answers a second between two moments, from the first to the last of them."""
+    seen = np.sort(answers[(answers >= began) & (answers <= ended)])
+    return float((len(seen) - 1) / (seen[-1] - seen[0])) if len(seen) > 1 else 0.0
 
 
 def busy_seconds() -> float:

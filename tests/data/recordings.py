@@ -54,7 +54,11 @@ class Recording:
         for arm in self.arms:
             names += [f"{arm}_{name}" for name in ("x", "y", "z", *self.rotation_names, "gripper")]
             columns += [self.position[arm], self.rotation[arm], self.width[arm][:, None]]
-        return self.names(names), self.reshape(np.concatenate(columns, axis=1)).astype(self.dtype)
+        return self.names(names), self.as_written(self.reshape(np.concatenate(columns, axis=1)))
+
+    def as_written(self, values: np.ndarray) -> np.ndarray:
+        """In the type that the file has; what was made complex stays so."""
+        return values if np.iscomplexobj(values) else values.astype(self.dtype)
 
 
 def write_hdf5(recordings: Sequence[Recording], folder: Path) -> None:
@@ -78,7 +82,7 @@ def write_fastumi(recordings: Sequence[Recording], folder: Path) -> None:
                 pose = recording.reshape(
                     np.concatenate([recording.position[arm], recording.rotation[arm]], 1)
                 )
-                pose = pose.astype(recording.dtype)
+                pose = recording.as_written(pose)
                 if "poses" not in recording.missing:
                     file[f"robot_{robot}/observations/qpos"] = pose
                 if "grippers" not in recording.missing:
@@ -121,7 +125,7 @@ def write_umi(recordings: Sequence[Recording], folder: Path, *, version: int = 2
                 f"data/robot{robot}_gripper_width": recording.width[arm][:, None],
             }
             for name, values in numbers.items():
-                fields.setdefault(name, []).append(recording.reshape(values).astype(recordings[-1].dtype))
+                fields.setdefault(name, []).append(recordings[-1].as_written(recording.reshape(values)))
             fields.setdefault(f"data/camera{robot}_rgb", []).append(recording.picture[arm])
     ends = np.cumsum([len(recording.position["right"]) for recording in recordings])
     missing = {gone[name] for recording in recordings for name in recording.missing & set(gone)}

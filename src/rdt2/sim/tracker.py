@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from rdt2.sim.cell import Cell
 
 
+STATIONS = np.array(
+    [[0.6, -0.8, 0.0, 1.4], [0.0, 0.0, 1.0, 0.3], [-0.8, -0.6, 0.0, 1.1], [0.0, 0.0, 0.0, 1.0]]
+)
+"""Where the cell's frame is in that of its tracking stations, whose y points up, metres."""
+RATE = 60.0
+
+
 @dataclass(frozen=True)
 class TrackerWorld:
     """Where a tracker really sits, and how well it measures."""
@@ -37,6 +44,15 @@ class TrackerWorld:
     jumps: float = 0.0
     """Share of poses that are wrong by decimetres and tens of degrees, as behind a reflection."""
 
+    @classmethod
+    def on_tool(
+        cls, policy_to_tcp: Float[ndarray, "4 4"], *, delay: float = 0.0, jumps: float = 0.0
+    ) -> TrackerWorld:
+        """In a cell, on a tool whose calibration this is, screwed on where recordings with the handheld gripper had
+        theirs: so that `tx_tracker_to_policy` is the published constant."""
+        offset = TRACKER_TO_POLICY @ np.linalg.inv(policy_to_tcp)
+        return cls(offset, STATIONS, delay=delay, jumps=jumps)
+
     def measured(self, tcp: Float[ndarray, "n 4 4"], random: Generator) -> Float[ndarray, "n 4 4"]:
         """The tracker's poses (stations' frame) while the TCP (arm's base frame) was at `tcp`."""
         poses: ndarray = self.base @ tcp @ np.linalg.inv(self.offset)
@@ -50,16 +66,8 @@ class TrackerWorld:
         return poses
 
 
-STATIONS = np.array(
-    [[0.6, -0.8, 0.0, 1.4], [0.0, 0.0, 1.0, 0.3], [-0.8, -0.6, 0.0, 1.1], [0.0, 0.0, 0.0, 1.0]]
-)
-"""Where the cell's frame is in that of its tracking stations, whose y points up, metres."""
-RATE = 60.0
-
-
 class CellTracker(BaseDevice):
-    """A tracker on the tool of one arm of the cell, screwed on where recordings with the handheld gripper had theirs:
-    so that `tx_tracker_to_policy` is the published constant.
+    """A tracker on the tool of one arm of the cell.
 
     Args:
         cell: in whose simulated time it measures.
@@ -71,12 +79,7 @@ class CellTracker(BaseDevice):
     def __init__(self, cell: Cell, side: str, *, delay: float = 0.02, jumps: float = 0.02) -> None:
         super().__init__(f"{side} tracker", Timing(0.0, delay))
         self._cell, self._side = cell, side
-        self.world = TrackerWorld(
-            offset=TRACKER_TO_POLICY @ np.linalg.inv(cell.policy_to_tcp(side)),
-            base=STATIONS,
-            delay=delay,
-            jumps=jumps,
-        )
+        self.world = TrackerWorld.on_tool(cell.policy_to_tcp(side), delay=delay, jumps=jumps)
         self._random = np.random.default_rng([cell.scene.seed, 30, ("right", "left").index(side)])
         self._latest: TrackerState | None = None
 

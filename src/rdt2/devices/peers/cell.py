@@ -1,9 +1,9 @@
 """A whole robot on this machine: one simulated cell in real time, and in front of it two arms' controllers (UR's, or
-Franka Research 3), two Zhixing grippers and two GigE cameras, each spoken to over its own protocol. What the drivers do
-moves the cell's arms, and what the cameras show is the cell.
+Franka Research 3), two Zhixing grippers and two GigE cameras, each spoken to over its own protocol, and a tracker on
+each tool. What the drivers do moves the cell's arms, and what the cameras show is the cell.
 
-    python -m rdt2.devices.peers.cell task=pick seed=3
-    python -m rdt2.devices.peers.cell robot=fr3
+    rdt2 device peer cell task=pick seed=3 yaml=peers.yaml      # then rdt2 run --robot peers.yaml, as on a real robot
+    rdt2 device peer cell robot=fr3
 
     with started("cell", seed=3) as devices:
         robot = open_robot(driven(RobotSettings.read("cell_ur5e"), devices))
@@ -20,6 +20,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -64,6 +65,9 @@ class CellOptions(Options):
     cameras: bool = Field(default=True, description="whether there are GigE cameras, which need aravis")
     rate: float = Field(
         default=30.0, gt=0, le=30, description="pictures a second: to draw fewer spares a small machine"
+    )
+    yaml: str = Field(
+        default="", description="a file to write: the yaml of the robot that all these devices are"
     )
 
 
@@ -149,12 +153,15 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
     from rdt2.sim import make_scene, task_for
     from rdt2.sim.realtime import RealtimeCell
 
-    # a motor's own feedback is no measurement from outside, and has no noise; an FR3 has a latency of its own
-    changes = {"cell.grippers.width_noise": 0.0, "cell.cameras.rate": options.rate} | (
-        {"cell.arms.latency": 0.0} if options.robot == "fr3" else {}
-    )
-    settings = RobotSettings.read(f"cell_{options.robot}").changed(changes)
     scene = make_scene(options.task, options.seed)
+    # a motor's own feedback is no measurement from outside, and has no noise; an FR3 has a latency of its own
+    changes = {
+        "cell.grippers.width_noise": 0.0,
+        "cell.cameras.rate": options.rate,
+        "safety.table_height": scene.table_height,
+        **({"cell.arms.latency": 0.0} if options.robot == "fr3" else {}),
+    }
+    settings = RobotSettings.read(f"cell_{options.robot}").changed(changes)
     with contextlib.ExitStack() as stack:
         cell = stack.enter_context(RealtimeCell.of(settings, scene, task=task_for(scene)))
         robot = cell.robot()
@@ -181,7 +188,7 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
                 )
             )
             devices[side] = {
-                "arm": {"address": address},
+                "arm": {"address": address, "reset_radians": arm.state().joints.tolist()},
                 "gripper": {"port": fingers.port, "serial": str(number + 1)},
             }
             troubles.parts[f"{side} gripper"] = fingers
@@ -189,8 +196,21 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
                 eye = Eye(stack, serial=f"CELL-{side}", cell=cell.memory, side=side)
                 troubles.parts[f"{side} camera"] = eye
                 devices[side]["camera"] = {**eye.device, "fps": options.rate}
+            devices[side]["tracker"] = {"type": "cell", "robot": options.robot, "memory": cell.memory}
+        if options.yaml:
+            _write(Path(options.yaml), driven(settings, devices))
         ready({**devices, "memory": cell.memory})
         threading.Event().wait()
+
+
+def _write(path: Path, settings: RobotSettings) -> None:
+    """A robot's yaml."""
+    import yaml
+
+    values = settings.model_dump(mode="json", exclude_none=True)
+    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110)
+    head = "# A robot of devices that `rdt2 device peer cell` stands in for, as long as that runs.\n"
+    path.write_text(head + text, encoding="utf-8")
 
 
 def _controller(address: str, arm: Any, clock: Any, tool: Any) -> None:
