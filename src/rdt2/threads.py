@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 
 PREFERRED = -10
@@ -26,6 +27,20 @@ def prefer() -> bool:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PREFERRED)
         return True
     return False
+
+
+def leave_cores(count: int) -> None:
+    """Have torch, where it was imported, compute with all cores but so many, at least with one; what OMP_NUM_THREADS
+    says stands. Its threads wait for one another without giving their cores away: with as many as there are cores,
+    whatever else has to run holds all of them up, and a chunk takes several times as long."""
+    torch = sys.modules.get("torch")
+    if torch is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() - count))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:

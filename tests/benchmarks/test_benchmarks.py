@@ -173,9 +173,9 @@ def test_loop(run):
     assert figures["recorder"]["fps_min"] > 5
     assert figures["servo"]["p99_ms"] > 7
     assert figures["delays"]["500 ms"]["mode"] == "synchronous"
-    assert "can be driven before the next comes" in figures["delays"]["500 ms"]["refused"]
+    assert "to be driven until the next one comes" in figures["delays"]["500 ms"]["refused"]
     assert figures["success"]["synchronous, 0.1 s"]["trials"] == 1
-    assert "driven before the next comes" in figures["success"]["asynchronous, 0.3 s"]["refused"]
+    assert "driven until the next one comes" in figures["success"]["asynchronous, 0.3 s"]["refused"]
 
 
 @pytest.mark.realtime

@@ -66,7 +66,7 @@ def test_an_arm_that_meets_nothing_says_so(monkeypatch, tmp_path):
     from rdt2.calibration import places
 
     monkeypatch.setattr(places, "LOWER", 0.012)
-    monkeypatch.setattr(places, "HELD", 0.05)
+    monkeypatch.setattr(places, "FORCE", 1e3)
     command = ["calibrate", "table", "--robot", "cell_ur5e", "--out", str(tmp_path), "--yes", "--seed", "3"]
     with pytest.raises(SystemExit):
         main(command)

@@ -15,7 +15,7 @@ from lateness import Lateness, on_time
 
 from rdt2.control import LoopConfig, run_episode
 from rdt2.control.servo import TICK
-from rdt2.errors import SafetyError
+from rdt2.errors import ConfigError, SafetyError
 
 pytestmark = pytest.mark.realtime
 
@@ -363,6 +363,26 @@ def test_a_chunk_that_comes_after_the_deadline_is_not_driven():
     assert "the policy has not answered for 0.3 s" in result.pauses[0].reason
     assert result.ending == "time is up"
     assert all(cycle.delay < 0.4 for cycle in result.cycles)
+
+
+def test_arms_rest_where_thinking_takes_too_long_to_drive_meanwhile(capsys):
+    """And are driven all the same, where no other mode was asked for."""
+
+    class Slow(ConstantPolicy):
+        def predict(self, observations, *, seed=None):
+            time.sleep(0.45)
+            return super().predict(observations, seed=seed)
+
+    def drive(mode=None):
+        robot, config = fake_robot(real=True), LoopConfig(mode=mode, deadline=2.0)
+        return run_episode(robot, Slow(), "Go.", settings=fake_settings(), config=config, max_seconds=2.0)
+
+    result = drive()
+    assert "So the arms rest while it is computed (mode synchronous)." in capsys.readouterr().err
+    assert result.ending == "time is up"
+    assert len(result.cycles) >= 1
+    with pytest.raises(ConfigError, match="mode synchronous"):
+        drive("asynchronous")
 
 
 def test_latencies_that_change_from_chunk_to_chunk_stay_within_limits():

@@ -13,6 +13,7 @@ mujoco = pytest.importorskip("mujoco")
 from rdt2.errors import SafetyError, TaskError  # noqa: E402
 from rdt2.robot import Arm  # noqa: E402
 from rdt2.robot.kinematics import arm_kinematics, rotation_vector  # noqa: E402
+from rdt2.robot.world import CellSettings  # noqa: E402
 from rdt2.sim import Cell, arms, make_scene  # noqa: E402
 from rdt2.sim.controller import ArmController  # noqa: E402
 from rdt2.sim.gripper import TCP_Z, gripper_spec, tcp_rotation  # noqa: E402
@@ -206,7 +207,7 @@ def test_an_arm_of_any_module_is_driven_by_its_own_kinematics(tmp_path, monkeypa
             found = arm.kinematics.forward(arm.state().joints)
             np.testing.assert_allclose(found, cell.site_pose(cell.names.tcp[side]), atol=1e-6)
             np.testing.assert_allclose(found, usual.site_pose(usual.names.tcp[side]), atol=2e-3)
-    process = _Running("taller:ARM", scene, None, None, 30.0, None, 0, {})  # type: ignore[arg-type]
+    process = _Running("taller:ARM", scene, CellSettings(), None, None, 0, None, {}, None)  # type: ignore[arg-type]
     try:
         assert process.facts()["left arm"]["model"] == "taller:ARM"  # by which the robot's side finds it
     finally:

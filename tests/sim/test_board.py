@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ pytest.importorskip("mujoco")
 
 from rdt2.errors import RobotError
 from rdt2.sim.board import Board
+from rdt2.sim.realtime_drawing import draw
 from rdt2.sim.realtime_process import _Running
 
 ARM = "left arm"
@@ -123,30 +125,37 @@ def test_a_board_that_nobody_closes_ends_without_a_word():
 
 def test_pictures_of_one_moment_are_shown_together_however_slowly_they_are_drawn():
     """Regression: the first was shown while the second was drawn: on a busy machine they were 60 ms apart, a fault."""
-    time_of_cell, shown = iter(range(100)), []
-    ended = threading.Event()
+    shown, moment = [], 0.0
 
-    class SlowCamera:
+    class Camera:
         def exposure(self):
-            return moment[0], float(moment[0]), None
+            return int(moment), moment, None
 
         def see(self, number, state):
-            moment[0] = next(time_of_cell)  # the cell goes on meanwhile
+            assert len(shown) % 2 == 0
             return number
 
-    def put(name, stamp, number, image):
-        shown.append((name, stamp, image))
-        if len(shown) == 6:
-            ended.set()
-
-    moment = [next(time_of_cell)]
-    cameras = {"right": SlowCamera(), "left": SlowCamera()}
-    running = SimpleNamespace(
-        cell=SimpleNamespace(cameras=cameras), board=SimpleNamespace(put_picture=put), lock=threading.Lock(),
-        ended=ended, seen=threading.Event(),
-    )  # fmt: skip
-    drawing = threading.Thread(target=_Running.draw, args=(running,))
-    drawing.start()
-    drawing.join(30)
+    cell = SimpleNamespace(cameras={"right": Camera(), "left": Camera()})
+    board = SimpleNamespace(put_picture=lambda name, stamp, number, image: shown.append((name, stamp, image)))
+    asks, asked = multiprocessing.Pipe()
+    running = SimpleNamespace(cell=cell, drawer=asks, drawing=False, shown={}, broken=None)
+    for _ in range(3):
+        _Running.show(running)
+        moment += 1.0  # the cell goes on while they are drawn
+        _Running.show(running)
+        draw(cell, board, asked.recv())
+        asked.send(None)
     assert [name for name, _, _ in shown] == ["right camera", "left camera"] * 3
-    assert [stamp for _, stamp, _ in shown[::2]] == [stamp for _, stamp, _ in shown[1::2]]
+    assert [stamp for _, stamp, _ in shown] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
+
+
+def test_without_the_process_that_draws_both_cameras_have_a_fault():
+    told, (asks, asked) = [], multiprocessing.Pipe()
+    cameras = dict.fromkeys(("right", "left"), SimpleNamespace(exposure=lambda: (0, 0.0, None)))
+    devices = {f"{side} camera": SimpleNamespace(fail=told.append) for side in cameras}
+    running = SimpleNamespace(
+        cell=SimpleNamespace(cameras=cameras), devices=devices, drawer=asks, drawing=False, shown={}, broken=None
+    )  # fmt: skip
+    asked.close()
+    _Running.show(running)
+    assert told == ["no pictures: the process that draws them has ended."] * 2

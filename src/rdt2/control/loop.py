@@ -44,6 +44,7 @@ from rdt2.control.thinking import Answer, InSimulatedTime, InThread, Thinker
 from rdt2.control.watch import Budget, Watch
 from rdt2.errors import ConfigError, RDT2Error, SafetyError
 from rdt2.observation import Observation
+from rdt2.progress import note
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -270,7 +271,8 @@ class _Episode:
         return "time is up" if now >= self.began + self.waited + self.max_seconds - EARLY else ""
 
     def _learn_delay(self, asked: Asked) -> None:
-        """What a picture and a prediction take, found out while nothing moves; refuse what is too slow to be driven.
+        """What a picture and a prediction take, found out while nothing moves. Where that is too long for driving
+        meanwhile, arms on a wall clock rest meanwhile, unless another mode was asked for.
 
         Raises:
             ConfigError: the chunk would be past, or too little of it would be left, when it comes.
@@ -287,13 +289,18 @@ class _Episode:
         late = max(self.delays) + self.lead
         delay = int(np.ceil(late / PERIOD - 1e-6))
         steps = max(self.config.execute_steps, delay)
-        if steps > HORIZON - delay:
-            raise ConfigError(
-                f"from the picture to what its chunk says it takes {late:.2f} s, which is {delay} steps: of "
-                f"a chunk's {HORIZON} steps at most {max(0, HORIZON - delay)} can be driven before the next comes, and "
-                f"execute_steps is {self.config.execute_steps}. Take fewer steps, a faster model or machine, or mode "
-                "synchronous."
-            )
+        if steps <= HORIZON - delay:
+            return
+        told = (
+            f"from the picture to what its chunk says it takes {late:.2f} s: {min(delay, HORIZON)} of a chunk's "
+            f"{HORIZON} steps are past when it comes, {max(0, HORIZON - delay)} are left, and {steps} have to be "
+            "driven until the next one comes"
+        )
+        if self.config.mode is not None or not self.real:
+            fewer = " fewer execute_steps," if steps > delay else ""
+            raise ConfigError(f"{told}. Take{fewer} a faster model or machine, or mode synchronous.")
+        self.mode = "synchronous"
+        note(f"{told}. So the arms rest while it is computed (mode synchronous).")
 
     def _rehearse(self, asked: Asked) -> None:
         """One prediction that moves nothing; its delay is noted."""

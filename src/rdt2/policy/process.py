@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rdt2.allocation import keep_freed_memory
 from rdt2.errors import CheckpointError, RDT2Error
 from rdt2.policy.spec import PolicySpec
-from rdt2.threads import end_with_parent
+from rdt2.threads import end_with_parent, leave_cores
 
 if TYPE_CHECKING:
     from rdt2.action import ActionChunk, Promise
@@ -158,6 +158,7 @@ def _serve(
     with contextlib.suppress(EOFError, OSError):
         try:
             policy = (open or _load)(spec)
+            leave_cores(2)  # to whoever drives the arms, and to a simulated cell
             about = None if describe is None else describe(spec, policy)
             answer.send((True, (policy.keeps_promises, policy.patience, about)))
         except Exception as error:

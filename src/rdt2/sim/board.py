@@ -1,9 +1,9 @@
-"""What the process of a real-time cell shows to others: states and pictures in shared memory, read without waiting.
+"""What the processes of a real-time cell show to others: states and pictures in shared memory, read without waiting.
 
-One process writes, each record in turn into one of several places, and shows a place once it is whole. So a writer
-that loses its turn in the middle, or dies there, keeps nobody waiting: readers see what was whole before. A place has
-a count that is odd while it is being written: a reader that was itself held up for so long that the writer came round
-to its place again sees another count afterwards, and reads again.
+Each record has one process that writes it, in turn into one of several places, and shows a place once it is whole. So
+a writer that loses its turn in the middle, or dies there, keeps nobody waiting: readers see what was whole before. A
+place has a count that is odd while it is being written: a reader that was itself held up for so long that the writer
+came round to its place again sees another count afterwards, and reads again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ LET_GO = 1.0
 _DEVICE = np.dtype([
     ("count", np.uint64), ("connected", np.bool_), ("enabled", np.bool_), ("stopped", np.bool_),
     ("fault", np.uint8, 256), ("timestamp", np.float64), ("sequence", np.int64), ("pose", np.float64, (4, 4)),
-    ("velocity", np.float64, 6), ("joints", np.float64, 8), ("width", np.float64),
+    ("velocity", np.float64, 6), ("joints", np.float64, 8), ("wrench", np.float64, 6),
+    ("width", np.float64),
 ])  # fmt: skip
 _PICTURE = np.dtype([
     ("count", np.uint64), ("timestamp", np.float64), ("sequence", np.int64), ("image", np.uint8, (384, 384, 3)),

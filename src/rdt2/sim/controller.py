@@ -133,8 +133,17 @@ class ArmController(BaseDevice):
             pose=site_pose(data, self._tcp),
             velocity=site_velocity(model, data, self._tcp),
             joints=data.qpos[self._qpos].copy(),
+            wrench=self._wrench(),
         )
         return arm_measured(state, self._world, self._seed)
+
+    def _wrench(self) -> Float[ndarray, " 6"]:
+        """What the TCP meets, cell axes, N and N m: as a controller estimates it, from torques that no motor gives."""
+        torques = self._data.qfrc_constraint[self._qvel]
+        if not torques.any():
+            return np.zeros(6)
+        _, jacobian = self.kinematics.jacobian(self._data.qpos[self._qpos])
+        return np.linalg.lstsq(jacobian.T, torques, rcond=1e-2)[0]
 
     def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:
         """Have the TCP be at `poses` (cell frame, metres) at `times`.

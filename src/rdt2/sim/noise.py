@@ -17,19 +17,22 @@ if TYPE_CHECKING:
 
 def _rng(seed: tuple[int, ...], sequence: int) -> Generator:
     """Noise of a measurement is a function of its number: one that is read twice says the same twice."""
-    return np.random.default_rng([*seed, sequence])
+    words = np.array(
+        [*seed, sequence], np.uint32
+    )  # as numbers, numpy would look at each for longer than it draws
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def arm_measured(state: ArmState, world: ArmWorld, seed: tuple[int, ...]) -> ArmState:
     """An arm's true state as its sensors give it: position, rotation and joints with their noise."""
     if not (world.position_noise or world.turn_noise or world.joint_noise):
         return state
-    rng = _rng(seed, state.sequence)
+    drawn = _rng(seed, state.sequence).standard_normal(6 + len(state.joints))
     pose = state.pose.copy()
-    pose[:3, 3] += rng.normal(0, world.position_noise, 3)
-    turn = Rotation.from_rotvec(np.deg2rad(rng.normal(0, world.turn_noise, 3))).as_matrix()
+    pose[:3, 3] += world.position_noise * drawn[:3]
+    turn = Rotation.from_rotvec(np.deg2rad(world.turn_noise * drawn[3:6])).as_matrix()
     pose[:3, :3] = turn @ pose[:3, :3]
-    joints = state.joints + np.deg2rad(rng.normal(0, world.joint_noise, len(state.joints)))
+    joints = state.joints + np.deg2rad(world.joint_noise * drawn[6:])
     return replace(state, pose=pose, joints=joints)
 
 

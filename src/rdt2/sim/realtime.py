@@ -35,7 +35,8 @@ from rdt2.robot.robot import Robot
 from rdt2.robot.waypoints import JointTrajectory, PoseTrajectory, WidthTrajectory
 from rdt2.sim.board import DEVICES, Board
 from rdt2.sim.cell import embodiment_of
-from rdt2.sim.realtime_process import FRAMES, serve
+from rdt2.sim.realtime_drawing import serve as draw
+from rdt2.sim.realtime_process import serve
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from rdt2.sim.scene import Scene
     from rdt2.sim.tasks import Task
 
+FRAMES = 30.0
+"""Pictures a second of a camera of which nothing else is said."""
 ANSWER_SECONDS = 0.5
 """A device that does not answer within so long counts as lost."""
 START_SECONDS = 120.0
@@ -76,21 +79,35 @@ class RealtimeCell:
         task: Task | None = None,
         frames: float = FRAMES,
     ) -> None:
+        from rdt2.robot.world import CellSettings
+
+        settings = settings or CellSettings()
+        if not settings.cameras.rate:
+            cameras = settings.cameras.model_copy(update={"rate": frames})
+            settings = settings.model_copy(update={"cameras": cameras})
         context = multiprocessing.get_context("spawn")
         self.embodiment, self.scene, self.sides = embodiment, scene, tuple(ARMS)
         self._board = Board()
         ends = {name: context.Pipe() for name in DEVICES}
-        mine, its = context.Pipe()
+        (mine, its), (asks, asked) = context.Pipe(), context.Pipe()
         self.process = context.Process(
             target=serve,
-            args=(embodiment, scene, settings, task, frames, self._board.name, its, os.getpid()),
-            kwargs={"pipes": {name: end for name, (_, end) in ends.items()}},
+            args=(embodiment, scene, settings, task, self._board.name, its, os.getpid()),
+            kwargs={"pipes": {name: end for name, (_, end) in ends.items()}, "drawer": asks},
             name=f"cell {embodiment}",
             daemon=True,
         )
+        self._drawing = context.Process(
+            target=draw,
+            args=(embodiment, scene, settings, self._board.name, asked),
+            name="cell's pictures",
+            daemon=True,
+        )
         try:
-            self.process.start()
-            its.close()
+            for process, own in ((self.process, (its, asks)), (self._drawing, (asked,))):
+                process.start()
+                for end in own:
+                    end.close()
             for _, end in ends.values():
                 end.close()
             self._facts = self._wait_for_facts(mine)
@@ -173,9 +190,10 @@ class RealtimeCell:
             if self.process.pid is not None:
                 self.process.join(patience)
         finally:  # also where an operator's second Ctrl-C ends the patience
-            if self.process.pid is not None and self.process.is_alive():
-                self.process.kill()
-                self.process.join()
+            for process in (self.process, self._drawing):
+                if process.pid is not None and process.is_alive():
+                    process.kill()
+                    process.join()
             self._board.close()
 
     def __enter__(self) -> RealtimeCell:
@@ -349,6 +367,7 @@ class RealtimeArm(_RealtimeDevice):
             pose=record["pose"],
             velocity=record["velocity"],
             joints=record["joints"][: self._joints],
+            wrench=None if np.isnan(record["wrench"][0]) else record["wrench"],
         )
 
     def execute(self, times: Float[ndarray, " n"], poses: Float[ndarray, "n 4 4"]) -> None:

@@ -1,26 +1,25 @@
-"""The process of a real-time cell: physics as time passes, pictures, answers, and an end of its own.
+"""The process of a real-time cell: physics as time passes, answers, and an end of its own.
 
-The main thread steps the physics; one thread draws; one a device answers. All of them run before what else the machine
-does, where the system permits it: one that loses its turn while it has Python's lock holds up the physics. Those that
-OpenGL computes in stand back. All that touches the cell holds `lock`, but for drawing, which works on kept states. When
-the process that started it is gone, everything is stopped and this one ends once the arms are at rest.
+One thread does all of it, and gets more than what else the machine does, where the system permits that: of several, one
+that lost its turn while it had Python's lock would hold up the physics. Pictures are drawn by a process of their own
+(`rdt2.sim.realtime_drawing`). When the process that started it is gone, everything is stopped and this one ends once
+the arms are at rest.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
-import threading
 import time as wall
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdt2.errors import RDT2Error, RobotError
 from rdt2.sim.board import Board
+from rdt2.sim.realtime_drawing import Exposure
 from rdt2.threads import prefer
 
 if TYPE_CHECKING:
@@ -28,17 +27,16 @@ if TYPE_CHECKING:
     from rdt2.sim.scene import Scene
     from rdt2.sim.tasks import Task
 
-PERIOD = 0.004
+PERIOD = 0.008
 """Seconds between two looks at the wall clock: states are at most that old, and a step's computing."""
-AT_ONCE = 0.008
+AT_ONCE = 0.016
 """Seconds of physics that are computed before others get their turn."""
 BEHIND = 0.05
 """Seconds that the physics may be behind the wall clock before the cell's own clock stands still."""
 TURN = 5e-4
 """Seconds that others get after each step, also where physics takes all there is."""
-FRAMES = 30.0
-NICE = 5
-"""How far drawing stands back behind all else, where the cores do not suffice."""
+FIRST_SECONDS = 60.0
+"""In which the first pictures must be there."""
 LAST_SECONDS = 3.0
 """In which arms come to rest when nobody is there any more, also on a busy machine."""
 METHODS = ("connect", "enable", "execute", "execute_joints", "stop", "recover", "close")
@@ -47,14 +45,14 @@ METHODS = ("connect", "enable", "execute", "execute_joints", "stop", "recover", 
 def serve(
     embodiment: str,
     scene: Scene,
-    settings: CellSettings | None,
+    settings: CellSettings,
     task: Task | None,
-    frames: float,
     board: str,
     life: Connection,
     parent: int,
     *,
     pipes: Mapping[str, Connection],
+    drawer: Connection,
 ) -> None:
     """Run a cell until `life` is closed at its other end, or the process `parent` is gone.
 
@@ -63,17 +61,16 @@ def serve(
     for name in ("SIGINT", "SIGHUP"):  # of the terminal: meant for the process that must stop the arms
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    sys.setswitchinterval(5e-4)
     try:
-        running = _Running(embodiment, scene, settings, task, frames, Board(board), parent, pipes)
+        running = _Running(embodiment, scene, settings, task, Board(board), parent, life, pipes, drawer)
     except Exception as error:
         life.send(error if isinstance(error, RDT2Error) else RobotError(f"{type(error).__name__}: {error}"))
         return
-    running.start(life)
+    running.start()
     running.run()
     if os.getppid() != parent:  # nobody else is left to free it
         running.board.free()
-    os._exit(0)  # threads may wait for OpenGL or pipes; nothing is left to be saved
+    os._exit(0)  # nothing is left to be saved
 
 
 class _Running:
@@ -81,27 +78,25 @@ class _Running:
         self,
         embodiment: str,
         scene: Scene,
-        settings: CellSettings | None,
+        settings: CellSettings,
         task: Task | None,
-        frames: float,
         board: Board,
         parent: int,
+        life: Connection,
         pipes: Mapping[str, Connection],
+        drawer: Connection,
     ) -> None:
-        from rdt2.robot.world import CellSettings
         from rdt2.sim.cell import Cell
         from rdt2.sim.tasks import Monitor
 
-        settings = settings or CellSettings()
-        if not settings.cameras.rate:
-            cameras = settings.cameras.model_copy(update={"rate": frames})
-            settings = settings.model_copy(update={"cameras": cameras})
         self.cell = Cell(embodiment, scene, settings)
         self.monitor = Monitor(self.cell, task) if task is not None else None
         self.robot = self.cell.robot()
         self.devices: dict[str, Any] = dict(self.robot.devices())
-        self.board, self.parent, self.pipes = board, parent, pipes
-        self.lock, self.ended, self.seen = threading.Lock(), threading.Event(), threading.Event()
+        self.board, self.parent, self.life, self.drawer = board, parent, life, drawer
+        self.names = {pipe: name for name, pipe in pipes.items()}
+        self.ended = self.drawing = False
+        self.shown: dict[str, int] = {}
         self.broken: RDT2Error | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -115,58 +110,54 @@ class _Running:
             facts[f"{side} gripper"]["stroke"] = self.robot.grippers[side].stroke
         return {**facts, "policy_to_tcp": self.robot.policy_to_tcp}
 
-    def start(self, life: Connection) -> None:
-        """Start the other threads; say that all is ready when the first pictures are there."""
+    def start(self) -> None:
+        """Say that all is ready when the first pictures are there."""
         self.began = self.started = wall.monotonic() - self.cell.time
         self.publish()
-        threading.Thread(target=self.draw, daemon=True).start()
-        threading.Thread(target=self.wait_for_end, args=(life,), daemon=True).start()
-        for item in self.pipes.items():
-            threading.Thread(target=self.answer, args=item, daemon=True).start()
-        self.seen.wait(60)
+        self.show()
+        self.drawer.poll(FIRST_SECONDS)
+        self.show()
         self.began = self.started = wall.monotonic() - self.cell.time  # drawing for the first time takes long
         self.publish()
-        life.send(self.broken or self.facts())
+        self.life.send(self.broken or self.facts())
 
     def run(self) -> None:
         """Step the physics as time passes, until the end."""
         prefer()
         last = float("inf")
         while wall.monotonic() < last:
-            if self.ended.is_set() or os.getppid() != self.parent:
+            if self.ended or os.getppid() != self.parent:
                 if last == float("inf"):
                     last = wall.monotonic() + LAST_SECONDS
-                    with self.lock:
-                        self.robot.stop()
+                    self.robot.stop()
                 if self.rests():
                     break
             try:
                 self.step()
             except RDT2Error as error:
                 self.fail(error)
-            wall.sleep(max(TURN, self.began + self.cell.time + PERIOD - wall.monotonic()))
+            self.show()
+            self.listen(max(wall.monotonic() + TURN, self.began + self.cell.time + PERIOD))
 
     def step(self) -> None:
         behind = wall.monotonic() - self.began - self.cell.time
         self.began += max(0.0, behind - BEHIND)
         # the cell advances to within half a step of what it is told, and must not be ahead of its own clock
         now = wall.monotonic() - self.began - 0.5 * self.cell.model.opt.timestep
-        with self.lock:
-            self.cell.advance_to(min(now, self.cell.time + AT_ONCE))
-            self.publish()
+        self.cell.advance_to(min(now, self.cell.time + AT_ONCE))
+        self.publish()
 
     def rests(self) -> bool:
         return all(np.linalg.norm(arm.state().velocity) < 0.02 for arm in self.robot.arms.values())
 
     def fail(self, error: RDT2Error) -> None:
         """The physics broke down: whatever the devices would say from now on means nothing."""
-        with self.lock:
-            for device in self.devices.values():
-                device.fail(str(error))
-            self.cell.reset()
-            for device in self.devices.values():
-                device.fail(str(error))
-            self.publish()
+        for device in self.devices.values():
+            device.fail(str(error))
+        self.cell.reset()
+        for device in self.devices.values():
+            device.fail(str(error))
+        self.publish()
 
     def publish(self) -> None:
         for name, device in self.devices.items():
@@ -195,78 +186,66 @@ class _Running:
             joints = np.zeros(8)
             joints[: len(state.joints)] = state.joints
             values |= {"pose": state.pose, "velocity": state.velocity, "joints": joints}
+            values["wrench"] = np.full(6, np.nan) if state.wrench is None else state.wrench
             values |= {"timestamp": state.timestamp, "sequence": state.sequence}
         elif name.endswith("gripper"):
             state = device.state()
             values |= {"timestamp": state.timestamp, "sequence": state.sequence, "width": state.width}
         self.board.write_device(name, **values)
 
-    def answer(self, name: str, pipe: Connection) -> None:
-        """Do what one device is asked to, until the other end is gone."""
-        prefer()
-        device = self.devices[name]
-        while True:
+    def listen(self, until: float) -> None:
+        """Do what devices are asked to, until then."""
+        while (left := until - wall.monotonic()) > 0:
+            if self.ended:
+                wall.sleep(left)
+                return
             try:
-                number, method, values = pipe.recv()
+                for pipe in wait([self.life, *self.names], left):
+                    assert isinstance(pipe, Connection)
+                    self.answer(pipe, *pipe.recv())
             except (EOFError, OSError):
-                self.ended.set()
-                return
-            error: Exception | None = None
-            with self.lock:
-                if number == 0 and (values[0][-1] <= self.cell.time or not device.health().ok):
-                    continue  # it was right when it was sent: the next one is on its way, or its sender is told
-                try:
-                    if method not in METHODS:
-                        raise RobotError(f"the {name} knows no {method}, expected one of {METHODS}.")
-                    getattr(device, method)(*values)
-                except RDT2Error as refused:
-                    error = refused
-                except Exception as bad:
-                    error = RobotError(f"the {name} could not {method}: {type(bad).__name__}: {bad}")
-                if error is not None and number == 0:  # nobody waits for the answer
-                    device.fail(str(error))
-                self.publish_device(name, device)
-            if number == 0:
-                continue
-            try:
-                pipe.send((number, error))
-            except OSError:
-                self.ended.set()
-                return
+                self.ended = True
 
-    def wait_for_end(self, life: Connection) -> None:
+    def answer(self, pipe: Connection, number: int, method: str, values: Any) -> None:
+        """Do what one device is asked to; what nobody waits for an answer to has the number 0."""
+        name = self.names[pipe]
+        device = self.devices[name]
+        if number == 0 and (values[0][-1] <= self.cell.time or not device.health().ok):
+            return  # it was right when it was sent: the next one is on its way, or its sender is told
+        error: Exception | None = None
         try:
-            life.recv()
-        except (EOFError, OSError):
-            self.ended.set()
+            if method not in METHODS:
+                raise RobotError(f"the {name} knows no {method}, expected one of {METHODS}.")
+            getattr(device, method)(*values)
+        except RDT2Error as refused:
+            error = refused
+        except Exception as bad:
+            error = RobotError(f"the {name} could not {method}: {type(bad).__name__}: {bad}")
+        if number:
+            self.publish_device(name, device)
+            pipe.send((number, error))
+        elif error is not None:
+            device.fail(str(error))
 
-    def draw(self) -> None:
-        """Show the cameras' pictures as they arrive: those of one moment together, however slowly they are drawn."""
-        shown: dict[str, int] = {}
-        if (
-            sys.platform == "linux"
-        ):  # there a thread has a niceness of its own, and those it starts have it too
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    def show(self) -> None:
+        """Have the cameras' pictures drawn as they arrive, those of one moment together, one moment at a time."""
+        if self.broken is not None:
+            return
         try:
-            while not self.ended.is_set():
-                began = wall.monotonic()
-                cameras = self.cell.cameras
-                with self.lock:
-                    taken = {side: camera.exposure() for side, camera in cameras.items()}
-                new = {
-                    side: cameras[side].see(number, state)
-                    for side, (number, _, state) in taken.items()
-                    if shown.get(side) != number
-                }
-                for side, image in new.items():
-                    number, stamp, _ = taken[side]
-                    self.board.put_picture(f"{side} camera", stamp, number, image)
-                    shown[side] = number
-                self.seen.set()
-                wall.sleep(max(0.001, PERIOD - (wall.monotonic() - began)))
-        except Exception as error:
-            self.broken = error if isinstance(error, RDT2Error) else RobotError(f"no pictures: {error!r}")
-            with self.lock:
-                for side in self.cell.cameras:
-                    self.devices[f"{side} camera"].fail(str(self.broken))
-            self.seen.set()
+            if self.drawing:
+                if not self.drawer.poll():
+                    return
+                self.drawing = False
+                if (broken := self.drawer.recv()) is not None:
+                    raise broken
+            taken = {side: camera.exposure() for side, camera in self.cell.cameras.items()}
+            new = [Exposure(side, *told) for side, told in taken.items() if self.shown.get(side) != told[0]]
+            if new:
+                self.drawer.send(new)
+                self.drawing = True
+                self.shown |= {each.side: each.number for each in new}
+        except (RDT2Error, EOFError, OSError) as error:
+            lost = RobotError("no pictures: the process that draws them has ended.")
+            self.broken = error if isinstance(error, RDT2Error) else lost
+            for side in self.cell.cameras:
+                self.devices[f"{side} camera"].fail(str(self.broken))

@@ -87,6 +87,10 @@ class Motion(Hand):
         """Of the TCP along the axes of the base, m/s and rad/s."""
         return self.kinematics.jacobian(self.joints)[1] @ self.speeds
 
+    def wrench(self) -> Float[ndarray, " 6"]:
+        """What the TCP meets along the axes of the base, N and N m."""
+        return np.zeros(6)  # there is nothing around it
+
     def servo_joints(self, joints: Float[ndarray, " 6"], lookahead: float) -> None:
         """Go there, and stay."""
         self._target, self._lag = joints, lookahead
@@ -155,6 +159,11 @@ class CellMotion(Hand):
 
     def velocity(self) -> Float[ndarray, " 6"]:
         return self.kinematics.jacobian(self.joints)[1] @ self.speeds
+
+    def wrench(self) -> Float[ndarray, " 6"]:
+        wrench, turn = self._arm.state().wrench, self._arm.base[:3, :3].T
+        assert wrench is not None, "the cell's UR measure it"
+        return np.concatenate([turn @ wrench[:3], turn @ wrench[3:]])
 
     def servo_joints(self, joints: Float[ndarray, " 6"], lookahead: float) -> None:
         if self._may_move():

@@ -129,11 +129,12 @@ class Controller:
         powered = self.robot_mode in (RUNNING, IDLE)
         return {
             "timestamp": now, "actual_q": motion.joints, "actual_qd": motion.speeds, "actual_TCP_pose": pose,
-            "actual_TCP_speed": speed, "target_q": motion.joints, "target_qd": motion.speeds,
-            "target_TCP_pose": pose, "target_TCP_speed": speed, "robot_mode": self.robot_mode,
-            "safety_mode": self.safety_mode, "runtime_state": self.runtime, "speed_scaling": 1.0,
-            "target_speed_fraction": self.slider, "payload": self.payload, "payload_cog": self.cog,
-            "payload_inertia": self.inertia, "robot_status_bits": powered + 2 * (self.runtime == PLAYING),
+            "actual_TCP_speed": speed, "actual_TCP_force": motion.wrench(), "target_q": motion.joints,
+            "target_qd": motion.speeds, "target_TCP_pose": pose, "target_TCP_speed": speed,
+            "robot_mode": self.robot_mode, "safety_mode": self.safety_mode, "runtime_state": self.runtime,
+            "speed_scaling": 1.0, "target_speed_fraction": self.slider, "payload": self.payload,
+            "payload_cog": self.cog, "payload_inertia": self.inertia,
+            "robot_status_bits": powered + 2 * (self.runtime == PLAYING),
             "safety_status_bits": (not (emergency or protective)) + 4 * protective + 0xC0 * emergency,
             **self.registers,
         }  # fmt: skip

@@ -1,0 +1,173 @@
+"""`rdt2 calibrate` as it is typed, with two UR, their grippers, cameras and trackers in front of one simulated cell,
+spoken to over their own protocols: what it finds is true of that cell."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rtde_control", reason="ur_rtde is not installed: pip install 'rdt2[ur]'")
+pytest.importorskip("pymodbus", reason="pymodbus is not installed: pip install 'rdt2[zhixing]'")
+pytest.importorskip("mujoco")
+
+from rdt2.calibration.handeye import difference
+from rdt2.devices.libaravis import library
+from rdt2.devices.peers import started
+from rdt2.errors import RDT2Error
+from rdt2.pose import pose_to_matrix
+from rdt2.robot.settings import RobotSettings
+from rdt2.sim.board import Board
+from rdt2.sim.drawing import make_scene
+
+pytestmark = pytest.mark.realtime
+
+SEED, SIDE = 3, "right"
+TRUE = RobotSettings.read("cell_ur5e").arms[SIDE]
+ADDRESS = f"127.90.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+WRONG = pose_to_matrix(np.array([0.012, -0.012, 0.01, 0.05, -0.05, 0.05]))
+"""About 20 mm and 5 degrees."""
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory):
+    """All devices, and the yaml that they wrote."""
+    try:
+        library()
+    except RDT2Error as error:
+        pytest.skip(f"there are no GigE cameras: {error}")
+    path = tmp_path_factory.mktemp("robot") / "peers.yaml"
+    left = ADDRESS.replace("127.90", "127.91")
+    with started("cell", seed=SEED, right=ADDRESS, left=left, rate=5, yaml=str(path)) as devices:
+        yield path, devices
+
+
+@pytest.fixture
+def robot(peers, tmp_path):
+    """A copy of the yaml, whose right tool is wrong."""
+    values = yaml.safe_load(peers[0].read_text())
+    values["arms"][SIDE]["policy_to_tcp"] = (TRUE.policy_to_tcp @ WRONG).tolist()
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def command(what, robot, *options):
+    return [
+        *(sys.executable, "-m", "rdt2.cli.main", "calibrate", what, "--robot", str(robot)),
+        *("--out", str(robot.parent / "out"), *options),
+    ]
+
+
+def calibrate(what, robot, *options):
+    """Give the command, a few times: on two cores that all devices share with the cell a device may rightly stop."""
+    for _ in range(3):
+        ended = subprocess.run(
+            command(what, robot, "--yes", *options), capture_output=True, text=True, timeout=150
+        )
+        if ended.returncode == 0:
+            return
+    raise AssertionError(f"{what} ended with {ended.returncode}: {ended.stderr}")
+
+
+def found(robot, name):
+    return json.loads((robot.parent / "out" / f"{name}.json").read_text())
+
+
+def test_a_wrong_tool_is_mended_and_holds(peers, robot) -> None:
+    tracker = [f"{key}={value}" for key, value in peers[1][SIDE]["tracker"].items()]
+    calibrate("handeye", robot, "--seconds", "12", "--tracker", *tracker)
+    off = difference(RobotSettings.read(robot).arms[SIDE].policy_to_tcp, TRUE.policy_to_tcp)
+    assert np.linalg.norm(off[:3]) < 1e-3
+    assert np.degrees(np.linalg.norm(off[3:])) < 0.2
+    calibrate("check", robot, "--tracker", *tracker)
+    assert found(robot, "check_right")["holds"] is True
+
+
+def test_latencies_of_arm_and_gripper_are_found(robot) -> None:
+    """The cell's arm has 50 ms and its fingers 42, before the drivers, the protocols and what they take on the way."""
+    calibrate("latency", robot, "--no-camera")
+    arm = RobotSettings.read(robot).arms[SIDE]
+    assert 0.05 < arm.latency < 0.15
+    assert 0.04 < arm.gripper.latency < 0.2
+
+
+def test_fingers_are_measured(robot) -> None:
+    calibrate("gripper", robot, "--measured", "0.0", "0.092")
+    assert found(robot, "gripper_right")["says_m"]["open"] == pytest.approx(0.092, abs=3e-3)
+
+
+def test_the_table_is_touched(robot) -> None:
+    """By what the controller says of the force on its TCP."""
+    calibrate("table", robot)
+    height = make_scene("pick", seed=SEED).table_height
+    assert RobotSettings.read(robot).safety.table_height == pytest.approx(height, abs=2e-3)
+
+
+class Eyes:
+    """What two cameras see, ten times a second: a room, and a hand before one of them."""
+
+    def __init__(self) -> None:
+        self.board, self.waved, self.closed = Board(), "", threading.Event()
+        self.board.write_cell(began=0.0)
+        self.thread = threading.Thread(target=self.show)
+
+    def show(self) -> None:
+        for number in itertools.count():
+            for side in ("right", "left"):
+                picture = np.full((384, 384, 3), 220 if side == self.waved else 110, np.uint8)
+                picture[::16] = 60
+                self.board.put_picture(f"{side} camera", time.monotonic(), number, picture)
+            if self.closed.wait(0.1):
+                return
+
+
+@pytest.fixture
+def eyes():
+    with contextlib.ExitStack() as stack:
+        eyes = Eyes()
+        stack.callback(eyes.board.close)
+        stack.callback(eyes.thread.join)
+        stack.callback(eyes.closed.set)
+        eyes.thread.start()
+        devices = {
+            side: stack.enter_context(started("gige", serial=f"EYE-{side}", cell=eyes.board.name, side=side))
+            for side in ("right", "left")
+        }
+        yield eyes, devices
+
+
+def test_cameras_that_are_exchanged_are_put_right(eyes, robot) -> None:
+    shown, devices = eyes
+    values = yaml.safe_load(robot.read_text())
+    for side, other in (("right", "left"), ("left", "right")):
+        values["arms"][side]["camera"]["device"] = {**devices[other], "fps": 5}
+    robot.write_text(yaml.safe_dump(values))
+    person = subprocess.Popen(
+        command("camera", robot), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )  # fmt: skip
+    said = ""
+    while letter := person.stdout.read(1):
+        said += letter
+        if said.endswith("press Enter. "):
+            asked = said.rpartition("Hold ")[2]
+            shown.waved = next((side for side in ("right", "left") if f"the {side} camera" in asked), "")
+            person.stdin.write("\n")
+            person.stdin.flush()
+        elif said.endswith("[y/N] "):
+            person.stdin.write("y\n")
+            person.stdin.flush()
+    assert person.wait(20) == 0, said
+    assert "the wrong way round" in said
+    after = RobotSettings.read(robot)
+    for side in ("right", "left"):
+        assert after.arms[side].camera.device["serial"] == f"EYE-{side}"
