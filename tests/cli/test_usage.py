@@ -42,6 +42,7 @@ def said(capsys, *arguments: str, code: int = 2) -> str:
         ("data convert a b --frm hdf5", "Did you mean '--from'?"),
         ("data convert a b --from hdf5 --rotatoin xyzw", "Did you mean '--rotation'?"),
         ("data check folder --folder x", "'rdt2 data check' has no option --folder."),
+        ("train --set help", "'rdt2 train' has no option --set. Say what is trained before it: rdt2 train vq --set"),
         ("demo --zzz", "'rdt2 demo' has no option --zzz. Its options: --policy"),
     ],
 )  # fmt: skip

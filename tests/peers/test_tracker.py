@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -393,3 +394,41 @@ def test_without_steamvr_it_says_what_to_start(vive) -> None:
     with pytest.raises(RobotError, match="Start SteamVR on this machine"):
         vive().connect()
     assert driver.find() == []
+
+
+# ---------------------------------------------------------------------------------------- of a cell that somebody runs
+
+
+def test_a_cells_tracker_sits_where_its_tool_really_is_whatever_the_robots_yaml_says() -> None:
+    pytest.importorskip("mujoco")
+    from rdt2.pose import TRACKER_TO_POLICY
+    from rdt2.sim.board import Board
+    from rdt2.sim.tracker import STATIONS
+
+    tcp = moved(0.3)
+    true = RobotSettings.read("cell_ur5e").arms["left"].policy_to_tcp
+    with contextlib.closing(Board()) as board:
+        began = time.monotonic() - 5.0
+
+        def show(at: float) -> None:
+            board.write_cell(began=began)
+            board.write_device("left arm", timestamp=at - began, sequence=1, pose=tcp)
+
+        show(time.monotonic())
+        tracker = open_tracker({"type": "cell", "robot": "ur5e", "memory": board.name}, SETTINGS, "left")
+        tracker.connect()
+        told = tracker.state()
+        assert told.valid
+        assert told.timestamp == pytest.approx(time.monotonic() + 0.02, abs=0.05)
+        meant = STATIONS @ tcp @ true @ np.linalg.inv(TRACKER_TO_POLICY)
+        assert np.linalg.norm(told.pose[:3, 3] - meant[:3, 3]) < 5e-3
+        assert tracker.state().sequence == told.sequence  # until the cell shows something new
+        show(time.monotonic() + 1 / 60)
+        assert tracker.state().sequence == told.sequence + 1
+        within(1.0, lambda: "nothing new" in tracker.health().fault)
+        assert not tracker.state().valid
+        tracker.close()
+    with pytest.raises(
+        RobotError, match=r"no cell with the memory 'psm_none'. Start 'rdt2 device peer cell'"
+    ):
+        open_tracker({"type": "cell", "robot": "ur5e", "memory": "psm_none"}, SETTINGS, "left").connect()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_what_is_fed_back_is_read_as_published(gripper, fed_back: int, width: fl
         def position(self):
             return ZhixingBus.position(self)
 
-        _odd, read_seconds = ValueError, None
+        _odd, _readings = ValueError, deque()
 
         def _ask(self, question):
             return question()

@@ -17,6 +17,7 @@ from rdt2.action import HORIZON, ActionChunk, Promise
 from rdt2.errors import CheckpointError, ObservationError
 from rdt2.observation import Observation
 from rdt2.policy import PolicyProcess, PolicySpec
+from rdt2.threads import leave_cores
 
 SPEC = PolicySpec(policy="fake")
 
@@ -110,6 +111,20 @@ def test_errors_of_loading_are_errors_here():
         PolicyProcess(SPEC, open=open_nothing)
     with pytest.raises(CheckpointError, match="exit code 3"):
         PolicyProcess(SPEC, open=open_and_die)
+
+
+def test_it_leaves_cores_to_others(monkeypatch):
+    """Regression: as many threads as cores, each of which waits without giving its core away: beside a cell in real
+    time a chunk took six times as long."""
+    told = []
+    monkeypatch.setattr("torch.set_num_threads", told.append)
+    monkeypatch.setattr("rdt2.threads.cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    leave_cores(2)
+    leave_cores(20)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    leave_cores(2)
+    assert told == [6, 1]
 
 
 def test_a_process_that_dies_is_an_error_at_once_and_ever_after():

@@ -11,8 +11,11 @@ import pytest
 from driving import drive
 from scipy.spatial.transform import Rotation
 
+from rdt2.action import ARMS
 from rdt2.errors import ConfigError, SimulationError, TaskError
+from rdt2.robot.settings import RobotSettings
 from rdt2.sim import Cell, make_scene
+from rdt2.sim.render import CellRenderer
 
 pytest.importorskip("mujoco")
 
@@ -131,6 +134,19 @@ def test_pictures(cell: Cell) -> None:
         assert (cosine > 0.97).sum() > 50, "the target is seen"
     assert cell.render("front").shape == (480, 640, 3)
     assert cell.render("left", (96, 64)).shape == (64, 96, 3)
+
+
+def test_what_no_camera_sees_is_left_out_of_pictures_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = RobotSettings.read("cell_ur5e")
+    with Cell.of(settings, make_scene("place", seed=7)) as arms:
+        for size in (None, (200, 320)):
+            for camera in (*ARMS, "front"):
+                less = arms.render(camera, size)
+                with monkeypatch.context() as patched:
+                    patched.setattr(CellRenderer, "_leave_out_unseen", lambda *_: None)
+                    np.testing.assert_array_equal(less, arms.render(camera, size))
 
 
 def test_a_closing_gripper_is_seen(cell: Cell) -> None:

@@ -24,6 +24,7 @@ class DeviceList:
     """Write the same to this file. - is stdout, alone."""
 
     def run(self) -> None:
+        from rich.markup import escape
         from rich.table import Table
 
         from rdt2.cli.output import console, save_json
@@ -40,7 +41,7 @@ class DeviceList:
                 row.part,
                 row.name,
                 row.extra or "-",
-                "yes" if not missing else f"no: {missing}. pip install 'rdt2[{row.extra}]'",
+                "yes" if not missing else escape(f"no: {missing}. pip install 'rdt2[{row.extra}]'"),
                 " ".join(row.driver.options.model_fields),
             )
         out = console()

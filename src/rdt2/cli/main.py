@@ -20,6 +20,7 @@ from rdt2.cli.screens import description, screen
 from rdt2.cli.usage import checked, named, typeable
 from rdt2.errors import ConfigError, RDT2Error
 from rdt2.registry import did_you_mean
+from rdt2.threads import share_cores
 
 # What to install when a module of an extra is missing.
 _EXTRAS = {
@@ -140,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     error, 70 after a fault of rdt2 itself, 130 after Ctrl-C, 128 + N after signal N (docs/command_line.md).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    share_cores()
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     command = None
@@ -228,9 +230,10 @@ def parse(arguments: Sequence[str]) -> Any:
     if isinstance(kind, dict):
         if words and not helps:
             group, names = " ".join(["rdt2", *said]), ("--help", *([] if said else _ASIDE))
-            raise ConfigError(
-                f"'{group}' has no option {words[0]}.{did_you_mean(words[0], names)} See: {group} --help"
-            )
+            hint = did_you_mean(words[0], names)
+            if said == ["train"] and words[0].startswith("--set"):
+                hint = f" Say what is trained before it: {group} vq --set help."
+            raise ConfigError(f"'{group}' has no option {words[0]}.{hint} See: {group} --help")
         print(screen(said, kind))
         sys.exit(0 if helps or not said else 2)
     if hasattr(kind, "overrides") and ("--set=help" in words or ("--set", "help") in pairwise(words)):

@@ -126,7 +126,7 @@ class Keyboard:
         if before is None or message.stage != before.stage:
             if message.stage == "over":
                 judged = {True: ", success", False: ", no success", None: ""}[message.success]
-                note(f"over: {message.ending}{judged}")
+                note(f"over: {message.ending.rstrip('.')}{judged}")
             if message.stage == "ready":
                 note(f"instruction: {message.sentence}")
             if message.stage in SAID:

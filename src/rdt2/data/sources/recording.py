@@ -145,7 +145,10 @@ def to_episode(
     driven = recording_drivers(recording, stamps[rows])
     rows = rows[np.isin(driven, drivers)]
     if not len(rows):
-        raise RecordingError(f"{where}: no frame in which {' or '.join(drivers)} drove.")
+        raise RecordingError(
+            f"{where}: no frame in which {' or '.join(drivers)} drove: it ended before the arms moved. Mark it as a "
+            "failure (rdt2 data mark FILE failure), or leave such ones out with --skip-damaged."
+        )
     frames, driven = stamps[rows], recording_drivers(recording, stamps[rows])
     poses: dict[str, Any] = {side: np.tile(np.eye(4), (len(frames), 1, 1)) for side in ARMS}
     widths: dict[str, Any] = {side: np.zeros(len(frames)) for side in ARMS}

@@ -44,6 +44,11 @@ def of_refusal(said: str, address: str, name: str) -> str:
         return (
             f"the {name} at {address} is in local control. Choose remote control on the pendant (top right)."
         )
+    if "control script" in said.lower():
+        return (
+            f"the {name} at {address} takes no script ({said}). Look at the pendant: a protective stop, a message that "
+            "nobody has closed, or another program may keep it from running."
+        )
     return (
         f"the {name} at {address} cannot be reached ({said}). Is that its address (pendant, Settings, System, "
         "Network), is it switched on, is this machine in its network, and does nobody else hold its RTDE inputs?"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ FIRST_PATIENCE = 0.5
 """The same, while nothing hurries: it may have been switched on just now."""
 SHARE = 0.2
 """Of the newest duration in the running mean."""
+LATELY = 20
+"""Readings that tell how fast the bus is."""
 
 T = TypeVar("T")
 
@@ -69,8 +72,7 @@ class ZhixingBus:
         self._silent = (minimalmodbus.NoResponseError, serial.SerialTimeoutException)
         self.move_seconds: float | None = None
         """What a move takes lately, mean."""
-        self.read_seconds: float | None = None
-        """What reading the position takes lately, mean."""
+        self._readings: deque[float] = deque(maxlen=LATELY)
 
     def move(self, position: int) -> None:
         """Go to a position (0 open to 12000 closed), which replaces the one before. Not waited for.
@@ -108,8 +110,13 @@ class ZhixingBus:
 
         began = time.monotonic()
         value = self._ask(asked)
-        self.read_seconds = _mean(self.read_seconds, time.monotonic() - began)
+        self._readings.append(time.monotonic() - began)
         return value
+
+    @property
+    def read_seconds(self) -> float | None:
+        """What reading the position took at best, lately: the others waited for this machine, not for the bus."""
+        return min(self._readings, default=None)
 
     def serial_number(self, *, patience: float = FIRST_PATIENCE) -> str:
         """Raises: BusError."""

@@ -20,6 +20,7 @@ import time
 import tty
 from collections import deque
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -171,6 +172,8 @@ class ZhixingPeer:
 
     def _run(self) -> None:
         try:
+            if find_spec("pymodbus") is None:
+                raise RobotError("pymodbus is not installed: pip install 'rdt2[zhixing]'.")
             asyncio.run(self._serve())
         except Exception as error:  # of what its fingers follow, for one: its port is gone from now on
             self._error = error
