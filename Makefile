@@ -51,7 +51,7 @@ test: $(TESTABLE)  ## Run all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not realtime"
 	$(TEST_ENV) $(BIN)/python -m pytest -m realtime --reruns 2 --reruns-delay 2 --ignore tests/peers
 	for file in tests/peers/test_*.py; do \
-	  $(TEST_ENV) $(BIN)/python -m pytest -m realtime --reruns 4 --reruns-delay 2 $$file || [ $$? = 5 ] || exit 1; done
+	  $(TEST_ENV) $(BIN)/python -m pytest -m realtime --reruns 2 --reruns-delay 2 $$file || [ $$? = 5 ] || exit 1; done
 
 # Each run draws other recordings; what fails is printed with the seed that makes it again.
 FUZZ ?= 400

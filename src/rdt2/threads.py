@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 
@@ -48,6 +49,14 @@ def leave_cores(count: int) -> None:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def leave_terminal_to_parent() -> None:
+    """Have this process, which multiprocessing started, pay no heed to Ctrl-C and to a terminal that ends: they are
+    meant for the process that must stop the arms."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def end_with_parent() -> None:

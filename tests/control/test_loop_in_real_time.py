@@ -368,21 +368,17 @@ def test_a_chunk_that_comes_after_the_deadline_is_not_driven():
 def test_arms_rest_where_thinking_takes_too_long_to_drive_meanwhile(capsys):
     """And are driven all the same, where no other mode was asked for."""
 
-    class Slow(ConstantPolicy):
-        def predict(self, observations, *, seed=None):
-            time.sleep(0.45)
-            return super().predict(observations, seed=seed)
+    def driven(mode=None):
+        policy, config = Slow(lambda: None, 0.45), LoopConfig(mode=mode, deadline=2.0)
+        robot = fake_robot(real=True)
+        return run_episode(robot, policy, "Go.", settings=fake_settings(), config=config, max_seconds=2.0)
 
-    def drive(mode=None):
-        robot, config = fake_robot(real=True), LoopConfig(mode=mode, deadline=2.0)
-        return run_episode(robot, Slow(), "Go.", settings=fake_settings(), config=config, max_seconds=2.0)
-
-    result = drive()
+    result = driven()
     assert "So the arms rest while it is computed (mode synchronous)." in capsys.readouterr().err
     assert result.ending == "time is up"
     assert len(result.cycles) >= 1
     with pytest.raises(ConfigError, match="mode synchronous"):
-        drive("asynchronous")
+        driven("asynchronous")
 
 
 def test_latencies_that_change_from_chunk_to_chunk_stay_within_limits():

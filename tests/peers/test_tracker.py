@@ -428,6 +428,8 @@ def test_a_cells_tracker_sits_where_its_tool_really_is_whatever_the_robots_yaml_
         within(1.0, lambda: "nothing new" in tracker.health().fault)
         assert not tracker.state().valid
         tracker.close()
+    with contextlib.closing(Board()) as empty, pytest.raises(RobotError, match="finds no arm in the memory"):
+        open_tracker({"type": "cell", "robot": "ur5e", "memory": empty.name}, SETTINGS, "left").connect()
     with pytest.raises(
         RobotError, match=r"no cell with the memory 'psm_none'. Start 'rdt2 device peer cell'"
     ):

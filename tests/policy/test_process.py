@@ -115,7 +115,7 @@ def test_errors_of_loading_are_errors_here():
 
 def test_it_leaves_cores_to_others(monkeypatch):
     """Regression: as many threads as cores, each of which waits without giving its core away: beside a cell in real
-    time a chunk took six times as long."""
+    time a chunk took several times as long."""
     told = []
     monkeypatch.setattr("torch.set_num_threads", told.append)
     monkeypatch.setattr("rdt2.threads.cores", lambda: 8)

@@ -13,7 +13,6 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rdt2.allocation import keep_freed_memory
 from rdt2.errors import CheckpointError, RDT2Error
 from rdt2.policy.spec import PolicySpec
-from rdt2.threads import end_with_parent, leave_cores
+from rdt2.threads import end_with_parent, leave_cores, leave_terminal_to_parent
 
 if TYPE_CHECKING:
     from rdt2.action import ActionChunk, Promise
@@ -148,9 +147,7 @@ def _serve(
     asked: Connection, answer: Connection, spec: PolicySpec, open: Opener | None, describe: Describer | None
 ) -> None:
     """Load a policy and answer, until whoever asks has gone."""
-    for name in ("SIGINT", "SIGHUP"):  # of the terminal: meant for the process that must stop the arms
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    leave_terminal_to_parent()
     if hasattr(os, "nice"):
         os.nice(NICE)
     keep_freed_memory()

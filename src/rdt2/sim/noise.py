@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def _rng(seed: tuple[int, ...], sequence: int) -> Generator:
     """Noise of a measurement is a function of its number: one that is read twice says the same twice."""
-    words = np.array(
-        [*seed, sequence], np.uint32
-    )  # as numbers, numpy would look at each for longer than it draws
+    words = np.array([*seed, sequence], np.uint32)  # a list of numbers is looked through one by one
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 

@@ -1,13 +1,13 @@
-"""The cell on a wall clock, in a process of its own: for everything that must be tried in real time, as on a robot.
+"""The cell on a wall clock, in processes of its own: for everything that must be tried in real time, as on a robot.
 
     with RealtimeCell.of(RobotSettings.read("cell_ur5e"), make_scene("pick", seed=3)) as cell:
         robot = cell.robot()
         robot.arms["left"].state()                    # from shared memory, within microseconds
 
-The process steps the physics as time passes, draws both wrist cameras 30 times a second, and answers commands of each
-device on a pipe of its own; waypoints are not waited for, what a device refuses of them becomes its fault. Devices may
-be called from any thread. When the process that started it dies, however it
-dies, the arms stop and the cell ends: each device stops by itself when it hears nothing for 100 ms.
+One process steps the physics as time passes, and answers commands of each device on a pipe of its own; waypoints are
+not waited for, what a device refuses of them becomes its fault. Another draws what both wrist cameras see. Devices may
+be called from any thread. When the process that started them dies, however it dies, the arms stop and the cell ends:
+each device stops by itself when it hears nothing for 100 ms.
 
 Where a machine cannot keep up, the cell's clock stands still for a moment rather than its arms jump;
 `real_time_factor` tells.

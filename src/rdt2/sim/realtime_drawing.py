@@ -6,14 +6,13 @@ and while a device is to answer.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdt2.errors import RDT2Error, RobotError
 from rdt2.sim.board import Board
-from rdt2.threads import end_with_parent, prefer
+from rdt2.threads import end_with_parent, leave_terminal_to_parent, prefer
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -47,9 +46,7 @@ def serve(embodiment: str, scene: Scene, settings: CellSettings, board: str, ask
     the error that keeps it from drawing. Ends when nobody asks any more, or with the process that started it."""
     from rdt2.sim.cell import Cell
 
-    for name in ("SIGINT", "SIGHUP"):  # of the terminal: meant for the process that must stop the arms
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    leave_terminal_to_parent()
     end_with_parent()
     prefer()
     shown = Board(board)

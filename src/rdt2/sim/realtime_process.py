@@ -9,7 +9,6 @@ the arms are at rest.
 from __future__ import annotations
 
 import os
-import signal
 import time as wall
 from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
@@ -20,7 +19,7 @@ import numpy as np
 from rdt2.errors import RDT2Error, RobotError
 from rdt2.sim.board import Board
 from rdt2.sim.realtime_drawing import Exposure
-from rdt2.threads import prefer
+from rdt2.threads import leave_terminal_to_parent, prefer
 
 if TYPE_CHECKING:
     from rdt2.robot.world import CellSettings
@@ -56,11 +55,10 @@ def serve(
 ) -> None:
     """Run a cell until `life` is closed at its other end, or the process `parent` is gone.
 
-    `life` is sent what the devices are, or the error that kept the cell from coming up.
+    `life` is sent what the devices are, or the error that kept the cell from coming up; `pipes` are what each device is
+    asked through, by name; `drawer` is the end of `rdt2.sim.realtime_drawing.serve`.
     """
-    for name in ("SIGINT", "SIGHUP"):  # of the terminal: meant for the process that must stop the arms
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    leave_terminal_to_parent()
     try:
         running = _Running(embodiment, scene, settings, task, Board(board), parent, life, pipes, drawer)
     except Exception as error:

@@ -229,7 +229,7 @@ class CellRenderer:
         return np.ascontiguousarray(picture)
 
     def _leave_out_unseen(self, data: mujoco.MjData, aspect: float) -> None:
-        """Of the scene, what is wholly out of the camera's view: half of a wrist picture's time on a CPU."""
+        """Of the scene, what is wholly out of the camera's view: on a CPU it costs as much as what is seen."""
         import mujoco
 
         model, scene, camera = self._model, self._scene, self._camera.fixedcamid

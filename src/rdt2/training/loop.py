@@ -37,6 +37,7 @@ from rdt2.data.shards.remote import Unreachable
 from rdt2.errors import ConfigError, TrainingError
 from rdt2.files import whole_file, whole_folder
 from rdt2.progress import note
+from rdt2.threads import cores
 from rdt2.training import engines, lock, run
 from rdt2.training.average import WeightAverage
 from rdt2.training.builds import require_no_dead_builds
@@ -397,4 +398,4 @@ def _loader_workers(config: RunConfig) -> int:
         return config.loader_workers
     if not torch.cuda.is_available():
         return 0
-    return max(1, min(8, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count()) - 1))
+    return max(1, min(8, cores() // max(1, torch.cuda.device_count()) - 1))

@@ -161,9 +161,7 @@ class CellMotion(Hand):
         return self.kinematics.jacobian(self.joints)[1] @ self.speeds
 
     def wrench(self) -> Float[ndarray, " 6"]:
-        wrench, turn = self._arm.state().wrench, self._arm.base[:3, :3].T
-        assert wrench is not None, "the cell's UR measure it"
-        return np.concatenate([turn @ wrench[:3], turn @ wrench[3:]])
+        return self._wrench
 
     def servo_joints(self, joints: Float[ndarray, " 6"], lookahead: float) -> None:
         if self._may_move():
@@ -205,3 +203,5 @@ class CellMotion(Hand):
         self.kinematics.tool = tool
         velocity = np.concatenate([turn @ state.velocity[:3], turn @ state.velocity[3:]])
         self.speeds = np.linalg.lstsq(jacobian, velocity, rcond=1e-2)[0]
+        assert state.wrench is not None, "the cell's UR measure it"
+        self._wrench = np.concatenate([turn @ state.wrench[:3], turn @ state.wrench[3:]])

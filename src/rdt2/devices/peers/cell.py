@@ -32,6 +32,8 @@ from rdt2.devices.peers._cell_arm import Mirror
 from rdt2.devices.peers._ur_motion import CellMotion
 from rdt2.devices.peers.ur import Controller, UROptions, listen, take_lines
 from rdt2.devices.peers.zhixing import Fault, ZhixingPeer, ZhixingPeerOptions, fingers_of
+from rdt2.errors import RobotError
+from rdt2.files import whole_file
 from rdt2.robot.settings import RobotSettings
 from rdt2.threads import prefer
 
@@ -210,7 +212,8 @@ def _write(path: Path, settings: RobotSettings) -> None:
     values = settings.model_dump(mode="json", exclude_none=True)
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110)
     head = "# A robot of devices that `rdt2 device peer cell` stands in for, as long as that runs.\n"
-    path.write_text(head + text, encoding="utf-8")
+    with whole_file(path, error=RobotError) as partial:
+        partial.write_text(head + text, encoding="utf-8")
 
 
 def _controller(address: str, arm: Any, clock: Any, tool: Any) -> None:

@@ -25,21 +25,21 @@ DELAY = 0.02
 """Seconds that its stamps are late."""
 
 
-class CellTrackerOptions(Options):
+class WatchedTrackerOptions(Options):
     """Which cell."""
 
     memory: str = Field(description="what the cell's process calls its memory")
     robot: Literal["ur5e", "fr3"] = Field(description="the cell's arms: ur5e or fr3")
 
 
-class CellTracker(BelievingTracker):
+class WatchedTracker(BelievingTracker):
     """The driver: 60 poses a second, with a tracker's noise, of where that cell says its arm is.
 
     It sits where recordings with the handheld gripper had theirs, on a tool that is where `cell_ur5e` or `cell_fr3`
     says: the robot's own yaml may be wrong.
     """
 
-    def __init__(self, opening: Opening[CellTrackerOptions]) -> None:
+    def __init__(self, opening: Opening[WatchedTrackerOptions]) -> None:
         super().__init__(opening.name, opening.clock, Timing(0.0, DELAY))
         self._options, self._side, self._random = opening.options, opening.side, np.random.default_rng()
         self._board: Board | None = None
@@ -65,6 +65,9 @@ class CellTracker(BelievingTracker):
                     f"the {self.name} finds no cell with the memory {self._options.memory!r}. Start "
                     "'rdt2 device peer cell': its first line names it."
                 ) from error
+            if self._board.device(f"{self._side} arm") is None:
+                self.close()
+                raise RobotError(f"the {self.name} finds no arm in the memory {self._options.memory!r}.")
             super().connect()
             self._look()
 
@@ -105,4 +108,4 @@ class CellTracker(BelievingTracker):
             super().close()
 
 
-DRIVER = Driver(open=CellTracker, options=CellTrackerOptions, extra="sim")
+DRIVER = Driver(open=WatchedTracker, options=WatchedTrackerOptions, extra="sim")
