@@ -19,7 +19,8 @@ def note(text: str) -> None:
 
 @contextmanager
 def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A progress bar, or where no terminal is a line now and then. Gives ``advance(steps=1, note="")``.
+    """A progress bar, or where no terminal is a line now and then. Gives ``advance(steps=1, note="", total=None)``,
+    where a total replaces what was known of it.
 
     Args:
         label: what is worked at.
@@ -56,8 +57,8 @@ def progress(label: str, total: int | None, *, done: int = 0) -> Iterator[Callab
     with bar:
         task = bar.add_task(label, total=total, completed=done, note="")
 
-        def advance(steps: int = 1, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
+        def advance(steps: int = 1, note: str = "", total: int | None = None) -> None:
+            bar.update(task, advance=steps, note=note, total=total)
 
         yield advance
 
@@ -75,7 +76,7 @@ def working(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def _lines(label: str, total: int | None, done: int) -> Iterator[Callable[..., None]]:
+def _lines(label: str, whole: int | None, done: int) -> Iterator[Callable[..., None]]:
     """A line when the first is done, at each tenth of the work, and every so often whatever was done."""
     began = told = time.monotonic()
     before, said = done, ""
@@ -84,11 +85,11 @@ def _lines(label: str, total: int | None, done: int) -> Iterator[Callable[..., N
     def tell() -> None:
         nonlocal told
         told = time.monotonic()
-        count = f"{done} of {total}" if total else f"{done} done" if done else "at work"
+        count = f"{done} of {whole}" if whole else f"{done} done" if done else "at work"
         seconds = told - began
         left = ""
-        if total and before < done < total:
-            left = f", {_duration(seconds / (done - before) * (total - done))} left"
+        if whole and before < done < whole:
+            left = f", {_duration(seconds / (done - before) * (whole - done))} left"
         note(f"{label}: {count}, {_duration(seconds)}{left}{'  ' if said else ''}{said}")
 
     def beat() -> None:
@@ -99,13 +100,14 @@ def _lines(label: str, total: int | None, done: int) -> Iterator[Callable[..., N
             if time.monotonic() - told >= wait:
                 tell()
 
-    def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal done, said
+    def advance(steps: int = 1, note: str = "", total: int | None = None) -> None:
+        nonlocal done, said, whole
+        whole = whole if total is None else total
         first = done == before and steps > 0
-        tenth = 10 * done // total if total else 0
+        tenth = 10 * done // whole if whole else 0
         done, said = done + steps, note
-        last = total is not None and done >= total
-        if first or last or (total and 10 * done // total > tenth and time.monotonic() - told >= 1):
+        last = whole is not None and done >= whole
+        if first or last or (whole and 10 * done // whole > tenth and time.monotonic() - told >= 1):
             tell()
 
     thread = threading.Thread(target=beat, daemon=True)

@@ -7,6 +7,7 @@ import os
 import termios
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,10 +42,10 @@ def test_a_word_that_nobody_knows_is_no_instruction_and_starts_nothing():
     assert meant("gp\n", running=False)[0] == "help"
 
 
-def listen(lines, *, obeyed=False):
+def listen(lines, *, obeyed=False, as_shown=False, state=RUNNING):
     heard, ended = [], threading.Event()
-    keyboard = Keyboard(hear=heard.append, gone=ended.set, obeyed=obeyed, lines=lines)
-    keyboard.put(RUNNING)
+    keyboard = Keyboard(hear=heard.append, gone=ended.set, obeyed=obeyed, as_shown=as_shown, lines=lines)
+    keyboard.put(state)
     return keyboard, heard, ended
 
 
@@ -57,6 +58,23 @@ def test_lines_reach_the_desk():
         Asked("say", "Place the cube in the bowl."), Asked("start"), Asked("pause"), Asked("stop", TYPED),
         Asked("finish", "success"), Asked("finish", ""), Asked("leave", LEFT), Asked("stop", ENDED),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stage", "heard_first"), [("ready", []), ("running", [Asked("say", "Pick it up.")])]
+)
+def test_a_way_that_was_shown_takes_no_instruction(stage, heard_first, capsys):
+    """Until it is driven; then whatever is said ends it."""
+    end, begin = os.pipe()
+    with open(end) as lines:
+        _, heard, ended = listen(lines, as_shown=True, state=replace(RUNNING, stage=stage))
+        os.write(begin, b"Pick it up.\n")
+        os.close(begin)
+        assert ended.wait(20)
+    assert heard == [*heard_first, Asked("stop", ENDED)]
+    said = capsys.readouterr().err
+    assert "another line is another instruction" not in said
+    assert ("no instruction is taken here" in said) == (stage == "ready")
 
 
 def test_arms_that_started_by_themselves_need_nobody_who_types():

@@ -71,7 +71,7 @@ class _Calibration:
         opened = stand.opened
         states = {side: arm.state() for side, arm in opened.robot.arms.items()}
         note(f"{opened.settings.name}: {title}")
-        with Desk(self.looking, goes_on=False, typed=True, welcomed=self.yes) as desk:
+        with Desk(self.looking, goes_on=False, typed=True, welcomed=self.yes, as_shown=True) as desk:
             shown = shots(way, opened.settings, opened.figure, states, opened.robot)
             desk.begin(opened.robot, opened.figure, "Calibrate.", title=title, shown=shown)
             yield None if desk.left else desk

@@ -55,7 +55,7 @@ class DataConvert:
         Literal["umi-zarr", "lerobot", "hdf5", "mcap", "shards", "recording", "sim"], arg(name="from")
     ]
     """Layout of the recordings."""
-    options: SourceOptions = field(default_factory=SourceOptions)
+    source: SourceOptions = field(default_factory=SourceOptions)
     accept_guesses: bool = False
     """Go on with all guesses as they are."""
     tail: Literal["drop", "pad"] = "drop"
@@ -88,14 +88,14 @@ class DataConvert:
 
             def on_group(done: int, total: int) -> None:
                 nonlocal finished
-                advance(done - finished, f"of {total}")
+                advance(done - finished, total=total)
                 finished = done
 
             report = convert(
                 self.data,
                 self.out,
                 kind=self.kind,
-                options=self.options,
+                options=self.source,
                 accept_guesses=self.accept_guesses,
                 tail=self.tail,
                 stride=self.stride,
@@ -133,7 +133,7 @@ class DataConvert:
         task = str(self.data)
         if task not in TASKS:
             raise ConfigError(f"--from sim: DATA is {task!r}, expected one of {', '.join(TASKS)}.")
-        if self.options != SourceOptions() or self.tail != "drop" or self.engine != "processes":
+        if self.source != SourceOptions() or self.tail != "drop" or self.engine != "processes":
             raise ConfigError("--from sim takes --episodes, --stride, --workers and --json only.")
         DataRecord(
             out=self.out,
@@ -203,7 +203,7 @@ class DataView:
     """Folder of shards, or recordings of another layout."""
     kind: Annotated[SourceKind, arg(name="from")] = "shards"
     """Layout of the recordings."""
-    options: SourceOptions = field(default_factory=SourceOptions)
+    source: SourceOptions = field(default_factory=SourceOptions)
     out: Path = Path("episodes.html")
     """Page to write."""
     rerun: str | None = None
@@ -223,7 +223,7 @@ class DataView:
         from rdt2.errors import ConfigError
         from rdt2.progress import note, progress
 
-        source = open_source(self.data, self.kind, self.options)
+        source = open_source(self.data, self.kind, self.source)
         for line in source.notes:
             note(line)
         for guess in source.guesses:

@@ -32,6 +32,7 @@ class DataRecordings:
 
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
+        from rich.text import Text
 
         from rdt2.cli.output import console, save_json
         from rdt2.data.recordings import RUNNING, find_recordings, read_notes
@@ -39,12 +40,9 @@ class DataRecordings:
         from rdt2.progress import note
 
         table = Table(title=str(self.data), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("recording", "seconds", "frames", "corrected", "mark", "ending"):
-            table.add_column(
-                name,
-                justify="right" if name in ("seconds", "frames", "corrected") else "left",
-                min_width=len("20260102-101500-00.mcap") if name == "recording" else None,
-            )
+        table.add_column("recording", overflow="fold")
+        for name in ("seconds", "frames", "corrected", "mark"):
+            table.add_column(name, justify="left" if name == "mark" else "right", no_wrap=True)
         rows, cut = [], 0
         for path in find_recordings(self.data):
             try:
@@ -54,10 +52,9 @@ class DataRecordings:
                 continue
             cut += notes.ending == RUNNING
             rows.append({"recording": path, **asdict(notes)})
-            table.add_row(
-                f"{path.name}\n{'; '.join(notes.instructions)}", f"{notes.seconds:.1f}", str(notes.frames),
-                str(notes.corrections), notes.mark or "", notes.ending,
-            )  # fmt: skip
+            said = Text("\n".join((path.name, "; ".join(notes.instructions), f"ending: {notes.ending}")))
+            counts = (f"{notes.seconds:.1f}", str(notes.frames), str(notes.corrections), notes.mark or "")
+            table.add_row(said, *counts)
             if notes.unrecorded:
                 note(f"{path.name}: {notes.unrecorded}")
         console().print(table)

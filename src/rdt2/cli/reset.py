@@ -66,7 +66,7 @@ class Reset:
         out.print(f"{way.order}, {way.seconds:.0f} s: free all the way", highlight=False)
         joints = {side: {"now": path[0], "home": path[-1]} for side, path in way.joints.items()}
         save_json(self.json, {"order": way.order, "seconds": way.seconds, "joints": joints})
-        with Desk(self.looking, goes_on=False, typed=True, welcomed=self.yes) as desk:
+        with Desk(self.looking, goes_on=False, typed=True, welcomed=self.yes, as_shown=True) as desk:
             shown = shots(way, settings, figure, states, robot)
             desk.begin(robot, figure, SENTENCE, title=f"home: {way.order}", shown=shown)
             if desk.left:

@@ -199,6 +199,18 @@ class Client:
         )
 
 
+STAGES = {
+    "round_trip": "round trip: sent until answered",
+    "total": "policy, all stages",
+    "server_decode": "server: reading the message",
+    "server_queue": "server: waiting its turn",
+    "server_infer": "server: policy, asked until answered",
+    "server_total": "server: arrived until answered",
+    "server_prev_total": "server: the request before, sent too",
+}
+"""What a table calls the stages whose names do not tell."""
+
+
 def random_observation(instruction: str, seed: int) -> Observation:
     """Soft coloured noise, which JPEG compresses about as it does a camera's pictures."""
     import cv2
@@ -238,8 +250,8 @@ def _table(stages: dict[str, dict[str, float]], count: int) -> Any:
     for name in ("median", "p99", "max"):
         table.add_column(name, justify="right")
     for stage, values in stages.items():
-        words = {"round_trip": "round trip", "total": "policy, all stages"}.get(
-            stage, stage.replace("_", " ")
+        table.add_row(
+            STAGES.get(stage, stage.replace("_", " ")),
+            *(f"{values[name]:.2f}" for name in ("median", "p99", "max")),
         )
-        table.add_row(words, *(f"{values[name]:.2f}" for name in ("median", "p99", "max")))
     return table

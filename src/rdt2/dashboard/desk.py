@@ -60,6 +60,7 @@ class Desk:
         typed: what is typed in the terminal counts, too: see `rdt2.dashboard.keyboard`.
         pilot: a person who takes over, on the page or by typing take.
         keep: writes the last seconds to a file, on the page or when keep is typed; gives None where nothing is kept.
+        as_shown: what is begun is a way that was shown: it is driven so, or not at all (see `as_shown`).
         welcomed: whether even the first episode begins by itself; None: where there is no page to start it.
 
     Raises:
@@ -75,6 +76,7 @@ class Desk:
         welcomed: bool | None = None,
         pilot: AnyPilot | None = None,
         keep: Callable[[], Any] | None = None,
+        as_shown: bool = False,
     ) -> None:
         self._figure: Figure | None = None
         self._cycle: Cycle | None = None
@@ -100,7 +102,9 @@ class Desk:
             self._showing = Showing(looking, hear=self._do, gone=self._changed.set)
             self.url = self._showing.url
         self._keyboard = (
-            Keyboard(hear=self._do, gone=self._changed.set, obeyed=self._welcomed, pilot=pilot)
+            Keyboard(
+                hear=self._do, gone=self._changed.set, obeyed=self._welcomed, pilot=pilot, as_shown=as_shown
+            )
             if typed
             else None
         )

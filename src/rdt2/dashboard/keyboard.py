@@ -53,6 +53,7 @@ Type and press Enter:
   quit               stop the arms, and leave (Ctrl-C does the same)
   any other line     a new instruction: "Pick up the red cube with the left hand."
 """
+READY_AS_SHOWN = "ready: go starts; quit leaves; whatever is typed on the way ends it"
 SAID: dict[Stage, str] = {
     "ready": "ready: go starts; another line is another instruction; quit leaves; help tells the rest",
     "running": "the arms move: Enter stops them",
@@ -92,6 +93,7 @@ class Keyboard:
         obeyed: whether arms may move when nobody can type any more: where they started without being told to. A
             terminal that ends stops them all the same.
         pilot: a person who may take over.
+        as_shown: the arms drive a way that was shown, or none: no instruction is taken.
         lines: what is typed into; None: standard input.
     """
 
@@ -102,9 +104,11 @@ class Keyboard:
         gone: Callable[[], None],
         obeyed: bool,
         pilot: AnyPilot | None = None,
+        as_shown: bool = False,
         lines: IO[str] | None = None,
     ) -> None:
         self._hear, self._tell_gone, self._obeyed = hear, gone, obeyed
+        self._as_shown = as_shown
         self._pilot = pilot
         self._lines = sys.stdin if lines is None else lines
         self._state: State | None = None
@@ -129,7 +133,9 @@ class Keyboard:
                 note(f"over: {message.ending.rstrip('.')}{judged}")
             if message.stage == "ready":
                 note(f"instruction: {message.sentence}")
-            if message.stage in SAID:
+            if message.stage == "ready" and self._as_shown:
+                note(READY_AS_SHOWN)
+            elif message.stage in SAID:
                 note(SAID[message.stage])
         elif message.sentence != before.sentence:
             note(f"instruction: {message.sentence}")
@@ -166,6 +172,9 @@ class Keyboard:
     def _obey(self, line: str, terminal: bool) -> None:
         running = self._state is not None and self._state.stage == "running"
         what, text = meant(line, running=running)
+        if what == "say" and self._as_shown and not running:
+            note(f"no instruction is taken here. {READY_AS_SHOWN}")
+            return
         if what == "say":
             self._hear(Asked("say", text))
             return

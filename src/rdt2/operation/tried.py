@@ -124,7 +124,12 @@ def tried(
         figures["enable_ms"] = 1e3 * (wall.perf_counter() - began)
         read = device.read if part == "camera" else device.state
         _first(read, name)
-        news = watched(read, clock, seconds)
+        try:
+            news = watched(read, clock, seconds)
+        except RobotError as error:
+            if (health := device.health()).ok:
+                raise
+            raise RobotError(f"the {name}: {health}. While it was watched: {error}") from error
         figures |= (
             {"states_hz": news.rate} | _spread("age", news.age) | {"longest_gap_ms": 1e3 * news.longest}
         )
@@ -146,8 +151,7 @@ def tried(
             figures["latency_ms"] = 1e3 * latency
             arm = settings.arms[side]
             figures["latency_in_yaml_ms"] = 1e3 * (arm.latency if part == "arm" else arm.gripper.latency)
-        health = device.health()
-        figures["health"] = str(health)
+        figures["health"] = str(device.health())
         checks = list(device.checks()) if isinstance(device, Checked) else []
         figures["checks"] = [dataclasses.asdict(check) for check in checks]
     return figures
