@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import re
 import shlex
@@ -17,6 +18,8 @@ from hy_tables import HandMotion, write_table
 from rdt2.cli.main import main, parse
 from rdt2.data import ShardIndex
 from rdt2.data.recordings import read_recording
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/models.md", "docs/models.zh.md"])
@@ -354,3 +357,35 @@ def test_every_command_of_recording_does_what_it_says(request, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         main(["data", "convert", "recordings", "data/none", "--from", "recording"])
     assert "rdt2 data mark RECORDING success" in capsys.readouterr().err
+
+
+def first_hour():
+    spec = importlib.util.spec_from_file_location("first_hour", ROOT / "scripts" / "first_hour.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_ways_that_are_timed_can_be_typed():
+    commands = [command for way in first_hour().WAYS.values() for command in way]
+    for command in commands:
+        words = shlex.split(command)
+        if words[0] == "rdt2" and "&" not in words:
+            parse(words[1:])
+        elif words[0] == "python":
+            assert (ROOT / words[1]).is_file()
+        elif words[0] == "make":
+            assert f"\n{words[1]}: " in (ROOT / "Makefile").read_text("utf-8")
+
+
+def test_a_way_that_fails_says_so(tmp_path, monkeypatch, capsys):
+    timed = first_hour()
+    ways = {"setup": ("make help",), "try": ("pwd; ls examples",), "learn": ("echo no >&2; exit 3", "true")}
+    monkeypatch.setattr(timed, "WAYS", ways)
+    monkeypatch.setattr("sys.argv", ["first_hour.py", "--json", str(tmp_path / "figures.json")])
+    assert timed.main() == 1
+    found = json.loads((tmp_path / "figures.json").read_text())["ways"]
+    assert list(found["learn"]["seconds"]) == [ways["learn"][0]]
+    assert (found["learn"]["failed"], found["learn"]["said"]) == (ways["learn"][0], "no\n")
+    assert "failed" not in found["try"]
+    assert re.search(r"learn .*FAILED", capsys.readouterr().out)
