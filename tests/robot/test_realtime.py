@@ -112,6 +112,24 @@ def test_it_keeps_up_with_the_wall_clock(cell, robot) -> None:
     assert cell.real_time_factor > 0.8
 
 
+@pytest.mark.parametrize(("held_up", "oldest"), [(0.3, (0.0, 0.1)), (0.8, (0.4, 1.0))])
+def test_time_stands_still_with_a_process_that_gets_no_turn(cell, robot, held_up, oldest) -> None:
+    """Regression: a busy machine made states old, and stopped the arms; what hangs must."""
+    os.kill(cell.process.pid, signal.SIGSTOP)
+    began, ages, times = time.monotonic(), [], []
+    while time.monotonic() < began + held_up + 0.2:
+        if time.monotonic() > began + held_up:
+            os.kill(cell.process.pid, signal.SIGCONT)
+        ages.append(robot.clock.now() - robot.arms["left"].state().timestamp)
+        times.append(robot.clock.now())
+        time.sleep(0.002)
+    assert oldest[0] < max(ages) < oldest[1]
+    assert (np.diff(times) >= 0).all()
+    waited, wanted = time.monotonic(), robot.clock.now() + 0.1
+    robot.clock.sleep_until(wanted)
+    assert 0.05 < time.monotonic() - waited < 1.5
+
+
 def test_the_judge_is_asked_from_here(cell) -> None:
     assert cell.monitor.success is False
     assert cell.monitor.done is False

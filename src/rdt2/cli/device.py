@@ -30,6 +30,7 @@ class DeviceList:
         from rdt2.cli.output import console, save_json
         from rdt2.devices.known import known_drivers, looked_for
         from rdt2.progress import working
+        from rdt2.robot.sense import RESETS
 
         rows = known_drivers()
         table = Table(title="drivers", title_justify="left")
@@ -37,12 +38,15 @@ class DeviceList:
             table.add_column(name, overflow="fold")
         for row in rows:
             missing = ", ".join(row.missing)
+            options = dict.fromkeys(
+                (*row.driver.options.model_fields, *(RESETS if row.part == "arm" else ()))
+            )
             table.add_row(
                 row.part,
                 row.name,
                 row.extra or "-",
                 "yes" if not missing else escape(f"no: {missing}. pip install 'rdt2[{row.extra}]'"),
-                " ".join(row.driver.options.model_fields),
+                " ".join(options),
             )
         out = console()
         out.print(table)

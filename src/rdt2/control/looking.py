@@ -29,6 +29,8 @@ PATIENCE = 0.1
 """Seconds that reading the newest picture of a camera may take."""
 TURN = 4e-3
 """Seconds that whoever looks waits for pictures that are being read; then it goes on, and asks again."""
+ASLEEP = 0.04
+"""Longer between two looks, seconds, is no doing of a camera: this process got no turn, nor did who reads."""
 
 
 class Eyes:
@@ -39,7 +41,8 @@ class Eyes:
         self._cameras = robot.cameras
         self._answers: queue.Queue[tuple[str, Frame | SafetyError]] = queue.Queue()
         self._questions: dict[str, queue.Queue[bool]] = {}
-        self._read_since: dict[str, float] = {}
+        self._read_for: dict[str, float] = {}
+        self._passed = 0.0
         self._found: dict[str, Frame | SafetyError] = {}
         if robot.concurrent:
             for side in self._cameras:
@@ -54,23 +57,24 @@ class Eyes:
         """
         if not self._questions:
             return {side: _read(side, camera) for side, camera in self._cameras.items()}
+        began = self._pass()
         for side, questions in self._questions.items():
-            if side not in self._read_since and side not in self._found:
-                self._read_since[side] = wall.monotonic()
+            if side not in self._read_for and side not in self._found:
+                self._read_for[side] = 0.0
                 questions.put(True)
-        until = wall.monotonic() + TURN
         with contextlib.suppress(queue.Empty):
-            while self._read_since:
-                side, answer = self._answers.get(timeout=max(0.0, until - wall.monotonic()))
+            while self._read_for:
+                side, answer = self._answers.get(timeout=max(0.0, began + TURN - wall.monotonic()))
                 self._found[side] = answer
-                del self._read_since[side]
-        for side, since in self._read_since.items():
-            if wall.monotonic() - since > PATIENCE:
+                del self._read_for[side]
+        self._pass()
+        for side, seconds in self._read_for.items():
+            if seconds > PATIENCE:
                 self._found.clear()
                 raise SafetyError(
                     f"the {side} camera has not answered for {PATIENCE} s: its driver hangs. Restart its stream."
                 )
-        if self._read_since:
+        if self._read_for:
             return None
         found, self._found = self._found, {}
         frames = {}
@@ -80,6 +84,14 @@ class Eyes:
                 raise answer
             frames[side] = answer
         return frames
+
+    def _pass(self) -> float:
+        """Count the time since it was last counted to the cameras that are being read; returns when it is."""
+        now = wall.monotonic()
+        passed, self._passed = min(now - self._passed, ASLEEP), now
+        for side in self._read_for:
+            self._read_for[side] += passed
+        return now
 
     def close(self) -> None:
         """Let the threads end; one whose camera hangs does so when that comes back."""

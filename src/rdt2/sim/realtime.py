@@ -36,7 +36,7 @@ from rdt2.robot.waypoints import JointTrajectory, PoseTrajectory, WidthTrajector
 from rdt2.sim.board import DEVICES, Board
 from rdt2.sim.cell import embodiment_of
 from rdt2.sim.realtime_drawing import serve as draw
-from rdt2.sim.realtime_process import serve
+from rdt2.sim.realtime_process import BEHIND, serve
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -204,16 +204,25 @@ class RealtimeCell:
 
 
 class RealtimeClock:
-    """The cell's time: that of the wall, less what the machine could not keep up with."""
+    """The cell's time: that of the wall, less what the machine could not keep up with.
+
+    While the cell's process gets no turn its time stands still, and nothing grows old; what gets none for
+    `ANSWER_SECONDS` hangs, and grows old at once.
+    """
 
     def __init__(self, board: Board) -> None:
         self._board, self._began, self._last = board, 0.0, 0.0
 
     def now(self) -> float:
         """Seconds since the cell began."""
+        now = wall.monotonic() - self._began
         with contextlib.suppress(RobotError):  # of a cell that is closed: it goes on as it went
-            self._began = float(self._board.cell()["began"])
-        self._last = max(self._last, wall.monotonic() - self._began)
+            record = self._board.cell()
+            self._began, computed = float(record["began"]), float(record["time"])
+            now = wall.monotonic() - self._began
+            if BEHIND < now - computed < ANSWER_SECONDS:
+                now = computed + BEHIND
+        self._last = max(self._last, now)
         return self._last
 
     def sleep_until(self, time: float) -> None:
