@@ -175,6 +175,8 @@ class Desk:
             return
         if (pilot := self._pilot) is not None and pilot.hands.taken != self._state.taken:
             self._set(taken=pilot.hands.taken)
+        if self._showing is None:  # nobody looks: where each link is need not be known
+            return
         if moment.cycle is not None and moment.cycle is not self._cycle:
             self._cycle = moment.cycle
             self._put(Chunk.of(moment.cycle, moment.inference or 0.0))
