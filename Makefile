@@ -14,7 +14,7 @@ comma := ,
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
 .PHONY: help setup demo docs figures test fuzz fuzz-safety fuzz-serving lint format bench-inference bench-openpi test-openpi \
-	test-vla-eval test-lerobot test-ray check-lerobot check-transformers check-resolve clean
+	test-vla-eval test-lerobot test-ray test-calibrate check-lerobot check-transformers check-resolve clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -67,6 +67,10 @@ fuzz-safety: $(TESTABLE)  ## Ask two arms for what must not happen, 20,000 seque
 FUZZ_SERVING ?= 10000
 fuzz-serving: $(TESTABLE)  ## Send a policy server 10,000 messages gone wrong, through a real socket (two minutes)
 	RDT2_WIRE_EXAMPLES=$(FUZZ_SERVING) $(TEST_ENV) $(BIN)/python -m pytest tests/serving/test_server.py -k fuzz --timeout 1800
+
+# Arms that move for minutes, in real time: let nothing else run.
+test-calibrate: $(TESTABLE)  ## Calibrate a robot of peers: tool, check, table, latency, gripper, cameras (ten minutes)
+	RDT2_LONG=1 $(TEST_ENV) $(BIN)/python -m pytest -m realtime tests/peers/test_calibrate.py
 
 lint: setup  ## Style, docstrings, floors, what nothing calls, types
 	$(BIN)/ruff check .

@@ -549,6 +549,10 @@ def test_an_empty_sentence_no_time_or_the_settings_of_another_robot_are_the_call
         run_episode(fake_robot(), ConstantPolicy(), "  ", settings=settings)
     with pytest.raises(ConfigError, match="max_seconds"):
         run_episode(fake_robot(), ConstantPolicy(), SENTENCE, settings=settings, max_seconds=0)
+    with pytest.raises(ConfigError, match="opened without cameras"):
+        run_episode(
+            dataclasses.replace(fake_robot(), cameras={}), ConstantPolicy(), SENTENCE, settings=settings
+        )
     with pytest.raises(ConfigError, match="has the arms"):
         run_episode(fake_robot(sides=("left",)), ConstantPolicy(), SENTENCE, settings=settings)
 

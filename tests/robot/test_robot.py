@@ -34,6 +34,15 @@ def one_armed(robot: Robot, side: str) -> Robot:
     return dataclasses.replace(robot, **{part: {side: getattr(robot, part)[side]} for part in parts})
 
 
+def test_without_any_camera_it_is_blind_and_without_one_of_two_it_is_none() -> None:
+    robot = fake_robot()
+    blind = dataclasses.replace(robot, cameras={})
+    assert [name for name, _ in blind.devices()] == ["right arm", "left arm", "right gripper", "left gripper"]
+    blind.execute(*commands(blind))
+    with pytest.raises(ConfigError, match="has no camera on the left side"):
+        dataclasses.replace(robot, cameras={"right": robot.cameras["right"]})
+
+
 def test_one_command_moves_everything() -> None:
     robot = fake_robot()
     robot.execute(*commands(robot))

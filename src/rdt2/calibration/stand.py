@@ -48,7 +48,12 @@ class Stand:
 
 @contextmanager
 def standing(
-    settings: RobotSettings, *, seed: int, confirm: Callable[[str], bool], enable: bool = True
+    settings: RobotSettings,
+    *,
+    seed: int,
+    confirm: Callable[[str], bool],
+    enable: bool = True,
+    blind: bool = False,
 ) -> Iterator[Stand]:
     """Open a robot: looked up and asked for as before every motion; stopped and closed at the end.
 
@@ -57,6 +62,7 @@ def standing(
         seed: of the cell: which scene.
         confirm: asks a person.
         enable: False where a person leads the arms by hand: they are only read, and nothing is asked.
+        blind: leave real cameras alone: they may not be there yet, or be used elsewhere.
 
     Raises:
         RobotError: a device does not answer, is not set up as the yaml says, or was not confirmed.
@@ -70,8 +76,8 @@ def standing(
         with Cell.of(settings, scene) as cell:
             yield Stand(Opened(cell.robot(settings.sides), settings), cell)
         return
-    checklist = Checklist(settings, confirm)
-    with opened_robot(settings) as opened:
+    checklist = Checklist(settings, confirm, blind=blind)
+    with opened_robot(settings, blind=blind) as opened:
         checklist.look(opened.robot)
         if enable:
             checklist.ask()

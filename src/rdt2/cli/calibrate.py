@@ -49,14 +49,20 @@ class _Calibration:
         return side_of(settings, self.side)
 
     @contextmanager
-    def _standing(self, settings: RobotSettings, *, enable: bool = True) -> Iterator[Stand]:
+    def _standing(
+        self, settings: RobotSettings, *, enable: bool = True, blind: bool = True
+    ) -> Iterator[Stand]:
         from rdt2.calibration.stand import standing
         from rdt2.operation.session import confirmed, ending_in_order
 
         with (
             ending_in_order(),
             standing(
-                settings, seed=self.seed, confirm=lambda text: confirmed(text, yes=self.yes), enable=enable
+                settings,
+                seed=self.seed,
+                confirm=lambda text: confirmed(text, yes=self.yes),
+                enable=enable,
+                blind=blind,
             ) as stand,
         ):
             yield stand
@@ -234,7 +240,7 @@ class CalibrateLatency(_Calibration):
 
         settings = self._settings()
         side = self._side(settings)
-        with self._standing(settings) as stand:
+        with self._standing(settings, blind=self.no_camera) as stand:
             robot, told = stand.opened.robot, stand.opened.settings
             way, motion = planned(told, robot, side, MOTION)
             title = f"the {side} arm turns by {motion.degrees:.0f} degrees, its fingers move, {MOTION.seconds:.0f} s"
@@ -420,7 +426,7 @@ class CalibrateCamera(_Calibration):
         settings = self._settings()
         side = self._side(settings)
         lens = None if self.pictures is None else (side, lens_of(self.pictures, board))
-        with self._standing(settings) as stand:
+        with self._standing(settings, blind=False) as stand:
             if self.take is not None:
                 taken = take(stand.opened.robot, side, self.take, typed)
                 note(f"{taken} pictures of the {side} camera in {self.take}; next: --pictures {self.take}")

@@ -98,12 +98,15 @@ def run_episode(
         seed: of the policy's noise: prediction k uses `seed + k`. None: fresh noise.
 
     Raises:
-        ConfigError: `max_seconds` is not positive, or inference takes too long for the steps of a chunk.
+        ConfigError: `max_seconds` is not positive, the robot is blind, or inference takes too long for the steps of a
+            chunk.
         ObservationError: the instruction is empty.
         SafetyError: a device says nothing that may be believed; nothing has moved.
     """
     if not max_seconds > 0:
         raise ConfigError(f"max_seconds is {max_seconds}, expected more than 0.")
+    if not robot.cameras:
+        raise ConfigError(f"robot {robot.name!r} was opened without cameras, and a policy looks through them.")
     episode = _Episode(
         robot, policy, instruction, settings, config or LoopConfig(), max_seconds, seed, permit, pause, pilot
     )

@@ -26,8 +26,13 @@ DEFAULT_CAMERA, DEFAULT_GRIPPER, DEFAULT_TRACKER = "aravis", "zhixing", "openvr"
 _DRIVERS = {"arm": ARM_DRIVERS, "gripper": GRIPPER_DRIVERS, "camera": CAMERA_DRIVERS}
 
 
-def open_robot(settings: RobotSettings, clock: Clock | None = None) -> Robot:
+def open_robot(settings: RobotSettings, clock: Clock | None = None, *, blind: bool = False) -> Robot:
     """All devices of a robot, not yet connected.
+
+    Args:
+        settings: the robot.
+        clock: the robot's; None: this machine's.
+        blind: leave the cameras out.
 
     Raises:
         ConfigError: a driver that is not there, options that it does not take, or a simulated robot, which
@@ -41,12 +46,12 @@ def open_robot(settings: RobotSettings, clock: Clock | None = None) -> Robot:
     clock = clock or WallClock()
     parts: dict[str, dict[str, Any]] = {
         part: {side: open_device(settings, side, part, clock) for side in settings.sides}
-        for part in ("arm", "gripper", "camera")
+        for part in ("arm", "gripper", *(() if blind else ("camera",)))
     }
     return Robot(
         arms=parts["arm"],
         grippers=parts["gripper"],
-        cameras=parts["camera"],
+        cameras=parts.get("camera", {}),
         clock=clock,
         policy_to_tcp={side: settings.arms[side].policy_to_tcp for side in settings.sides},
         name=settings.name,

@@ -43,10 +43,13 @@ class Checklist:
     Args:
         settings: of the robot.
         confirm: asks a person; False stops everything.
+        blind: its cameras are not used, and nothing is asked of them.
     """
 
-    def __init__(self, settings: RobotSettings, confirm: Callable[[str], bool]) -> None:
-        self._questions = [] if settings.kind == "cell" else questions(settings)
+    def __init__(
+        self, settings: RobotSettings, confirm: Callable[[str], bool], *, blind: bool = False
+    ) -> None:
+        self._questions = [] if settings.kind == "cell" else questions(settings, blind=blind)
         self._confirm, self._may_enable = confirm, settings.kind == "cell"
         self.found: dict[str, list[Check]] = {}
         """What devices said, by name of the device."""
@@ -112,8 +115,8 @@ class Checklist:
             self.answered.add(question)
 
 
-def questions(settings: RobotSettings) -> list[Question]:
-    """All that a person can be asked of a real robot."""
+def questions(settings: RobotSettings, *, blind: bool = False) -> list[Question]:
+    """All that a person can be asked of a real robot; `blind`: not of its cameras."""
     found = []
     for side in settings.sides:
         arm, name = settings.arms[side], f"{side} arm"
@@ -123,6 +126,8 @@ def questions(settings: RobotSettings) -> list[Question]:
             for key, text in _of_arm(arm).items()
             if slides or key != "speed"
         ]
+        if blind:
+            continue
         exposure = arm.camera.device.get("exposure_us")
         wanted = "short enough that what moves is sharp" if exposure is None else f"{exposure} us"
         found.append(Question(f"{side} camera", "exposure", f"{side} camera: is the exposure {wanted}?"))

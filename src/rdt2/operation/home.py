@@ -158,8 +158,10 @@ def follow(
                     if not stays:
                         break
                     way, watch = _halted(way, states, since), None
-                times = TICK * np.arange(np.floor(since / TICK) + 2, np.floor((since + AHEAD) / TICK) + 2)
-                for side, tell in tells.items():
+                # to the end of the way and no further: who waits for more stops arms that stand and hear nothing
+                ends = np.floor(min(since + AHEAD, way.seconds) / TICK) + 2
+                times = TICK * np.arange(np.floor(since / TICK) + 2, ends)
+                for side, tell in tells.items() if len(times) else ():
                     tell(began + times, np.stack([way.at(side, float(time)) for time in times]))
                 if recorder is not None and now >= frame:
                     frame = now + FRAME

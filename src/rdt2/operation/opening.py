@@ -40,14 +40,14 @@ def at_its_table(settings: RobotSettings, scene: Scene) -> RobotSettings:
 
 
 @contextmanager
-def opened_robot(settings: RobotSettings) -> Iterator[Opened]:
-    """Real devices, connected, nothing enabled; stopped and closed at the end.
+def opened_robot(settings: RobotSettings, *, blind: bool = False) -> Iterator[Opened]:
+    """Real devices, connected, nothing enabled; stopped and closed at the end. `blind`: without its cameras.
 
     Raises:
         ConfigError: a driver that is not there, or options that it does not take.
         RobotError: a device does not answer; names it.
     """
-    robot = open_robot(settings)
+    robot = open_robot(settings, blind=blind)
     try:
         with working(f"connecting {settings.name}"):
             robot.connect()

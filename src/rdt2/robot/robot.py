@@ -22,7 +22,8 @@ STOP_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Robot:
-    """Arms, grippers and cameras keyed by "right" and "left", or one of them, and the clock they share.
+    """Arms, grippers and cameras keyed by "right" and "left", or one of them, and the clock they share. Without any
+    camera it is blind: it can be moved and measured, but no policy drives it.
 
     Raises:
         ConfigError: no arm, an unknown side, or a side that lacks one of its parts.
@@ -46,6 +47,8 @@ class Robot:
         if not sides or not sides <= set(ARMS):
             raise ConfigError(f"robot {self.name!r} has the sides {sorted(sides)}, expected some of {ARMS}.")
         for name, part in parts.items():
+            if name == "camera" and not part:
+                continue
             if missing := sides - set(part):
                 raise ConfigError(
                     f"robot {self.name!r} has no {name} on the {missing.pop()} side, expected one for each of "
@@ -63,7 +66,7 @@ class Robot:
             ("arm", self.arms), ("gripper", self.grippers), ("camera", self.cameras),
         )  # fmt: skip
         for kind, part in parts:
-            for side in self.sides:
+            for side in self.sides if part else ():
                 yield f"{side} {kind}", part[side]
 
     def connect(self) -> None:
