@@ -70,7 +70,8 @@ fuzz-serving: $(TESTABLE)  ## Send a policy server 10,000 messages gone wrong, t
 
 # Arms that move for minutes, in real time: let nothing else run.
 test-calibrate: $(TESTABLE)  ## Calibrate a robot of peers: tool, check, table, latency, gripper, cameras (ten minutes)
-	RDT2_LONG=1 $(TEST_ENV) $(BIN)/python -m pytest -m realtime tests/peers/test_calibrate.py
+	RDT2_LONG=1 $(TEST_ENV) $(BIN)/python -m pytest -m realtime --reruns 2 --reruns-delay 2 --timeout 900 \
+	  tests/peers/test_calibrate.py
 
 lint: setup  ## Style, docstrings, floors, what nothing calls, types
 	$(BIN)/ruff check .

@@ -55,7 +55,15 @@ def locate(
         raise error(f"{folder}: is a file, expected the folder of {what}. Give {folder.parent} instead.")
     found = _ID.fullmatch(_hub_id(str(path)))
     if found is None:
-        raise error(f"{path}: no such folder, expected that of {what}, or a hub id 'owner/name'.")
+        unfinished = folder.name == "model" and (folder.parent / "config.json").is_file()
+        raise error(
+            f"{path}: no such folder, expected that of {what}"
+            + (
+                f". The training in {folder.parent} has not come to its end: give its command again, with --resume."
+                if unfinished
+                else ", or a hub id 'owner/name'."
+            )
+        )
     from huggingface_hub import constants, snapshot_download
 
     try:

@@ -91,9 +91,13 @@ def test_paths_that_are_no_policy(parts: dict[str, Path], tmp_path: Path, monkey
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "llama"}')
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
     for path, match in (
         ("demo-fm", "demo checkpoint"),
         (tmp_path / "nowhere", "no such folder"),
+        (run / "model", "has not come to its end.*--resume"),
         (tmp_path / "nowhere.json", "nowhere.json"),
         ("owner/never-made", "hub"),
         (tmp_path, "no checkpoint"),
