@@ -23,7 +23,7 @@ from fake_robot import fake_robot  # noqa: E402
 from rdt2.devices import GRIPPER_DRIVERS, WallClock, open_device  # noqa: E402
 from rdt2.devices.drivers import Opening  # noqa: E402
 from rdt2.devices.gripper_drivers import zhixing  # noqa: E402
-from rdt2.devices.gripper_drivers._zhixing_bus import PortError, ZhixingBus  # noqa: E402
+from rdt2.devices.gripper_drivers._zhixing_bus import FEEDBACK_CLOSED, PortError, ZhixingBus  # noqa: E402
 from rdt2.devices.gripper_drivers.zhixing import ZhixingGripper, ZhixingOptions  # noqa: E402
 from rdt2.devices.peers import started  # noqa: E402
 from rdt2.devices.peers.zhixing import ZhixingPeer, ZhixingPeerOptions, fingers_of  # noqa: E402
@@ -367,6 +367,16 @@ def test_a_single_disturbed_answer_is_no_fault(gripper, peer, fault: str) -> Non
         peer.break_down(fault, answers=1)
         within(10, lambda: peer.answers > answered + 2)  # noqa: B023
     assert gripper.health().ok
+
+
+def test_a_late_answer_is_not_taken_for_that_to_the_next_question() -> None:
+    """Regression: a serial number was asked for twice, and its second answer was the next position."""
+    with ZhixingPeer(ZhixingPeerOptions(serial=880, width=0.06, read_seconds=0.06)) as peer:
+        bus = ZhixingBus(peer.port, slave=1, answer=0.05)
+        for _ in range(3):
+            assert bus.serial_number(patience=0.5) == "880"
+            assert bus.position() == FEEDBACK_CLOSED // 2
+        bus.close()
 
 
 def test_a_gripper_that_has_gone_is_said_by_who_asks_and_closing_it_ends_at_once() -> None:

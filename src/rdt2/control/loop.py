@@ -106,7 +106,9 @@ def run_episode(
     if not max_seconds > 0:
         raise ConfigError(f"max_seconds is {max_seconds}, expected more than 0.")
     if not robot.cameras:
-        raise ConfigError(f"robot {robot.name!r} was opened without cameras, and a policy looks through them.")
+        raise ConfigError(
+            f"robot {robot.name!r} was opened without cameras, and a policy looks through them."
+        )
     episode = _Episode(
         robot, policy, instruction, settings, config or LoopConfig(), max_seconds, seed, permit, pause, pilot
     )

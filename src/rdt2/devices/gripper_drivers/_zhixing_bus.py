@@ -73,6 +73,8 @@ class ZhixingBus:
         self.move_seconds: float | None = None
         """What a move takes lately, mean."""
         self._readings: deque[float] = deque(maxlen=LATELY)
+        self._owes = 0.0
+        """Until when an answer may still come that was not waited for, on the monotonic clock."""
 
     def move(self, position: int) -> None:
         """Go to a position (0 open to 12000 closed), which replaces the one before. Not waited for.
@@ -127,15 +129,25 @@ class ZhixingBus:
         self._serial.close()
 
     def _ask(self, question: Callable[[], T], *, patience: float = PATIENCE) -> T:
-        """Once more and again while there is time for it: what disturbs a single message is no fault."""
+        """Once more and again while there is time for it: what disturbs a single message is no fault.
+
+        An answer of Modbus does not say to what. One that comes late, when the question has been asked again, must
+        not be taken for that to the next question.
+        """
+        self._let_pass()
         began = time.monotonic()
-        tries = 0
+        tries, silent = 0, False
         while True:
             tries += 1
             try:
-                return question()
+                answer = question()
+                if silent:  # if this was to the first question, another one comes after as long again
+                    self._owes = 2 * time.monotonic() - began
+                return answer
             except (self._odd, *self._silent) as error:
+                silent = silent or isinstance(error, self._silent)
                 spent = time.monotonic() - began
+                self._owes = began + 2 * spent
                 if tries >= 2 and spent + min(self._answer, patience / 2) > patience:
                     words = str(error).partition(" The response")[0].rstrip(" .")
                     said = "nothing" if isinstance(error, self._silent) else f"what is no answer ({words})"
@@ -146,6 +158,16 @@ class ZhixingBus:
                 Exception
             ) as error:  # serial.SerialException, and termios.error of a port that was unplugged
                 raise PortError(f"{self.port} is gone ({error})") from error
+
+    def _let_pass(self) -> None:
+        """Wait for answers that are owed, and forget them."""
+        if (left := self._owes - time.monotonic()) > 0:
+            time.sleep(left)
+            try:
+                self._serial.reset_input_buffer()
+            except Exception as error:  # as above: the port was unplugged
+                raise PortError(f"{self.port} is gone ({error})") from error
+        self._owes = 0.0
 
 
 def usb_ports() -> list[str]:
