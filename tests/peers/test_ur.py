@@ -253,6 +253,30 @@ def test_a_process_that_ends_right_after_closing_ends_in_order(peer, tmp_path) -
     assert done.returncode == 0, done.stderr
 
 
+REFUSED = """
+import sys
+sys.path[:0] = {paths!r}
+import test_ur
+test_ur.robot_of(test_ur.settings({address!r})).connect()
+"""
+
+
+def test_a_process_whose_script_is_not_taken_lets_go_of_what_was_connected(peer, tmp_path) -> None:
+    """Regression: the connection that heard states lived on, and connected again by itself."""
+    script = tmp_path / "refused.py"
+    script.write_text(REFUSED.format(paths=PATHS, address=peer["address"]))
+    trouble(peer["address"], "protective_stop")
+    try:
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False
+        )
+    finally:
+        trouble(peer["address"], "release")
+    assert done.returncode == 1, done.stderr
+    assert "takes no script" in done.stderr.splitlines()[-1]
+    assert "End of file" not in done.stderr
+
+
 LOSER = """
 import sys, time
 sys.path[:0] = {paths!r}

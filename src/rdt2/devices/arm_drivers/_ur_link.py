@@ -86,22 +86,24 @@ class URLink:
                     of_refusal(f"{error}, at port {port}, of {what}", address, self.name)
                 ) from error
 
-        self._relay, through = _relay(address)
+        relay, through = _relay(address)
+        made = list[Any]()
 
-        def made() -> tuple[Any, Any, Any]:
-            receive = _kept(RTDEReceiveInterface(through, rate))
+        def make() -> None:
             flags = RTDEControlInterface.FLAG_UPLOAD_SCRIPT | RTDEControlInterface.FLAG_NO_WAIT
-            control = _kept(RTDEControlInterface(through, rate, flags))
-            return receive, control, _kept(RTDEIOInterface(through))
+            made.append(_kept(RTDEReceiveInterface(through, rate)))
+            made.append(_kept(RTDEControlInterface(through, rate, flags)))
+            made.append(_kept(RTDEIOInterface(through)))
 
         try:
-            self.receive, self.control, self._inputs = self.within("let itself be connected", made)
-        except RobotError:
-            self._relay.kill()
-            raise
-        except RuntimeError as error:
-            self._relay.kill()
+            self.within("let itself be connected", make)
+        except (RobotError, RuntimeError) as error:
+            aside(lambda: _disconnect(made, relay))  # what was made before the one that was refused, too
+            if isinstance(error, RobotError):
+                raise
             raise RobotError(of_refusal(str(error), address, self.name)) from error
+        self._relay = relay
+        self.receive, self.control, self._inputs = made
         self._abandoned = False
         try:
             self.wait_for("show a state", lambda: self.receive.getTimestamp() > 0)
