@@ -17,7 +17,7 @@ from rdt2.control.servo import TICK
 from rdt2.control.shadow import Shadow
 from rdt2.control.way import PEAK, smooth
 from rdt2.errors import CalibrationError
-from rdt2.progress import note
+from rdt2.progress import note, progress
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -135,9 +135,9 @@ def touch_off(
         state, width = robot.arms[side].state(), robot.grippers[side].state().width
         return float(fingertips(settings, side, state.pose, width)[2])
 
-    points, corners = [], APART * np.array([[1, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0.0]])
     start = robot.arms[side].state().pose[:3, 3].copy()
-    for corner in corners:
+
+    def touched(corner: ndarray) -> ndarray:
         go(start + corner - robot.arms[side].state().pose[:3, 3], SPEED)
         width = robot.grippers[side].state().width
         above = height() - settings.safety.table_height
@@ -149,8 +149,14 @@ def touch_off(
                 f"the {side} arm met nothing down to {1e3 * (LOWER - 0.01):.0f} mm below where the yaml has the table. "
                 "Lead it nearer, or give points that you touched by hand (--points)."
             )
-        points.append(fingertips(settings, side, met, width))
         go(np.array([0.0, 0.0, start[2] - robot.arms[side].state().pose[2, 3]]), SPEED)
+        return fingertips(settings, side, met, width)
+
+    points, corners = [], APART * np.array([[1, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0.0]])
+    with progress("points touched", len(corners)) as advance:
+        for corner in corners:
+            points.append(touched(corner))
+            advance()
     return np.array(points)
 
 
