@@ -107,7 +107,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=[way for way in WAYS if way != SET_UP])
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, after each way")
     options = parser.parse_args()
     found: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -127,12 +127,12 @@ def main() -> int:
         }
         for way in [SET_UP, *(options.only or [way for way in WAYS if way != SET_UP])]:
             found[way] = gone(way, clone, folder, environment)
+            if options.json is not None:
+                figures = {"cores": os.cpu_count(), "machine": platform.machine(), "ways": found}
+                options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for way, row in found.items():
         seconds = sum(row["seconds"].values())  # type: ignore[attr-defined]
         print(f"{way:10} {seconds / 60:5.1f} min {'FAILED' if 'failed' in row else ''}")
-    if options.json is not None:
-        figures = {"cores": os.cpu_count(), "machine": platform.machine(), "ways": found}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return int(any("failed" in row for row in found.values()))
 
 
