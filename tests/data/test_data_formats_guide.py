@@ -123,7 +123,7 @@ def test_each_layout_is_read_with_the_flags_of_the_guide(row, tmp_path) -> None:
     words = ["data", "convert", str(tmp_path / inside), "out", "--from", kind, *shlex.split(flags)]
     if kind == "umi-zarr":  # whose files have no sentences
         words += ["--instruction", recordings.SENTENCE]
-    source = open_source(tmp_path / inside, kind, parse(words).options)
+    source = open_source(tmp_path / inside, kind, parse(words).source)
     assert not [guess.flag for guess in source.guesses]
     for number, episode in enumerate(source):
         from_zero = replace(episode, timestamps=episode.timestamps - episode.timestamps[0])

@@ -98,8 +98,7 @@ def run_episode(
         seed: of the policy's noise: prediction k uses `seed + k`. None: fresh noise.
 
     Raises:
-        ConfigError: `max_seconds` is not positive, the robot is blind, or inference takes too long for the steps of a
-            chunk.
+        ConfigError: `max_seconds` is not positive, the robot is blind, or inference takes too long for a chunk's steps.
         ObservationError: the instruction is empty.
         SafetyError: a device says nothing that may be believed; nothing has moved.
     """
