@@ -53,8 +53,8 @@ def clock(monkeypatch):
     """Of devices in simulated time, so that a busy machine makes nothing late."""
     time_ = FakeClock()
 
-    def simulated(settings):
-        return replace(open_robot(settings, time_), clock=Paced(time_), concurrent=False)
+    def simulated(settings, **options):
+        return replace(open_robot(settings, time_, **options), clock=Paced(time_), concurrent=False)
 
     monkeypatch.setattr("rdt2.operation.opening.open_robot", simulated)
     return time_
