@@ -97,3 +97,31 @@ def test_cameras_are_looked_at_and_a_board_is_drawn(tmp_path):
     assert set(figures_of(tmp_path, "camera")["exposure"]) == {"right", "left"}
     main(["calibrate", "camera", "--robot", "cell_ur5e", "--board", str(tmp_path / "board.png")])
     assert (tmp_path / "board.png").stat().st_size > 1000
+
+
+def test_a_robot_of_the_package_is_calibrated_command_by_command(tmp_path, capsys) -> None:
+    """Regression: each command began from the package's file again, and wrote over what the one before had found."""
+    touched = tmp_path / "touched.json"
+    copy = tmp_path / "out" / "cell_ur5e.yaml"
+    for height in (0.011, 0.012):
+        touched.write_text(json.dumps([[0.3, 0.1, height], [0.5, 0.1, height], [0.5, -0.1, height]]))
+        main(
+            [
+                "calibrate",
+                "table",
+                "--robot",
+                "cell_ur5e",
+                "--points",
+                str(touched),
+                "--out",
+                str(copy.parent),
+            ]
+        )
+    options = ("--measured", "0.0", "0.08", "--yes", "--out", str(copy.parent))
+    main(["calibrate", "gripper", "--robot", "cell_ur5e", *options])
+    found = RobotSettings.read(copy)
+    assert found.safety.table_height == pytest.approx(0.012)
+    assert found.arms["right"].gripper.scale != TRUE.arms["right"].gripper.scale
+    assert len(list(copy.parent.glob("cell_ur5e.yaml.before-*"))) >= 1
+    assert "as calibrated before" in capsys.readouterr().err
+    assert RobotSettings.read("cell_ur5e") == TRUE

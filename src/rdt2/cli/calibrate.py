@@ -25,7 +25,8 @@ class _Calibration:
     """What all commands of the group take."""
 
     robot: str
-    """The yaml of a robot, or the name of one in configs/robots: of that a changed copy is written to --out."""
+    """The yaml of a robot, or the name of one in configs/robots: of that a changed copy is written to --out, with which
+    later commands go on."""
     side: Literal["right", "left"] | None = None
     """Which arm; None: the right one, or the only one."""
     out: Path = Path("calibration")
@@ -39,8 +40,14 @@ class _Calibration:
     looking: Looking = field(default_factory=Looking)
 
     def _settings(self) -> RobotSettings:
+        from rdt2.progress import note
+        from rdt2.robot.reading import CONFIGS, find
         from rdt2.robot.settings import RobotSettings
 
+        path = find(self.robot)
+        if path.resolve().parent == CONFIGS.resolve() and (self.out / path.name).is_file():
+            self.robot = str(self.out / path.name)
+            note(f"robot: {self.robot}, as calibrated before; another --out begins anew")
         return RobotSettings.read(self.robot)
 
     def _side(self, settings: RobotSettings) -> str:
@@ -296,9 +303,10 @@ class CalibrateGripper(_Calibration):
 class CalibrateTable(_Calibration):
     """Find the height of the table by touching it.
 
-    The arm comes down at 1 cm/s on four points around where it stands, until it meets the table: by its wrench, where
-    it has one. Have the closed fingers a few centimetres over the free table before. With --by-hand nothing moves by
-    itself: you lead the arm to three points or more, and press Enter at each. With --points they are what you know.
+    The arm comes down on four points around where it stands, at 5 cm/s to 3 cm above where the yaml has the table and
+    at 1 cm/s from there, until it meets it: by its wrench, where it has one. Have the closed fingers a few centimetres
+    over the free table before. With --by-hand nothing moves by itself: you lead the arm to three points or more, and
+    press Enter at each. With --points they are what you know.
 
     For example:
       rdt2 calibrate table --robot cell_ur5e --yes
@@ -327,9 +335,8 @@ class CalibrateTable(_Calibration):
         with self._standing(settings) as stand:
             opened = stand.opened
             way = _still(opened)
-            with self._led(
-                stand, way, f"the {side} arm comes down on four points of the table, at 1 cm/s"
-            ) as desk:
+            title = f"the {side} arm comes down on four points of the table, the last 3 cm at 1 cm/s"
+            with self._led(stand, way, title) as desk:
                 if desk is None:
                     return
                 points = touch_off(opened.robot, opened.settings, side, permit=desk.as_shown(), recorder=desk)
