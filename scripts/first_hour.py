@@ -38,7 +38,7 @@ WAYS: dict[str, tuple[str, ...]] = {
         "rdt2 data view data/own --out own.html",
         "rdt2 data stats data/own --fit runs/normalizer --mode mean_std",
         "rdt2 train tokenizer --config tokenizer_real --data data/own --out runs/rvq "
-        f"--set normalizer=runs/normalizer {TRAINED}",
+        "--set normalizer=runs/normalizer --set steps=20",
         f"rdt2 train vq --config vq_small --data data/own --out runs/vq --set tokenizer=runs/rvq/model {TRAINED}",
         "rdt2 train expert --config expert_small --data data/own --out runs/fm --set vlm=runs/vq/model "
         f"--set normalizer=runs/normalizer {TRAINED}",
@@ -72,7 +72,7 @@ WAYS: dict[str, tuple[str, ...]] = {
         "rdt2 evaluate compare ur5e.json fr3.json",
     ),
     "record": (
-        "rdt2 run --robot cell_ur5e --record recordings --yes --episodes 1 --max-seconds 10",
+        "rdt2 run --robot cell_ur5e --record recordings --yes --episodes 1 --max-seconds 20",
         "rdt2 data recordings recordings",
         "rdt2 data mark recordings success",
         "rdt2 data convert recordings data/mine --from recording",
