@@ -84,7 +84,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each calibrating motion")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument(
-        "--without-wrong", action="store_true", help="leave out how the wrong file does: a third of the time"
+        "--without-wrong",
+        action="store_true",
+        help="leave out how the wrong file does, which is a third of the work",
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Goes every way into the project as someone new would, in a fresh clone with an empty home, and takes the time.
 
-    python scripts/first_hour.py --json first_hour.json           # some 40 minutes on two cores; let nothing else run
+    python scripts/first_hour.py --json first_hour.json           # let nothing else run
     python scripts/first_hour.py --only try evaluate
 
 The commands are those of the guides, with what makes them short. A way ends at its first command that fails; what that

@@ -123,7 +123,7 @@ def test_fingers_are_measured(robot) -> None:
 def test_a_table_is_touched(peers, robot) -> None:
     calibrate("table", robot)
     height = make_scene("pick", SEED).table_height
-    assert RobotSettings.read(robot).safety.table_height == pytest.approx(height, abs=3e-3)
+    assert RobotSettings.read(robot).safety.table_height == pytest.approx(height, abs=2e-3)
 
 
 def test_how_late_an_arm_and_its_fingers_are(peers, robot) -> None:
@@ -131,9 +131,9 @@ def test_how_late_an_arm_and_its_fingers_are(peers, robot) -> None:
     told, before = found(robot, "latency_right"), RobotSettings.read(peers[0]).arms[SIDE]
     assert told["arm"]["seconds"] == pytest.approx(before.latency, abs=0.03)
     assert np.ptp(told["arm"]["interval"]) < 0.01
-    assert before.gripper.latency - 0.03 < told["gripper"]["seconds"] < 0.3, (
-        "30 ms a command, 16 ms a reading, in turn"
-    )
+    after = RobotSettings.read(robot).arms[SIDE]  # what is known badly is told, and not written
+    assert after.latency == pytest.approx(told["arm"]["seconds"], abs=1e-3)
+    assert 0.04 < after.gripper.latency < 0.2
 
 
 class Eyes:

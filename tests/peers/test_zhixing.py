@@ -125,7 +125,7 @@ def test_what_is_fed_back_is_read_as_published(gripper, fed_back: int, width: fl
 
         _odd, _readings = ValueError, deque()
 
-        def _ask(self, question):
+        def _read(self, question):
             return question()
 
         class _modbus:

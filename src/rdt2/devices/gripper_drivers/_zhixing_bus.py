@@ -93,7 +93,7 @@ class ZhixingBus:
 
     def force(self) -> int:
         """Raises: BusError."""
-        return int(self._ask(lambda: self._modbus.read_register(FORCE)))
+        return self._read(lambda: self._modbus.read_register(FORCE))
 
     def position(self) -> int:
         """As fed back: 0 open to 3000 closed.
@@ -111,7 +111,7 @@ class ZhixingBus:
             return min(value, FEEDBACK_CLOSED)
 
         began = time.monotonic()
-        value = self._ask(asked)
+        value = self._read(asked)
         self._readings.append(time.monotonic() - began)
         return value
 
@@ -122,19 +122,14 @@ class ZhixingBus:
 
     def serial_number(self, *, patience: float = FIRST_PATIENCE) -> str:
         """Raises: BusError."""
-        return str(self._ask(lambda: self._modbus.read_long(SERIAL), patience=patience))
+        return str(self._read(lambda: self._modbus.read_long(SERIAL), patience=patience))
 
     def close(self) -> None:
         """Again: nothing happens."""
         self._serial.close()
 
     def _ask(self, question: Callable[[], T], *, patience: float = PATIENCE) -> T:
-        """Once more and again while there is time for it: what disturbs a single message is no fault.
-
-        An answer of Modbus does not say to what. One that comes late, when the question has been asked again, must
-        not be taken for that to the next question.
-        """
-        self._let_pass()
+        """Once more and again while there is time for it: what disturbs a single message is no fault."""
         began = time.monotonic()
         tries, silent = 0, False
         while True:
@@ -147,8 +142,8 @@ class ZhixingBus:
             except (self._odd, *self._silent) as error:
                 silent = silent or isinstance(error, self._silent)
                 spent = time.monotonic() - began
-                self._owes = began + 2 * spent
                 if tries >= 2 and spent + min(self._answer, patience / 2) > patience:
+                    self._owes = time.monotonic() + spent
                     words = str(error).partition(" The response")[0].rstrip(" .")
                     said = "nothing" if isinstance(error, self._silent) else f"what is no answer ({words})"
                     raise BusError(
@@ -159,8 +154,11 @@ class ZhixingBus:
             ) as error:  # serial.SerialException, and termios.error of a port that was unplugged
                 raise PortError(f"{self.port} is gone ({error})") from error
 
-    def _let_pass(self) -> None:
-        """Wait for answers that are owed, and forget them."""
+    def _read(self, question: Callable[[], int], *, patience: float = PATIENCE) -> int:
+        """Ask for a number. An answer of Modbus does not say of what: one that comes late, when the question has
+        been asked again, must not be taken for that to the next question. So answers that are owed are waited for, and
+        forgotten. What is written waits for nothing: its confirmation says of what.
+        """
         if (left := self._owes - time.monotonic()) > 0:
             time.sleep(left)
             try:
@@ -168,6 +166,7 @@ class ZhixingBus:
             except Exception as error:  # as above: the port was unplugged
                 raise PortError(f"{self.port} is gone ({error})") from error
         self._owes = 0.0
+        return int(self._ask(question, patience=patience))
 
 
 def usb_ports() -> list[str]:
