@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -75,6 +76,22 @@ def test_a_wrong_tool_is_mended(mended):
     assert degrees < 0.1
     assert after.arms["left"] == TRUE.arms["left"]
     assert after.safety == TRUE.safety
+
+
+def test_arms_are_placed_by_two_of_them(mended, tmp_path):
+    """Under the same stations each tells where its arm stands."""
+    robot = shutil.copy(mended, tmp_path)
+    options = ["--robot", robot, "--out", str(tmp_path)]
+    main(["calibrate", "handeye", *options, "--side", "left", "--seconds", "12", "--yes"])
+    reports = [
+        str(folder / f"handeye_{side}.json")
+        for side, folder in (("left", tmp_path), ("right", mended.parent / "out"))
+    ]
+    main(["calibrate", "arms", *options, "--reports", *reports])
+    mm, degrees = off(RobotSettings.read(robot).arms["right"].base, TRUE.arms["right"].base)
+    assert mm < 1.0
+    assert degrees < 0.1
+    assert "Bases from above" in (tmp_path / "arms.html").read_text()
 
 
 def test_what_was_there_is_kept(mended):

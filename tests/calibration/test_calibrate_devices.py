@@ -54,8 +54,7 @@ def test_the_table_is_touched(monkeypatch, tmp_path):
         raise AssertionError("only a person lets arms go on that were stopped")
 
     monkeypatch.setattr(Robot, "recover", recover)
-    monkeypatch.setattr(places, "NEAR", 0.01)  # less of it slowly, and faster: a test has less patience
-    monkeypatch.setattr(places, "DOWN", 0.02)
+    monkeypatch.setattr(places, "DOWN", 0.02)  # a test has less patience
     main(["calibrate", "table", "--robot", "cell_ur5e", "--out", str(tmp_path), "--yes", "--seed", "3"])
     found = figures_of(tmp_path, "table")
     assert found["highest"] == pytest.approx(make_scene("pick", seed=3).table_height, abs=3e-3)

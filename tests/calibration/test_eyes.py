@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
+from boards import DISTORTION, MATRIX, photographs
 from PIL import Image
 
 from rdt2.calibration.eyes import eyes, take
-from rdt2.calibration.lens import Board, Lens
+from rdt2.calibration.lens import Lens
 from rdt2.calibration.writing import write_changes
 from rdt2.cli.main import main
 from rdt2.errors import CalibrationError
@@ -20,9 +21,7 @@ from rdt2.robot.reading import CONFIGS
 from rdt2.robot.settings import RobotSettings
 
 UR5E = RobotSettings.read("bimanual_ur5e")
-MATRIX = np.array([[150.0, 0, 195.0], [0, 150.0, 188.0], [0, 0, 1.0]])
-DISTORTION = np.array([0.05, -0.01, 0.004, -0.001])
-LENS = Lens(MATRIX, DISTORTION, 0.1, 20, 1.0)
+LENS = Lens(MATRIX, DISTORTION, 0.1, (384, 384), 20, 1.0)
 
 
 class Cameras:
@@ -92,7 +91,12 @@ def test_a_crop_is_found_for_a_view() -> None:
     assert ("shows from edge to edge", f"{np.degrees(LENS.view(384)):.0f} degrees") in found.rows
     with pytest.raises(CalibrationError, match="Set crop"):
         eyes(Cameras(), RobotSettings.read("cell_ur5e"), lens=("left", LENS), view=80.0)
-    aside = Lens(MATRIX + np.array([[0, 0, 60.0], [0, 0, 0], [0, 0, 0]]), DISTORTION, 0.1, 20, 1.0)
+    aside = Lens(
+        MATRIX + np.array([[0, 0, 60.0], [0, 0, 0], [0, 0, 0]]), DISTORTION, 0.1, (384, 384), 20, 1.0
+    )
+    small = replace(LENS, size=(480, 640))
+    with pytest.raises(CalibrationError, match="board are 640x480, and the left camera's are now 384x384"):
+        eyes(Cameras(), UR5E, lens=("left", small), view=80.0)
     assert "the lens's middle is +64, -4 pixels" in eyes(Cameras(), UR5E, lens=("left", aside)).notes[0]
 
 
@@ -102,27 +106,6 @@ def test_pictures_are_taken_when_somebody_says_so(tmp_path) -> None:
     assert [path.name for path in sorted((tmp_path / "lens").iterdir())] == ["left-000.png", "left-001.png"]
     typed = iter(["", "done"])
     assert take(Cameras(), "left", tmp_path / "lens", lambda text: next(typed)) == 3
-
-
-def photographs(count: int) -> list[np.ndarray]:
-    """A printed board before the fisheye lens."""
-    board, random = Board(), np.random.default_rng(0)
-    printed, scale = board.picture(60), 60 / board.square
-    pixels = np.stack(np.meshgrid(np.arange(384.0), np.arange(384.0)), axis=-1).reshape(-1, 1, 2)
-    rays = cv2.fisheye.undistortPoints(pixels, MATRIX, DISTORTION)[:, 0]
-    middle = np.array([board.columns, board.rows, 0]) / 2 * board.square
-    found = []
-    while len(found) < count:
-        turned = cv2.Rodrigues(random.normal(0, 0.3, 3))[0]
-        way = np.array([*random.uniform(-0.08, 0.08, 2), random.uniform(0.1, 0.16)]) - turned @ middle
-        # a ray (x, y, 1) meets the board's plane where the inverse of (its x axis, its y axis, its origin) says
-        home = np.linalg.inv(np.column_stack([turned[:, 0], turned[:, 1], way]))
-        met = np.column_stack([rays, np.ones(len(rays))]) @ home.T
-        where = (met[:, :2] / met[:, 2:] * scale - 0.5).astype(np.float32).reshape(384, 384, 2)
-        seen = cv2.remap(printed, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderValue=255)
-        seen[(met[:, 2] <= 0).reshape(384, 384)] = 255
-        found.append(cv2.cvtColor(seen, cv2.COLOR_GRAY2RGB))
-    return found
 
 
 def test_a_lens_is_found_from_photographs_by_the_whole_command(tmp_path) -> None:

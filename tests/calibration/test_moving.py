@@ -8,9 +8,10 @@ import pytest
 pytest.importorskip("mujoco")
 
 from rdt2.calibration.motion import Excitation
-from rdt2.calibration.moving import JOINT_SPEED, TCP_SPEED, planned
+from rdt2.calibration.moving import JOINT_SPEED, TCP_SPEED, planned, way_along
+from rdt2.calibration.places import fingertips
 from rdt2.control.servo import TICK
-from rdt2.errors import CalibrationError
+from rdt2.errors import CalibrationError, SafetyError
 from rdt2.operation.opening import at_its_table
 from rdt2.robot.settings import RobotSettings
 from rdt2.sim.cell import Cell
@@ -68,3 +69,18 @@ def test_near_the_end_of_its_workspace_it_is_smaller(standing) -> None:
     _, motion = planned(near, robot, "right", MOTION)
     assert 4 < motion.degrees < 25
     assert motion.metres < MOTION.metres
+
+
+def test_fingers_that_move_meanwhile_have_room_too(standing) -> None:
+    """Regression: `latency` looked at the opening that they had before."""
+    _, robot, settings = standing
+    pose, opening = robot.arms["right"].state().pose, robot.grippers["right"].state().width
+    tips = fingertips(settings, "right", pose, opening)
+    post = settings.changed({"safety.obstacles": {"post": {"centre": tips.tolist(), "size": [0.01] * 3}}})
+
+    def still(start: np.ndarray) -> np.ndarray:
+        return np.repeat(start[None], 125, axis=0)
+
+    way_along(post, robot, "right", still, 1.0)
+    with pytest.raises(SafetyError, match="post"):
+        way_along(post, robot, "right", still, 1.0, width=lambda since: opening * (1 - since))

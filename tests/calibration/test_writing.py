@@ -37,6 +37,14 @@ def test_what_two_arms_share_changes_for_one(side, part):
     assert new == expected
 
 
+def test_what_stood_between_braces_is_kept_above_its_line():
+    """Regression: old values were kept as a comment only where each has a line of its own."""
+    new = changed_text(TEXT, {"arms.left.gripper.latency": 0.044}, remark="today")
+    assert comments(new) == comments(TEXT) | {"before today: arms.left.gripper.latency: 0.03"}
+    assert changed_text("{a: {b: 1}}", {"a.b": 2}, remark="now") == "# before now: a.b: 1\n{a: {b: 2}}"
+    assert changed_text("{a: {b: 1}}", {"a.c": 2}, remark="now") == "# new by now: a.c\n{a: {c: 2, b: 1}}"
+
+
 def test_what_is_missing_is_added():
     changes = {"arms.right.device.speed": 3, "safety.table_height": 0.01}
     new = yaml.safe_load(changed_text(TEXT, changes, remark="today"))

@@ -20,6 +20,8 @@ pytest.importorskip("rtde_control", reason="ur_rtde is not installed: pip instal
 pytest.importorskip("pymodbus", reason="pymodbus is not installed: pip install 'rdt2[zhixing]'")
 pytest.importorskip("mujoco")
 
+from boards import MATRIX, photographs
+
 from rdt2.calibration.handeye import difference
 from rdt2.devices.libaravis import library
 from rdt2.devices.peers import started
@@ -63,10 +65,10 @@ def robot(peers, tmp_path):
     return altered(peers[0], tmp_path / "mine.yaml", lambda arm: None)
 
 
-def altered(path, copy, change):
-    """A copy of the peers' yaml with the right arm alone, changed."""
+def altered(path, copy, change, sides=(SIDE,)):
+    """A copy of the peers' yaml with the right arm changed, and no arms but these."""
     values = yaml.safe_load(path.read_text())
-    del values["arms"]["left"]
+    values["arms"] = {side: values["arms"][side] for side in sides}
     change(values["arms"][SIDE])
     copy.write_text(yaml.safe_dump(values))
     return copy
@@ -96,8 +98,8 @@ def found(robot, name):
     return json.loads((robot.parent / "out" / f"{name}.json").read_text())
 
 
-def tracker_of(peers):
-    return [f"{key}={value}" for key, value in peers[1][SIDE]["tracker"].items()]
+def tracker_of(peers, side=SIDE):
+    return [f"{key}={value}" for key, value in peers[1][side]["tracker"].items()]
 
 
 def test_a_wrong_tool_is_mended_and_the_check_says_so(peers, tmp_path) -> None:
@@ -113,6 +115,20 @@ def test_a_wrong_tool_is_mended_and_the_check_says_so(peers, tmp_path) -> None:
     assert np.degrees(np.linalg.norm(off[3:])) < 0.2
     calibrate("check", robot, "--tracker", *tracker)
     assert found(robot, "check_right")["holds"]
+
+
+def test_an_arm_that_stands_elsewhere_is_placed_by_the_tracker(peers, tmp_path) -> None:
+    def spoil(arm):
+        arm["base"] = (np.asarray(arm["base"]) @ WRONG).tolist()
+
+    robot = altered(peers[0], tmp_path / "mine.yaml", spoil, sides=("right", "left"))
+    for side in ("left", "right"):
+        calibrate("handeye", robot, "--side", side, "--seconds", "12", "--tracker", *tracker_of(peers, side))
+    reports = [str(tmp_path / "out" / f"handeye_{side}.json") for side in ("left", "right")]
+    calibrate("arms", robot, "--reports", *reports)
+    off = difference(RobotSettings.read(robot).arms[SIDE].base, TRUE.base)
+    assert np.linalg.norm(off[:3]) < 2e-3
+    assert np.degrees(np.linalg.norm(off[3:])) < 0.2
 
 
 def test_fingers_are_measured(robot) -> None:
@@ -137,10 +153,11 @@ def test_how_late_an_arm_and_its_fingers_are(peers, robot) -> None:
 
 
 class Eyes:
-    """What two cameras see, ten times a second: a room, and a hand before one of them."""
+    """What two cameras see, ten times a second: a room, and a hand before one of them, or a picture."""
 
     def __init__(self) -> None:
         self.board, self.waved, self.closed = Board(), "", threading.Event()
+        self.picture: np.ndarray | None = None
         self.board.write_cell(began=0.0)
         self.thread = threading.Thread(target=self.show)
 
@@ -149,9 +166,39 @@ class Eyes:
             for side in ("right", "left"):
                 picture = np.full((384, 384, 3), 220 if side == self.waved else 110, np.uint8)
                 picture[::16] = 60
+                if self.picture is not None:
+                    picture = self.picture
                 self.board.put_picture(f"{side} camera", time.monotonic(), number, picture)
             if self.closed.wait(0.1):
                 return
+
+
+class Person:
+    """Somebody who reads what a command prints, and types."""
+
+    def __init__(self, words) -> None:
+        self.said = ""
+        self.command = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def hears(self, *ends: str) -> str:
+        """The one of these with which it asks; empty when it has ended."""
+        while letter := self.command.stdout.read(1):
+            self.said += letter
+            for end in ends:
+                if self.said.endswith(end):
+                    return end
+        return ""
+
+    def types(self, line: str) -> None:
+        self.command.stdin.write(f"{line}\n")
+        self.command.stdin.flush()
+
+    def ends(self) -> None:
+        self.command.stdin.close()
+        self.hears()
+        assert self.command.wait(20) == 0, self.said
 
 
 @pytest.fixture
@@ -173,29 +220,59 @@ def eyes():
         yield eyes, devices
 
 
-def test_cameras_that_are_exchanged_are_put_right(eyes, peers, robot) -> None:
+@pytest.fixture
+def looking(eyes, peers, robot):
+    """The yaml with both arms, each with the other's camera, and what they see."""
     shown, devices = eyes
     values = yaml.safe_load(peers[0].read_text())
     for side, other in (("right", "left"), ("left", "right")):
         values["arms"][side]["camera"]["device"] = {**devices[other], "fps": 5}
     robot.write_text(yaml.safe_dump(values))
     trouble(ADDRESS, "release")
-    person = subprocess.Popen(
-        command("camera", robot), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )  # fmt: skip
-    said = ""
-    while letter := person.stdout.read(1):
-        said += letter
-        if said.endswith("press Enter. "):
-            asked = said.rpartition("Hold ")[2]
-            shown.waved = next((side for side in ("right", "left") if f"the {side} camera" in asked), "")
-            person.stdin.write("\n")
-            person.stdin.flush()
-        elif said.endswith("[y/N] "):
-            person.stdin.write("y\n")
-            person.stdin.flush()
-    assert person.wait(20) == 0, said
-    assert "the wrong way round" in said
+    return shown, robot
+
+
+def test_an_exposure_is_put_right(looking) -> None:
+    shown, robot = looking
+    shown.picture = np.full((384, 384, 3), 20, np.uint8)
+    calibrate("camera", robot)
+    told = found(robot, "camera")["exposure"][SIDE]
+    assert told["wrong"]
+    device = RobotSettings.read(robot).arms[SIDE].camera.device
+    assert device["exposure_us"] == round(told["exposure_us"])
+    calibrate("camera", robot)  # with it the camera starts
+
+
+def test_a_lens_is_found_and_the_crop_that_shows_as_much_as_was_asked(looking, tmp_path) -> None:
+    shown, robot = looking
+    boards, folder = photographs(12), tmp_path / "lens"
+    shown.picture = boards[0]
+    person = Person(command("camera", robot, "--take", str(folder)))
+    for board in [*boards, None]:
+        assert person.hears("done ends it): "), person.said
+        shown.picture = board
+        time.sleep(0.5)  # until a picture of it has come
+        person.types("" if board is not None else "done")
+    person.ends()
+    shown.picture = None
+    calibrate("camera", robot, "--pictures", str(folder), "--view", "90")
+    lens = found(robot, "camera")["lens"]
+    np.testing.assert_allclose(lens["matrix"], MATRIX, atol=3)
+    assert RobotSettings.read(robot).arms[SIDE].camera.device["crop"] > 0
+
+
+def test_cameras_that_are_exchanged_are_put_right(looking) -> None:
+    shown, robot = looking
+    person = Person(command("camera", robot))
+    while heard := person.hears("press Enter. ", "[y/N] "):
+        if heard == "[y/N] ":
+            person.types("y")
+            continue
+        asked = person.said.rpartition("Hold ")[2]
+        shown.waved = next((side for side in ("right", "left") if f"the {side} camera" in asked), "")
+        person.types("")
+    person.ends()
+    assert "the wrong way round" in person.said
     after = RobotSettings.read(robot)
     for side in ("right", "left"):
         assert after.arms[side].camera.device["serial"] == f"EYE-{side}"

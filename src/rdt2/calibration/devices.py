@@ -108,7 +108,10 @@ def latency(kept: Recording, way: Way, side: str, arm: ArmSettings, *, camera: b
         {part: each.as_dict() for part, each in found.items()} | values,
         {keys[part]: round(each.seconds, 4) for part, each in sure.items()},
         notes,
-        ["rdt2 calibrate gripper is next; the other arm has latencies of its own (--side)."],
+        [
+            f"rdt2 calibrate gripper {{robot}} --side {side} is next.",
+            "The other arm has latencies of its own (--side).",
+        ],
         [
             plot(
                 "Fingers", {"commanded": commanded, "measured": (widths[:, 0], widths[:, 1])}, x="s", y="m"
@@ -235,6 +238,7 @@ def gripper(
         "scale": changes.get(f"{key}.scale", settings.scale),
     }
     return Outcome(
-        f"Gripper of the {side} arm", rows, values, changes, notes, ["rdt2 calibrate table is next."],
+        f"Gripper of the {side} arm", rows, values, changes, notes,
+        [f"rdt2 calibrate table {{robot}} --side {side} is next."],
         [plot("Opening", {"commanded": (since, told), "measured": (since, was)}, x="s", y="m")],
     )  # fmt: skip

@@ -94,6 +94,11 @@ def eyes(
             )
     if lens is not None:
         side, found = lens
+        if found.size != seen[side].shape[:2]:
+            raise CalibrationError(
+                f"the pictures of the board are {found.size[1]}x{found.size[0]}, and the {side} camera's are now "
+                f"{seen[side].shape[1]}x{seen[side].shape[0]}. Take them with that camera as it is: --take FOLDER."
+            )
         values["lens"] = {"side": side, **found.as_dict()}
         notes += found.notes
         rows.append((f"{side} lens", f"{found.error:.2f} pixels left in {found.pictures} pictures"))
@@ -124,7 +129,7 @@ def eyes(
                 "elsewhere. Look at both pictures with 'rdt2 device test'."
             )
     return Outcome(
-        "Wrist cameras", rows, values, changes, notes, following=following or ["rdt2 run --dry-run is next."],
+        "Wrist cameras", rows, values, changes, notes, following=following or ["rdt2 run {robot} --dry-run is next."],
         plots=[picture(f"{side} camera", image) for side, image in sorted(seen.items())],
     )  # fmt: skip
 

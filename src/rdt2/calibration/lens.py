@@ -91,6 +91,8 @@ class Lens:
     """k1 to k4 of the equidistant model."""
     error: float
     """Root mean square distance of the corners from where the model has them, pixels."""
+    size: tuple[int, int]
+    """Height and width of the pictures."""
     pictures: int
     covered: float
     """Share of the picture's cells in which corners were seen."""
@@ -177,7 +179,9 @@ def from_corners(
         ) from None
     cells = np.concatenate(points) / size * CELLS
     seen = {tuple(cell) for cell in np.clip(cells.astype(int), 0, CELLS - 1).tolist()}
-    return Lens(matrix, distortion.ravel(), float(error), len(points), len(seen) / CELLS**2)
+    return Lens(
+        matrix, distortion.ravel(), float(error), (size[1], size[0]), len(points), len(seen) / CELLS**2
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

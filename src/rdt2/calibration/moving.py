@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from rdt2.calibration.track import Track
 from rdt2.control.guard import Guard
@@ -38,12 +39,20 @@ JOINT_SPEED = np.radians(60.0)
 """rad/s that no joint exceeds in a calibrating motion, nor half of its top speed."""
 TCP_SPEED = 0.25
 """m/s that a TCP does not exceed."""
+LATE = 0.3
+"""Seconds that fingers may be late by, in what is looked at for room."""
 NEAR, TURNED = 5e-4, np.radians(0.1)
 """Metres and radians that joints may miss a planned pose by."""
 
 
 def way_along(
-    settings: RobotSettings, robot: Robot, side: str, poses: Callable[[ndarray], ndarray], seconds: float
+    settings: RobotSettings,
+    robot: Robot,
+    side: str,
+    poses: Callable[[ndarray], ndarray],
+    seconds: float,
+    *,
+    width: Callable[[float], float] | None = None,
 ) -> Way:
     """Joints of one arm along poses, the other arm at rest.
 
@@ -53,6 +62,7 @@ def way_along(
         side: of the arm that moves.
         poses: of its TCP at rest (4, 4), to poses (n, 4, 4) every `TICK`, both in the cell frame.
         seconds: how long that is.
+        width: opening (metres) of its gripper by seconds since the way began; None: fingers stay where they are.
 
     Raises:
         CalibrationError: the robot has no joints that could be led.
@@ -99,15 +109,30 @@ def way_along(
         raise SafetyError(f"the {side} arm's TCP would be faster than {TCP_SPEED} m/s")
     still = {s: np.repeat(each[None], len(asked), axis=0) for s, each in start.items() if s != side}
     way = Way({**still, side: joints}, f"the {side} arm, {seconds:.0f} s")
-    if reason := Room(settings, widths).touched(way):
+    openings: dict[str, float | ndarray] = {**widths}
+    if width is not None:
+        told, late = (
+            np.array([width(time) for time in TICK * np.arange(len(asked))]),
+            2 * round(LATE / TICK) + 1,
+        )
+        openings[side] = np.stack([minimum_filter1d(told, late), maximum_filter1d(told, late)], axis=1)
+    if reason := Room(settings, openings).touched(way):
         raise SafetyError(reason)
     if not isinstance(robot.arms[side], JointArm):
         require_followed(settings, side, way)
     return way
 
 
-def planned(settings: RobotSettings, robot: Robot, side: str, motion: Excitation) -> tuple[Way, Excitation]:
-    """The largest part of a motion whose whole way is clear, from where the arm stands.
+def planned(
+    settings: RobotSettings,
+    robot: Robot,
+    side: str,
+    motion: Excitation,
+    *,
+    width: Callable[[float], float] | None = None,
+) -> tuple[Way, Excitation]:
+    """The largest part of a motion whose whole way is clear, from where the arm stands, with fingers that open as
+    `width` says (see `way_along`).
 
     Raises:
         CalibrationError: not even a fifth of it is.
@@ -118,7 +143,7 @@ def planned(settings: RobotSettings, robot: Robot, side: str, motion: Excitation
         times = TICK * np.arange(round(motion.seconds / TICK) + 1)
         along = partial(smaller.poses, times=times)
         try:
-            return way_along(settings, robot, side, along, motion.seconds), smaller
+            return way_along(settings, robot, side, along, motion.seconds, width=width), smaller
         except SafetyError as error:
             reason = str(error)
     raise CalibrationError(

@@ -39,7 +39,7 @@ class Outcome:
     notes: Sequence[str] = ()
     """What makes it less than it could be."""
     following: Sequence[str] = ()
-    """What to do next."""
+    """What to do next; {robot} stands for the option that names the robot as it is now."""
     plots: Sequence[str] = ()
     """HTML, of `plot` and `picture`."""
     holds: bool = True

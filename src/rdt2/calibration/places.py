@@ -31,8 +31,8 @@ APART = 0.05
 """Metres from where the arm stands to each of four points that it touches by itself."""
 LOWER = 0.06
 """Metres by which the table may be lower than the yaml says."""
-NEAR = 0.03
-"""Metres above where the yaml has the table, from which an arm comes down slowly."""
+NEAR = 0.02
+"""Metres above what was touched before, from which an arm comes down slowly; where nothing was, it does all the way."""
 SPEED, DOWN = 0.05, 0.01
 """m/s over the table, and towards it."""
 FORCE = 5.0
@@ -72,7 +72,10 @@ def table(points: Float[ndarray, "n 3"], before: float) -> Outcome:
             "height": found.height, "highest": found.highest, "tilt_deg": found.tilt, "error_m": found.error,
             "points": points,
         },
-        {"safety.table_height": round(found.highest, 4)}, notes, ["rdt2 calibrate arms is next, where there are two."],
+        {"safety.table_height": round(found.highest, 4)}, notes, [
+            "rdt2 calibrate arms {robot} --by-hand is next, where there are two arms.",
+            "rdt2 calibrate camera {robot} comes after it.",
+        ],
         [
             plot(
                 f"Touched points along {axis}", {"height": (1e3 * points[:, column], 1e3 * points[:, 2])},
@@ -137,13 +140,15 @@ def touch_off(
 
     start = robot.arms[side].state().pose[:3, 3].copy()
 
-    def touched(corner: ndarray) -> ndarray:
+    def down(to: float, speed: float) -> ndarray | None:
+        return go(np.array([0.0, 0.0, min(to - height(), 0.0)]), speed, meets=True)
+
+    def touched(corner: ndarray, before: float) -> ndarray:
         go(start + corner - robot.arms[side].state().pose[:3, 3], SPEED)
         width = robot.grippers[side].state().width
-        above = height() - settings.safety.table_height
-        met = go(np.array([0.0, 0.0, NEAR - above]), SPEED, meets=True) if above > NEAR else None
+        met = down(before + NEAR, SPEED) if height() > before + NEAR else None
         if met is None:
-            met = go(np.array([0.0, 0.0, -min(above, NEAR) - LOWER + 0.01]), DOWN, meets=True)
+            met = down(settings.safety.table_height - LOWER + 0.01, DOWN)
         if met is None:
             raise CalibrationError(
                 f"the {side} arm met nothing down to {1e3 * (LOWER - 0.01):.0f} mm below where the yaml has the table. "
@@ -152,10 +157,11 @@ def touch_off(
         go(np.array([0.0, 0.0, start[2] - robot.arms[side].state().pose[2, 3]]), SPEED)
         return fingertips(settings, side, met, width)
 
-    points, corners = [], APART * np.array([[1, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0.0]])
+    points: list[ndarray] = []
+    corners = APART * np.array([[1, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0.0]])
     with progress("points touched", len(corners)) as advance:
         for corner in corners:
-            points.append(touched(corner))
+            points.append(touched(corner, max((point[2] for point in points), default=np.inf)))
             advance()
     return np.array(points)
 
@@ -227,6 +233,11 @@ def arms(settings: RobotSettings, found: Placement, how: str) -> Outcome:
     if set(settings.arms) != {"right", "left"}:
         raise CalibrationError(f"robot {settings.name!r} has one arm: there is nothing to place it by.")
     base = settings.arms["left"].base @ found.transform
+    bases = {
+        "left arm": settings.arms["left"].base,
+        "right arm in the yaml": settings.arms["right"].base,
+        "now": base,
+    }
     change = np.linalg.inv(settings.arms["right"].base) @ base
     turned = float(np.degrees(Rotation.from_matrix(change[:3, :3]).magnitude()))
     place = ", ".join(f"{1e3 * v:.1f}" for v in found.transform[:3, 3])
@@ -240,8 +251,15 @@ def arms(settings: RobotSettings, found: Placement, how: str) -> Outcome:
         "Arms", rows,
         {"tx_left_right": found.transform, "error_m": found.error, "moved_mm": 1e3 * np.linalg.norm(change[:3, 3])},
         {"arms.right.base": base},
-        following=["rdt2 run --dry-run shows both arms where they are said to stand: look whether they do."],
+        following=[
+            "rdt2 run {robot} --dry-run shows both arms where they are said to stand: look whether they do.",
+            "rdt2 calibrate camera {robot} is next.",
+        ],
         plots=[
+            plot(
+                "Bases from above", {name: (each[:1, 3], each[1:2, 3]) for name, each in bases.items()},
+                x="m along x", y="m along y",
+            ),
             plot(
                 "Left of each touched point",
                 {"mm": (np.arange(1, len(found.distances) + 1), 1e3 * found.distances)}, x="point", y="mm",

@@ -67,8 +67,8 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
             if notes
             else [
                 "Unscrew the tracker if it is not needed any more.",
-                f"rdt2 calibrate check --side {side} tells later whether it still holds.",
-                "rdt2 calibrate latency is next.",
+                f"rdt2 calibrate check {{robot}} --side {side} tells later whether it still holds.",
+                f"rdt2 calibrate latency {{robot}} --side {side} is next.",
             ]
         ),
         plots=_plots(found, tracker, arm),
@@ -105,7 +105,7 @@ def check(tracker: Track, arm: Track, side: str, policy_to_tcp: Float[ndarray, "
             else [
                 "See whether the tracker sits tight, and where it sat when it was calibrated; else gripper or tool "
                 "have moved.",
-                f"rdt2 calibrate handeye --side {side} makes it right.",
+                f"rdt2 calibrate handeye {{robot}} --side {side} makes it right.",
             ]
         ),
         plots=_plots(found, tracker, arm),

@@ -39,25 +39,31 @@ def write_changes(
         CalibrationError: the new values cannot be put into this file, or it would not be a robot's any more; it is not
             changed then, and the message has the values. RecordingError: it cannot be written.
     """
-    from rdt2.robot.reading import CONFIGS, find
+    from rdt2.robot.reading import find
 
-    path = find(source)
+    path, target = find(source), written_to(source, copy_to)
     text, stamp = path.read_text(encoding="utf-8"), time.strftime("%Y-%m-%d %H:%M:%S")
     plain = {key: _plain(value) for key, value in changes.items()}
     new = changed_text(text, plain, remark=f"{by}, {stamp}")
-    inside = path.resolve().parent == CONFIGS.resolve()
-    target = copy_to / path.name if inside else path
     trial = target.with_name(f".{target.stem}.new{target.suffix}")
     write_whole(trial, new)
     try:
         RobotSettings.read(trial)
     finally:
         trial.unlink()
-    if inside:
+    if target != path:
         return write_whole(target, new), None
     old = path.with_name(f"{path.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
     write_whole(old, text)
     return write_whole(target, new), old
+
+
+def written_to(source: str | Path, copy_to: Path) -> Path:
+    """The file that changes of a robot go into: its own; of one that comes with the package a copy in this folder."""
+    from rdt2.robot.reading import CONFIGS, find
+
+    path = find(source)
+    return copy_to / path.name if path.resolve().parent == CONFIGS.resolve() else path
 
 
 def changed_text(text: str, changes: Mapping[str, Any], *, remark: str) -> str:
@@ -169,23 +175,37 @@ def _child(node: Any, key: str) -> Any:
 
 def _changed(text: str, keys: list[str], value: Any, remark: str) -> str:
     node = _compose(text)
+    line = node.start_mark
     for depth, key in enumerate(keys):
         child = _child(node, key)
+        if not node.flow_style and child is not None:
+            line = _name(node, child).start_mark
         if child is None:
             for missing in reversed(keys[depth + 1 :]):
                 value = {missing: value}
-            return _added(text, node, key, value, remark)
+            added = _added(text, node, key, value, remark)
+            if node.flow_style and node.value:
+                added = _said(added, line, f"new by {remark}: {'.'.join(keys)}")
+            return added
         parent, node = node, child
-    name = next(name for name, each in parent.value if each is node)
+    name = _name(parent, node)
     start, end = name.start_mark, _end(node)
-    new = f"{name.value}: {_flow(value)}"
-    if not parent.flow_style:
-        column = " " * start.column
-        old = " ".join(text[name.end_mark.index + 1 : end].split())
-        new = f"# before {remark}: {_shortened(text, node, old)}\n{column}{name.value}:" + _block(
-            value, start.column
-        )
-    return text[: start.index] + new + text[end:]
+    old = _shortened(text, node, " ".join(text[name.end_mark.index + 1 : end].split()))
+    if parent.flow_style:  # no comment fits between its braces
+        new, what = f"{name.value}: {_flow(value)}", f"{'.'.join(keys)}: {old}"
+    else:
+        new, what = f"{name.value}:{_block(value, start.column)}", old
+    return _said(text[: start.index] + new + text[end:], line, f"before {remark}: {what}")
+
+
+def _name(parent: Any, child: Any) -> Any:
+    """The key that a value stands behind."""
+    return next(name for name, each in parent.value if each is child)
+
+
+def _said(text: str, line: Any, remark: str) -> str:
+    """A text with a comment above the line of a mark."""
+    return f"{text[: line.index]}# {remark}\n{' ' * line.column}{text[line.index :]}"
 
 
 def _shortened(text: str, node: Any, old: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,13 +40,14 @@ class _Calibration:
     looking: Looking = field(default_factory=Looking)
 
     def _settings(self) -> RobotSettings:
+        from rdt2.calibration.writing import written_to
         from rdt2.progress import note
-        from rdt2.robot.reading import CONFIGS, find
+        from rdt2.robot.reading import find
         from rdt2.robot.settings import RobotSettings
 
-        path = find(self.robot)
-        if path.resolve().parent == CONFIGS.resolve() and (self.out / path.name).is_file():
-            self.robot = str(self.out / path.name)
+        copy = written_to(self.robot, self.out)
+        if copy != find(self.robot) and copy.is_file():
+            self.robot = str(copy)
             note(f"robot: {self.robot}, as calibrated before; another --out begins anew")
         return RobotSettings.read(self.robot)
 
@@ -94,10 +95,15 @@ class _Calibration:
         from rich.table import Table
 
         from rdt2.calibration.outcome import write_page
-        from rdt2.calibration.writing import write_changes
+        from rdt2.calibration.writing import write_changes, written_to
         from rdt2.cli.output import console, save_json
         from rdt2.progress import note
 
+        later = written_to(self.robot, self.out)
+        robot = str(later if outcome.changes or later.is_file() else self.robot)
+        outcome = replace(
+            outcome, following=[each.replace("{robot}", f"--robot {robot}") for each in outcome.following]
+        )
         table = Table(title=outcome.title, title_justify="left", show_header=False)
         for row in outcome.rows:
             table.add_row(*row)
@@ -249,12 +255,12 @@ class CalibrateLatency(_Calibration):
         side = self._side(settings)
         with self._standing(settings, blind=self.no_camera) as stand:
             robot, told = stand.opened.robot, stand.opened.settings
-            way, motion = planned(told, robot, side, MOTION)
+            opening = fingers(robot.grippers[side].state().width, settings.arms[side].gripper.stroke)
+            way, motion = planned(told, robot, side, MOTION, width=opening)
             title = f"the {side} arm turns by {motion.degrees:.0f} degrees, its fingers move, {MOTION.seconds:.0f} s"
             with self._led(stand, way, title) as desk:
                 if desk is None:
                     return
-                opening = fingers(robot.grippers[side].state().width, settings.arms[side].gripper.stroke)
                 kept = record(
                     robot, told, side, way, permit=desk.as_shown(), recorder=desk, width=opening,
                     pictures=not self.no_camera,
@@ -303,8 +309,8 @@ class CalibrateGripper(_Calibration):
 class CalibrateTable(_Calibration):
     """Find the height of the table by touching it.
 
-    The arm comes down on four points around where it stands, at 5 cm/s to 3 cm above where the yaml has the table and
-    at 1 cm/s from there, until it meets it: by its wrench, where it has one. Have the closed fingers a few centimetres
+    The arm comes down on four points around where it stands until it meets the table: by its wrench, where it has one.
+    It does at 1 cm/s, only to 2 cm above what it has met before at 5 cm/s. Have the closed fingers a few centimetres
     over the free table before. With --by-hand nothing moves by itself: you lead the arm to three points or more, and
     press Enter at each. With --points they are what you know.
 
@@ -335,7 +341,7 @@ class CalibrateTable(_Calibration):
         with self._standing(settings) as stand:
             opened = stand.opened
             way = _still(opened)
-            title = f"the {side} arm comes down on four points of the table, the last 3 cm at 1 cm/s"
+            title = f"the {side} arm comes down on four points of the table, at 1 cm/s where it may meet it"
             with self._led(stand, way, title) as desk:
                 if desk is None:
                     return

@@ -118,14 +118,19 @@ def smooth(share: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
 class Room:
     """All that parts of the arms must not touch."""
 
-    def __init__(self, settings: RobotSettings, widths: Mapping[str, float]) -> None:
+    def __init__(self, settings: RobotSettings, widths: Mapping[str, float | Float[ndarray, "n 2"]]) -> None:
+        """widths: openings of the grippers, metres; where fingers move meanwhile, the least and the largest at each
+        tick of the way."""
         kinematics = settings.kinematics()
         self._shadows = {
             side: Shadow(side, arm, settings.safety, kinematics[side], period=TICK)
             for side, arm in settings.arms.items()
         }
         self._kinematics, self._bounds = kinematics, {s: arm.bounds for s, arm in settings.arms.items()}
-        self._widths = {side: np.full((1, OPENINGS), widths[side]) for side in settings.arms}
+        self._widths = {
+            side: np.broadcast_to(widths[side], (max(1, np.size(widths[side]) // OPENINGS), OPENINGS))
+            for side in settings.arms
+        }
         self._obstacles = Obstacles(settings.safety.obstacles)
         self._clearance = settings.safety.arm_clearance
 
@@ -152,9 +157,15 @@ class Room:
                 return f"joint {beyond[0] + 1} of the {side} arm would be at its limit"
         return self._met(way)
 
-    def _frames(self, side: str, joints: Float[ndarray, "s j"]) -> Float[ndarray, "s f 4 4"]:
+    def _frames(
+        self, side: str, joints: Float[ndarray, "s j"], ticks: ndarray | None = None
+    ) -> Float[ndarray, "s f 4 4"]:
+        """With openings as they are at these ticks of a way; None: as they are at its beginning."""
+        widths = self._widths[side]
         return self._shadows[side].body.frames(
-            joints, np.broadcast_to(np.eye(4), (len(joints), 4, 4)), self._widths[side]
+            joints,
+            np.broadcast_to(np.eye(4), (len(joints), 4, 4)),
+            widths[:1] if ticks is None or len(widths) == 1 else widths[ticks],
         )
 
     def _met(self, way: Way) -> str:
@@ -162,7 +173,7 @@ class Room:
         floors: dict[str, ndarray] = {}
         for first in range(0, len(ticks), AT_ONCE - 1):
             part = ticks[first : first + AT_ONCE]
-            frames = {side: self._frames(side, way.joints[side][part]) for side in self._shadows}
+            frames = {side: self._frames(side, way.joints[side][part], part) for side in self._shadows}
             segments = {side: s.body.segments(frames[side]) for side, s in self._shadows.items()}
             for what, gaps, moved in self._gaps(frames, segments):
                 floor = floors.setdefault(what, np.minimum(gaps[0], 0.0))
@@ -219,9 +230,9 @@ class Room:
     def _samples(self, way: Way) -> ndarray:
         """Ticks so near to each other that no part moves by more than `SAMPLE` between two."""
         count = len(next(iter(way.joints.values())))
-        moved = np.zeros(count - 1)
+        moved, every = np.zeros(count - 1), np.arange(count)
         for side in self._shadows:
-            ends = self._shadows[side].body.segments(self._frames(side, way.joints[side]))
+            ends = self._shadows[side].body.segments(self._frames(side, way.joints[side], every))
             moved = np.maximum(moved, far(np.diff(ends, axis=1)).max(axis=1))
         sums = np.concatenate([[0.0], np.cumsum(moved)])
         wanted = np.arange(0.0, sums[-1], SAMPLE)
