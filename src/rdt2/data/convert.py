@@ -357,8 +357,8 @@ def _finish(folder: Path, groups: int, signature: dict[str, Any], notes: list[st
         raise RecordingError(
             f"{folder}: no sample came of the recording: {len(report.too_short)} episode(s) shorter than "
             f"0.8 s (--tail pad keeps them), {len(report.skipped)} damaged. In what 'rdt2 run' recorded, time when "
-            "nobody drove counts as an end: arms that rest while a slow policy computes (mode synchronous) never "
-            "drive for 0.8 s." + "".join(f"\n  {line}" for line in report.skipped[:5])
+            "nobody drove (a pause, a hand-over, a stop) counts as an end: its log (/events) says why."
+            + "".join(f"\n  {line}" for line in report.skipped[:5])
         )
     write_instructions(folder, table)
     statistics = action_statistics(folder)
