@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from boards import photographs
 
 from rdt2.calibration.lens import Board, exposure, fisheye, from_corners, waved
 from rdt2.errors import CalibrationError
@@ -43,6 +44,23 @@ def test_a_fisheye_lens_is_found() -> None:
     assert np.abs(told - true).max() < 1.0
     assert lens.error < 0.3
     assert lens.as_dict()["pictures"] == 20
+
+
+def test_few_corners_are_enough_and_nonsense_is_none() -> None:
+    """Regression: with few corners the solution ran away, to 59 pixels, and a crop was written from it."""
+    small = []
+    for picture in photographs(12):
+        small.append(np.full((384, 384, 3), 40, np.uint8))
+        small[-1][38:346, 38:346] = cv2.resize(picture, (308, 308), interpolation=cv2.INTER_AREA)
+    lens = fisheye(small, BOARD)
+    np.testing.assert_allclose(np.diag(lens.matrix)[:2], 150 * 308 / 384, atol=3)
+    assert lens.error < 0.5
+    random = np.random.default_rng(0)
+    corners, points = seen(random, 9)
+    with pytest.raises(
+        CalibrationError, match=r"do not (fit a lens|determine the lens)"
+    ):
+        from_corners(corners, [random.permutation(each) for each in points], SIZE)
 
 
 def test_corners_are_found_in_a_picture() -> None:

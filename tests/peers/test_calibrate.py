@@ -174,7 +174,7 @@ class Eyes:
 
 
 class Person:
-    """Somebody who reads what a command prints, and types."""
+    """Somebody who reads what a command prints, says yes, and types."""
 
     def __init__(self, words) -> None:
         self.said = ""
@@ -182,23 +182,24 @@ class Person:
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def hears(self, *ends: str) -> str:
-        """The one of these with which it asks; empty when it has ended."""
+    def hears(self, end: str) -> bool:
+        """Whether it asks with these words, before it has ended."""
         while letter := self.command.stdout.read(1):
             self.said += letter
-            for end in ends:
-                if self.said.endswith(end):
-                    return end
-        return ""
+            if self.said.endswith("[y/N] "):
+                self.types("y")
+            if self.said.endswith(end):
+                return True
+        return False
 
     def types(self, line: str) -> None:
         self.command.stdin.write(f"{line}\n")
         self.command.stdin.flush()
 
     def ends(self) -> None:
-        self.command.stdin.close()
-        self.hears()
-        assert self.command.wait(20) == 0, self.said
+        rest, _ = self.command.communicate(timeout=60)
+        self.said += rest
+        assert self.command.returncode == 0, self.said
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def looking(eyes, peers, robot):
     shown, devices = eyes
     values = yaml.safe_load(peers[0].read_text())
     for side, other in (("right", "left"), ("left", "right")):
-        values["arms"][side]["camera"]["device"] = {**devices[other], "fps": 5}
+        values["arms"][side]["camera"]["device"] = {**devices[other], "fps": 5, "crop": 384}
     robot.write_text(yaml.safe_dump(values))
     trouble(ADDRESS, "release")
     return shown, robot
@@ -264,10 +265,7 @@ def test_a_lens_is_found_and_the_crop_that_shows_as_much_as_was_asked(looking, t
 def test_cameras_that_are_exchanged_are_put_right(looking) -> None:
     shown, robot = looking
     person = Person(command("camera", robot))
-    while heard := person.hears("press Enter. ", "[y/N] "):
-        if heard == "[y/N] ":
-            person.types("y")
-            continue
+    while person.hears("press Enter. "):
         asked = person.said.rpartition("Hold ")[2]
         shown.waved = next((side for side in ("right", "left") if f"the {side} camera" in asked), "")
         person.types("")

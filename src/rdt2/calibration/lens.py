@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 LEAST_CORNERS, LEAST_PICTURES = 8, 8
+UNFIT = 3.0
+"""Pixels that are left on average from which it is no lens that was found."""
 CELLS = 4
 """The picture is divided into so many rows and columns to tell where corners were seen."""
 DARK, BRIGHT = 40, 215
@@ -166,17 +168,27 @@ def from_corners(
 
     home: Any = cv2.fisheye if hasattr(cv2.fisheye, "CALIB_FIX_SKEW") else cv2  # OpenCV 4, and 5
     flags = home.CALIB_RECOMPUTE_EXTRINSIC | home.CALIB_FIX_SKEW
+    ideal = home.CALIB_FIX_K1 | home.CALIB_FIX_K2 | home.CALIB_FIX_K3 | home.CALIB_FIX_K4
     objects = [np.ascontiguousarray(c.reshape(1, -1, 3)) for c in corners]
     images = [np.ascontiguousarray(p.reshape(1, -1, 2)) for p in points]
     try:
+        # all at once may run away where corners are few; from a lens that is not bent it does not
+        _, matrix, straight, _, _ = cv2.fisheye.calibrate(
+            objects, images, size, np.eye(3), np.zeros((4, 1)), flags=flags | ideal
+        )
         error, matrix, distortion, _, _ = cv2.fisheye.calibrate(
-            objects, images, size, np.eye(3), np.zeros((4, 1)), flags=flags
+            objects, images, size, matrix, straight, flags=flags | home.CALIB_USE_INTRINSIC_GUESS
         )
     except cv2.error as failure:
         raise CalibrationError(
             f"the pictures do not determine the lens ({str(failure).strip().splitlines()[-1]}). Hold the board into "
             "all corners of the picture, and tilt it."
         ) from None
+    if not error < UNFIT:
+        raise CalibrationError(
+            f"the pictures do not fit a lens: {error:.0f} pixels are left on average. Hold the board still and flat, "
+            "and check that it is the printed one."
+        )
     cells = np.concatenate(points) / size * CELLS
     seen = {tuple(cell) for cell in np.clip(cells.astype(int), 0, CELLS - 1).tolist()}
     return Lens(
