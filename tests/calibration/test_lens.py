@@ -57,9 +57,7 @@ def test_few_corners_are_enough_and_nonsense_is_none() -> None:
     assert lens.error < 0.5
     random = np.random.default_rng(0)
     corners, points = seen(random, 9)
-    with pytest.raises(
-        CalibrationError, match=r"do not (fit a lens|determine the lens)"
-    ):
+    with pytest.raises(CalibrationError, match=r"do not (fit a lens|determine the lens)"):
         from_corners(corners, [random.permutation(each) for each in points], SIZE)
 
 
