@@ -120,6 +120,43 @@ def test_a_recording_is_solved_without_a_robot(mended, tmp_path):
     assert RobotSettings.read("cell_ur5e") == TRUE
 
 
+def test_a_recording_is_of_its_own_arm(mended, tmp_path, capsys):
+    """Regression: without --side the left arm's went into the right one."""
+    recording = tmp_path / "recording"
+    shutil.copytree(mended.parent / "out" / "recording_right", recording)
+    options = [
+        "calibrate",
+        "handeye",
+        "--robot",
+        "cell_ur5e",
+        "--recording",
+        str(recording),
+        "--out",
+        str(tmp_path),
+    ]
+    with pytest.raises(SystemExit):
+        main([*options, "--side", "left"])
+    assert "was recorded with the right arm, and --side says left" in capsys.readouterr().err
+    (recording / "about.json").write_text('{"side": "left"}')
+    main(options)
+    assert (tmp_path / "handeye_left.json").is_file()
+    (recording / "about.json").unlink()
+    with pytest.raises(SystemExit):
+        main(options)
+    assert "does not say of which arm it is: --side right or left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 cut off"])
+def test_a_recording_that_is_damaged_is_told(mended, tmp_path, data, capsys):
+    recording = tmp_path / "recording"
+    shutil.copytree(mended.parent / "out" / "recording_right", recording)
+    (recording / "tracker.npz").write_bytes(data)
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "handeye", "--robot", "cell_ur5e", "--recording", str(recording)])
+    assert ended.value.code == 2
+    assert "tracker.npz cannot be read" in capsys.readouterr().err
+
+
 def test_check_says_whether_it_holds(mended, tmp_path):
     (old,) = mended.parent.glob("mine.yaml.before-*")
     wrong = tmp_path / "wrong.yaml"

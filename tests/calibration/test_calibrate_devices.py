@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
 
+from rdt2.calibration.devices import gripper
+from rdt2.calibration.places import fingertips, from_reports
 from rdt2.cli.main import main
+from rdt2.errors import CalibrationError, SafetyError
 from rdt2.robot.settings import RobotSettings
+from rdt2.sim.cell import Cell
+from rdt2.sim.drawing import make_scene
 
 TRUE = RobotSettings.read("cell_ur5e")
 
@@ -38,17 +44,74 @@ def test_a_grippers_opening_is_measured(tmp_path):
     found = figures_of(tmp_path, "gripper_right")
     assert found["says_m"]["open"] == pytest.approx(0.092, abs=2e-3)
     assert found["says_m"]["closed"] == pytest.approx(0.0, abs=2e-3)
-    main([*command, "--measured", "0.0", "0.184"])  # it opens twice as far as it says
-    assert figures_of(tmp_path, "gripper_right")["changes"]["arms.right.gripper.scale"] == pytest.approx(
-        0.5, rel=0.05
-    )
+    with pytest.raises(SystemExit):  # it opens twice as far as it says, and the cell has no words for that
+        main([*command, "--measured", "0.0", "0.184"])
+    assert figures_of(tmp_path, "gripper_right")["changes"] == {}
+
+
+class Fingers:
+    """A robot with one gripper, which opens by `ratio` metres for each that it is told, and no further than `most`."""
+
+    def __init__(self, *, ratio: float = 1.0, most: float = 1.0) -> None:
+        self.ratio, self.most, self.time, self.width = ratio, most, 0.0, 0.05
+        self.clock = SimpleNamespace(now=lambda: self.time, sleep_until=self.sleep)
+        self.grippers = {"right": self}
+        self.arms = {"right": SimpleNamespace(state=lambda: SimpleNamespace(joints=None))}
+
+    def sleep(self, until: float) -> None:
+        self.time = until
+
+    def faults(self) -> list[str]:
+        return []
+
+    def state(self) -> SimpleNamespace:
+        return SimpleNamespace(width=self.width)
+
+    def execute(self, times, widths) -> None:
+        self.width = min(float(widths[0]), self.most)
+
+
+def test_a_gripper_that_says_too_little_is_told_once() -> None:
+    """Regression: each run made the models' scale larger, by the same ratio again."""
+    rig = RobotSettings.read("bimanual_ur5e")
+    settings = rig.changed({"arms.right.gripper.device.open_width": 0.11, "arms.right.gripper.stroke": 0.1})
+    found = gripper(Fingers(), settings, "right", measured=(0.004, 0.114))
+    assert found.changes == {
+        "arms.right.gripper.device.open_width": pytest.approx(0.125),
+        "arms.right.gripper.device.closed_width": pytest.approx(0.004),
+        "arms.right.gripper.stroke": pytest.approx(0.114),
+    }
+    again = gripper(Fingers(), settings.changed(found.changes), "right", measured=(0.0, 0.114))
+    assert again.changes == {}
+    assert again.holds
+
+
+def test_fingers_that_something_holds_change_nothing() -> None:
+    settings = RobotSettings.read("bimanual_ur5e").changed({"arms.right.gripper.stroke": 0.1})
+    found = gripper(Fingers(most=0.04), settings, "right", measured=None)
+    assert not found.changes
+    assert not found.holds
+    assert gripper(Fingers(most=0.04), settings, "right", measured=(0.0, 0.04)).changes == {
+        "arms.right.gripper.stroke": 0.04
+    }
+    with pytest.raises(CalibrationError, match="expected 0 <= closed < open, in metres"):
+        gripper(Fingers(), settings, "right", measured=(0, 92))
+
+
+def test_fingers_that_would_touch_something_stay() -> None:
+    with Cell.of(TRUE, make_scene("pick", seed=3)) as cell:
+        robot, tips = cell.robot(TRUE.sides), {}
+        for side, arm in robot.arms.items():
+            tips[side] = fingertips(TRUE, side, arm.state().pose, robot.grippers[side].state().width)
+        post = {"post": {"centre": tips["right"].tolist(), "size": [0.01] * 3}}
+        with pytest.raises(SafetyError, match=r"with the fingers of the right gripper .* post"):
+            gripper(robot, TRUE.changed({"safety.obstacles": post}), "right", measured=None)
 
 
 def test_the_table_is_touched(monkeypatch, tmp_path):
     """In a dozen ways, of one go: between two of them nobody lets arms go on in a person's place."""
     from rdt2.calibration import places
     from rdt2.robot import Robot
-    from rdt2.sim.drawing import make_scene
 
     def recover(robot):
         raise AssertionError("only a person lets arms go on that were stopped")
@@ -82,13 +145,32 @@ def test_arms_are_placed(tmp_path):
     reports = []
     for side in ("left", "right"):
         reports.append(tmp_path / f"{side}.json")
-        reports[-1].write_text(
-            json.dumps({"base": (np.diag([1.0, -1, -1, 1]) @ TRUE.arms[side].base).tolist()})
-        )
+        base = np.diag([1.0, -1, -1, 1]) @ TRUE.arms[side].base
+        told = {"side": side, "base": base.tolist(), "base_sigma_mm": [0.1] * 3, "notes": []}
+        reports[-1].write_text(json.dumps(told))
     main(
         ["calibrate", "arms", "--robot", "cell_ur5e", "--reports", *map(str, reports), "--out", str(tmp_path)]
     )
     assert np.allclose(figures_of(tmp_path, "arms")["tx_left_right"], truth, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"notes": ["the motion determines nothing"]}, "the motion determines nothing"),
+        ({"base_sigma_mm": [9.0, 0, 0]}, "its base is known to 9.0 mm only"),
+        ({"side": "right"}, "is of the right arm, expected the left one"),
+        ({"base": None}, "is no report"),
+    ],
+)
+def test_arms_are_not_placed_by_what_was_refused(tmp_path, change, message) -> None:
+    """Regression: reports that had been refused for themselves moved an arm by 8 cm."""
+    told = {"side": "left", "base": np.eye(4).tolist(), "base_sigma_mm": [0.1] * 3, "notes": []}
+    paths = [tmp_path / "left.json", tmp_path / "right.json"]
+    for path, values in zip(paths, (told | change, told | {"side": "right"}), strict=True):
+        path.write_text(json.dumps(values))
+    with pytest.raises(CalibrationError, match=message):
+        from_reports(*paths)
 
 
 def test_cameras_are_looked_at_and_a_board_is_drawn(tmp_path):
@@ -116,11 +198,13 @@ def test_a_robot_of_the_package_is_calibrated_command_by_command(tmp_path, capsy
                 str(copy.parent),
             ]
         )
-    options = ("--measured", "0.0", "0.08", "--yes", "--out", str(copy.parent))
-    main(["calibrate", "gripper", "--robot", "cell_ur5e", *options])
+    points = touched.with_name("both.json")
+    shown = [[0.1, -0.1, 0.1], [0.1, 0.1, 0.1], [0.3, 0.1, 0.1]]
+    points.write_text(json.dumps({"left": [[x, y, z + 0.01] for x, y, z in shown], "right": shown}))
+    main(["calibrate", "arms", "--robot", "cell_ur5e", "--points", str(points), "--out", str(copy.parent)])
     found = RobotSettings.read(copy)
     assert found.safety.table_height == pytest.approx(0.012)
-    assert found.arms["right"].gripper.scale != TRUE.arms["right"].gripper.scale
+    assert found.arms["right"].base[2, 3] == pytest.approx(TRUE.arms["right"].base[2, 3] + 0.01)
     assert len(list(copy.parent.glob("cell_ur5e.yaml.before-*"))) >= 1
     assert "as calibrated before" in capsys.readouterr().err
     assert RobotSettings.read("cell_ur5e") == TRUE

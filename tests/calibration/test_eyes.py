@@ -50,8 +50,15 @@ def test_cameras_that_are_exchanged_are_put_right(tmp_path) -> None:
     path.write_text((CONFIGS / "bimanual_ur5e.yaml").read_text())
     write_changes(path, found.changes, by="test", copy_to=tmp_path)
     after = RobotSettings.read(path)
-    assert after.arms["right"].camera.device == UR5E.arms["left"].camera.device
-    assert after.arms["left"].camera.device == UR5E.arms["right"].camera.device
+    assert after.arms["right"].camera == UR5E.arms["left"].camera
+    assert after.arms["left"].camera == UR5E.arms["right"].camera
+
+
+def test_exchanged_cameras_take_their_latencies_with_them() -> None:
+    robot = Cameras(crossed=True)
+    found = eyes(robot, UR5E.changed({"arms.left.camera.latency": 0.123}), wave=robot.wave)
+    assert found.changes["arms.right.camera"]["latency"] == 0.123
+    assert found.changes["arms.left.camera"]["latency"] == UR5E.arms["right"].camera.latency
 
 
 def test_cameras_that_are_right_stay() -> None:
@@ -122,6 +129,9 @@ def test_a_lens_is_found_from_photographs_by_the_whole_command(tmp_path) -> None
         "--out",
         str(tmp_path),
     ]
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(
+        tmp_path / "lens" / "left-000.png"
+    )  # of the other camera
     main([*command, "--pictures", str(tmp_path / "lens")])
     lens = json.loads((tmp_path / "camera.json").read_text())["lens"]
     assert lens["side"] == "right"

@@ -50,8 +50,9 @@ def test_one_number_a_moment() -> None:
 @pytest.mark.parametrize(
     ("signals", "message"),
     [
-        (recorded(0.1, seconds=1.5), "was recorded for 0.9 s"),
+        (recorded(0.1, seconds=1.5), "was recorded for 0.8 s"),
         ((np.arange(0, 9, 0.1), np.ones(90), np.arange(0, 9, 0.1), np.ones(90)), "nothing moved"),
+        (recorded(-0.03), "seems to come 30 ms before what causes it"),
         ((*recorded(0.1)[:3], np.random.default_rng(0).normal(size=(1500, 2))), "does not follow"),
     ],
 )

@@ -41,7 +41,7 @@ def recorded() -> tuple[Track, Track]:
 def recording(tmp_path_factory):
     """As `rdt2 calibrate handeye` keeps it."""
     folder = tmp_path_factory.mktemp("kept") / "recording_right"
-    keep(folder, *recorded())
+    keep(folder, *recorded(), "left")
     return folder
 
 
@@ -126,7 +126,7 @@ def test_a_motion_that_leaves_a_direction_open_writes_nothing_and_says_which(tmp
     poses = np.tile(np.eye(4), (len(times), 1, 1))
     poses[:, :3, :3] = Rotation.from_rotvec(np.outer(0.5 * np.sin(times), [0, 0, 1])).as_matrix()
     seen = Track(times, WORLD.measured(poses, np.random.default_rng(0)), "tracker")
-    keep(tmp_path / "kept", seen, Track(times, poses, "arm"))
+    keep(tmp_path / "kept", seen, Track(times, poses, "arm"), "right")
     path = tmp_path / "mine.yaml"
     path.write_text(published_robot())
     command = ["calibrate", "handeye", "--robot", str(path), "--recording", str(tmp_path / "kept")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,14 @@ from rdt2.calibration.moving import Recording
 from rdt2.calibration.outcome import Outcome, plot
 from rdt2.calibration.track import Track
 from rdt2.control.servo import TICK
-from rdt2.errors import CalibrationError
+from rdt2.control.way import Room, Way
+from rdt2.devices.drivers import GRIPPER_DRIVERS
+from rdt2.devices.opening import driver_name
+from rdt2.errors import CalibrationError, SafetyError
 
 if TYPE_CHECKING:
-    from rdt2.control.way import Way
     from rdt2.robot import Robot
-    from rdt2.robot.settings import ArmSettings
+    from rdt2.robot.settings import ArmSettings, RobotSettings
 
 MOTION = Excitation(degrees=6.0, metres=0.0, seconds=12.0, pace=3.0)
 """What latencies are measured on."""
@@ -33,6 +35,8 @@ SAME = 0.002
 """Metres: openings that differ by less are the same."""
 SETTLES, LEAST = 2.0, 0.01
 """Seconds in which fingers get to where they are sent; metres that they have to move by."""
+PLAUSIBLE = 0.9
+"""Share of its stroke that a gripper has to open to where nobody has measured."""
 
 
 def fingers(start: float, stroke: float) -> Callable[[float], float]:
@@ -162,36 +166,38 @@ def _camera(kept: Recording, what: str) -> tuple[Lag, float]:
 
 
 def gripper(
-    robot: Robot, side: str, arm: ArmSettings, *, measured: tuple[float, float] | None, ask: Any = None
+    robot: Robot,
+    settings: RobotSettings,
+    side: str,
+    *,
+    measured: tuple[float, float] | None,
+    ask: Callable[[str], float | None] | None = None,
 ) -> Outcome:
-    """How far a gripper closes and opens, and what a metre of command really is.
+    """How far a gripper closes and opens, and what a metre of its driver really is.
+
+    A driver that says what it opens to (`open_width` and `closed_width`, metres) is told better; the models' `scale` is
+    no property of a gripper, and stays.
 
     Args:
         robot: enabled.
+        settings: of it.
         side: whose.
-        arm: its settings.
         measured: real openings (metres) closed and open, from a caliper; None: what `ask` is told.
         ask: is called with "closed" and "open" while the gripper is so; metres, or None where nobody measures.
 
     Raises:
-        CalibrationError: it does not move, or what was measured cannot be.
+        CalibrationError: it does not move, or what was measured cannot be; in the latter case nothing has moved if it
+            was told before. SafetyError: fingers would touch something, or a device has a fault.
     """
-    settings, device, clock = arm.gripper, robot.grippers[side], robot.clock
-    reached: dict[str, float] = {}
+    if measured is not None:
+        _require_openings(*measured)
+    arm = settings.arms[side].gripper
+    _require_room(robot, settings, side)
     real: dict[str, float | None] = {}
+    reached: dict[str, float] = {}
     seen: list[tuple[float, float, float]] = []
-    first = clock.now()
-    for name, width in (("closed", 0.0), ("open", settings.stroke)):
-        began, start = clock.now(), float(np.clip(device.state().width, 0.0, settings.stroke))
-        while (since := clock.now() - began) < 2 * SETTLES:
-            ahead = TICK * np.arange(1, 16)
-            share = np.clip((since + ahead) / SETTLES, 0.0, 1.0)
-            device.execute(clock.now() + ahead, start + share * (width - start))
-            seen.append(
-                (clock.now() - first, start + float(share[0]) * (width - start), device.state().width)
-            )
-            clock.sleep_until(clock.now() + TICK)
-        reached[name] = device.state().width
+    for name, width in (("closed", 0.0), ("open", arm.stroke)):
+        reached[name] = _sent(robot, side, width, arm.stroke, seen)
         real[name] = ask(name) if measured is None and ask is not None else None
     if measured is not None:
         real = dict(zip(("closed", "open"), measured, strict=True))
@@ -199,46 +205,116 @@ def gripper(
     if moved < LEAST:
         raise CalibrationError(
             f"the {side} gripper moved by {1e3 * moved:.1f} mm from closed to open, expected about "
-            f"{1e3 * settings.stroke:.0f} mm. Is something between its fingers, is it enabled?"
+            f"{1e3 * arm.stroke:.0f} mm. Is something between its fingers, is it enabled?"
         )
-    changes: dict[str, Any] = {}
-    notes, key = [], f"arms.{side}.gripper"
     rows = [(name, f"it says {1e3 * width:.1f} mm") for name, width in reached.items()]
-    if reached["open"] < settings.stroke - SAME:
-        changes[f"{key}.stroke"] = round(reached["open"], 4)
-        notes.append(
-            f"it opens to {1e3 * reached['open']:.1f} mm, not to {1e3 * settings.stroke:.1f}: stroke is that now"
-        )
+    changes: dict[str, Any] = {}
+    notes, holds, opens = [], True, reached["open"]
     closed, opened = real["closed"], real["open"]
     if closed is not None and opened is not None:
-        if not 0 <= closed < opened < 0.5:
-            raise CalibrationError(
-                f"measured {closed:g} m closed and {opened:g} m open, expected 0 <= closed < open, in metres."
-            )
+        _require_openings(closed, opened)
         ratio = (opened - closed) / moved
         rows += [
             ("measured", f"{1e3 * closed:.1f} and {1e3 * opened:.1f} mm"),
             ("really, for each mm it says", f"{ratio:.4f} mm"),
         ]
-        if abs(ratio - 1) * moved > SAME / 2:
-            changes[f"{key}.scale"] = round(settings.scale / ratio, 5)
-        if abs(closed - reached["closed"]) > SAME:
+        opens = opened
+        if max(abs(opened - reached["open"]), abs(closed - reached["closed"])) > SAME / 2:
+            changes = _told_better(settings, side, lambda said: closed + ratio * (said - reached["closed"]))
+            holds = bool(changes)
             notes.append(
-                f"closed it says {1e3 * reached['closed']:.1f} mm and is {1e3 * closed:.1f} mm open: its zero is off. "
-                "Set what its driver calls closed."
+                "what it says is not what it is: open_width and closed_width of its driver are mended"
+                if changes
+                else "what it says is not what it is, and its driver has nothing to set for that: look there what it "
+                "calls open and closed"
             )
     else:
         notes.append(
-            "nobody measured the real opening, so scale is as it was: --measured CLOSED OPEN, in metres"
+            "nobody measured the real opening: --measured CLOSED OPEN, in metres, tells whether it is true"
         )
+    if holds and (opens < arm.stroke - SAME or (changes and opens > arm.stroke + SAME)):
+        if closed is None and opens < PLAUSIBLE * arm.stroke:
+            holds = False
+            notes.append(
+                f"it opens to {1e3 * opens:.1f} mm, and stroke is {1e3 * arm.stroke:.1f}: is something in its way, is "
+                "it slow? If that is all it opens, say so with --measured"
+            )
+        else:
+            changes[f"arms.{side}.gripper.stroke"] = round(opens, 4)
+            notes.append(
+                f"it opens to {1e3 * opens:.1f} mm, not to {1e3 * arm.stroke:.1f}: stroke is that now"
+            )
     since, told, was = np.array(seen).T
-    values: Mapping[str, Any] = {
-        "says_m": reached,
-        "measured_m": real,
-        "scale": changes.get(f"{key}.scale", settings.scale),
-    }
     return Outcome(
-        f"Gripper of the {side} arm", rows, values, changes, notes,
-        [f"rdt2 calibrate table {{robot}} --side {side} is next."],
+        f"Gripper of the {side} arm", rows, {"says_m": reached, "measured_m": real}, changes, notes,
+        [f"rdt2 calibrate table {{robot}} --side {side} is next." if holds else "Mend that, and measure again."],
         [plot("Opening", {"commanded": (since, told), "measured": (since, was)}, x="s", y="m")],
+        holds=holds,
     )  # fmt: skip
+
+
+def _require_openings(closed: float, opened: float) -> None:
+    if not 0 <= closed < opened < 0.5:
+        raise CalibrationError(
+            f"measured {closed:g} m closed and {opened:g} m open, expected 0 <= closed < open, in metres."
+        )
+
+
+def _require_room(robot: Robot, settings: RobotSettings, side: str) -> None:
+    """Raise SafetyError where fingers that close and open would touch the table, an obstacle or the other arm."""
+    openings: dict[str, Any] = {
+        each: float(np.clip(gripper.state().width, 0.0, settings.arms[each].gripper.stroke))
+        for each, gripper in robot.grippers.items()
+    }
+    joints = {
+        each: state.joints for each, arm in robot.arms.items() if (state := arm.state()).joints is not None
+    }
+    if set(joints) != set(robot.arms):
+        return  # hands without joints: nobody knows where they are
+    ticks = np.concatenate(
+        [np.linspace(openings[side], to, 100) for to in (0.0, settings.arms[side].gripper.stroke)]
+    )
+    openings[side] = np.stack([ticks, ticks], axis=1)
+    way = Way(
+        {each: np.repeat(rest[None], len(ticks), axis=0) for each, rest in joints.items()}, "fingers alone"
+    )
+    if reason := Room(settings, openings).touched(way):
+        raise SafetyError(
+            f"with the fingers of the {side} gripper {reason}. Lead the arm to where it has room."
+        )
+
+
+def _sent(
+    robot: Robot, side: str, width: float, stroke: float, seen: list[tuple[float, float, float]]
+) -> float:
+    """Send fingers to an opening (metres), and tell where they came to; what was commanded and measured goes to `seen`.
+
+    Raises:
+        SafetyError: a device has a fault.
+    """
+    device, clock = robot.grippers[side], robot.clock
+    began, start = clock.now(), float(np.clip(device.state().width, 0.0, stroke))
+    offset = seen[-1][0] if seen else 0.0
+    while (since := clock.now() - began) < 2 * SETTLES:
+        if faults := robot.faults():
+            robot.stop()
+            raise SafetyError(f"the fingers were stopped: {' '.join(faults)}")
+        ahead = TICK * np.arange(1, 16)
+        share = np.clip((since + ahead) / SETTLES, 0.0, 1.0)
+        device.execute(clock.now() + ahead, start + share * (width - start))
+        seen.append((offset + since, start + float(share[0]) * (width - start), device.state().width))
+        clock.sleep_until(clock.now() + TICK)
+    return device.state().width
+
+
+def _told_better(settings: RobotSettings, side: str, real: Callable[[float], float]) -> dict[str, Any]:
+    """What the driver of a gripper is to be told that its metres are real ones; nothing where it has no such words."""
+    if settings.kind == "cell":
+        return {}
+    device = settings.arms[side].gripper.device
+    known = GRIPPER_DRIVERS[driver_name(settings, side, "gripper")].options.model_fields
+    return {
+        f"arms.{side}.gripper.device.{key}": round(real(float(device.get(key, known[key].default))), 5)  # type: ignore[arg-type]
+        for key in ("open_width", "closed_width")
+        if key in known
+    }

@@ -117,12 +117,15 @@ def eyes(
             values["hand"][side] = on = waved(before, pictures(robot))
             rows.append((f"hand before the {side} gripper", f"seen by the {on} camera"))
         if all(side != on for side, on in values["hand"].items()):
-            notes.append("the cameras are the wrong way round: their devices are exchanged in the yaml")
-            one, other = cameras
-            changes = {
-                f"arms.{one}.camera.device": cameras[other],
-                f"arms.{other}.camera.device": cameras[one],
+            notes.append(
+                "the cameras are the wrong way round: they are exchanged in the yaml, with their latencies"
+            )
+            whole = {
+                side: {**settings.arms[side].camera.model_dump(mode="json"), "device": device}
+                for side, device in cameras.items()
             }
+            one, other = cameras
+            changes = {f"arms.{one}.camera": whole[other], f"arms.{other}.camera": whole[one]}
         elif len(set(values["hand"].values())) == 1:
             raise CalibrationError(
                 f"a hand before either gripper was seen by the {on} camera: one of the two stands still, or looks "
@@ -179,8 +182,9 @@ def _crop(
     return round(crop * 2 * lens.radius(np.radians(view / 2)) / width)
 
 
-def lens_of(folder: Path, board: Board) -> Lens:
-    """The lens from a folder of pictures (png, jpg) of a board.
+def lens_of(folder: Path, board: Board, side: str) -> Lens:
+    """The lens of a side's camera from a folder of pictures (png, jpg) of a board: of those that `take` named after
+    that side, where there are such, else of all.
 
     Raises:
         CalibrationError: no pictures, some that cannot be read, or they do not determine it.
@@ -188,6 +192,7 @@ def lens_of(folder: Path, board: Board) -> Lens:
     from PIL import Image
 
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    files = [path for path in files if path.name.startswith(f"{side}-")] or files
     if not files:
         raise CalibrationError(
             f"{folder} has no pictures, expected png or jpg files of the board (--take FOLDER takes them)."

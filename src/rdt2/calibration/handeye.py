@@ -94,6 +94,8 @@ class HandEye:
     delay_error: float
     """Standard deviation of the delay, seconds."""
     uncertainty: Uncertainty
+    base_uncertainty: Uncertainty
+    """The same of `base`, in the base's own axes."""
     noise_mm: float
     """What a single tracker position scatters by along an axis, millimetres."""
     noise_deg: float
@@ -150,6 +152,11 @@ def solve(tracker: Track, arm: Track, *, delay: float | None = None) -> HandEye:
             [np.median(np.abs(residuals[kept][:, part])) / 0.6745 for part in _PARTS], [1e-7, 1e-7]
         )
         kept = problem.within(residuals, sigma)
+        if kept.sum() < SHORTEST:
+            raise CalibrationError(
+                f"{kept.sum()} of {len(kept)} poses of the {tracker.name} fit one another, expected {SHORTEST} or "
+                "more: it slipped, or its stations were moved. Screw it tight and record again."
+            )
     theta = problem.anchored(theta)
     fitted = least_squares(
         lambda t: problem.whitened(t, kept, sigma), theta, jac=lambda t: problem.slopes(t, kept, sigma),
@@ -169,7 +176,7 @@ def solve(tracker: Track, arm: Track, *, delay: float | None = None) -> HandEye:
     return HandEye(
         offset=offset, base=base, delay=late,
         delay_error=float(np.sqrt(covariance[12, 12])) if delay is None else 0.0,
-        uncertainty=Uncertainty(covariance[:6, :6]),
+        uncertainty=Uncertainty(covariance[:6, :6]), base_uncertainty=Uncertainty(covariance[6:12, 6:12]),
         noise_mm=1e3 * float(sigma[0]), noise_deg=float(np.degrees(sigma[1])), kept=mask, residuals=everywhere,
     )  # fmt: skip
 

@@ -27,6 +27,8 @@ STEP = 0.002
 """Seconds between the lags that are tried."""
 SAMPLE = 0.004
 """Seconds between the moments that are compared."""
+EARLIEST = 0.1
+"""Seconds that an effect may seem to come before its cause, by stamps that are wrong; that is told."""
 PIECES, DRAWS = 12, 300
 LEAST_CORRELATION = 0.5
 LEAST_CORNERS, SAME = 12, 0.5
@@ -66,20 +68,21 @@ def lag(
         what: what is measured, for messages.
 
     Raises:
-        CalibrationError: hardly any motion, too short, or signals that have nothing to do with each other.
+        CalibrationError: hardly any motion, too short, signals that have nothing to do with each other, or an effect
+            that comes before its cause.
     """
     cause, effect = (
         np.asarray(v, dtype=np.float64).reshape(len(t), -1)
         for t, v in ((times, values), (later_times, later))
     )
-    begin, end = max(times[0], later_times[0]), min(times[-1], later_times[-1] - most)
+    begin, end = max(times[0], later_times[0] + EARLIEST), min(times[-1], later_times[-1] - most)
     if end - begin < 4 * most:
         raise CalibrationError(
             f"{what} was recorded for {max(end - begin, 0.0):.1f} s beside what causes it, expected {4 * most:.1f} s "
             "or more."
         )
     moments = np.arange(begin, end, SAMPLE)
-    lags = np.arange(0.0, most + STEP / 2, STEP)
+    lags = np.arange(-EARLIEST, most + STEP / 2, STEP)
     told = _centred(_at(moments, times, cause))
     if not (np.square(told).sum(axis=0) > 0).any():
         raise CalibrationError(f"{what}: nothing moved. Move it to and fro, several times and not evenly.")
@@ -116,7 +119,13 @@ def lag(
     random = np.random.default_rng(0)
     drawn = [best(random.integers(PIECES, size=PIECES))[0] for _ in range(DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Lag(found, (float(min(low, found)), float(max(high, found))), fit)
+    if max(high, found) < -STEP:
+        raise CalibrationError(
+            f"{what} seems to come {-1e3 * found:.0f} ms before what causes it: its stamps, or the others', are early. "
+            "Look at the clocks (rdt2 device test)."
+        )
+    found, low, high = (max(float(each), 0.0) for each in (found, min(low, found), max(high, found)))
+    return Lag(found, (low, high), fit)
 
 
 def _at(moments: ndarray, times: ndarray, values: ndarray) -> Float[ndarray, "k d"]:

@@ -218,7 +218,7 @@ def record(
         tracker: on that arm's tool.
         width: opening (metres) that the gripper is to have, by seconds since the way began.
         pictures: whether the camera is read.
-        ends: told each state and the seconds since the way began; True ends the way there.
+        ends: told each state and the seconds since the way began at which it was true; True ends the way there.
 
     Raises:
         SafetyError: somebody stopped it, a device has a fault, or an arm is not where it should be.
@@ -247,7 +247,7 @@ def record(
         if pictures and (frame := robot.cameras[side].read()).sequence != last["camera"]:
             last["camera"] = frame.sequence
             kept.frames.append((now, frame))
-        return ends is not None and ends(state, since)
+        return ends is not None and ends(state, since - (now - state.timestamp))
 
     follow(
         robot,

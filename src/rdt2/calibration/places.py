@@ -38,6 +38,8 @@ SPEED, DOWN = 0.05, 0.01
 FORCE = 5.0
 """N more than before, upwards, at which it was touched."""
 LEAST_POINTS = 3
+UNEVEN, UNSURE_BASE_MM = 3e-3, 5.0
+"""Metres that touched points may lie off a plane; millimetres (one sigma) from which a report's base is of no use."""
 HELD = 0.002
 """Metres behind its way, without a wrench to tell, at which it was touched."""
 
@@ -52,14 +54,25 @@ def fingertips(
     return tip
 
 
-def table(points: Float[ndarray, "n 3"], before: float) -> Outcome:
-    """The table's height from touched points (cell frame, metres)."""
-    found = plane(points)
+def table(points: Float[ndarray, "n 3"], settings: RobotSettings) -> Outcome:
+    """The table's height from touched points (cell frame, metres).
+
+    Raises:
+        CalibrationError: they lie on no plane that could be a table.
+    """
+    found, before = plane(points), settings.safety.table_height
+    if found.error > UNEVEN:
+        raise CalibrationError(
+            f"a touched point lies {1e3 * found.error:.0f} mm off the plane through all of them, expected "
+            f"{1e3 * UNEVEN:.0f} mm at most: was something else touched? Touch the bare table again."
+        )
     notes = []
-    if found.tilt > 1.0:
+    above = max(found.at(x, y) for x, y in _corners(settings)) - found.highest
+    if above > settings.safety.table_clearance:
         notes.append(
-            f"the table is tilted by {found.tilt:.1f} degrees: its highest touched point counts. Level it, or the base "
-            "in the yaml is turned."
+            f"the table is tilted by {found.tilt:.1f} degrees: the highest touched point counts, and in a corner "
+            f"of the workspace it would be {1e3 * above:.0f} mm higher, more than table_clearance. Level it, touch it "
+            "there as well (--by-hand), or keep the arms away from there (bounds); or the base in the yaml is turned"
         )
     return Outcome(
         "Table",
@@ -69,7 +82,7 @@ def table(points: Float[ndarray, "n 3"], before: float) -> Outcome:
             ("largest distance of a point from the plane", f"{1e3 * found.error:.2f} mm"),
         ],
         {
-            "height": found.height, "highest": found.highest, "tilt_deg": found.tilt, "error_m": found.error,
+            "height": found.middle[2], "highest": found.highest, "tilt_deg": found.tilt, "error_m": found.error,
             "points": points,
         },
         {"safety.table_height": round(found.highest, 4)}, notes, [
@@ -117,8 +130,8 @@ def touch_off(
 
     kinematics = settings.kinematics()[side]
 
-    def go(along: ndarray, speed: float, *, meets: bool = False) -> ndarray | None:
-        """A straight way, slow at both ends; where it met something, if that ends it: the pose there."""
+    def go(along: ndarray, speed: float, *, looks: bool = True) -> ndarray | None:
+        """A straight way, slow at both ends, that ends where it meets something: the pose there."""
         seconds = max(1.0, PEAK * float(np.linalg.norm(along)) / speed)
         share = smooth(np.linspace(0.0, 1.0, round(seconds / TICK) + 1))
 
@@ -131,7 +144,7 @@ def touch_off(
         assert kinematics is not None, "an arm that has a way has joints"
         arm, latency = robot.arms[side], settings.arms[side].latency
         found = _Meets(arm.state(), lambda since: kinematics.forward(way.at(side, since - latency))[2, 3])
-        record(robot, lowered, side, way, permit=permit, recorder=recorder, ends=found if meets else None)
+        record(robot, lowered, side, way, permit=permit, recorder=recorder, ends=found if looks else None)
         return found.pose
 
     def height() -> float:
@@ -141,20 +154,26 @@ def touch_off(
     start = robot.arms[side].state().pose[:3, 3].copy()
 
     def down(to: float, speed: float) -> ndarray | None:
-        return go(np.array([0.0, 0.0, min(to - height(), 0.0)]), speed, meets=True)
+        return go(np.array([0.0, 0.0, min(to - height(), 0.0)]), speed)
 
     def touched(corner: ndarray, before: float) -> ndarray:
-        go(start + corner - robot.arms[side].state().pose[:3, 3], SPEED)
         width = robot.grippers[side].state().width
-        met = down(before + NEAR, SPEED) if height() > before + NEAR else None
-        if met is None:
-            met = down(settings.safety.table_height - LOWER + 0.01, DOWN)
+        met = go(start + corner - robot.arms[side].state().pose[:3, 3], SPEED)
+        if met is None and height() > before + NEAR:
+            met = down(before + NEAR, SPEED)
+        if met is not None:
+            raise CalibrationError(
+                f"the {side} arm met something {1e3 * (height() - settings.safety.table_height):.0f} mm above where "
+                "the yaml has the table, before it came down slowly. Clear the table around it, and begin higher."
+            )
+        met = down(settings.safety.table_height - LOWER + 0.01, DOWN)
         if met is None:
             raise CalibrationError(
                 f"the {side} arm met nothing down to {1e3 * (LOWER - 0.01):.0f} mm below where the yaml has the table. "
                 "Lead it nearer, or give points that you touched by hand (--points)."
             )
-        go(np.array([0.0, 0.0, start[2] - robot.arms[side].state().pose[2, 3]]), SPEED)
+        # the way up begins where it touches
+        go(np.array([0.0, 0.0, start[2] - robot.arms[side].state().pose[2, 3]]), SPEED, looks=False)
         return fingertips(settings, side, met, width)
 
     points: list[ndarray] = []
@@ -205,6 +224,12 @@ def touched_by_hand(
         number += 1
 
 
+def _corners(settings: RobotSettings) -> list[tuple[float, float]]:
+    """x and y of the corners of what the arms may do, metres."""
+    bounds = [arm.bounds for arm in settings.arms.values()]
+    return [(x, y) for b in bounds for x in (b.low[0], b.high[0]) for y in (b.low[1], b.high[1])]
+
+
 class _Meets:
     """Whether an arm on its way down has met something: by its wrench, else because it falls behind its way.
 
@@ -245,8 +270,10 @@ def arms(settings: RobotSettings, found: Placement, how: str) -> Outcome:
         ("right arm's base in the left one's", f"{place} mm (tx_left_right), {how}"),
         ("against the yaml", f"{1e3 * float(np.linalg.norm(change[:3, 3])):.1f} mm and {turned:.2f} degrees"),
     ]
-    if np.isfinite(found.error):
-        rows.append(("left of the touched points", f"{1e3 * found.error:.2f} mm"))
+    touched = len(found.distances) > 0
+    rows.append(
+        ("left of the touched points" if touched else "known to, one sigma", f"{1e3 * found.error:.2f} mm")
+    )
     return Outcome(
         "Arms", rows,
         {"tx_left_right": found.transform, "error_m": found.error, "moved_mm": 1e3 * np.linalg.norm(change[:3, 3])},
@@ -272,20 +299,30 @@ def from_reports(left: Path, right: Path) -> Placement:
     """From what 'rdt2 calibrate handeye' wrote of both arms under the same stations.
 
     Raises:
-        CalibrationError: they are none.
+        CalibrationError: they are none, of the other arm, or were not trusted themselves.
     """
-    bases = []
-    for path in (left, right):
+    bases, sigmas = [], [0.0]
+    for side, path in (("left", left), ("right", right)):
         try:
-            base = np.array(json.loads(path.read_text(encoding="utf-8"))["base"], dtype=np.float64).reshape(
-                4, 4
-            )
+            told = json.loads(path.read_text(encoding="utf-8"))
+            bases.append(np.array(told["base"], dtype=np.float64).reshape(4, 4))
+            sigmas.append(float(np.linalg.norm(np.array(told["base_sigma_mm"], dtype=np.float64))))
+            whose, notes = str(told["side"]), list(told["notes"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CalibrationError(
-                f"{path} is no report of 'rdt2 calibrate handeye' ({error}). Expected its handeye_SIDE.json."
+                f"{path} is no report of 'rdt2 calibrate handeye' ({error!r}). Expected its handeye_SIDE.json."
             ) from None
-        bases.append(base)
-    return placement_by_tracker(*bases)
+        if whose != side:
+            raise CalibrationError(
+                f"{path} is of the {whose} arm, expected the {side} one: LEFT, then RIGHT."
+            )
+        if notes or sigmas[-1] > UNSURE_BASE_MM:
+            raise CalibrationError(
+                f"{path} does not tell where the {side} arm stands: "
+                + (notes[0] if notes else f"its base is known to {sigmas[-1]:.1f} mm only")
+                + ". Calibrate that arm again."
+            )
+    return placement_by_tracker(*bases, error=1e-3 * float(np.linalg.norm(sigmas)))
 
 
 def from_points(settings: RobotSettings, points: Mapping[str, Any]) -> Placement:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 CHECKING = Excitation(degrees=15.0, metres=0.03, seconds=12.0)
 """The motion of a check."""
 HOLDS_MM, HOLDS_DEG = 2.0, 0.5
-"""A stored calibration holds that is off by no more, or by three standard deviations of what was measured."""
+"""A stored calibration holds that is off by no more, or by three standard deviations of what was measured. Two halves
+of one recording agree that are."""
+FEWEST, LONGEST, FEW = 0.7, 1.0, 10
+"""Share of poses that have to fit one another; seconds of a stretch in which so many poses, or more, may fit none."""
+MISSES = 4.0
+"""Times the noise of a pose that moments left out may be off by."""
 
 
 def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, published: bool = False) -> Outcome:
@@ -44,10 +51,15 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
         CalibrationError: it determines nothing, or the two never were one body.
     """
     found = solve(tracker, arm)
-    mm, degrees = held_out(tracker, arm)
-    notes = found.uncertainty.undetermined()
-    rows = _rows(found, mm, degrees)
-    values = _values(found, mm, degrees)
+    notes = doubts(found, tracker, arm) or _halves(found, tracker, arm)
+    left_out = None if notes else held_out(tracker, arm)
+    if left_out is not None and left_out[0] > max(1.0, MISSES * found.noise_mm):
+        notes.append(
+            f"moments that were left out are off by {left_out[0]:.1f} mm, more than a pose scatters by "
+            f"({found.noise_mm:.1f} mm): what moved was not one body, or the tracker's distances are not true"
+        )
+    rows = _rows(found, left_out)
+    values = {"side": side, **_values(found, left_out)}
     if published:
         y, z = _published(tracker, arm)[1:3, 3]
         rows.append(
@@ -63,7 +75,7 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
     return Outcome(
         f"Tool of the {side} arm", rows, values, changes, notes,
         following=(
-            ["Record again with a motion that turns further about what is named above; nothing was written."]
+            ["Mend what is named above, and record again; nothing was written."]
             if notes
             else [
                 "Unscrew the tracker if it is not needed any more.",
@@ -76,32 +88,89 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
     )  # fmt: skip
 
 
-def check(tracker: Track, arm: Track, side: str, policy_to_tcp: Float[ndarray, "4 4"]) -> Outcome:
+def doubts(found: HandEye, tracker: Track, arm: Track) -> list[str]:
+    """Why a solution is not to be trusted, in sentences: what the motion left open, and poses that fit no others."""
+    said = found.uncertainty.undetermined()
+    told = tracker.times - found.delay
+    seen = (told > arm.times[0]) & (told < arm.times[-1])
+    times, kept = tracker.times[seen] - tracker.times[0], found.kept[seen]
+    edges = np.concatenate([times[:1], times[kept], times[-1:]])
+    longest = int(np.argmax(np.diff(edges)))
+    begins, ends = edges[longest], edges[longest + 1]
+    if ends - begins > LONGEST and ((times > begins) & (times < ends)).sum() >= FEW:
+        said.append(
+            f"from {begins:.1f} to {ends:.1f} s no pose fits the others: the tracker slipped, or a station was moved. "
+            "Screw it tight"
+        )
+    elif kept.mean() < FEWEST:
+        said.append(
+            f"only {100 * kept.mean():.0f} % of the poses fit one another, expected {100 * FEWEST:.0f} % or more: look "
+            "whether both stations see the tracker all the time, and nothing shines"
+        )
+    return said
+
+
+def _halves(found: HandEye, tracker: Track, arm: Track) -> list[str]:
+    """Whether the beginning of a recording tells another tool than its end."""
+    later = tracker.times > 0.5 * (tracker.times[0] + tracker.times[-1])
+    try:
+        one, two = (solve(tracker.cut(half), arm, delay=found.delay) for half in (~later, later))
+    except CalibrationError:  # too short to be halved
+        return []
+    off = difference(one.offset, two.offset)
+    far, turned = 1e3 * float(np.linalg.norm(off[:3])), float(np.degrees(np.linalg.norm(off[3:])))
+    sigmas = [
+        float(np.linalg.norm([getattr(half.uncertainty, name) for half in (one, two)]))
+        for name in ("position_mm", "rotation_deg")
+    ]
+    if far <= max(HOLDS_MM, 3 * sigmas[0]) and turned <= max(HOLDS_DEG, 3 * sigmas[1]):
+        return []
+    return [
+        f"the two halves of the recording tell tools {far:.1f} mm and {turned:.2f} degrees apart: the tracker sits "
+        "loose, or its stations move"
+    ]
+
+
+def tracker_to_policy(robot: str, side: str) -> Float[ndarray, "4 4"]:
+    """The policy's frame in the tracker's: that of the robot's yaml where it says one, else the published one."""
+    arm, _ = _arm_of(robot, side)
+    return np.array(arm.get("tx_tracker_to_policy", TRACKER_TO_POLICY), dtype=np.float64)
+
+
+def check(
+    tracker: Track,
+    arm: Track,
+    side: str,
+    policy_to_tcp: Float[ndarray, "4 4"],
+    tracker_to_policy: Float[ndarray, "4 4"] = TRACKER_TO_POLICY,
+) -> Outcome:
     """Whether a stored calibration holds against a new, short recording."""
     found = solve(tracker, arm)
-    stored = TRACKER_TO_POLICY @ np.linalg.inv(policy_to_tcp)
+    stored = tracker_to_policy @ np.linalg.inv(policy_to_tcp)
     off = difference(stored, found.offset)
     far, turned = 1e3 * float(np.linalg.norm(off[:3])), float(np.degrees(np.linalg.norm(off[3:])))
     allowed = max(HOLDS_MM, 3 * float(np.linalg.norm(found.uncertainty.position_mm)))
     allowed_turn = max(HOLDS_DEG, 3 * float(np.linalg.norm(found.uncertainty.rotation_deg)))
-    notes = found.uncertainty.undetermined()
+    notes = doubts(found, tracker, arm)
     holds = not notes and far <= allowed and turned <= allowed_turn
     return Outcome(
         f"Check of the {side} arm's tool",
         [
-            ("stored calibration", "holds" if holds else "does not hold"),
+            ("stored calibration", "holds" if holds else "cannot be told" if notes else "does not hold"),
             ("it is off by", f"{far:.2f} mm and {turned:.3f} degrees"),
             ("allowed", f"{allowed:.2f} mm and {allowed_turn:.3f} degrees"),
             ("noise of a pose", f"{found.noise_mm:.2f} mm and {found.noise_deg:.3f} degrees"),
         ],
         {
             "holds": holds, "offset_mm": far, "rotation_deg": turned, "allowed_mm": allowed,
-            "allowed_deg": allowed_turn, **_values(found, None, None),
+            "allowed_deg": allowed_turn, **_values(found, None),
         },
         notes=notes,
         following=(
             ["Nothing: drive."]
             if holds
+            else ["Mend what is named above, and check again."]
+            if notes
             else [
                 "See whether the tracker sits tight, and where it sat when it was calibrated; else gripper or tool "
                 "have moved.",
@@ -128,7 +197,7 @@ def _plots(found: HandEye, tracker: Track, arm: Track) -> list[str]:
     ]  # fmt: skip
 
 
-def _rows(found: HandEye, mm: float, degrees: float) -> list[tuple[str, str]]:
+def _rows(found: HandEye, left_out: tuple[float, float] | None) -> list[tuple[str, str]]:
     place = ", ".join(f"{1e3 * v:.2f}" for v in found.offset[:3, 3])
     sure = ", ".join(f"{v:.2f}" for v in found.uncertainty.position_mm)
     turn = ", ".join(f"{v:.3f}" for v in found.uncertainty.rotation_deg)
@@ -140,34 +209,40 @@ def _rows(found: HandEye, mm: float, degrees: float) -> list[tuple[str, str]]:
         ("tracker's stamps are late by", f"{1e3 * found.delay:.1f} ms, to {1e3 * found.delay_error:.2f} ms"),
         (
             "error of moments left out",
-            f"{mm:.2f} mm and {degrees:.3f} degrees (median, noise of a pose included)",
+            "not looked at"
+            if left_out is None
+            else "{:.2f} mm and {:.3f} degrees (median, noise of a pose included)".format(*left_out),
         ),
         ("noise of a pose", f"{found.noise_mm:.2f} mm and {found.noise_deg:.3f} degrees"),
         ("poses used", f"{100 * found.kept.mean():.0f} % of {len(found.kept)}; the others jumped"),
     ]
 
 
-def _values(found: HandEye, mm: float | None, degrees: float | None) -> dict[str, Any]:
+def _values(found: HandEye, left_out: tuple[float, float] | None) -> dict[str, Any]:
     return {
         "tx_tracker_to_tcp": found.offset, "policy_to_tcp": policy_to_tcp_transform(found.offset), "base": found.base,
         "delay_s": found.delay, "delay_error_s": found.delay_error, "covariance": found.uncertainty.covariance,
         "position_sigma_mm": found.uncertainty.position_mm, "rotation_sigma_deg": found.uncertainty.rotation_deg,
         "noise_mm": found.noise_mm, "noise_deg": found.noise_deg, "used": float(found.kept.mean()),
-        **({} if mm is None else {"held_out_mm": mm, "held_out_deg": degrees}),
+        **({} if left_out is None else {"held_out_mm": left_out[0], "held_out_deg": left_out[1]}),
         "undetermined": found.uncertainty.undetermined(),
+        "base_sigma_mm": found.base_uncertainty.position_mm, "base_sigma_deg": found.base_uncertainty.rotation_deg,
     }  # fmt: skip
 
 
 def _changes(robot: str, side: str, offset: ndarray) -> Mapping[str, Any]:
     """What a robot's file calls it: one of the two forms that it may have."""
+    arm, published = _arm_of(robot, side)
+    if "tx_tracker_to_tcp" in arm and not published:
+        return {f"arms.{side}.tx_tracker_to_tcp": offset}
+    return {f"arms.{side}.policy_to_tcp": policy_to_tcp_transform(offset)}
+
+
+def _arm_of(robot: str, side: str) -> tuple[Mapping[str, Any], bool]:
+    """What a robot's file says of an arm, as it stands there, and whether the file is in the published layout."""
     values = yaml.safe_load(find(robot).read_text(encoding="utf-8"))
     arm = ((values.get("arms") or {}).get(side) or {}) if isinstance(values, dict) else {}
-    if "tx_tracker_to_tcp" in arm and not is_published(values):
-        return {
-            f"arms.{side}.tx_tracker_to_tcp": offset,
-            f"arms.{side}.tx_tracker_to_policy": TRACKER_TO_POLICY,
-        }
-    return {f"arms.{side}.policy_to_tcp": policy_to_tcp_transform(offset)}
+    return arm, is_published(values)
 
 
 def _published(tracker: Track, arm: Track) -> ndarray:
@@ -180,13 +255,30 @@ def _published(tracker: Track, arm: Track) -> ndarray:
 # ----------------------------------------------------------------------------------------------------------- recordings
 
 
-def keep(folder: Path, tracker: Track, arm: Track) -> None:
-    """Keep a recording where `kept` finds it: tracker.npz and arm.npz with times and poses; and as published scripts
-    read it."""
+def keep(folder: Path, tracker: Track, arm: Track, side: str) -> None:
+    """Keep a recording where `kept` finds it: tracker.npz and arm.npz with times and poses, and whose they are; and as
+    published scripts read it."""
+    with whole_file(folder / "about.json") as partial:
+        partial.write_text(json.dumps({"side": side}) + "\n", encoding="utf-8")
     for track, name in ((tracker, "tracker"), (arm, "arm")):
         with whole_file(folder / f"{name}.npz") as partial, open(partial, "wb") as file:
             np.savez(file, times=track.times, poses=track.poses)
     write_published(folder, tracker, arm)
+
+
+def side_of_recording(folder: Path, asked: str | None) -> str | None:
+    """Whose a recording is; of one that does not say, what was asked for.
+
+    Raises:
+        CalibrationError: it is of the other arm.
+    """
+    try:
+        side = str(json.loads((folder / "about.json").read_text(encoding="utf-8"))["side"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return asked
+    if asked not in (None, side):
+        raise CalibrationError(f"{folder} was recorded with the {side} arm, and --side says {asked}.")
+    return side
 
 
 def kept(folder: Path) -> tuple[Track, Track]:
@@ -203,7 +295,7 @@ def kept(folder: Path) -> tuple[Track, Track]:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 tracks.append(Track(arrays["times"], arrays["poses"], name))
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
             raise CalibrationError(
                 f"{path} cannot be read: {error}. Expected times (n,) and poses (n, 4, 4), as 'rdt2 calibrate handeye' "
                 "wrote them."

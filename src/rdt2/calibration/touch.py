@@ -24,14 +24,19 @@ STEEPEST = 30.0
 class Plane:
     """A table top."""
 
-    height: float
-    """Above z = 0 in the middle of the touched points, metres."""
+    middle: Float[ndarray, " 3"]
+    """Of the touched points, metres."""
     normal: Float[ndarray, " 3"]
     """Upwards."""
     error: float
     """Largest distance of a touched point from the plane, metres."""
     highest: float
     """The plane's height at the highest of the touched points, metres: what `safety.table_height` has to be."""
+
+    def at(self, x: float, y: float) -> float:
+        """Its height there, metres."""
+        away = np.array([x, y]) - self.middle[:2]
+        return float(self.middle[2] - away @ self.normal[:2] / self.normal[2])
 
     @property
     def tilt(self) -> float:
@@ -65,7 +70,7 @@ def plane(points: Float[ndarray, "n 3"]) -> Plane:
         )
     away = points - middle
     return Plane(
-        height=float(middle[2]),
+        middle=middle,
         normal=normal,
         error=float(np.abs(away @ normal).max()),
         highest=float(middle[2] - (away[:, :2] @ normal[:2]).min() / normal[2]),
@@ -79,7 +84,7 @@ class Placement:
     transform: Float[ndarray, "4 4"]
     """The right arm's base in the left arm's base frame (`tx_left_right`), metres."""
     error: float
-    """Root mean square distance of the touched points after it, metres; NaN where it was not made from points."""
+    """Root mean square distance of the touched points after it, metres; from a tracker one standard deviation."""
     distances: Float[ndarray, " n"]
     """Of each touched point, metres; none where it was not made from points."""
 
@@ -93,10 +98,11 @@ def placement(left: Float[ndarray, "n 3"], right: Float[ndarray, "n 3"]) -> Plac
         CalibrationError: other numbers of points, on a line, or distances that differ between the arms.
     """
     left, right = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    if left.shape != right.shape or left.ndim != 2 or left.shape[1:] != (3,) or len(left) < 3:
+    finite = np.isfinite(left).all() and np.isfinite(right).all()
+    if left.shape != right.shape or left.ndim != 2 or left.shape[1:] != (3,) or len(left) < 3 or not finite:
         raise CalibrationError(
             f"the left arm touched {left.shape} and the right arm {right.shape}, expected the same three points or "
-            "more by both, (n, 3)."
+            "more by both, (n, 3), all finite."
         )
     a, b = left - left.mean(axis=0), right - right.mean(axis=0)
     if np.linalg.svd(a, compute_uv=False)[1] / np.sqrt(len(a)) < LEAST_SPREAD / 2:
@@ -115,6 +121,8 @@ def placement(left: Float[ndarray, "n 3"], right: Float[ndarray, "n 3"]) -> Plac
     return Placement(transform, error, distances)
 
 
-def placement_by_tracker(left_base: Float[ndarray, "4 4"], right_base: Float[ndarray, "4 4"]) -> Placement:
-    """From two hand-eye calibrations under the same stations: their `base`."""
-    return Placement(np.linalg.inv(left_base) @ right_base, float("nan"), np.zeros(0))
+def placement_by_tracker(
+    left_base: Float[ndarray, "4 4"], right_base: Float[ndarray, "4 4"], *, error: float
+) -> Placement:
+    """From two hand-eye calibrations under the same stations: their `base`, and a standard deviation in metres."""
+    return Placement(np.linalg.inv(left_base) @ right_base, error, np.zeros(0))

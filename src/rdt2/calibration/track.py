@@ -51,6 +51,13 @@ class Track:
             raise CalibrationError(
                 f"the {self.name}'s pose {bad} of {n} is not finite. Drop such poses first."
             )
+        turns = self.poses[:, :3, :3]
+        off = np.abs(np.swapaxes(turns, 1, 2) @ turns - np.eye(3)).max(axis=(1, 2))
+        if (off > 0.01).any() or (np.linalg.det(turns) < 0).any():
+            bad = int(np.argmax(np.where(np.linalg.det(turns) < 0, np.inf, off)))
+            raise CalibrationError(
+                f"the {self.name}'s pose {bad} of {n} is no turn: its 3x3 is no rotation matrix."
+            )
         if (np.diff(self.times) <= 0).any():
             bad = int(np.argmax(np.diff(self.times) <= 0))
             raise CalibrationError(

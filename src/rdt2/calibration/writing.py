@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rdt2.errors import CalibrationError
+from rdt2.errors import CalibrationError, ConfigError
 from rdt2.files import write_whole
 from rdt2.robot.settings import RobotSettings
 
@@ -49,6 +49,11 @@ def write_changes(
     write_whole(trial, new)
     try:
         RobotSettings.read(trial)
+    except ConfigError as error:
+        said = ", ".join(f"{key}: {_flow(value)}" for key, value in plain.items())
+        raise CalibrationError(
+            f"{path} would be no robot's file any more, and was not changed ({said}): {error}"
+        ) from None
     finally:
         trial.unlink()
     if target != path:

@@ -111,15 +111,15 @@ class _Calibration:
         for remark in outcome.notes:
             note(remark)
         figures = {**outcome.values, "notes": list(outcome.notes), "changes": dict(outcome.changes)}
-        page = write_page(outcome, self.out / f"{name}.html")
-        save_json(self.out / f"{name}.json", figures)
-        save_json(self.json, figures)
-        note(f"page: {page}")
-        if outcome.changes:
+        if outcome.changes:  # before anything says that it was written
             path, old = write_changes(
                 self.robot, outcome.changes, by=f"rdt2 calibrate {name.split('_')[0]}", copy_to=self.out
             )
             note(f"written: {', '.join(outcome.changes)} in {path}" + (f"; as it was: {old}" if old else ""))
+        page = write_page(outcome, self.out / f"{name}.html")
+        save_json(self.out / f"{name}.json", figures)
+        save_json(self.json, figures)
+        note(f"page: {page}")
         for step in outcome.following:
             note(f"next: {step}")
         if not outcome.holds:
@@ -139,7 +139,7 @@ class CalibrateHandeye(_Calibration):
       rdt2 calibrate handeye --robot cell_ur5e --yes
       rdt2 calibrate handeye --robot my_robot.yaml --side left --tracker serial=LHR-0123ABCD
       rdt2 calibrate handeye --robot my_robot.yaml --recording calibration/recording_right
-      rdt2 calibrate handeye --robot my_robot.yaml --recording tmp --published      what the published scripts recorded
+      rdt2 calibrate handeye --robot my_robot.yaml --side left --recording tmp --published
     """
 
     tracker: tuple[str, ...] = ()
@@ -155,14 +155,19 @@ class CalibrateHandeye(_Calibration):
 
     def run(self) -> None:
         from rdt2.calibration.motion import Excitation
-        from rdt2.calibration.tool import handeye, keep, kept
+        from rdt2.calibration.tool import handeye, keep, kept, side_of_recording
         from rdt2.cli.output import existing
+        from rdt2.errors import ConfigError
         from rdt2.progress import working
 
         settings = self._settings()
+        if self.recording is not None:
+            self.side = side_of_recording(existing(self.recording, "recording"), self.side)  # type: ignore[assignment]
+            if self.side is None and len(settings.sides) > 1:
+                raise ConfigError(f"{self.recording} does not say of which arm it is: --side right or left.")
         side = self._side(settings)
         if self.recording is not None:
-            tracker, arm = kept(existing(self.recording, "recording"))
+            tracker, arm = kept(self.recording)
         else:
             motion = Excitation(
                 degrees=within("--degrees", self.degrees, 5, 60),
@@ -172,7 +177,7 @@ class CalibrateHandeye(_Calibration):
             if found is None:
                 return
             tracker, arm = found
-            keep(self.out / f"recording_{side}", tracker, arm)
+            keep(self.out / f"recording_{side}", tracker, arm, side)
         with working("solving"):
             outcome = handeye(tracker, arm, side, robot=self.robot, published=self.published)
         self._tell(outcome, f"handeye_{side}")
@@ -220,14 +225,15 @@ class CalibrateCheck(_Calibration):
     """What its driver needs, each key=value: type=openvr serial=LHR-0123ABCD."""
 
     def run(self) -> None:
-        from rdt2.calibration.tool import CHECKING, check
+        from rdt2.calibration.tool import CHECKING, check, tracker_to_policy
 
         settings = self._settings()
         side = self._side(settings)
         found = _recorded(self, settings, side, CHECKING, self.tracker)
         if found is not None:
             tracker, arm = found
-            self._tell(check(tracker, arm, side, settings.arms[side].policy_to_tcp), f"check_{side}")
+            stored = settings.arms[side].policy_to_tcp, tracker_to_policy(self.robot, side)
+            self._tell(check(tracker, arm, side, *stored), f"check_{side}")
 
 
 @dataclass(kw_only=True)
@@ -299,7 +305,7 @@ class CalibrateGripper(_Calibration):
             raise RobotError("not confirmed. Nothing has moved.")
         with self._standing(settings) as stand:
             outcome = gripper(
-                stand.opened.robot, side, settings.arms[side], measured=self.measured,
+                stand.opened.robot, stand.opened.settings, side, measured=self.measured,
                 ask=None if self.yes else caliper,
             )  # fmt: skip
         self._tell(outcome, f"gripper_{side}")
@@ -331,12 +337,12 @@ class CalibrateTable(_Calibration):
         settings = self._settings()
         side = self._side(settings)
         if self.points is not None:
-            self._tell(table(numbers(self.points), settings.safety.table_height), "table")
+            self._tell(table(numbers(self.points), settings), "table")
             return
         if self.by_hand:
             with self._standing(settings, enable=False) as stand:
                 touched = touched_by_hand(stand.opened.robot, stand.opened.settings, [side], typed)
-            self._tell(table(touched[side], settings.safety.table_height), "table")
+            self._tell(table(touched[side], settings), "table")
             return
         with self._standing(settings) as stand:
             opened = stand.opened
@@ -346,7 +352,7 @@ class CalibrateTable(_Calibration):
                 if desk is None:
                     return
                 points = touch_off(opened.robot, opened.settings, side, permit=desk.as_shown(), recorder=desk)
-        self._tell(table(points, settings.safety.table_height), "table")
+        self._tell(table(points, settings), "table")
 
 
 @dataclass(kw_only=True)
@@ -438,7 +444,7 @@ class CalibrateCamera(_Calibration):
             return
         settings = self._settings()
         side = self._side(settings)
-        lens = None if self.pictures is None else (side, lens_of(self.pictures, board))
+        lens = None if self.pictures is None else (side, lens_of(self.pictures, board, side))
         with self._standing(settings, blind=False) as stand:
             if self.take is not None:
                 taken = take(stand.opened.robot, side, self.take, typed)
