@@ -57,6 +57,8 @@ WAYS: dict[str, tuple[str, ...]] = {
         "rdt2 calibrate latency --robot cell_ur5e --yes",
         "rdt2 calibrate gripper --robot cell_ur5e --measured 0.0 0.092 --yes",
         "rdt2 calibrate table --robot cell_ur5e --yes",
+        "rdt2 calibrate handeye --robot cell_ur5e --yes --side left",
+        "rdt2 calibrate arms --robot cell_ur5e --reports calibration/handeye_left.json calibration/handeye_right.json",
         "rdt2 calibrate camera --robot cell_ur5e --yes",
         "rdt2 calibrate check --robot cell_ur5e --yes",
     ),
