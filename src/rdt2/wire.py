@@ -42,6 +42,10 @@ class Limits:
     """Of a map."""
     text_bytes: int = 64 * 2**10
     """Of a string."""
+    values: int = 16 * 2**10
+    """In all maps and lists together, these themselves included."""
+    depth: int = 16
+    """Maps and lists within each other."""
 
 
 def packed(message: dict[str, Any]) -> bytes:
@@ -73,10 +77,12 @@ def unpacked(data: bytes, limits: Limits | None = None) -> dict[str, Any]:
     limits = limits or Limits()
     if len(data) > limits.message_bytes:
         raise WireError(f"the message has {len(data)} bytes, at most {limits.message_bytes} are taken.")
+    count = _Count(limits.values)
     try:
         message = msgpack.unpackb(
             data,
-            object_hook=_unpacked_array,
+            object_hook=lambda entries: _unpacked_array(count(entries)),
+            list_hook=count,
             strict_map_key=False,  # the keys of an array are bytes
             max_str_len=limits.text_bytes,
             max_bin_len=limits.message_bytes,
@@ -95,7 +101,34 @@ def unpacked(data: bytes, limits: Limits | None = None) -> dict[str, Any]:
         ) from error
     if not isinstance(message, dict):
         raise WireError(f"the message is a {type(message).__name__}, expected a dictionary.")
+    _check_depth(message, limits.depth)
     return message
+
+
+class _Count:
+    """Of the values of a message while it is unpacked: a few million of them would take seconds."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def __call__(self, container: Any) -> Any:
+        self._left -= 1 + len(container)
+        if self._left < 0:
+            raise WireError(
+                f"the message has more than {self._most} values in its dictionaries and lists. Send pictures and other "
+                "numbers as arrays."
+            )
+        return container
+
+
+def _check_depth(message: dict[Any, Any], most: int) -> None:
+    level: list[Any] = [message]
+    for _ in range(most):
+        inside = (each for one in level for each in (one.values() if isinstance(one, dict) else one))
+        level = [each for each in inside if isinstance(each, (dict, list))]
+        if not level:
+            return
+    raise WireError(f"the message has more than {most} dictionaries and lists within each other.")
 
 
 def _packed_array(value: Any) -> Any:

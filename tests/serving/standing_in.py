@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -59,6 +60,16 @@ class StandIn:
 def open_stand_in(spec):
     assert spec == SPEC
     return StandIn()
+
+
+def open_second_hangs(spec):
+    """As `open_stand_in`; but where it is opened for the second time it never answers."""
+    starts = Path(os.environ["STARTS"])
+    starts.write_text(starts.read_text() + "x")
+    policy = open_stand_in(spec)
+    if starts.read_text() == "xx":
+        policy.predict = lambda *_, **__: time.sleep(60)
+    return policy
 
 
 def observation(instruction="Pick up the apple.", *, left=10, right=20, **more):

@@ -19,11 +19,11 @@ CHUNK = ActionChunk(still)
 class Fixed:
     """Takes `base` seconds a batch and `each` a request."""
 
-    slots, ready_in, restarts, about = 1, 0.0, 0, {}
+    slots, ready_in, restarts, about, hang_seconds = 1, 0.0, 0, {}, 60.0
 
-    def __init__(self, base=0.03, each=0.0, slots=1):
+    def __init__(self, base=0.03, each=0.0, slots=1, measured=None):
         self.base, self.each, self.slots = base, each, slots
-        self.measured = {1: base + each, 8: base + 8 * each}
+        self.measured = measured or {1: base + each, 8: base + 8 * each}
         self.batches = []
 
     async def compute(self, requests, seeds):
@@ -192,3 +192,81 @@ def test_the_pace_is_learned():
         pace.learn(1, 0.2)
     assert pace.expected(1) == pytest.approx(0.2, rel=0.01)
     assert Pace().expected(3) == 0
+
+
+def test_one_slow_batch_is_no_pace():
+    pace = Pace({1: 0.1, 8: 0.24})
+    for size in (1, 3, 8):
+        pace.learn(size, 5.0)
+    assert pace.expected(1) == 0.1
+    assert pace.expected(3) == pytest.approx(0.14)
+    assert pace.expected(8) == 0.24
+    for _ in range(4):
+        pace.learn(8, 5.0)
+    assert pace.expected(8) == 5.0, "it is that slow"
+    for _ in range(15):
+        pace.learn(1, 0.1)
+    assert pace.expected(8) == 0.24, "nothing so large was computed since: it is to be tried again"
+
+
+def test_a_policy_that_was_slow_is_asked_again():
+    """regression: after one slow batch all who had a deadline were refused for ever, and nothing was learned."""
+    engine = Fixed(0.3)
+
+    async def scenario(queue):
+        for number in range(2):
+            await asked(queue, number)
+        engine.base = 0.01
+        return [await asked(queue, number, deadline=0.2) for number in range(4)]
+
+    answers = run(scenario, engine)
+    assert [answer.seed for answer in answers] == [0, 1, 2, 3]
+
+
+def test_who_comes_behind_one_that_is_tried_is_refused_all_the_same():
+    async def scenario(queue):
+        tried = asyncio.create_task(asked(queue, 0, deadline=0.1))
+        await asyncio.sleep(0.01)
+        began = time.perf_counter()
+        with pytest.raises(ServingError, match="no answer in time"):
+            await asked(queue, 1, deadline=0.1)
+        assert time.perf_counter() - began < 0.05
+        with pytest.raises(ServingError, match="no answer in time"):
+            await tried
+
+    engine = Fixed(0.4)
+    run(scenario, engine)
+    assert engine.batches == [[0]]
+
+
+def test_nothing_is_learned_of_a_batch_that_was_computed_one_by_one():
+    class Split(Fixed):
+        async def compute(self, requests, seeds):
+            await super().compute(requests, seeds)
+            return [CHUNK] * (len(requests) - 1) + [ServingError("refused")]
+
+    async def scenario(queue):
+        for _ in range(4):
+            with pytest.raises(ServingError, match="refused"):
+                await asyncio.gather(*(asked(queue, number) for number in range(8)))
+        return queue.pace.expected(8), queue.pace.expected(7)
+
+    assert run(scenario, Split(0.01, measured={1: 0.5, 8: 0.5})) == (0.5, 0.5)
+
+
+def test_a_batch_that_is_overdue_is_expected_to_take_as_long_again():
+    """regression: before a policy that hung, the line was said to be empty."""
+    engine = Fixed(0.5, measured={1: 0.01, 8: 0.01})
+
+    async def scenario(queue):
+        first = asyncio.create_task(asked(queue, 0))
+        await asyncio.sleep(0.2)
+        assert queue.wait_seconds() == pytest.approx(0.2, abs=0.05)
+        with pytest.raises(ServingError, match="no answer in time") as told:
+            await asked(queue, 1, deadline=0.1)
+        engine.hang_seconds = 0.25
+        assert queue.wait_seconds() < 0.06, "then it is given up"
+        await first
+        return told.value
+
+    assert run(scenario, engine).queue_seconds >= 0.19

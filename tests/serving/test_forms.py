@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from standing_in import entries
 
 from rdt2.errors import ActionError, ObservationError, RDT2Error, WireError
@@ -69,6 +71,8 @@ def test_jpeg_of_each_side():
     assert np.array_equal(seen.right, jpeg_roundtrip(right))
 
 
+GOOD = jpeg_bytes(pictures(384, 384, 3))
+FRAME, SCAN = GOOD.index(b"\xff\xc0"), GOOD.index(b"\xff\xda")
 PROGRESSIVE = (
     b"\xff\xd8\xff\xc2\x00\x11\x08\x01\x80\x01\x80\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01" + b"\0" * 32
 )
@@ -85,7 +89,8 @@ PROGRESSIVE = (
         (entries(left=b"\xff\xd8 no picture"), "one of left and right is JPEG"),
         (entries(left=b"\xff\xd8 no", right=b"\xff\xd8 no"), "left is no baseline JPEG"),
         (entries(left=PROGRESSIVE, right=PROGRESSIVE), "left is no baseline JPEG"),
-        (entries(left=PROGRESSIVE.replace(b"\xc2", b"\xc0"), right=b""), "left is no whole JPEG"),
+        (entries(left=PROGRESSIVE.replace(b"\xc2", b"\xc0"), right=b""), "left is no baseline JPEG"),
+        (entries(left=GOOD[:5000], right=GOOD), "left is no whole JPEG"),
         (entries(picture=b"x"), "picture holds left | right"),
         (entries(left=None, right=None, picture=jpeg_bytes(pictures(384, 384, 3))), "384 x 384 pixels, expected"),
         (entries(state=np.zeros(14)), r"^state is float64 \(14,\), expected 20 finite numbers"),
@@ -161,3 +166,57 @@ def test_other_protocols_and_texts_are_refused():
         read_entries('{"prompt": "Pick it up."}')
     with pytest.raises(RDT2Error):
         read_request(read_entries(packed({1: 2, "left": 3})))
+
+
+def encoded(*options):
+    done, data = cv2.imencode(".jpg", pictures(384, 384, 3), options)
+    assert done
+    return data.tobytes()
+
+
+def hidden(before):
+    """A progressive picture; who takes what stands before its frame for a segment finds another frame behind that."""
+    picture = encoded(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    frame = picture.index(b"\xff\xc2")
+    data = bytearray(picture[:frame] + before + picture[frame:])
+    behind = frame + 2 + int.from_bytes(data[frame + 2 : frame + 4], "big")
+    data[behind : behind + 4] = b"\xff\xc0\x00\x11"
+    return bytes(data)
+
+
+HEADER = GOOD[SCAN : SCAN + 2 + int.from_bytes(GOOD[SCAN + 2 : SCAN + 4], "big")]
+BOMBS = {
+    "progressive": encoded(cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "behind bytes that fill": hidden(b"\xff"),
+    "behind a restart": hidden(b"\xff\xd0"),
+    "behind a marker that says nothing": hidden(b"\xff\x01"),
+    "a second frame": GOOD[:SCAN] + GOOD[FRAME:],
+    "a second frame behind a scan": GOOD[:-2] + PROGRESSIVE[2:],
+    "a second beginning": GOOD[:-2] + GOOD,
+    "many scans": GOOD[:SCAN] + HEADER * 5 + GOOD[SCAN:],
+    "many segments": b"\xff\xd8" + b"\xff\xfe\x00\x02" * 300 + GOOD[2:],
+    "nothing but what fills": b"\xff\xd8" + b"\xff" * 4096,
+    "no scan": GOOD[:SCAN] + b"\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_jpeg_that_takes_long_is_refused_before_it_is_decoded(name):
+    """regression: bytes that fill, or a marker without a length, hid the frame of a progressive picture."""
+    with pytest.raises(ObservationError, match=r"^left is no baseline JPEG picture\."):
+        observation_of(entries(left=BOMBS[name], right=GOOD))
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        encoded(cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
+        encoded(cv2.IMWRITE_JPEG_OPTIMIZE, 1),
+        GOOD[:FRAME] + b"\xff\xff" + GOOD[FRAME:],
+        GOOD[:SCAN] + b"\xff\xfe\x00\x06\xff\xc2\xff\xda" + GOOD[SCAN:],
+    ],
+    ids=["restarts", "tables of its own", "bytes that fill", "a comment"],
+)
+def test_jpeg_of_other_cameras_is_taken(good):
+    seen = observation_of(entries(left=good, right=GOOD))
+    assert np.array_equal(seen.left, simplejpeg.decode_jpeg(good, colorspace="RGB"))

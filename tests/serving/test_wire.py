@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import time
 
 import msgpack
 import numpy as np
@@ -90,6 +91,9 @@ def array(**changes):
         (msgpack.packb({}) + b"more", "not msgpack"),
         (pickle.dumps({"a": 1}), "is a pickle, which is never read"),
         (msgpack.packb({"a": b"x" * 100}), "has 105 bytes, at most 64"),
+        (msgpack.packb({"a": [[{}] * 4000] * 5}), "more than 16384 values"),
+        (msgpack.packb({"a": [[0] * 4000] * 5}), "more than 16384 values"),
+        (b"\x81\xa1a" * 17 + b"\x00", "more than 16 dictionaries and lists within each other"),
     ],
 )
 def test_hostile_messages_are_refused(data, words):
@@ -102,3 +106,19 @@ def test_hostile_messages_are_refused(data, words):
 def test_any_bytes_are_a_message_or_refused(data):
     with contextlib.suppress(WireError):
         assert isinstance(unpacked(data), dict)
+
+
+def test_millions_of_empty_maps_take_no_time():
+    """regression: eight megabytes of them kept a server from everybody for two seconds."""
+    inner = b"\xdc\x10\x00" + b"\x80" * 4096
+    data = b"\x81\xa1a\xdc\x07\xff" + inner * 2047
+    began = time.perf_counter()
+    with pytest.raises(WireError, match="Send pictures and other numbers as arrays"):
+        unpacked(data)
+    assert time.perf_counter() - began < 0.5
+
+
+def test_what_is_within_the_limits_is_read():
+    deep = b"\x81\xa1a" * 15 + b"\x90"
+    assert unpacked(deep)["a"]["a"]
+    assert len(unpacked(msgpack.packb({"a": [[0] * 4000] * 4}))["a"]) == 4

@@ -132,7 +132,7 @@ def planned(
     width: Callable[[float], float] | None = None,
 ) -> tuple[Way, Excitation]:
     """The largest part of a motion whose whole way is clear, from where the arm stands, with fingers that open as
-    `width` says (see `way_along`).
+    `width` says (metres by seconds, see `way_along`).
 
     Raises:
         CalibrationError: not even a fifth of it is.

@@ -44,15 +44,17 @@ class Serve:
     """PEM file with the certificate's private key."""
     engine: Literal["process", "ray"] = "process"
     """Where the policy computes: in one process of this machine, or in the replicas of a Ray cluster (extra ray): that
-    of RAY_ADDRESS, else one that is started here."""
+    of RAY_ADDRESS, else one that is started here. That one listens to this machine alone, but for a port of each
+    replica that Ray opens to all: docs/integrations.md."""
     replicas: int = 1
-    """Policies of --engine ray; each has a CPU core and, with --device cuda, a GPU of its own."""
+    """Policies of --engine ray; each has a CPU core and, with --device cuda, a GPU of its own. What one was computing
+    when it died is computed once more by another."""
     max_batch: int = 8
     """Requests of different robots that are computed together, when so many wait."""
     max_queue: int = 64
     """Requests that may wait; more are refused at once."""
     max_message_mb: float = 8.0
-    """Larger messages are refused; two raw pictures have 0.9."""
+    """Who sends a larger message is disconnected; two raw pictures have 0.9."""
     max_connections: int = 64
     """Clients at a time."""
     max_rate: float = 200.0

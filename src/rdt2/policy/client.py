@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import ipaddress
+import logging
 import random
 import ssl
 import threading
@@ -35,11 +37,16 @@ from rdt2.wire import packed, unpacked
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+log = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 TIMEOUT = 60.0
 ATTEMPT_SECONDS = 4.0
 """An attempt to connect that is not answered by then is made anew: a TLS proxy that hands out session tickets loses
 one in fifty, where a ticket is read by one thread while another sends the first message."""
+KEY_IN_CLEAR = (
+    "the API key can be read by whoever is on the way. Serve with --tls-cert and --tls-key and ask wss://, or go "
+    "through a tunnel: ssh -L"
+)
 _PAUSES = (0.05, 2.0)  # s between attempts: the first, and what they double up to
 _TRY_AGAIN = (429, 502, 503, 504)
 """HTTP answers to a handshake that another attempt may change."""
@@ -417,6 +424,19 @@ def is_address(policy: str) -> bool:
     return policy.lower().startswith(("ws://", "wss://"))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a server there is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def in_clear(url: str) -> bool:
+    """Whether what is sent there can be read on the way."""
+    return url.lower().startswith("ws://") and not is_loopback(urlsplit(url).hostname or "")
+
+
 def checked_address(url: str) -> None:
     """Raises ConfigError for what is no ws://host:port."""
     try:
@@ -451,6 +471,8 @@ def open_client(spec: PolicySpec, **options: Any) -> Client:
             "`rdt2 serve`."
         )
     key = None if spec.api_key_file is None else read_key(spec.api_key_file)
+    if key is not None and in_clear(spec.policy):
+        log.warning("%s: %s", spec.policy, KEY_IN_CLEAR)
     return Client(spec.policy, api_key=key, jpeg=spec.jpeg, **options)
 
 

@@ -11,6 +11,7 @@ positions are checked and left out: RDT2's models do not read them, and a policy
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -29,6 +30,11 @@ MAX_SENTENCE = 1000
 
 BESIDES = ("protocol", "seed", "deadline", "promise")
 """Entries beside the observation, in every form; see `rdt2.serving.requests`."""
+_SEGMENTS, _SCANS = 256, 4
+"""Of a JPEG picture. One that is not progressive has a scan for each colour at most."""
+_TEM, _RST0, _SOI, _EOI, _SOS = 0x01, 0xD0, 0xD8, 0xD9, 0xDA
+_MARKER = re.compile(rb"\xff+[^\xff]", re.DOTALL)
+_BEHIND_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _OURS = ("left", "right", "picture", "instruction", "prompt", "state", "timestamp", "compressed")
 _ALOHA = ("images", "state", "prompt")
 _ALOHA_CAMERAS = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
@@ -238,7 +244,7 @@ def _jpeg(data: Any, name: str) -> np.ndarray:
 
     if not isinstance(data, bytes):
         raise ObservationError(f"{name} is of type {type(data).__name__}, expected JPEG as bytes.")
-    if not _baseline(data):  # a progressive one may be small and take minutes
+    if not _baseline(data):  # a progressive one, or one of many scans, may be small and take minutes
         raise ObservationError(f"{name} is no baseline JPEG picture.")
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -255,13 +261,32 @@ def _jpeg(data: Any, name: str) -> np.ndarray:
 
 
 def _baseline(data: bytes) -> bool:
-    """Whether the frame of a JPEG is one of a single pass (SOF0 or SOF1)."""
-    if data[:2] != b"\xff\xd8":
+    """Whether a JPEG has one frame, of a single pass (SOF0 or SOF1), and few scans.
+
+    Markers are found as libjpeg finds them, also behind bytes that only fill; what cameras do not write, though libjpeg
+    may read on behind it, is refused.
+    """
+    if not data.startswith(b"\xff\xd8"):
         return False
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        kind, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+    at, frames, scans = 2, 0, 0
+    for _ in range(_SEGMENTS):
+        if (found := _MARKER.match(data, at)) is None:
+            return False
+        kind, at = data[found.end() - 1], found.end()
+        if kind == _EOI:
+            return scans > 0
+        if kind <= _TEM or _RST0 <= kind <= _SOI:  # they have no length
+            return False
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            return kind in (0xC0, 0xC1)
-        at += 2 + size
+            frames += 1
+            if frames > 1 or kind not in (0xC0, 0xC1):
+                return False
+        at += int.from_bytes(data[at : at + 2], "big")
+        if kind == _SOS:
+            scans += 1
+            if not frames or scans > _SCANS:
+                return False
+            if (following := _BEHIND_SCAN.search(data, at)) is None:
+                return True  # its end is missing, which decoding will tell
+            at = following.start()
     return False

@@ -3,7 +3,8 @@
 A connection has one request in the line at a time, and the line is taken in the order of arrival: nobody is served
 twice before all who waited are served once. No batch waits to become larger, so a request waits for the batch being
 computed, for what stands before it where the line is longer than a batch, and for its own. What cannot be answered
-before its deadline is refused at once: a late chunk is worth nothing, and computing it would make others late.
+before its deadline is refused at once: a late chunk is worth nothing, and computing it would make others late. Only
+where nobody else waits is it computed all the same: it may be that the policy is no longer as slow as it was.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,22 +20,34 @@ from dataclasses import dataclass, field
 
 from rdt2.action import ActionChunk
 from rdt2.errors import ServingError
-from rdt2.serving.engine import Engine
+from rdt2.serving.engine import Engine, left_of
 from rdt2.serving.requests import Request
 
 MAX_QUEUE = 64
+_RECENT = 15
+"""Batches that say how long the next one takes."""
 
 
 class Pace:
-    """How long batches take, by their size: measured, and a running mean from then on."""
+    """How long batches take, by their size: as measured at the start, and as the last ones took.
+
+    Medians, so that one that took long for once does not count. What is no longer computed because it took too long is
+    forgotten after `_RECENT` others.
+    """
 
     def __init__(self, measured: dict[int, float] | None = None) -> None:
-        self._seconds = dict(measured or {})
+        self._measured = dict(measured or {})
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
+        self._seconds = dict(self._measured)
 
     def learn(self, size: int, seconds: float) -> None:
         """A batch has been computed."""
-        before = self._seconds.get(size, seconds)
-        self._seconds[size] = before + 0.2 * (seconds - before)
+        self._recent.append((size, seconds))
+        found = {each: [took] for each, took in self._measured.items()}
+        for each, took in self._recent:
+            found.setdefault(each, []).append(took)
+        often = {each: statistics.median_low(took) for each, took in found.items() if len(took) > 1}
+        self._seconds = self._measured | often
 
     def expected(self, size: int) -> float:
         """Seconds of a batch: between sizes that were measured along a line, beyond them in proportion."""
@@ -69,6 +83,8 @@ class _Waiting:
     arrived: float
     due: float
     """When the answer is worth nothing any more."""
+    alone: bool
+    """Nobody waited and a policy was free when it came: it is tried, however long it is expected to take."""
     answer: asyncio.Future[Answer] = field(repr=False)
 
 
@@ -106,8 +122,11 @@ class Queue:
 
     def wait_seconds(self) -> float:
         """For how long a request that comes now would wait until it is computed."""
-        now, slots = time.monotonic(), self.engine.slots
-        free = [max(0.0, began + self.pace.expected(size) - now) for began, size in self._running.values()]
+        now, slots, longest = time.monotonic(), self.engine.slots, self.engine.hang_seconds
+        free = [
+            max(0.0, min(left_of(self.pace.expected(size), now - began), began + longest - now))
+            for began, size in self._running.values()
+        ]
         first = min(free) if len(free) >= slots else 0.0
         rounds = len(self._line) // (self.max_batch * slots)
         return self.engine.ready_in + first + rounds * self.pace.expected(self.max_batch)
@@ -127,10 +146,11 @@ class Queue:
             )
         due = float("inf") if request.deadline is None else arrived + request.deadline
         own = self.pace.expected(len(self._line) % self.max_batch + 1)
-        if time.monotonic() + wait + own > due:
+        alone = not self._line and not wait and len(self._running) < self.engine.slots
+        if time.monotonic() + wait + (0.0 if alone else own) > due:
             raise self._late(request, wait, own)
         seed = secrets.randbits(63) if request.seed is None else request.seed
-        waiting = _Waiting(request, seed, arrived, due, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(request, seed, arrived, due, alone, asyncio.get_running_loop().create_future())
         self._line.append(waiting)
         self._arrived.set()
         try:
@@ -177,7 +197,8 @@ class Queue:
             finally:
                 del self._running[slot]
             ended = time.monotonic()
-            if any(isinstance(outcome, ActionChunk) for outcome in outcomes):
+            # Beside one that is refused the others were computed again, one by one: that says nothing of their number.
+            if all(isinstance(outcome, ActionChunk) for outcome in outcomes):
                 self.pace.learn(len(batch), ended - began)
                 if self._on_batch is not None:
                     self._on_batch(len(batch), ended - began)
@@ -200,9 +221,10 @@ class Queue:
             if waiting.answer.done():  # nobody waits for it any more
                 self._line.popleft()
                 continue
-            if now + self.pace.expected(1) > waiting.due:
+            own = self.pace.expected(1)
+            if now + (0.0 if waiting.alone else own) > waiting.due:
                 self._line.popleft()
-                _fail(waiting, self._late(waiting.request, now - waiting.arrived, self.pace.expected(1)))
+                _fail(waiting, self._late(waiting.request, now - waiting.arrived, own))
                 continue
             soonest = min(soonest, waiting.due)
             if batch and now + self.pace.expected(len(batch) + 1) > soonest:

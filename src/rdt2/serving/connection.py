@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LONGEST = 8000
-"""Characters of an error that is sent."""
+"""Characters of an error that is sent in words."""
 
 
 @dataclass(eq=False)
@@ -63,6 +63,7 @@ class Connection:
     async def run(self, metadata: bytes) -> None:
         """Greet, and answer until the client has gone."""
         from websockets.exceptions import ConnectionClosed
+        from websockets.frames import CloseCode
 
         rate = Rate(self.bounds.requests_per_second, 10 * self.bounds.requests_per_second)
         gone = asyncio.create_task(self.socket.wait_closed())
@@ -76,8 +77,12 @@ class Connection:
                 finally:
                     self.busy = False
             await self.socket.close(1001, "the server stops")
-        except (ConnectionClosed, OSError):
-            pass  # the client has gone, or does not read: nobody is left to be told
+        except ConnectionClosed as closed:
+            if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
+                self.metrics.requests.labels("too large").inc()
+                log.warning("a message is too large", extra={"client": self.name})
+        except OSError:
+            pass  # it has gone, or does not read: nobody is left to be told
         finally:
             gone.cancel()
 
@@ -159,7 +164,7 @@ class Connection:
             error, identity=identity, as_object=self._modern
         )  # fmt: skip
         self._note(identity, outcome, arrived, error=error)
-        await self._send(text[:_LONGEST] if not self._modern else text)
+        await self._send(text if self._modern else shortened(text))
         if isinstance(error, _Unforeseen):
             await self.socket.close(1011, "the policy failed; see the last message")
 
@@ -195,6 +200,15 @@ class Connection:
             told["error"] = str(error)[:500]
         level = logging.ERROR if outcome == "failed" else logging.INFO
         log.log(level, "request", extra=told)
+
+
+def shortened(text: str, most: int = _LONGEST) -> str:
+    """A text without its middle, where it is longer: what was raised, and the request's name, stand at its end."""
+    if len(text) <= most:
+        return text
+    gap = "\n...\n"
+    head = (most - len(gap)) // 2
+    return text[:head] + gap + text[len(gap) + head - most :]
 
 
 class _Unforeseen(Exception):

@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 HANG_SECONDS = 60.0
 SENTENCE = "Pick up the red cube with the left hand."
 _PAUSES = (1.0, 30.0)  # s between attempts to start a policy again: the first, and what they double up to
+_GLANCE = 0.1  # s between looks at whether it lives
+FIRST_WARM_UP = 1800.0
+"""Seconds of the first: compiled for every batch size by a slow machine it takes minutes. Later ones are measured by
+how long it took."""
 
 Outcome = ActionChunk | Exception
 
@@ -42,6 +46,9 @@ class Engine(Protocol):
 
     restarts: int
     """Times a policy was started again."""
+
+    hang_seconds: float
+    """What takes longer is given up."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -98,7 +105,9 @@ class ProcessEngine:
         self._process: PolicyProcess | None = None
         self._ready = asyncio.Event()
         self._began = self._took = 0.0
+        self._longest_warm_up = FIRST_WARM_UP
         self._restarting: asyncio.Task | None = None
+        self._watching: asyncio.Task | None = None
         self._thread = Thread()
         self._closed = False
 
@@ -117,28 +126,37 @@ class ProcessEngine:
         """Seconds until it will probably answer; 0 when it does."""
         if self._ready.is_set():
             return 0.0
-        return max(0.1, self._began + self._took - time.monotonic())
+        return max(0.1, left_of(self._took, time.monotonic() - self._began))
 
     async def start(self) -> None:
         """Load the policy in its process, and let it predict once."""
         self._began = time.monotonic()
-        self._process = await self._thread.call(self._load)
+        self._process = process = await self._thread.call(self._load)
+        loaded = time.monotonic()
         try:
-            await self._thread.call(self._warm_up)
+            await self._within(self._longest_warm_up, process, self._warm_up, process)
         except BaseException:
-            self._process.close()
+            process.close()
             raise
-        self._took = time.monotonic() - self._began
+        ended = time.monotonic()
+        self._longest_warm_up = 2 * (ended - loaded) + self.hang_seconds
+        self._took = ended - self._began
         self._ready.set()
-        log.info("policy ready", extra={"seconds": round(self._took, 3), "pid": self._process.pid})
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        log.info("policy ready", extra={"seconds": round(self._took, 3), "pid": process.pid})
 
     async def compute(self, requests: Sequence[Request], seeds: Sequence[int]) -> list[Outcome]:
         """Predict a batch, one outcome a request, in their order; what was raised is the outcome of its request."""
         await self._ready.wait()
+        process = self._process
+        assert process is not None
         try:
-            return list(await self._predict(requests, seeds))
+            return list(
+                await self._within(self.hang_seconds, process, self._ask, process, requests, list(seeds))
+            )
         except Exception as error:  # whatever a model raises: whoever asked must hear of it
-            if self._process is None or not self._process.alive:
+            if not process.alive:
                 self._restart()
                 return [_gone(error)] * len(requests)
             if len(requests) == 1:
@@ -152,24 +170,26 @@ class ProcessEngine:
     async def close(self) -> None:
         """End the process, also one that is just being started."""
         self._closed = True
-        if self._restarting is not None:
-            self._restarting.cancel()
+        for task in (self._watching, self._restarting):
+            if task is not None:
+                task.cancel()
         if self._process is not None:
             await asyncio.to_thread(self._process.close)
         self._thread.end()
 
     # ------------------------------------------------------------------------------------------- the process
 
-    async def _predict(self, requests: Sequence[Request], seeds: Sequence[int]) -> list[ActionChunk]:
-        process = self._process
-        assert process is not None
-        asked = self._thread.call(self._ask, process, requests, list(seeds))
-        done, _ = await asyncio.wait([asked], timeout=self.hang_seconds)
+    async def _within(
+        self, seconds: float, process: PolicyProcess, function: Callable[..., Any], *arguments: Any
+    ) -> Any:
+        """What a function returns that asks the process. Raises ServingError: it took longer, and it was killed."""
+        asked = self._thread.call(function, *arguments)
+        done, _ = await asyncio.wait([asked], timeout=seconds)
         if not done:
             await asyncio.to_thread(process.close)  # which ends the asking, too
             with contextlib.suppress(RDT2Error):
                 await asked
-            raise ServingError(f"the policy has not answered for {self.hang_seconds:g} s and was killed.")
+            raise ServingError(f"the policy has not answered for {round(seconds, 1):g} s and was killed.")
         return asked.result()
 
     def _ask(
@@ -190,6 +210,13 @@ class ProcessEngine:
             raise ServingError(f"the policy answered {len(requests)} requests with {str(chunks)[:80]}.")
         return chunks[:count]
 
+    async def _watch(self) -> None:
+        """Start it again at once where it dies while nobody asks: the first who did would be told."""
+        while True:
+            await asyncio.sleep(_GLANCE)
+            if self._process is not None and self._process.died():
+                self._restart()
+
     def _restart(self) -> None:
         """Begin to load the policy again, behind the backs of those who wait."""
         if self._restarting is None and not self._closed:
@@ -200,7 +227,6 @@ class ProcessEngine:
     async def _start_again(self) -> None:
         pause, most = _PAUSES
         while True:
-            self._began = time.monotonic()
             log.error("the policy's process is gone, another one is started")
             try:
                 await self.start()
@@ -225,10 +251,8 @@ class ProcessEngine:
         sizes = [2**power for power in range(self.max_batch.bit_length())]
         return [size for size in sizes if size < self.max_batch] + [self.max_batch]
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, process: PolicyProcess) -> None:
         """Predict once or twice in every size, so that nobody who asks waits for what is made only once."""
-        process = self._process
-        assert process is not None
         black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         still = np.tile(np.array([0, 0, 0, 1, 0, 0, 0, 1, 0, 0], np.float32), (HORIZON, 2))
         promises = [None, Promise(still, fixed=3, known=12)] if process.keeps_promises else [None]
@@ -242,6 +266,11 @@ class ProcessEngine:
                     self._ask(process, [Request(seen, promise=promise)] * size, [0] * size)
                     took = time.monotonic() - began
             self.measured[size] = took
+
+
+def left_of(expected: float, elapsed: float) -> float:
+    """Seconds that something still takes; what has taken longer than expected takes as long again."""
+    return expected - elapsed if elapsed < expected else elapsed
 
 
 def described(spec: PolicySpec, policy: Policy) -> dict[str, Any]:

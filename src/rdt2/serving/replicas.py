@@ -1,8 +1,9 @@
 """Several policies behind one address, on all machines of a Ray cluster: `rdt2 serve --engine ray --replicas 2`.
 
 The server in front stays what it is: it speaks the protocol, guards the door and keeps the line. Batches go to the
-replicas of a Ray Serve deployment, each of which is a policy in a process of its own, as without Ray. What a replica
-was computing when it died is computed again by another one: a chunk depends on nothing but the request and its seed.
+replicas of a Ray Serve deployment, each of which is a policy in a process of its own, as without Ray. A replica ends
+with its policy, and what it was computing is computed once more, by another one: a chunk depends on nothing but the
+request and its seed.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class RayEngine:
     ) -> None:
         if replicas < 1:
             raise ConfigError(f"{replicas} replicas, expected 1 or more.")
+        if "RAY_ADDRESS" not in os.environ:
+            # Ray reads it when it is imported; a cluster of this machine then listens to this machine alone.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             import ray  # noqa: F401
             from ray import serve  # noqa: F401
@@ -98,7 +102,7 @@ class RayEngine:
             except RayTaskError as error:  # it lives, and its code went wrong
                 log.exception("a replica failed")
                 return [ServingError(f"a replica failed: {error.cause}")] * len(requests)
-            except RayError as error:  # it died or cannot be reached; Ray starts another one
+            except RayError as error:  # it or its policy died, or cannot be reached; Ray starts another one
                 self.restarts += 1
                 told = {"attempt": attempt, "requests": len(requests), "error": type(error).__name__}
                 log.error("a replica died", extra=told)
@@ -201,13 +205,24 @@ class Replica:
         self._engine = ProcessEngine(spec, **made)
         await self._engine.start()
 
+    async def check_health(self) -> None:
+        """Asked by Ray every few seconds: ends the replica where its policy died while nobody asked."""
+        self._end_with_policy()
+
     async def described(self) -> tuple[dict[str, Any], dict[int, float]]:
         """What clients are told of the policy, and seconds of a batch by its size."""
         return self._engine.about, self._engine.measured
 
     async def compute(self, requests: Sequence[Request], seeds: Sequence[int]) -> list[Outcome]:
-        """As `Engine.compute`."""
-        return [_sendable(each) for each in await self._engine.compute(requests, seeds)]
+        """As `Engine.compute`, while its policy lives."""
+        outcomes = await self._engine.compute(requests, seeds)
+        self._end_with_policy()
+        return [_sendable(each) for each in outcomes]
+
+    def _end_with_policy(self) -> None:
+        """A policy that hung was killed, too. Who waits for an answer is served by another replica."""
+        if self._engine.restarts:
+            os._exit(1)  # what Ray notices at once; an exception would be an answer
 
 
 def _sendable(outcome: Outcome) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
+import logging
 import ssl
 import time
 from collections import OrderedDict
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdt2.errors import ConfigError
-from rdt2.policy.client import read_key
+from rdt2.policy.client import is_loopback, read_key
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
+
+log = logging.getLogger(__name__)
 
 _PEERS = 1024
 """Addresses whose rate is remembered."""
@@ -27,6 +29,10 @@ class Bounds:
 
     message_bytes: int = 8 * 2**20
     """Of a message."""
+    fragments: int = 8192
+    """Of a message that comes in pieces; empty ones weigh nothing and are kept all the same."""
+    unread_bytes: int = 2**20
+    """Sent to a client and not read by it, as answers to its pings are: then the connection is given up."""
     connections: int = 64
     """At a time."""
     per_address: int = 32
@@ -115,12 +121,34 @@ def in_handshake(limit: int) -> type[ServerConnection]:
     return Bounded
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a server there is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+def guarded(bounds: Bounds) -> type[ServerConnection]:
+    """As `in_handshake`; it also ends clients that fill the memory with what no other bound counts."""
+    from websockets.frames import DATA_OPCODES, Frame
+
+    bounded: Any = in_handshake(bounds.handshakes)
+
+    class Guarded(bounded):  # type: ignore[misc]
+        _fragments = 0
+
+        def process_event(self, event: Any) -> None:
+            super().process_event(event)
+            if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+                self._fragments = 0 if event.fin else self._fragments + 1
+                if self._fragments > bounds.fragments:
+                    self._end("it sends a message in too many pieces")
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.transport.get_write_buffer_size() > bounds.unread_bytes:
+                self._end("it asks for answers and does not read them")
+
+        def _end(self, why: str) -> None:
+            if not self.transport.is_closing():
+                client = (self.remote_address or ("unknown",))[0]
+                log.warning("a client is given up", extra={"client": client, "reason": why})
+                self.transport.abort()
+
+    return Guarded
 
 
 def required_key(host: str, api_key_file: str | Path | None, *, open_to_all: bool) -> str | None:

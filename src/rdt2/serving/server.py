@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from rdt2.allocation import keep_freed_memory
 from rdt2.errors import ConfigError
 from rdt2.policy import messages
+from rdt2.policy.client import KEY_IN_CLEAR, is_loopback
 from rdt2.serving.adapters import Form
 from rdt2.serving.batching import MAX_QUEUE, Queue
 from rdt2.serving.connection import Connection
 from rdt2.serving.engine import Engine
 from rdt2.serving.metrics import Metrics
-from rdt2.serving.security import Bounds, Rates, allowed, in_handshake
+from rdt2.serving.security import Bounds, Rates, allowed, guarded
 from rdt2.wire import packed
 
 if TYPE_CHECKING:
@@ -143,12 +144,14 @@ class PolicyServer:
                 close_timeout=2.0,
                 max_size=bounds.message_bytes,
                 max_queue=2,
-                create_connection=in_handshake(bounds.handshakes),
+                create_connection=guarded(bounds),
                 logger=quiet,
             )
             log.info(
                 "listening", extra={"host": settings.host, "port": self.port, "tls": settings.tls is not None}
             )
+            if settings.api_key is not None and settings.tls is None and not is_loopback(settings.host):
+                log.warning(KEY_IN_CLEAR)
             if on_ready is not None:
                 on_ready(self)
             try:
