@@ -76,6 +76,14 @@ def test_a_help_fits_the_terminal_but_for_its_examples(capsys, monkeypatch):
         assert max(map(len, told)) <= 80
 
 
+def test_a_help_has_no_line_that_ends_early(capsys, monkeypatch):
+    """Regression: each line of an option's docstring began a new one."""
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main(["calibrate", "table", "--help"])
+    assert "is written to --out, with which later commands go on. (required)" in capsys.readouterr().out
+
+
 def test_every_command_names_data_policy_and_output_alike():
     for path, kind in LEAVES.items():
         names = {option.name for option in options(kind)}

@@ -17,7 +17,7 @@ from rdt2 import __version__
 from rdt2.cli import completion
 from rdt2.cli.output import check_outputs, figures_alone
 from rdt2.cli.screens import description, screen
-from rdt2.cli.usage import checked, named, typeable
+from rdt2.cli.usage import checked, fill_lines, named, typeable
 from rdt2.errors import ConfigError, RDT2Error
 from rdt2.registry import did_you_mean
 from rdt2.threads import share_cores
@@ -246,6 +246,7 @@ def parse(arguments: Sequence[str]) -> Any:
     name = " ".join(said)
     if helps:
         print(f"{description(kind)}\n")
+        fill_lines(kind)
     try:
         return tyro.cli(
             kind,

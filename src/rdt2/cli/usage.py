@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
 from rdt2.cli.options import Option, options, spelled
 from rdt2.errors import ConfigError
@@ -142,3 +143,23 @@ def _settings_of_policies() -> set[str]:
 
     settings = {field.name for kind in CONFIGS.values() for field in dataclasses.fields(kind)}
     return settings & {field.name for field in dataclasses.fields(PolicySpec)}
+
+
+def fill_lines(kind: Any) -> None:
+    """Give the options of a command their docstrings as one line each: where these go on behind an indent, tyro breaks
+    them as they stand, whatever the width of the terminal."""
+    from docstring_parser import parse_from_object
+
+    told = {
+        each.arg_name: " ".join(each.description.split())
+        for owner in reversed(kind.__mro__)
+        if dataclasses.is_dataclass(owner)
+        for each in parse_from_object(owner).params
+        if each.description
+    }
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in told:
+            field.metadata = MappingProxyType({**field.metadata, "help": told[field.name]})
+        if dataclasses.is_dataclass(hints[field.name]):
+            fill_lines(hints[field.name])
