@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,8 +55,17 @@ def test_scenes_of_training_stay_what_they_were() -> None:
         for seed in (0, 1, 2, 10**9, 10**9 + 7):
             values = make_scene(kind, seed).to_dict()
             del values["scenery"], values["unseen_shapes"]
-            digest.update(json.dumps(values, sort_keys=True).encode())
-    assert digest.hexdigest()[:16] == "73696181a0783598"
+            digest.update(json.dumps(_rounded(values), sort_keys=True).encode())
+    assert digest.hexdigest()[:16] == "f7f853674d3c720b"
+
+
+def _rounded(values: Any) -> Any:
+    """To a nanometre: products of matrices differ in their last bits from one kind of processor to another."""
+    if isinstance(values, dict):
+        return {key: _rounded(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_rounded(value) for value in values]
+    return round(values, 9) + 0.0 if isinstance(values, float) else values
 
 
 def _measured(scene: Scene) -> dict[str, float]:
