@@ -69,7 +69,7 @@ fuzz-serving: $(TESTABLE)  ## Send a policy server 10,000 messages gone wrong, t
 	RDT2_WIRE_EXAMPLES=$(FUZZ_SERVING) $(TEST_ENV) $(BIN)/python -m pytest tests/serving/test_server.py -k fuzz --timeout 1800
 
 # Arms that move for minutes, in real time: let nothing else run.
-test-calibrate: $(TESTABLE)  ## Calibrate a robot of peers: tool, check, table, latency, gripper, cameras (five minutes)
+test-calibrate: $(TESTABLE)  ## Calibrate a robot of peers: tool, arms, table, latency, gripper, cameras (six minutes)
 	RDT2_LONG=1 $(TEST_ENV) $(BIN)/python -m pytest -m realtime --reruns 2 --reruns-delay 2 --timeout 900 \
 	  tests/peers/test_calibrate.py
 

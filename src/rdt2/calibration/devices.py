@@ -15,9 +15,9 @@ from rdt2.calibration.outcome import Outcome, plot
 from rdt2.calibration.track import Track
 from rdt2.control.servo import TICK
 from rdt2.control.way import Room, Way
-from rdt2.devices.drivers import GRIPPER_DRIVERS
-from rdt2.devices.opening import driver_name
+from rdt2.devices.opening import device_number
 from rdt2.errors import CalibrationError, SafetyError
+from rdt2.operation.home import openings
 
 if TYPE_CHECKING:
     from rdt2.robot import Robot
@@ -262,23 +262,20 @@ def _require_openings(closed: float, opened: float) -> None:
 
 def _require_room(robot: Robot, settings: RobotSettings, side: str) -> None:
     """Raise SafetyError where fingers that close and open would touch the table, an obstacle or the other arm."""
-    openings: dict[str, Any] = {
-        each: float(np.clip(gripper.state().width, 0.0, settings.arms[each].gripper.stroke))
-        for each, gripper in robot.grippers.items()
-    }
+    swept: dict[str, Any] = {**openings(settings, robot)}
     joints = {
         each: state.joints for each, arm in robot.arms.items() if (state := arm.state()).joints is not None
     }
     if set(joints) != set(robot.arms):
         return  # hands without joints: nobody knows where they are
     ticks = np.concatenate(
-        [np.linspace(openings[side], to, 100) for to in (0.0, settings.arms[side].gripper.stroke)]
+        [np.linspace(swept[side], to, 100) for to in (0.0, settings.arms[side].gripper.stroke)]
     )
-    openings[side] = np.stack([ticks, ticks], axis=1)
+    swept[side] = np.stack([ticks, ticks], axis=1)
     way = Way(
         {each: np.repeat(rest[None], len(ticks), axis=0) for each, rest in joints.items()}, "fingers alone"
     )
-    if reason := Room(settings, openings).touched(way):
+    if reason := Room(settings, swept).touched(way):
         raise SafetyError(
             f"with the fingers of the {side} gripper {reason}. Lead the arm to where it has room."
         )
@@ -309,12 +306,8 @@ def _sent(
 
 def _told_better(settings: RobotSettings, side: str, real: Callable[[float], float]) -> dict[str, Any]:
     """What the driver of a gripper is to be told that its metres are real ones; nothing where it has no such words."""
-    if settings.kind == "cell":
-        return {}
-    device = settings.arms[side].gripper.device
-    known = GRIPPER_DRIVERS[driver_name(settings, side, "gripper")].options.model_fields
     return {
-        f"arms.{side}.gripper.device.{key}": round(real(float(device.get(key, known[key].default))), 5)  # type: ignore[arg-type]
+        f"arms.{side}.gripper.device.{key}": round(real(said), 5)
         for key in ("open_width", "closed_width")
-        if key in known
+        if (said := device_number(settings, side, "gripper", key)) is not None
     }

@@ -10,8 +10,7 @@ import numpy as np
 
 from rdt2.calibration.lens import Board, Lens, exposure, fisheye, waved
 from rdt2.calibration.outcome import Outcome, picture
-from rdt2.devices.drivers import CAMERA_DRIVERS
-from rdt2.devices.opening import driver_name
+from rdt2.devices.opening import device_number
 from rdt2.errors import CalibrationError
 from rdt2.files import whole_file
 
@@ -81,7 +80,7 @@ def eyes(
         changes[f"arms.{side}.camera.device.{key}"] = cameras[side][key] = value
 
     for side, image in sorted(seen.items()):
-        now, fps = (_told(settings, side, key) for key in ("exposure_us", "fps"))
+        now, fps = (device_number(settings, side, "camera", key) for key in ("exposure_us", "fps"))
         wrong, better = exposure(image, now, longest=0.9e6 / (fps or 30.0))
         rows.append((f"{side} picture", f"{image.shape[1]}x{image.shape[0]}, mean {image.mean():.0f} of 255"))
         values["exposure"][side] = {"mean": float(image.mean()), "wrong": wrong, "exposure_us": better}
@@ -102,7 +101,7 @@ def eyes(
         values["lens"] = {"side": side, **found.as_dict()}
         notes += found.notes
         rows.append((f"{side} lens", f"{found.error:.2f} pixels left in {found.pictures} pictures"))
-        crop = _told(settings, side, "crop")
+        crop = device_number(settings, side, "camera", "crop")
         wanted = _crop(found, seen[side].shape[1], crop, view, rows, notes)
         if wanted is not None:
             change(side, "crop", wanted)
@@ -135,17 +134,6 @@ def eyes(
         "Wrist cameras", rows, values, changes, notes, following=following or ["rdt2 run {robot} --dry-run is next."],
         plots=[picture(f"{side} camera", image) for side, image in sorted(seen.items())],
     )  # fmt: skip
-
-
-def _told(settings: RobotSettings, side: str, key: str) -> float | None:
-    """A number that the yaml tells a camera's driver, or the driver's own where it says nothing; None without one."""
-    device = settings.arms[side].camera.device
-    if key in device or settings.kind == "cell":
-        value: Any = device.get(key)
-    else:
-        known = CAMERA_DRIVERS[driver_name(settings, side, "camera")].options.model_fields
-        value = known[key].default if key in known else None
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _crop(

@@ -19,7 +19,7 @@ from rdt2.control.guard import Guard
 from rdt2.control.servo import TICK
 from rdt2.control.way import Room, Way
 from rdt2.errors import CalibrationError, SafetyError
-from rdt2.operation.home import follow, require_followed
+from rdt2.operation.home import follow, openings, require_followed
 from rdt2.robot.kinematics import ROTATION_WEIGHT
 from rdt2.robot.protocols import JointArm
 
@@ -75,10 +75,7 @@ def way_along(
             f"robot {settings.name!r}: its {side} hand has no joints that could be led. Calibrate a robot with arms."
         )
     start = {s: np.asarray(state.joints, dtype=np.float64) for s, state in states.items()}
-    widths = {
-        s: float(np.clip(gripper.state().width, 0.0, settings.arms[s].gripper.stroke))
-        for s, gripper in robot.grippers.items()
-    }
+    widths = openings(settings, robot)
     guard = Guard(settings, known, period=TICK)  # joints that do not belong to the pose: a wrong base or tool
     guard.start({s: np.asarray(state.pose) for s, state in states.items()}, start, widths)
     asked = poses(kinematics.forward(start[side]))
@@ -109,14 +106,14 @@ def way_along(
         raise SafetyError(f"the {side} arm's TCP would be faster than {TCP_SPEED} m/s")
     still = {s: np.repeat(each[None], len(asked), axis=0) for s, each in start.items() if s != side}
     way = Way({**still, side: joints}, f"the {side} arm, {seconds:.0f} s")
-    openings: dict[str, float | ndarray] = {**widths}
+    swept: dict[str, float | ndarray] = {**widths}
     if width is not None:
         told, late = (
             np.array([width(time) for time in TICK * np.arange(len(asked))]),
             2 * round(LATE / TICK) + 1,
         )
-        openings[side] = np.stack([minimum_filter1d(told, late), maximum_filter1d(told, late)], axis=1)
-    if reason := Room(settings, openings).touched(way):
+        swept[side] = np.stack([minimum_filter1d(told, late), maximum_filter1d(told, late)], axis=1)
+    if reason := Room(settings, swept).touched(way):
         raise SafetyError(reason)
     if not isinstance(robot.arms[side], JointArm):
         require_followed(settings, side, way)

@@ -51,7 +51,7 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
         CalibrationError: it determines nothing, or the two never were one body.
     """
     found = solve(tracker, arm)
-    notes = doubts(found, tracker, arm) or _halves(found, tracker, arm)
+    notes = _doubts(found, tracker, arm) or _halves(found, tracker, arm)
     left_out = None if notes else held_out(tracker, arm)
     if left_out is not None and left_out[0] > max(1.0, MISSES * found.noise_mm):
         notes.append(
@@ -88,7 +88,7 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
     )  # fmt: skip
 
 
-def doubts(found: HandEye, tracker: Track, arm: Track) -> list[str]:
+def _doubts(found: HandEye, tracker: Track, arm: Track) -> list[str]:
     """Why a solution is not to be trusted, in sentences: what the motion left open, and poses that fit no others."""
     said = found.uncertainty.undetermined()
     told = tracker.times - found.delay
@@ -151,7 +151,7 @@ def check(
     far, turned = 1e3 * float(np.linalg.norm(off[:3])), float(np.degrees(np.linalg.norm(off[3:])))
     allowed = max(HOLDS_MM, 3 * float(np.linalg.norm(found.uncertainty.position_mm)))
     allowed_turn = max(HOLDS_DEG, 3 * float(np.linalg.norm(found.uncertainty.rotation_deg)))
-    notes = doubts(found, tracker, arm)
+    notes = _doubts(found, tracker, arm)
     holds = not notes and far <= allowed and turned <= allowed_turn
     return Outcome(
         f"Check of the {side} arm's tool",

@@ -104,6 +104,27 @@ def open_tracker(
     return driver.open(Opening(name, side, options, clock or WallClock(), settings.arms[side], settings))
 
 
+def device_number(settings: RobotSettings, side: str, part: str, key: str) -> float | None:
+    """A number that the yaml tells a device's driver, or the driver's own where it says nothing; None without one.
+
+    Args:
+        settings: the robot.
+        side: right or left.
+        part: arm, gripper or camera.
+        key: of the driver's options.
+
+    Raises:
+        ConfigError: a driver that is not there.
+    """
+    device = _device(settings, side, part)
+    if key in device or settings.kind == "cell":
+        value: Any = device.get(key)
+    else:
+        known = _DRIVERS[part][driver_name(settings, side, part)].options.model_fields
+        value = known[key].default if key in known else None
+    return float(value) if isinstance(value, int | float) else None
+
+
 def driver_name(settings: RobotSettings, side: str, part: str) -> str:
     """Which driver opens a device: what its yaml says, else that of the robot's kind."""
     default = {"arm": DEFAULTS.get(settings.kind, ""), "gripper": DEFAULT_GRIPPER, "camera": DEFAULT_CAMERA}[

@@ -89,11 +89,7 @@ def way_home(settings: RobotSettings, robot: Robot, *, speed: float) -> Way:
         raise ConfigError(f"the speed is {speed:g} degrees/s, expected {SLOWEST:g} to {FASTEST:g}.")
     end = home_joints(settings)
     states = {side: arm.state() for side, arm in robot.arms.items()}
-    strokes = {side: arm.gripper.stroke for side, arm in settings.arms.items()}
-    widths = {
-        side: float(np.clip(gripper.state().width, 0.0, strokes[side]))
-        for side, gripper in robot.grippers.items()
-    }
+    widths = openings(settings, robot)
     start = {side: np.asarray(state.joints, dtype=np.float64) for side, state in states.items()}
     # Bodies are where joints say, so these have to be right: a wrong base or tool shows against the pose.
     guard = Guard(settings, settings.kinematics(), period=TICK)
@@ -103,6 +99,14 @@ def way_home(settings: RobotSettings, robot: Robot, *, speed: float) -> Way:
         if not isinstance(arm, JointArm):
             require_followed(settings, side, way)
     return way
+
+
+def openings(settings: RobotSettings, robot: Robot) -> dict[str, float]:
+    """How far each gripper is open now, metres, within its stroke."""
+    return {
+        side: float(np.clip(gripper.state().width, 0.0, settings.arms[side].gripper.stroke))
+        for side, gripper in robot.grippers.items()
+    }
 
 
 def follow(
