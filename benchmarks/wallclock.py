@@ -137,7 +137,8 @@ class Speeds:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, how many, and how busy it was: of the last minute, so many threads wanted to run."""
+    """The processor, how many, and how busy it was: of the last minute, so many threads wanted to run. And at what
+    part of their rate its clocks went, where they did (slow_motion.py)."""
     import os
 
     name = platform.processor()
@@ -145,4 +146,5 @@ def machine() -> dict[str, Any]:
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
         name = names[0] if names else name
-    return {"processor": name, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    slow = {"slow_motion": float(os.environ["SLOW_MOTION"])} if "SLOW_MOTION" in os.environ else {}
+    return {"processor": name, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), **slow}

@@ -54,14 +54,19 @@ def robot():
         try:  # left open, the library's threads would look for their controllers for ever
             robot.connect()
             robot.enable()
-            yield robot
+            with contextlib.closing(Board.watched(devices["memory"])) as board:
+                yield robot, board
         finally:
             robot.close()
 
 
 def test_what_the_drivers_say_moves_the_cells_arms_and_its_cameras_see_it(robot) -> None:
+    robot, board = robot
     until(lambda: recovered(robot))
     before = {side: camera.read() for side, camera in robot.cameras.items()}
+    if has_aravis():
+        for side in robot.sides:
+            until(lambda side=side: shows_what_the_cell_draws(robot, board, side))
     for side in robot.sides:
         checks = robot.arms[side].checks()
         assert all(check.ok for check in checks), checks
@@ -88,6 +93,12 @@ def test_what_the_drivers_say_moves_the_cells_arms_and_its_cameras_see_it(robot)
     trouble(ADDRESS, "release")  # as a person at the pendant does
     until(lambda: recovered(robot))
     until(lambda: goes_its_way(robot, "right", 0.2))
+
+
+def shows_what_the_cell_draws(robot, board, side: str) -> bool:
+    """Whether the policy sees the cell's own picture: as large, and with its colours. The arms stand."""
+    drawn = board.picture(f"{side} camera")
+    return np.abs(robot.cameras[side].read().image.astype(float) - drawn["image"]).mean() < 4
 
 
 def goes_its_way(robot, side: str, seconds: float) -> bool:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rdt2.robot.kinematics import ArmKinematics
     from rdt2.robot.settings import Bounds
 
+LATE = 0.02
+"""Seconds over which a path may at least be spread from where it is to its first new waypoint."""
 LONGEST = 0.02
 """Seconds that one step covers at most: after a pause the arm goes on, and does not jump."""
 UNREACHED = 0.03
@@ -83,7 +85,8 @@ class JointStream:
             if self._led is not None:
                 path.stay(self.kinematics.forward(self.joints), now=now)
             ahead, checked = path.checked(times, poses, now=now)
-            before, earlier = path.at(now), now
+            # a command that comes late leaves less time to its first waypoint than was meant; `step` is bounded anyway
+            before, earlier = path.at(now), min(now, ahead[0] - LATE)
             for time, there in zip(ahead, checked, strict=True):
                 seconds = FASTER * (time - earlier)
                 way = float(np.linalg.norm(there[:3, 3] - before[:3, 3]))

@@ -21,6 +21,7 @@ from rdt2.devices.stamps import ClockMap
 from rdt2.errors import RobotError
 from rdt2.robot.device import BaseDevice
 from rdt2.robot.protocols import Check, Clock, Frame, Health, Timing
+from rdt2.threads import preferring_what_starts
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -113,7 +114,8 @@ class StreamingCamera(BaseDevice):
             self._connected = True
 
     def _start(self) -> None:
-        stream = _Stream(self._source(), self._clock, self.timing.latency, self._shown)
+        with preferring_what_starts():  # what a camera sends is lost where nobody takes it in time
+            stream = _Stream(self._source(), self._clock, self.timing.latency, self._shown)
         try:
             stream.wait(START_SECONDS)
         except BaseException:

@@ -33,6 +33,7 @@ from rdt2.errors import ConfigError, RobotError
 from rdt2.robot.device import BaseDevice, require_widths
 from rdt2.robot.protocols import Check, GripperState, Health, Timing
 from rdt2.robot.waypoints import WidthTrajectory
+from rdt2.threads import hurry
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -315,6 +316,7 @@ class ZhixingGripper(BaseDevice):
 
     def _run(self, bus: ZhixingBus) -> None:
         """The bus's thread: until it is closed or its port is gone."""
+        hurry()  # it waits for answers nearly all of its time
         pause = 0.0
         try:
             while True:

@@ -11,6 +11,7 @@ import numpy as np
 from rdt2.errors import LateError, RobotError, SafetyError
 from rdt2.robot.kinematics import arm_kinematics
 from rdt2.robot.models import arm_model, mount_in_flange
+from rdt2.robot.waypoints import JointTrajectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
+    from rdt2.robot.kinematics import ArmKinematics
     from rdt2.robot.protocols import Clock
     from rdt2.sim.realtime import RealtimeArm
 
@@ -27,6 +29,8 @@ STOPPING = 15.0
 """rad/s^2 with which a program that ends, and a protective stop, bring the joints to rest."""
 LEAD = 0.012
 """Seconds in which the cell's arm is sent to each target: longer than from one to the next."""
+CATCH_UP = 2
+"""Times as long as its joints would need at their fastest: what is told to the cell's arm takes time to reach it."""
 MOVING = 0.02
 """m/s and rad/s from which an arm that is let go has to be braked."""
 ITERATIONS = 4
@@ -36,6 +40,23 @@ ITERATIONS = 4
 PUSHED = np.array([0.15, 0.0, 0.0, 0.0, 0.0, 0.2])
 """rad/s with which a hand moves the joints of an arm in freedrive."""
 PUSH_SECONDS = 1.0
+
+
+def posture(
+    kinematics: ArmKinematics, joints: Float[ndarray, " 6"], pose: Float[ndarray, "4 4"]
+) -> Float[ndarray, " 6"]:
+    """Joints (radians) that put the TCP at a pose of the base's frame, near those given.
+
+    Raises:
+        SafetyError: there are none nearby.
+    """
+    for _ in range(ITERATIONS):
+        joints, distance, angle = kinematics.step(joints, pose, dt=0.05)
+        if distance < 1e-5 and angle < 1e-4:
+            break
+    if distance > 0.02 or angle > 0.1:
+        raise SafetyError(f"no posture: {1e3 * distance:.0f} mm off")
+    return joints
 
 
 class Hand:
@@ -102,13 +123,7 @@ class Motion(Hand):
             SafetyError: there is no posture for it nearby.
         """
         joints = self.joints if self._target is None else self._target
-        for _ in range(ITERATIONS):
-            joints, distance, angle = self.kinematics.step(joints, pose, dt=0.05)
-            if distance < 1e-5 and angle < 1e-4:
-                break
-        if distance > 0.02 or angle > 0.1:
-            raise SafetyError(f"no posture: {1e3 * distance:.0f} mm off")
-        self.servo_joints(joints, lookahead)
+        self.servo_joints(posture(self.kinematics, joints, pose), lookahead)
 
     def let_go(self) -> None:
         """Come to rest."""
@@ -147,6 +162,7 @@ class CellMotion(Hand):
         self._at_flange = np.linalg.inv(mount_in_flange("ur5e", "left"))
         self.kinematics = arm_kinematics("ur5e", "left", base=np.eye(4))
         self._let_go = False
+        self._path: JointTrajectory | None = None
         self.set_tcp(np.eye(4))
         self.advance(0.0)
 
@@ -165,13 +181,20 @@ class CellMotion(Hand):
 
     def servo_joints(self, joints: Float[ndarray, " 6"], lookahead: float) -> None:
         if self._may_move():
-            self._arm.execute_joints(np.array([self._clock.now() + LEAD]), joints[None])
+            # A servo makes up for a target that came late, and no faster than its joints can.
+            now = self._clock.now()
+            path = self._path or JointTrajectory(self.joints, now)
+            seconds = CATCH_UP * float((np.abs(joints - path.at(now)) / self.kinematics.speeds).max())
+            way = np.array([now + max(LEAD, seconds)]), joints[None]
+            with contextlib.suppress(LateError):  # a busy machine: the next word is for a later moment
+                self._arm.execute_joints(*way)
+                path.execute(*way, now=now)
+                self._path = path
 
     def servo(self, pose: Float[ndarray, "4 4"], lookahead: float) -> None:
         if self._may_move():
-            target = self._arm.base @ pose @ np.linalg.inv(self.tcp) @ self._tool
-            with contextlib.suppress(LateError):  # a busy machine: the next word is for a later moment
-                self._arm.execute(np.array([self._clock.now() + LEAD]), target[None])
+            joints = self.joints if self._path is None else self._path.end[1]
+            self.servo_joints(posture(self.kinematics, joints, pose), lookahead)
 
     def _may_move(self) -> bool:
         """Raises SafetyError: the cell's arm has stopped by itself, because it cannot go where it was sent."""
@@ -188,7 +211,7 @@ class CellMotion(Hand):
         return True
 
     def let_go(self) -> None:
-        self._let_go = True
+        self._let_go, self._path = True, None
         if np.abs(self._arm.state().velocity).max() > MOVING:
             self._arm.stop()
 

@@ -34,14 +34,17 @@ from rdt2.devices.peers.ur import Controller, UROptions, listen, take_lines
 from rdt2.devices.peers.zhixing import Fault, ZhixingPeer, ZhixingPeerOptions, fingers_of
 from rdt2.errors import RobotError
 from rdt2.files import whole_file
+from rdt2.observation import IMAGE_SIZE
 from rdt2.robot.settings import RobotSettings
 from rdt2.threads import prefer
 
 TROUBLE = 30098
-ON_THE_WAY = {"ur5e": 0.03, "fr3": 0.03}
+ON_THE_WAY = {"ur5e": 0.025, "fr3": 0.03}
 """Seconds that a command takes longer through a driver and its peer than to the cell's own arms."""
-FINGERS_ON_THE_WAY = 0.03
+FINGERS_ON_THE_WAY = 0.09
 """The same of a gripper."""
+FASTEST = 1.0
+"""m/s at which a gripper's motor goes: the fingers behind it are the cell's own, and no faster than they are."""
 CARRIED = {"payload_centre": [0, 0, 0], "payload_inertia": [0, 0, 0]}
 LOADS: dict[str, dict[str, Any]] = {
     "ur5e": {**CARRIED, "payload": 0.5, "speed_slider": 1.0},
@@ -185,7 +188,7 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
             gripper = robot.grippers[side]
             fingers = stack.enter_context(
                 ZhixingPeer(
-                    ZhixingPeerOptions(serial=number + 1, width=gripper.state().width),
+                    ZhixingPeerOptions(serial=number + 1, width=gripper.state().width, speed=FASTEST),
                     follow=fingers_of(gripper, robot.clock),
                 )
             )
@@ -197,7 +200,7 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
             if options.cameras:
                 eye = Eye(stack, serial=f"CELL-{side}", cell=cell.memory, side=side)
                 troubles.parts[f"{side} camera"] = eye
-                devices[side]["camera"] = {**eye.device, "fps": options.rate}
+                devices[side]["camera"] = {**eye.device, "fps": options.rate, "crop": IMAGE_SIZE}
             devices[side]["tracker"] = {"type": "cell", "robot": options.robot, "memory": cell.memory}
         if options.yaml:
             _write(Path(options.yaml), driven(settings, devices))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,8 @@ PATTERNS = {0x01080009: "RGGB", 0x0108000A: "GBRG", 0x01080008: "GRBG", 0x010800
 """GenICam's numbers of 8-bit Bayer formats, and what their first two rows begin with."""
 RGB8 = 0x02180014
 GREY = 40
+GVCP, KNOCK = 3956, 0.005
+"""The port of GigE cameras, and seconds after which the library's camera is woken."""
 LATE = 0.5
 """Seconds from an exposure until it is sent, while the camera is slow."""
 
@@ -97,8 +100,12 @@ def serve(options: GigeOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
     signal.signal(signal.SIGUSR1, turn)
     signal.signal(signal.SIGUSR2, slow)
     ready({"serial": options.serial, "address": address})
-    while aravis.gv_fake_camera_is_running(server):
-        time.sleep(0.2)
+    # The library's camera sleeps 0.1 s, four pictures long, where the moment of a picture passes while it asks how long
+    # it is until then. What comes at its port wakes it, and an empty packet asks for nothing.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as knocking:
+        while aravis.gv_fake_camera_is_running(server):
+            knocking.sendto(b"", (address, GVCP))
+            time.sleep(KNOCK)
 
 
 def _have(address: str) -> None:

@@ -39,10 +39,13 @@ from rdt2.devices.gripper_drivers._zhixing_bus import (
 from rdt2.devices.peers import main
 from rdt2.errors import LateError, RDT2Error, RobotError, SafetyError
 from rdt2.robot.protocols import Clock, Gripper
+from rdt2.threads import hurry
 
 TICK = 0.01
 STROKE = 0.12
 FORCE_REACHED, POSITION_REACHED = 0x0601, 0x0602
+READ = 0x03
+"""Modbus: read holding registers."""
 SQUEEZE = 0.004
 """Metres that the motor is driven beyond where something stops the fingers."""
 START_SECONDS = 30.0
@@ -149,6 +152,8 @@ class ZhixingPeer:
         values: list[Any] | None,
     ) -> None:
         """Called by the server before it reads or writes registers: takes the time that the gripper takes."""
+        if values is None and function != READ:  # the server looks at what it has written, to confirm it
+            return
         seconds = self.options.read_seconds if values is None else self.options.write_seconds
         await asyncio.sleep(seconds / 2)
         self._advance()
@@ -171,6 +176,7 @@ class ZhixingPeer:
     # -------------------------------------------------------------------------------------------------- bus
 
     def _run(self) -> None:
+        hurry()  # as a gripper's own computer does nothing else
         try:
             if find_spec("pymodbus") is None:
                 raise RobotError("pymodbus is not installed: pip install 'rdt2[zhixing]'.")
