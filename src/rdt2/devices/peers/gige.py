@@ -39,6 +39,8 @@ RGB8 = 0x02180014
 GREY = 40
 GVCP, KNOCK = 3956, 0.005
 """The port of GigE cameras, and seconds after which the library's camera is woken."""
+FRESH, AWAITED = 0.01, 0.25
+"""Seconds for which a picture of a cell is sent at once after it came, and for which the next is waited for."""
 LATE = 0.5
 """Seconds from an exposure until it is sent, while the camera is slow."""
 
@@ -104,6 +106,7 @@ def serve(options: GigeOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
     # it is until then. What comes at its port wakes it, and an empty packet asks for nothing.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as knocking:
         while aravis.gv_fake_camera_is_running(server):
+            shown.look()
             knocking.sendto(b"", (address, GVCP))
             time.sleep(KNOCK)
 
@@ -130,57 +133,85 @@ def _have(address: str) -> None:
         )
 
 
-def _shown(options: GigeOptions) -> Callable[[], tuple[UInt8[ndarray, "h w 3"], float]]:
+class _Shown:
     """What gives the picture in the middle of the sensor, and when it was exposed (seconds since the epoch)."""
+
+    def look(self) -> None:
+        """Notice what is new; called again and again."""
+
+    def take(self) -> tuple[UInt8[ndarray, "h w 3"], float]:
+        """The newest picture, just after it came."""
+        raise NotImplementedError
+
+
+class _Still(_Shown):
+    """The same at any time."""
+
+    def __init__(self, picture: UInt8[ndarray, "h w 3"]) -> None:
+        self._picture = picture
+
+    def take(self) -> tuple[UInt8[ndarray, "h w 3"], float]:
+        return self._picture, time.time()
+
+
+class _OfCell(_Shown):
+    """What a wrist camera of a cell sees that another process runs.
+
+    It is sent when it comes, as by a camera that has just exposed it: who knows the time of a picture by its arrival
+    would be wrong by as much as it has waited.
+    """
+
+    def __init__(self, memory: str, camera: str) -> None:
+        from rdt2.sim.board import Board
+
+        try:
+            self._board = Board.watched(memory)
+        except FileNotFoundError:
+            raise RobotError(
+                f"no cell runs with the shared memory {memory!r}: say RealtimeCell.memory."
+            ) from None
+        self._camera = camera
+        self._number, self._came = -1, float("-inf")
+        self._latest: tuple[UInt8[ndarray, "h w 3"], float] = (
+            np.full((384, 384, 3), GREY, np.uint8),
+            time.time(),
+        )
+
+    def look(self) -> None:
+        record, cell = self._board.picture(self._camera), self._board.cell()
+        if record is not None and cell is not None and int(record["sequence"]) != self._number:
+            now = time.monotonic()
+            moment = float(record["timestamp"]) + float(cell["began"]) + time.time() - now
+            self._latest = record["image"], moment
+            self._number, self._came = int(record["sequence"]), now
+
+    def take(self) -> tuple[UInt8[ndarray, "h w 3"], float]:
+        until = time.monotonic() + AWAITED
+        self.look()
+        while self._came + FRESH < time.monotonic() < until:
+            time.sleep(0.001)
+            self.look()
+        return self._latest
+
+
+def _shown(options: GigeOptions) -> _Shown:
     if options.cell:
-        return _cell(options.cell, f"{options.side} camera")
+        return _OfCell(options.cell, f"{options.side} camera")
     if options.picture:
         import cv2
 
         found = cv2.imread(options.picture) if Path(options.picture).is_file() else None
         if found is None:
             raise RobotError(f"{options.picture} is no picture that can be read.")
-        picture = found[..., ::-1]
-    else:
-        ramp = np.arange(480).astype(np.uint8)
-        picture = np.stack(np.broadcast_arrays(ramp, ramp[:, None], np.uint8(128)), axis=-1)
-    return lambda: (picture, time.time())
+        return _Still(found[..., ::-1])
+    ramp = np.arange(480).astype(np.uint8)
+    return _Still(np.stack(np.broadcast_arrays(ramp, ramp[:, None], np.uint8(128)), axis=-1))
 
 
-def _cell(memory: str, camera: str) -> Callable[[], tuple[UInt8[ndarray, "h w 3"], float]]:
-    """The newest picture of a wrist camera of a cell that another process runs."""
-    from rdt2.sim.board import Board
-
-    try:
-        board = Board.watched(memory)
-    except FileNotFoundError:
-        raise RobotError(
-            f"no cell runs with the shared memory {memory!r}: say RealtimeCell.memory."
-        ) from None
-    latest: tuple[int, Any, float] = (-1, np.full((384, 384, 3), GREY, np.uint8), time.time())
-
-    def newest() -> tuple[UInt8[ndarray, "h w 3"], float]:
-        nonlocal latest
-        record, cell = board.picture(camera), board.cell()
-        if record is not None and cell is not None and int(record["sequence"]) != latest[0]:
-            epoch = time.time() - time.monotonic()
-            moment = float(record["timestamp"]) + float(cell["began"]) + epoch
-            latest = (int(record["sequence"]), record["image"], moment)
-        return latest[1:]
-
-    return newest
-
-
-def _fill(
-    buffer: int,
-    camera: int,
-    exposure_us: int,
-    options: GigeOptions,
-    shown: Callable[[], tuple[UInt8[ndarray, "h w 3"], float]],
-) -> None:
+def _fill(buffer: int, camera: int, exposure_us: int, options: GigeOptions, shown: _Shown) -> None:
     """Draw what the sensor sees of the picture, and stamp it with the beginning of its exposure."""
     aravis = library()
-    picture, moment = shown()
+    picture, moment = shown.take()
     width, height = aravis.buffer_get_image_width(buffer), aravis.buffer_get_image_height(buffer)
     number = aravis.buffer_get_image_pixel_format(buffer)
     corner = [
