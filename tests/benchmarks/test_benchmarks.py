@@ -9,6 +9,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 import time
@@ -227,6 +228,34 @@ def test_peers(run):
     for way in ("direct", "peers"):
         assert figures["rows"][0][way]["seconds"] > 0 or figures["rows"][0][way]["ending"]
     assert run("peers", *options)["rows"] == figures["rows"]
+
+
+@pytest.mark.skipif(
+    shutil.which("cc") is None or sys.platform != "linux", reason="needs Linux and a C compiler"
+)
+def test_slow_motion(load, monkeypatch, tmp_path):
+    """A quarter of each second passes, whatever is waited by, and in a process of its own as well."""
+    (tmp_path / "slow.py").write_text(
+        "import asyncio, json, select, subprocess, sys, threading, time\n"
+        "def took(wait):\n"
+        "    began = time.monotonic()\n"
+        "    wait()\n"
+        "    return time.monotonic() - began\n"
+        "waits = [lambda: time.sleep(0.1), lambda: threading.Event().wait(0.1), lambda: select.select([], [], [], 0.1),"
+        " lambda: select.poll().poll(100), lambda: asyncio.run(asyncio.sleep(0.1))]\n"
+        "clock = [sys.executable, '-c', 'import time; print(time.monotonic())']\n"
+        "before, inner, after = time.monotonic(), float(subprocess.check_output(clock)), time.monotonic()\n"
+        "open(sys.argv[1], 'w').write(json.dumps([[took(wait) for wait in waits], before < inner < after]))\n"
+    )
+    found = tmp_path / "found.json"
+    monkeypatch.setattr(sys, "argv", ["slow_motion.py", "0.25", str(tmp_path / "slow.py"), str(found)])
+    began = time.monotonic()
+    with pytest.raises(SystemExit, match=r"^0$"):
+        load("slow_motion").main()
+    assert time.monotonic() - began > 5 * 0.1 / 0.25
+    waited, agree = json.loads(found.read_text())
+    assert agree
+    assert all(0.1 <= seconds < 0.3 for seconds in waited), waited
 
 
 @pytest.mark.realtime

@@ -75,6 +75,23 @@ def test_a_path_faster_than_the_bounds_is_refused_and_changes_nothing(stream) ->
         stream.execute(*upwards(stream), 20.0)
 
 
+def test_a_command_that_comes_late_stops_nothing_and_is_caught_up_with_within_the_bounds(stream) -> None:
+    """Regression: the first waypoint, half a millisecond ahead by then, was taken for 10 m/s and all arms stopped."""
+    stream.execute(*upwards(stream), 10.0)
+    steps(stream, 10.0, 10.3)
+    times, poses = upwards(stream)
+    poses[:, 2, 3] += 0.006
+    late = times[15] - 0.0005
+    here = stream.kinematics.forward(stream.step(late)[0])[2, 3]
+    stream.execute(times, poses, late)
+    heights = np.append(here, steps(stream, late + BEAT, 10.5))
+    assert np.diff(heights).max() <= 1.25 * BOUNDS.speed * BEAT
+    assert heights[-1] == pytest.approx(stream.path.at(10.496)[2, 3], abs=0.002)
+    poses[:, 2, 3] += 0.06
+    with pytest.raises(SafetyError, match="refuses a path"):
+        stream.execute(times, poses, 10.5)
+
+
 def test_after_a_pause_it_goes_on_within_its_bounds(stream) -> None:
     stream.execute(*upwards(stream), 10.0)
     before = steps(stream, 10.0, 10.2)[-1]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from rdt2.devices.camera_drivers import aravis as driver
 from rdt2.devices.camera_drivers.aravis import AravisOptions, AravisSource, decoder, find, region
 from rdt2.devices.opening import open_device
 from rdt2.devices.peers import started
-from rdt2.devices.peers.gige import mosaic
+from rdt2.devices.peers.gige import _OfCell, mosaic
 from rdt2.errors import ConfigError, RobotError
 from rdt2.observation import wrist_picture
 from rdt2.robot.settings import RobotSettings
@@ -149,6 +150,24 @@ def test_the_least_region_holds_the_square_and_is_one_that_the_camera_takes(size
     corner = (size - crop) // 2
     assert begin <= corner
     assert corner + crop <= begin + length <= size
+
+
+def test_a_picture_of_the_cell_is_sent_when_it_comes(monkeypatch):
+    """Regression: it was sent at the camera's own turn; who knew its time by its arrival was wrong by as much."""
+    monkeypatch.setattr("rdt2.devices.peers.gige.AWAITED", 20.0)
+    board, picture = Board(), np.zeros((384, 384, 3), np.uint8)
+    try:
+        board.write_cell(began=0.0)
+        board.put_picture("left camera", 1.0, 1, picture)
+        shown = _OfCell(board.name, "left camera")
+        shown.look()
+        time.sleep(0.05)
+        coming = threading.Timer(0.1, board.put_picture, ("left camera", 2.0, 2, picture + 9))
+        coming.start()
+        np.testing.assert_array_equal(shown.take()[0], picture + 9)
+        coming.join()
+    finally:
+        board.close()
 
 
 def test_a_picture_of_the_cell_arrives_bit_for_bit_with_the_time_of_its_exposure(opened, monkeypatch):

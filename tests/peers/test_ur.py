@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from lateness import on_time  # noqa: E402
 from streamed import Moving, is_moved_by_hand, robot_of, until  # noqa: E402
 
 from rdt2.devices.peers import started  # noqa: E402
+from rdt2.devices.peers._ur_motion import CellMotion  # noqa: E402
 from rdt2.devices.peers.ur import trouble  # noqa: E402
 from rdt2.errors import ConfigError, RobotError, SafetyError  # noqa: E402
 from rdt2.robot.settings import RobotSettings  # noqa: E402
@@ -359,3 +361,27 @@ def test_an_arm_that_is_not_there_says_what_to_look_at() -> None:
         robot.connect()
     with pytest.raises(ConfigError, match=r"(?s)payload.*kg on the flange"):
         robot_of(settings(payload=-1))
+
+
+def test_an_arm_of_the_cell_makes_up_for_a_late_target_no_faster_than_its_joints_can() -> None:
+    """Regression: what came 40 ms late was to be made up for within 12 ms, and ended as a protective stop."""
+    told: list[float] = []
+    home = np.array([0.0, -1.5, 1.5, -1.5, -1.5, 0.0])
+    state = SimpleNamespace(joints=home, velocity=np.zeros(6), wrench=np.zeros(6))
+    arm = SimpleNamespace(
+        base=np.eye(4), state=lambda: state, health=lambda: SimpleNamespace(fault="", stopped=False),
+        execute_joints=lambda times, joints: told.append(float(times[-1]) - 5.0),
+    )  # fmt: skip
+    motion = CellMotion(arm, SimpleNamespace(now=lambda: 5.0), np.eye(4))  # type: ignore[arg-type]
+    fastest = float(motion.kinematics.speeds[0])
+    motion.servo_joints(home + 0.001 * np.eye(6)[0], 0.1)
+    motion.servo_joints(home + 0.1 * np.eye(6)[0], 0.1)
+    assert told[0] == pytest.approx(0.012)
+    assert told[1] > 1.5 * 0.099 / fastest
+    pose = motion.kinematics.forward(home + 0.01)
+    motion.let_go()
+    motion.servo(pose, 0.1)
+    assert len(told) == 3
+    pose[0, 3] += 3
+    with pytest.raises(SafetyError, match="no posture"):
+        motion.servo(pose, 0.1)

@@ -201,6 +201,17 @@ def test_a_slow_bus_carries_the_newest_width_the_last_word_and_readings_between_
     assert 20 < float(bus.got.split(" ms a width")[0]) < 2000
 
 
+def test_a_move_is_two_writes_of_the_peer_and_no_more() -> None:
+    """Regression: its server's look at what it had just written took the time of a reading: 50 ms a move, not 30."""
+    with ZhixingPeer(ZhixingPeerOptions(**QUICK)) as peer:
+        bus = ZhixingBus(peer.port, slave=1, answer=0.5)
+        bus.move(6000)
+        assert peer.answers == 2
+        bus.position()
+        assert peer.answers == 3
+        bus.close()
+
+
 def test_widths_between_the_first_and_the_last_are_sent_when_they_are_due(gripper, peer) -> None:
     """The published loop sends the last width of a chunk alone (PITFALLS 38)."""
     began = time.monotonic()

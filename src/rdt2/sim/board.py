@@ -108,6 +108,15 @@ class Board:
         """The newest picture of a camera, None before the first."""
         return self._read("pictures", DEVICES.index(name))
 
+    def picture_place(self, name: str) -> int:
+        """Where the newest picture of a camera stands, -1 before the first: another place than before, another picture.
+        Unlike `picture` it copies nothing."""
+        records = self._open()
+        try:
+            return int(records["newest"]["pictures"][DEVICES.index(name)])
+        finally:
+            records = None
+
     def _write(self, part: str, which: int, values: Mapping[str, Any]) -> None:
         records = self._open()
         newest = records["newest"][part]

@@ -171,27 +171,22 @@ class _OfCell(_Shown):
                 f"no cell runs with the shared memory {memory!r}: say RealtimeCell.memory."
             ) from None
         self._camera = camera
-        self._number, self._came = -1, float("-inf")
-        self._latest: tuple[UInt8[ndarray, "h w 3"], float] = (
-            np.full((384, 384, 3), GREY, np.uint8),
-            time.time(),
-        )
+        self._place, self._came = -1, float("-inf")
 
     def look(self) -> None:
-        record, cell = self._board.picture(self._camera), self._board.cell()
-        if record is not None and cell is not None and int(record["sequence"]) != self._number:
-            now = time.monotonic()
-            moment = float(record["timestamp"]) + float(cell["began"]) + time.time() - now
-            self._latest = record["image"], moment
-            self._number, self._came = int(record["sequence"]), now
+        if (place := self._board.picture_place(self._camera)) != self._place:
+            self._place, self._came = place, time.monotonic()
 
     def take(self) -> tuple[UInt8[ndarray, "h w 3"], float]:
         until = time.monotonic() + AWAITED
         self.look()
         while self._came + FRESH < time.monotonic() < until:
-            time.sleep(0.001)
+            time.sleep(0.002)
             self.look()
-        return self._latest
+        record, cell = self._board.picture(self._camera), self._board.cell()
+        if record is None or cell is None:
+            return np.full((384, 384, 3), GREY, np.uint8), time.time()
+        return record["image"], float(record["timestamp"] + cell["began"]) + time.time() - time.monotonic()
 
 
 def _shown(options: GigeOptions) -> _Shown:
