@@ -11,7 +11,6 @@ import numpy as np
 from rdt2.errors import LateError, RobotError, SafetyError
 from rdt2.robot.kinematics import arm_kinematics
 from rdt2.robot.models import arm_model, mount_in_flange
-from rdt2.robot.waypoints import JointTrajectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +28,8 @@ STOPPING = 15.0
 """rad/s^2 with which a program that ends, and a protective stop, bring the joints to rest."""
 LEAD = 0.012
 """Seconds in which the cell's arm is sent to each target: longer than from one to the next."""
-CATCH_UP = 2
-"""Times as long as its joints would need at their fastest: what is told to the cell's arm takes time to reach it."""
+UNDER_WAY = 0.005
+"""Seconds until the cell's arm hears of it."""
 MOVING = 0.02
 """m/s and rad/s from which an arm that is let go has to be braked."""
 ITERATIONS = 4
@@ -162,7 +161,7 @@ class CellMotion(Hand):
         self._at_flange = np.linalg.inv(mount_in_flange("ur5e", "left"))
         self.kinematics = arm_kinematics("ur5e", "left", base=np.eye(4))
         self._let_go = False
-        self._path: JointTrajectory | None = None
+        self._sent: tuple[float, ndarray] | None = None
         self.set_tcp(np.eye(4))
         self.advance(0.0)
 
@@ -182,18 +181,16 @@ class CellMotion(Hand):
     def servo_joints(self, joints: Float[ndarray, " 6"], lookahead: float) -> None:
         if self._may_move():
             # A servo makes up for a target that came late, and no faster than its joints can.
-            now = self._clock.now()
-            path = self._path or JointTrajectory(self.joints, now)
-            seconds = CATCH_UP * float((np.abs(joints - path.at(now)) / self.kinematics.speeds).max())
-            way = np.array([now + max(LEAD, seconds)]), joints[None]
+            now, (ends, last) = self._clock.now(), self._sent or (-np.inf, self.joints)
+            needs = float((np.abs(joints - last) / self.kinematics.speeds).max())
+            due = max(now + LEAD, max(ends, now + UNDER_WAY) + 1.01 * needs)
             with contextlib.suppress(LateError):  # a busy machine: the next word is for a later moment
-                self._arm.execute_joints(*way)
-                path.execute(*way, now=now)
-                self._path = path
+                self._arm.execute_joints(np.array([due]), joints[None])
+                self._sent = due, joints
 
     def servo(self, pose: Float[ndarray, "4 4"], lookahead: float) -> None:
         if self._may_move():
-            joints = self.joints if self._path is None else self._path.end[1]
+            joints = self.joints if self._sent is None else self._sent[1]
             self.servo_joints(posture(self.kinematics, joints, pose), lookahead)
 
     def _may_move(self) -> bool:
@@ -211,7 +208,7 @@ class CellMotion(Hand):
         return True
 
     def let_go(self) -> None:
-        self._let_go, self._path = True, None
+        self._let_go, self._sent = True, None
         if np.abs(self._arm.state().velocity).max() > MOVING:
             self._arm.stop()
 

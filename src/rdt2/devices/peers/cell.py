@@ -39,12 +39,12 @@ from rdt2.robot.settings import RobotSettings
 from rdt2.threads import prefer
 
 TROUBLE = 30098
-ON_THE_WAY = {"ur5e": 0.025, "fr3": 0.03}
+ON_THE_WAY = {"ur5e": 0.02, "fr3": 0.03}
 """Seconds that a command takes longer through a driver and its peer than to the cell's own arms."""
-FINGERS_ON_THE_WAY = 0.09
+FINGERS_ON_THE_WAY = 0.065
 """The same of a gripper."""
-FASTEST = 1.0
-"""m/s at which a gripper's motor goes: the fingers behind it are the cell's own, and no faster than they are."""
+MOTOR = {"speed": 1.0, "squeeze": 0.12}
+"""Of a gripper: the fingers behind it are the cell's own, as fast and as strong as they are."""
 CARRIED = {"payload_centre": [0, 0, 0], "payload_inertia": [0, 0, 0]}
 LOADS: dict[str, dict[str, Any]] = {
     "ur5e": {**CARRIED, "payload": 0.5, "speed_slider": 1.0},
@@ -188,7 +188,7 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
             gripper = robot.grippers[side]
             fingers = stack.enter_context(
                 ZhixingPeer(
-                    ZhixingPeerOptions(serial=number + 1, width=gripper.state().width, speed=FASTEST),
+                    ZhixingPeerOptions(serial=number + 1, width=gripper.state().width, **MOTOR),
                     follow=fingers_of(gripper, robot.clock),
                 )
             )

@@ -46,8 +46,6 @@ STROKE = 0.12
 FORCE_REACHED, POSITION_REACHED = 0x0601, 0x0602
 READ = 0x03
 """Modbus: read holding registers."""
-SQUEEZE = 0.004
-"""Metres that the motor is driven beyond where something stops the fingers."""
 START_SECONDS = 30.0
 Fault = Literal["", "garbage", "short", "odd", "silence", "unplugged"]
 """Bytes that are no answer; half an answer; a position that this gripper does not have; no answer; no port."""
@@ -62,6 +60,12 @@ class ZhixingPeerOptions(Options):
     speed: float = Field(default=0.2, gt=0, le=1, description="Opening speed, m/s.")
     object: float = Field(
         default=0.0, ge=0, le=STROKE, description="Width of what is between its fingers, metres."
+    )
+    squeeze: float = Field(
+        default=0.004,
+        gt=0,
+        le=STROKE,
+        description="Metres that its motor goes on where something stops its fingers.",
     )
     write_seconds: float = Field(
         default=0.015, ge=0, le=1, description="Until a write is confirmed; a move is two of them."
@@ -139,7 +143,7 @@ class ZhixingPeer:
         way = self.options.speed * (now - self._ticked)
         self._ticked = now
         driven = self._driven + min(max(self._target - self._driven, -way), way)
-        self._driven = max(driven, self.width - SQUEEZE) if driven < self._driven else driven
+        self._driven = max(driven, self.width - self.options.squeeze) if driven < self._driven else driven
         self.width = self._follow(self._driven)
 
     async def _act(
@@ -164,7 +168,7 @@ class ZhixingPeer:
                 else round((1 - self.width / STROKE) * FEEDBACK_CLOSED) & 0xFFFFFFFF
             )
             registers[FEEDBACK - start : FEEDBACK - start + 2] = [fed_back >> 16, fed_back & 0xFFFF]
-            registers[FORCE_REACHED - start] = int(self.width - self._driven >= SQUEEZE - 1e-6)
+            registers[FORCE_REACHED - start] = int(self.width - self._driven >= self.options.squeeze - 1e-6)
             registers[POSITION_REACHED - start] = int(abs(self.width - self._target) < 1e-3)
         elif address == TRIGGER and values[0] == 1:
             high, low = registers[POSITION - start : POSITION - start + 2]
