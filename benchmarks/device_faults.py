@@ -59,7 +59,7 @@ RATE, OLD, APART = 15, 0.5, 0.2
 SEEN = 0.15
 """Seconds before a prediction that its pictures were taken, about."""
 CONFIG = LoopConfig(deadline=0.5)
-TRIES = 5
+TRIES = 12
 """Episodes in which a fault is tried: on a busy machine one may end before."""
 BACK = 20.0
 """Seconds in which a person's word, said again and again, has to bring the robot back."""
@@ -222,7 +222,7 @@ def episode(fault: Fault, place: Place, board: Board) -> tuple[dict[str, Any] | 
             over.set()
             for thread in threads:
                 thread.join()
-            if not happened or happened[0] > ended:
+            if not happened or happened[0] > ended or min(acted, default=ended) < happened[0]:
                 return None, result.ending
             back = None if fault.mended is None else comes_back(robot, place, fault.mended)
         finally:

@@ -28,6 +28,8 @@ from rdt2.pose import matrix_to_pose, pose_to_matrix
 from rdt2.threads import prefer
 
 RTDE, SCRIPT, DASHBOARD, TROUBLE = 30004, 30003, 29999, 30099
+TURN = 2e-4
+"""Seconds for which it always waits: a busy machine's lock would never be had by those who bring commands."""
 PERIOD = 0.004
 BEHIND = 0.02
 """Seconds that one step of the motion covers at most: where the machine is busy, the arm's time stands still."""
@@ -119,7 +121,7 @@ class Controller:
             for client in listening:
                 client.tell(states, now)
             due = max(due + PERIOD, now)
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(TURN, due - time.monotonic()))
 
     def states(self, now: float) -> dict[str, Any]:
         """All outputs of RTDE by name: radians, metres, N, at `now` of the monotonic clock."""
