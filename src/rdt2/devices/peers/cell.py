@@ -43,8 +43,9 @@ ON_THE_WAY = {"ur5e": 0.02, "fr3": 0.03}
 """Seconds that a command takes longer through a driver and its peer than to the cell's own arms."""
 FINGERS_ON_THE_WAY = 0.065
 """The same of a gripper."""
-MOTOR = {"speed": 1.0, "squeeze": 0.12}
-"""Of a gripper: the fingers behind it are the cell's own, as fast and as strong as they are."""
+FASTEST, STRONGEST = 1.0, 0.12
+"""Speed (m/s) and squeeze (m) of a gripper's motor: the fingers behind it are the cell's own, as fast and as strong as
+they are."""
 CARRIED = {"payload_centre": [0, 0, 0], "payload_inertia": [0, 0, 0]}
 LOADS: dict[str, dict[str, Any]] = {
     "ur5e": {**CARRIED, "payload": 0.5, "speed_slider": 1.0},
@@ -188,7 +189,9 @@ def serve(options: CellOptions, ready: Callable[[Mapping[str, Any]], None]) -> N
             gripper = robot.grippers[side]
             fingers = stack.enter_context(
                 ZhixingPeer(
-                    ZhixingPeerOptions(serial=number + 1, width=gripper.state().width, **MOTOR),
+                    ZhixingPeerOptions(
+                        serial=number + 1, width=gripper.state().width, speed=FASTEST, squeeze=STRONGEST
+                    ),
                     follow=fingers_of(gripper, robot.clock),
                 )
             )
