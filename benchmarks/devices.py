@@ -1,13 +1,16 @@
 """Rates and latencies of each device, against a peer that speaks its protocol on this machine.
 
-    python benchmarks/devices.py --json devices.json          # all that is installed, a minute
+    python benchmarks/devices.py --json devices.json          # all that is installed, two minutes
     python benchmarks/devices.py --only remote fr3
+    python benchmarks/devices.py --only everything --seconds 20
     python benchmarks/devices.py --only gige uvc --seconds 10
 
 For an arm: states a second and their age when they are read; what a command of 40 waypoints takes, sent 125 times a
 second as the servo does; and from a command to the motion. For a gripper also how many widths its bus carries, and how
 soon a fault of it is known. For cameras: pictures a second, from the middle of an exposure until the picture can be
-read, cut and resized, and how far apart two cameras expose. A new device is a function here that gives its figures.
+read, cut and resized, and how far apart two cameras expose. `everything` is two UR5e, two grippers, two cameras and a
+tracker at once, driven and recorded by the loop: the periods of its servo. A new device is a function here that gives
+its figures.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from rdt2.control import DiskRecorder, run_episode
 from rdt2.devices import WallClock, open_device, open_tracker
 from rdt2.devices.camera_drivers.aravis import AravisOptions, AravisSource
 from rdt2.devices.host import DeviceHost, HostSettings
@@ -36,7 +40,7 @@ from rdt2.errors import RDT2Error
 from rdt2.robot import Arm
 from rdt2.robot.settings import RobotSettings
 from rdt2.threads import hurry
-from wallclock import machine
+from wallclock import SENTENCE, machine
 
 TICK = 0.008
 """Seconds between commands: the servo's."""
@@ -277,8 +281,41 @@ def uvc(seconds: float) -> dict[str, float]:
     return {"pictures_hz": len(ages) / seconds, **_spread("picture_age_ms", ages)}
 
 
+def everything(seconds: float) -> dict[str, float]:
+    """Two UR5e, two grippers, two cameras at 15 pictures a second and a tracker, driven and recorded by the loop: the
+    periods of its servo, which is to send a command every 8 ms.
+
+    Raises:
+        RDT2Error: no episode lasted so long.
+    """
+    from device_faults import CONFIG, TRIES, connected, opened_place, swings  # not without the simulation
+
+    for number in range(1, TRIES + 1):
+        with opened_place() as place, swings() as policy, tempfile.TemporaryDirectory() as folder:
+            robot, settings = connected(place.devices)
+            tracker = open_tracker(place.devices["right"]["tracker"], settings, "right")
+            recorder = DiskRecorder(folder, policy={})
+            recorder.begin(robot.clock, settings)
+            try:
+                tracker.connect()
+                tracker.enable()
+                result = run_episode(
+                    robot, policy, SENTENCE, settings=settings, config=CONFIG, recorder=recorder,
+                    max_seconds=seconds,
+                )  # fmt: skip
+                recorder.end(result)
+            finally:
+                tracker.close()
+                robot.close()
+        if result.ending == "time is up":
+            return {"servo_hz": len(result.lateness) / result.seconds, **_spread("servo_ms", result.lateness)}
+        print(f"everything: episode {number} of {TRIES} ended early: {result.ending}")
+    raise RDT2Error(f"none of {TRIES} episodes lasted for {seconds:g} s")
+
+
 DEVICES: dict[str, Callable[[float], dict[str, float]]] = {
     "remote": remote, "ur": ur, "fr3": fr3, "zhixing": zhixing, "tracker": tracker, "gige": gige, "uvc": uvc,
+    "everything": everything,
 }  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import sys
 sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PY
 
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# also one that was left half made, such as without python3-venv
+"$venv/bin/python" -m pip --version > /dev/null 2>&1 || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv>=0.8"
 
 # uv does not read pip's PIP_FIND_LINKS: hand it on. Without it, let uv choose the torch build that

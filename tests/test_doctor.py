@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -77,10 +79,35 @@ def test_a_hub_that_does_not_answer(monkeypatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(doctor, "HUB", ("127.0.0.1", 9))
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     found = one(doctor._hub)
     assert found.state == "optional"
+    assert found.found.startswith("http://127.0.0.1:9 cannot be reached")
     assert "HF_ENDPOINT" in found.mend
+
+
+def test_the_hub_is_asked_where_its_client_asks(monkeypatch) -> None:
+    """Regression: huggingface.co itself was asked, whatever mirror or proxy was set as it had advised."""
+    from huggingface_hub import constants
+
+    class Mirror(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_) -> None:
+            pass
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.HTTPServer(("127.0.0.1", 0), Mirror) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        found = one(doctor._hub)
+    assert found.state == "ok"
+    assert found.found.endswith("answers (404)")
 
 
 def test_a_check_that_fails_is_a_finding(monkeypatch) -> None:

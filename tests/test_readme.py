@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import recorded
+import recordings as recordings_of_others
 from fake_robot import ConstantPolicy, fake_settings
 from hy_tables import HandMotion, write_table
+from motion import Motion
 
 from rdt2.cli.main import main, parse
 from rdt2.data import ShardIndex
@@ -271,6 +273,10 @@ def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monke
             assert not code, (words, capsys.readouterr().err)
 
     run(demo)
+    written = [recordings_of_others.Recording(Motion(60, number=number)) for number in range(2)]
+    for layout, folder in {"lerobot": "my_lerobot", "hdf5": "my_hdf5", "umi-zarr": "."}.items():
+        Path(folder).mkdir(exist_ok=True)
+        recordings_of_others.LAYOUTS[layout](written, Path(folder))
     run(
         commands((request.config.rootpath / "docs/control.md").read_text("utf-8"), CONTROL["docs/control.md"])
     )
@@ -296,7 +302,8 @@ def test_every_command_of_training_and_fine_tuning_runs(request, tmp_path, monke
     # the published expert brings no normalizer, and is asked with the tokenizer's
     Path("robotics-diffusion-transformer/RDT2-FM/normalizer.safetensors").unlink()
     for page in MIGRATION:
-        exec(compile(snippets((root / page).read_text("utf-8"))[0], page, "exec"), told := {})
+        here = snippets((root / page).read_text("utf-8"))[0].replace('device="cuda"', 'device="cpu"')
+        exec(compile(here, page, "exec"), told := {})
         assert told["action_chunk"].shape == (24, 20)
     assert (Path("outputs/lora/model") / "adapter_config.json").is_file()
     assert (Path("outputs/full/model") / "config.json").is_file()
@@ -332,7 +339,8 @@ def test_every_command_of_recording_does_what_it_says(request, tmp_path, monkeyp
         assert asked.record == Path("recordings")
         assert asked.recorder({}) is not None
     assert [parse(words).recording.record_last for words in recording] == [None, 30.0, None]
-    assert parse(recording[2]).recording.opened_pilot(fake_settings()) is not None
+    with parse(recording[2]).recording.opened_pilot(fake_settings()) as pilot:
+        assert pilot is not None
     (path,) = recorded.make_recording(Path("recordings"))
     data = path.read_bytes()
     path.write_bytes(data[: int(0.95 * len(data))])

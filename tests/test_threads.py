@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from rdt2.threads import PREFERRED, preferring_what_starts
+from rdt2.threads import PREFERRED, hurry, preferring_what_starts
 
 
 @pytest.mark.skipif(not hasattr(os, "getpriority"), reason="needs a system with priorities")
@@ -28,3 +28,17 @@ def test_what_starts_within_is_preferred_and_nothing_after() -> None:
         assert within in (PREFERRED, before), "permitted, or left as it was"
         assert of_a_thread() == within
     assert niceness() == of_a_thread() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="needs a system with such priorities")
+def test_this_thread_and_another_one_are_hurried(monkeypatch) -> None:
+    hurried: list[int] = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda thread, *_: hurried.append(thread))
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    hurry()
+    hurry(thread)
+    over.set()
+    thread.join()
+    assert hurried == [threading.get_native_id(), thread.native_id]

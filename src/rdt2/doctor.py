@@ -17,6 +17,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +28,6 @@ State = Literal["ok", "optional", "broken"]
 
 PYTHON = ((3, 10), (3, 13))
 PORTS = {8000: "rdt2 serve", 8060: "the operator's page"}
-HUB = ("huggingface.co", 443)
 DRAWN_SECONDS, HUB_SECONDS = 60.0, 4.0
 DESCRIPTORS = 4096
 SHARED_GB = 2.0
@@ -114,7 +115,8 @@ def _torch() -> list[Finding]:
         nvidia = Path("/proc/driver/nvidia/version").exists()
         mend = "pip install --force-reinstall torch (this build of it has no CUDA)" if nvidia else ""
         told = (
-            f"torch {torch.__version__}, CPU only: the demo runs; the published models need a GPU with 17 GB"
+            f"torch {torch.__version__}, CPU only: the demo runs; the published models need a GPU "
+            "(weights of RDT2-FM 8.9 GB, of RDT2-VQ 16.6 GB)"
         )
         return [Finding("GPU", "optional", told, mend)]
     found = []
@@ -122,7 +124,7 @@ def _torch() -> list[Finding]:
         free, total = torch.cuda.mem_get_info(number)
         told = f"{gpu.name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, torch {torch.__version__}"
         small = total < 16e9
-        mend = "for inference: --quantize int8 or int4 (docs: memory)" if small else ""
+        mend = "for RDT2-VQ: --quantize int8 or int4 (docs/models.md)" if small else ""
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             small, mend = True, "this GPU has no bfloat16: --dtype float32, or a newer one"
         found.append(Finding(f"GPU {number}", "optional" if small else "ok", told, mend))
@@ -273,12 +275,16 @@ def _hub() -> Finding:
         return Finding(
             "hub", "optional", "HF_HUB_OFFLINE is set: only what is in the cache", "unset HF_HUB_OFFLINE"
         )
+    place = constants.ENDPOINT
     try:
-        with socket.create_connection(HUB, timeout=HUB_SECONDS):
-            return Finding("hub", "ok", f"{HUB[0]} answers")
-    except OSError as error:
+        # as the hub's own client asks: through HTTPS_PROXY, and at HF_ENDPOINT
+        urllib.request.urlopen(urllib.request.Request(place, method="HEAD"), timeout=HUB_SECONDS).close()
+        return Finding("hub", "ok", f"{place} answers")
+    except urllib.error.HTTPError as error:
+        return Finding("hub", "ok", f"{place} answers ({error.code})")
+    except (OSError, ValueError) as error:
         return Finding(
-            "hub", "optional", f"{HUB[0]} cannot be reached ({error.strerror or error})",
+            "hub", "optional", f"{place} cannot be reached ({getattr(error, 'reason', None) or error})",
             "export HTTPS_PROXY=..., or HF_ENDPOINT=https://hf-mirror.com, or copy a model's folder here",
         )  # fmt: skip
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+WAITING = 100
+"""Lines that may wait for a terminal that takes none; more are dropped."""
 LINE_EVERY = (10.0, 60.0)  # s between lines where no terminal is: at the beginning, and later
 
 
@@ -15,6 +19,44 @@ def note(text: str) -> None:
     from rich.console import Console
 
     Console(stderr=True, soft_wrap=True).print(text, style="dim", markup=False, highlight=False)
+
+
+_aside: queue.Queue[str | threading.Event] = queue.Queue(WAITING)
+_starting = threading.Lock()
+_teller: threading.Thread | None = None
+
+
+def note_aside(text: str) -> None:
+    """As `note`, from a thread of its own. Whoever listens for a stop says things so: a terminal that takes nothing for
+    a while (Ctrl-S) does not hold it up, and a full disk or a broken pipe does not end it.
+    """
+    global _teller
+    with _starting:
+        if _teller is None:
+            _teller = threading.Thread(target=_tell_aside, name="notes", daemon=True)
+            _teller.start()
+    with contextlib.suppress(queue.Full):
+        _aside.put_nowait(text)
+
+
+def wait_for_notes(seconds: float) -> None:
+    """Return when what was noted aside has been told, or after so long."""
+    if _teller is None:
+        return
+    told = threading.Event()
+    with contextlib.suppress(queue.Full):
+        _aside.put(told, timeout=seconds)
+        told.wait(seconds)
+
+
+def _tell_aside() -> None:
+    while True:
+        said = _aside.get()
+        if isinstance(said, threading.Event):
+            said.set()
+            continue
+        with contextlib.suppress(Exception, SystemExit):  # rich ends the program where a pipe is broken
+            note(said)
 
 
 @contextmanager

@@ -14,12 +14,13 @@ PREFERRED = -10
 """Niceness of who gets more than others."""
 
 
-def hurry() -> None:
-    """Have this thread, and those that it starts, run before all others that want to, where the system permits it
-    (root, or a limit `rtprio`)."""
+def hurry(thread: threading.Thread | None = None) -> None:
+    """Have this thread, or another one that runs already, and those that it starts from now on, run before all others
+    that want to, where the system permits it (root, or a limit `rtprio`)."""
     if hasattr(os, "sched_setscheduler"):
+        number = (thread or threading.current_thread()).native_id or 0  # 0: this one
         with contextlib.suppress(OSError):
-            os.sched_setscheduler(threading.get_native_id(), os.SCHED_FIFO, os.sched_param(1))
+            os.sched_setscheduler(number, os.SCHED_FIFO, os.sched_param(1))
 
 
 def prefer() -> bool:

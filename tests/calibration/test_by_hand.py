@@ -58,7 +58,8 @@ def test_arms_are_placed_by_hand(hand, tmp_path) -> None:
     """The right arm stands 3 cm further than its yaml says, and so tells all points."""
     moved = np.eye(4)
     moved[:3, 3] = 0.03, 0.0, 0.0
-    told = [point for corner in CORNERS * [1, 1, 5] for point in (corner, corner - moved[:3, 3])]
+    corners = (CORNERS - [0.2, 0, 0]) * [2, 2, 5]
+    told = [point for corner in corners for point in (corner, corner - moved[:3, 3])]
     asked = hand([""] * 8 + ["done"], told)
     main(["calibrate", "arms", "--robot", str(PATH), "--by-hand", "--out", str(tmp_path)])
     after = RobotSettings.read(tmp_path / PATH.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -186,7 +185,9 @@ def test_what_is_no_motion_is_refused_before_anything_moves(options, message, ca
     assert message in capsys.readouterr().err
 
 
-def test_ctrl_c_while_the_arm_moves_stops_it_and_changes_nothing(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_while_the_arm_moves_stops_it_and_changes_nothing(tmp_path, monkeypatch, number, code, capsys):
+    """Regression: it ended with 2, as if it had been refused."""
     from rdt2.sim.controller import ArmController
     from rdt2.sim.tracker import CellTracker
 
@@ -196,29 +197,35 @@ def test_ctrl_c_while_the_arm_moves_stops_it_and_changes_nothing(tmp_path, monke
     def state(self):
         looked.append(self)
         if len(looked) == 200:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return measured(self)
 
     monkeypatch.setattr(CellTracker, "state", state)
     monkeypatch.setattr(ArmController, "stop", lambda self: stopped.append(self.name) or stop(self))
     command = ["calibrate", "handeye", "--robot", str(path), "--out", str(tmp_path / "out")]
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
+    with pytest.raises(SystemExit) as ended:
         main([*command, "--yes"])
+    assert ended.value.code == code
+    assert f"stopped while they were calibrated: {number.name}" in capsys.readouterr().err
     assert len(looked) < 210
     assert {"right arm", "left arm"} <= set(stopped)
     assert path.read_text() == before
     assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.yaml"]
 
 
-def test_nothing_moves_before_it_was_said_and_confirmed(tmp_path, monkeypatch, capsys):
-    """Of the cell, too: without --yes it waits for go, and leaves where nobody is there to say it."""
+@pytest.mark.parametrize("command", ["handeye", "check"])
+def test_nothing_moves_before_it_was_said_and_confirmed(tmp_path, monkeypatch, command, capsys):
+    """Of the cell, too: without --yes it waits for go. Regression: a check that was quit ended with 0 as if it held."""
     from rdt2.sim.controller import ArmController
 
     moved = []
     monkeypatch.setattr(ArmController, "execute_joints", lambda *_: moved.append(1))
     monkeypatch.setattr("sys.stdin", io.StringIO("quit\n"))
-    with contextlib.suppress(SystemExit):
-        main(["calibrate", "handeye", "--robot", "cell_ur5e", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", command, "--robot", "cell_ur5e", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
     assert moved == []
-    assert "the right arm turns by up to " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the right arm turns by up to " in told
+    assert "not begun: you left before go" in told
     assert not (tmp_path / "out").exists()

@@ -11,9 +11,12 @@ import pytest
 pytest.importorskip("mujoco")
 
 from rdt2.calibration.devices import gripper
-from rdt2.calibration.places import fingertips, from_reports
+from rdt2.calibration.places import arms, fingertips, from_points, from_reports, table
+from rdt2.calibration.writing import write_changes
 from rdt2.cli.main import main
+from rdt2.devices.opening import open_device
 from rdt2.errors import CalibrationError, SafetyError
+from rdt2.robot.reading import CONFIGS
 from rdt2.robot.settings import RobotSettings
 from rdt2.sim.cell import Cell
 from rdt2.sim.drawing import make_scene
@@ -44,8 +47,8 @@ def test_a_grippers_opening_is_measured(tmp_path):
     found = figures_of(tmp_path, "gripper_right")
     assert found["says_m"]["open"] == pytest.approx(0.092, abs=2e-3)
     assert found["says_m"]["closed"] == pytest.approx(0.0, abs=2e-3)
-    with pytest.raises(SystemExit):  # it opens twice as far as it says, and the cell has no words for that
-        main([*command, "--measured", "0.0", "0.184"])
+    with pytest.raises(SystemExit):  # it opens further than it says, and the cell has no words for that
+        main([*command, "--measured", "0.0", "0.101"])
     assert figures_of(tmp_path, "gripper_right")["changes"] == {}
 
 
@@ -98,6 +101,42 @@ def test_fingers_that_something_holds_change_nothing() -> None:
         gripper(Fingers(), settings, "right", measured=(0, 92))
 
 
+@pytest.mark.parametrize(("opened", "stroke"), [(0.1185, 0.1185), (0.11027, 0.1102), (0.13, 0.13)])
+def test_what_is_measured_of_a_gripper_can_be_opened(tmp_path, opened, stroke) -> None:
+    """Regression: stroke stayed, or was rounded, beyond open_width, and the driver refused what was written."""
+    settings = RobotSettings.read("bimanual_ur5e")
+    found = gripper(Fingers(), settings, "right", measured=(0.0, opened))
+    assert found.changes["arms.right.gripper.device.open_width"] == pytest.approx(opened)
+    path = tmp_path / "mine.yaml"
+    path.write_text((CONFIGS / "bimanual_ur5e.yaml").read_text())
+    write_changes(path, found.changes, by="test", copy_to=tmp_path)
+    after = RobotSettings.read(path)
+    assert after.arms["right"].gripper.stroke == pytest.approx(stroke)
+    assert open_device(after, "right", "gripper").stroke == pytest.approx(stroke)
+
+
+@pytest.mark.parametrize(
+    ("most", "measured", "message"),
+    [
+        (0.06, (0.0, 0.1), "says that it opened to 60.0 mm, expected 100.0"),
+        (1.0, (0.0, 0.13), "1.30 mm were measured, expected 0.8 to 1.25"),
+        (1.0, (0.05, 0.1), "0.50 mm were measured, expected 0.8 to 1.25"),
+    ],
+)
+def test_a_measurement_of_other_fingers_is_not_believed(most, measured, message) -> None:
+    """Regression: what was measured before was written, though the fingers were held now."""
+    settings = RobotSettings.read("bimanual_ur5e").changed({"arms.right.gripper.stroke": 0.1})
+    with pytest.raises(CalibrationError, match=message):
+        gripper(Fingers(most=most), settings, "right", measured=measured)
+
+
+def test_fingers_whose_opening_nobody_typed_are_not_believed() -> None:
+    settings = RobotSettings.read("bimanual_ur5e").changed({"arms.right.gripper.stroke": 0.1})
+    told = {"closed": 0.0, "open": None}
+    found = gripper(Fingers(most=0.04), settings, "right", measured=None, ask=told.get)
+    assert (found.changes, found.holds) == ({}, False)
+
+
 def test_fingers_that_would_touch_something_stay() -> None:
     with Cell.of(TRUE, make_scene("pick", seed=3)) as cell:
         robot, tips = cell.robot(TRUE.sides), {}
@@ -137,16 +176,17 @@ def test_an_arm_that_meets_nothing_says_so(monkeypatch, tmp_path):
 
 def test_arms_are_placed(tmp_path):
     truth = np.linalg.inv(TRUE.arms["left"].base) @ TRUE.arms["right"].base
-    points = np.array([[0.1, -0.1, 0.1], [0.1, 0.1, 0.1], [0.3, 0.1, 0.1], [0.3, -0.1, 0.15]])
+    points = np.array([[-0.2, -0.2, 0.1], [-0.2, 0.2, 0.1], [0.2, 0.2, 0.1], [0.2, -0.2, 0.15]])
     touched = tmp_path / "touched.json"
     touched.write_text(json.dumps({"left": points.tolist(), "right": points.tolist()}))
     main(["calibrate", "arms", "--robot", "cell_ur5e", "--points", str(touched), "--out", str(tmp_path)])
     assert np.allclose(figures_of(tmp_path, "arms")["tx_left_right"], truth, atol=1e-6)
+    assert 1e-3 < figures_of(tmp_path, "arms")["sigma_m"] < 5e-3
     reports = []
     for side in ("left", "right"):
         reports.append(tmp_path / f"{side}.json")
         base = np.diag([1.0, -1, -1, 1]) @ TRUE.arms[side].base
-        told = {"side": side, "base": base.tolist(), "base_sigma_mm": [0.1] * 3, "notes": []}
+        told = {"side": side, "base": base.tolist(), "base_sigma_mm": [0.1] * 3, "doubts": []}
         reports[-1].write_text(json.dumps(told))
     main(
         ["calibrate", "arms", "--robot", "cell_ur5e", "--reports", *map(str, reports), "--out", str(tmp_path)]
@@ -157,7 +197,7 @@ def test_arms_are_placed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"notes": ["the motion determines nothing"]}, "the motion determines nothing"),
+        ({"doubts": ["the motion determines nothing"]}, "the motion determines nothing"),
         ({"base_sigma_mm": [9.0, 0, 0]}, "its base is known to 9.0 mm only"),
         ({"side": "right"}, "is of the right arm, expected the left one"),
         ({"base": None}, "is no report"),
@@ -165,12 +205,40 @@ def test_arms_are_placed(tmp_path):
 )
 def test_arms_are_not_placed_by_what_was_refused(tmp_path, change, message) -> None:
     """Regression: reports that had been refused for themselves moved an arm by 8 cm."""
-    told = {"side": "left", "base": np.eye(4).tolist(), "base_sigma_mm": [0.1] * 3, "notes": []}
+    told = {"side": "left", "base": np.eye(4).tolist(), "base_sigma_mm": [0.1] * 3, "doubts": []}
     paths = [tmp_path / "left.json", tmp_path / "right.json"]
     for path, values in zip(paths, (told | change, told | {"side": "right"}), strict=True):
         path.write_text(json.dumps(values))
     with pytest.raises(CalibrationError, match=message):
         from_reports(*paths)
+
+
+def test_arms_are_not_placed_by_points_that_lie_together(tmp_path) -> None:
+    """Regression: a base was written that three points 10 cm apart told to 22 mm."""
+    near = np.array([[0.2, 0.0, 0.1], [0.3, 0.0, 0.1], [0.2, 0.1, 0.1]])
+    with pytest.raises(
+        CalibrationError, match=r"where it works to .* only \(one sigma\), expected 5 mm or less"
+    ):
+        arms(TRUE, from_points(TRUE, {"left": near, "right": near}), "by touched points")
+    far = near + 4 * (near - near.mean(axis=0))
+    ((name, said),) = arms(TRUE, from_points(TRUE, {"left": far, "right": far}), "by touched points").rows[
+        -1:
+    ]
+    assert name == "known to, one sigma"
+    assert "mm at its base" in said
+    assert "degrees" in said
+    with pytest.raises(
+        CalibrationError, match="from the base of the arm that touched it, expected 3 m or less"
+    ):
+        from_points(TRUE, {"left": 1e3 * far, "right": 1e3 * far})
+
+
+def test_a_table_in_millimetres_is_refused() -> None:
+    """Regression: three points in millimetres wrote a table 13 m high."""
+    with pytest.raises(
+        CalibrationError, match=r"point \(500, 100, 13\) lies .* m outside of every arm's workspace"
+    ):
+        table(1e3 * np.array([[0.3, 0.1, 0.013], [0.5, 0.1, 0.013], [0.3, -0.1, 0.013]]), TRUE)
 
 
 def test_cameras_are_looked_at_and_a_board_is_drawn(tmp_path):
@@ -199,7 +267,7 @@ def test_a_robot_of_the_package_is_calibrated_command_by_command(tmp_path, capsy
             ]
         )
     points = touched.with_name("both.json")
-    shown = [[0.1, -0.1, 0.1], [0.1, 0.1, 0.1], [0.3, 0.1, 0.1]]
+    shown = [[-0.2, -0.2, 0.1], [-0.2, 0.2, 0.1], [0.2, 0.2, 0.1]]
     points.write_text(json.dumps({"left": [[x, y, z + 0.01] for x, y, z in shown], "right": shown}))
     main(["calibrate", "arms", "--robot", "cell_ur5e", "--points", str(points), "--out", str(copy.parent)])
     found = RobotSettings.read(copy)

@@ -47,6 +47,39 @@ def test_what_fits_is_believed() -> None:
     assert check(*tracks, "right", STORED).holds
 
 
+def test_a_tracker_whose_metres_are_none_is_noticed() -> None:
+    """Regression: what was 3 % longer passed every check, and moved the tool by 9 mm."""
+    tracker, arm = recorded(planned)
+    right = handeye(tracker, arm, "right", robot="bimanual_ur5e")
+    assert abs(right.values["scale"] - 1) < max(3 * right.values["scale_sigma"], 1e-3)
+    longer = tracker.poses.copy()
+    longer[:, :3, 3] *= 1.03
+    found = handeye(Track(tracker.times, longer, "tracker"), arm, "right", robot="bimanual_ur5e")
+    assert found.values["scale"] == pytest.approx(1.03, abs=3e-3)
+    assert (found.changes, found.holds) == ({}, False)
+    assert any("where the arm moves by a metre the tracker says 1.03" in note for note in found.notes)
+
+
+def test_what_the_yaml_said_is_told_and_far_away_names_the_mounting(tmp_path) -> None:
+    tracks = recorded(planned)
+    found = handeye(*tracks, "right", robot="bimanual_ur5e")
+    said = dict(found.rows)["the yaml said"]
+    assert said.endswith("degrees away")
+    assert found.notes == []
+    assert float(said.split(" mm")[0]) == pytest.approx(11.4, abs=0.5)  # (4, 0.7, -10.6) mm
+    values = yaml.safe_load((CONFIGS / "bimanual_ur5e.yaml").read_text())
+    values["arms"]["right"]["tx_tracker_to_tcp"] = (WORLD.offset @ pose(0, 0, 0, 180, 0, 0)).tolist()
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    found = handeye(*tracks, "right", robot=str(path))
+    (note,) = found.notes
+    assert "the yaml said a tool 0 mm and 180 degrees away" in note
+    assert "not mounted where" in note
+    assert found.holds
+    assert found.changes
+    assert found.values["doubts"] == []  # so that the arms may be placed by it
+
+
 def test_a_policys_own_place_on_the_tracker_stays(tmp_path) -> None:
     """Regression: the published one was written over it, 5 cm away."""
     values = yaml.safe_load((CONFIGS / "bimanual_ur5e.yaml").read_text())
@@ -56,7 +89,10 @@ def test_a_policys_own_place_on_the_tracker_stays(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(values))
     tracks = recorded(planned)
-    assert set(handeye(*tracks, "right", robot=str(path)).changes) == {"arms.right.tx_tracker_to_tcp"}
+    found = handeye(*tracks, "right", robot=str(path))
+    assert set(found.changes) == {"arms.right.tx_tracker_to_tcp"}
+    offset = found.changes["arms.right.tx_tracker_to_tcp"]
+    np.testing.assert_allclose(found.values["policy_to_tcp"], np.linalg.inv(offset) @ own, atol=1e-9)
     theirs = tracker_to_policy(str(path), "right")
     np.testing.assert_allclose(theirs, own)
     assert check(*tracks, "right", np.linalg.inv(WORLD.offset) @ own, theirs).holds

@@ -16,7 +16,7 @@ from rdt2.calibration.lens import Lens
 from rdt2.calibration.writing import write_changes
 from rdt2.cli.main import main
 from rdt2.errors import CalibrationError
-from rdt2.robot.protocols import Frame
+from rdt2.robot.protocols import Check, Frame
 from rdt2.robot.reading import CONFIGS
 from rdt2.robot.settings import RobotSettings
 
@@ -105,6 +105,35 @@ def test_a_crop_is_found_for_a_view() -> None:
     with pytest.raises(CalibrationError, match="board are 640x480, and the left camera's are now 384x384"):
         eyes(Cameras(), UR5E, lens=("left", small), view=80.0)
     assert "the lens's middle is +64, -4 pixels" in eyes(Cameras(), UR5E, lens=("left", aside)).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("lens", "view", "message"),
+    [
+        (
+            replace(LENS, distortion=np.array([-0.3, 0.0, 0.0, 0.0])),
+            170.0,
+            "expected 121 or less: beyond that",
+        ),
+        (LENS, 160.0, r"needs a crop of 56\d pixels, expected 16 to 540"),
+        (replace(LENS, matrix=MATRIX / 6), 10.0, "expected 16 to"),
+    ],
+)
+def test_a_crop_that_no_camera_takes_is_refused(lens, view, message) -> None:
+    """Regression: it was written, and the camera did not open any more."""
+    robot = Cameras()
+    picture = Check("picture", "at least 480 x 480", "720 x 540", True)
+    robot.cameras["left"].checks = lambda: [picture]
+    with pytest.raises(CalibrationError, match=message):
+        eyes(robot, UR5E, lens=("left", lens), view=view)
+
+
+def test_a_view_that_no_picture_of_the_board_showed_is_a_guess() -> None:
+    lens = replace(LENS, matrix=MATRIX * np.array([[2], [2], [1]]) - [[0, 0, 195], [0, 0, 188], [0, 0, 0]])
+    shown = np.degrees(lens.view(2 * np.hypot(195, 195)))
+    for view, notes in ((shown - 2, 0), (shown + 2, 1)):
+        found = eyes(Cameras(), UR5E, lens=("left", lens), view=view)
+        assert len([note for note in found.notes if "the new crop is a guess" in note]) == notes
 
 
 def test_pictures_are_taken_when_somebody_says_so(tmp_path) -> None:

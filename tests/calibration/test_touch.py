@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from rdt2.calibration.touch import placement, placement_by_tracker, plane
+from rdt2.calibration.touch import TOUCHED, placement, placement_by_tracker, plane
 from rdt2.errors import CalibrationError
 
 CORNERS = np.array([[0.3, -0.4, 0.01], [0.3, 0.4, 0.01], [0.7, 0.4, 0.01], [0.7, -0.4, 0.01]])
@@ -54,6 +54,19 @@ def test_where_the_other_arm_stands() -> None:
     base = np.eye(4)
     base[:3, 3] = 1, 2, 3
     np.testing.assert_allclose(placement_by_tracker(base, base @ true, error=0.0).transform, true)
+
+
+def test_how_well_points_tell_where_the_other_arm_stands() -> None:
+    random, base = np.random.default_rng(0), np.array([0.0, -0.9, 0.0])
+    right = CORNERS - base
+    draws = [placement(CORNERS, right + random.normal(0, TOUCHED, right.shape)) for _ in range(300)]
+    scatter = np.sqrt(np.mean([np.square(each.transform[:3, 3] - base).sum() for each in draws]))
+    turns = [Rotation.from_matrix(each.transform[:3, :3]).magnitude() for each in draws]
+    metres, degrees = placement(CORNERS, right).unsure(base)
+    assert metres == pytest.approx(scatter, rel=0.1)
+    assert degrees == pytest.approx(np.degrees(np.sqrt(np.mean(np.square(turns)))), rel=0.1)
+    bent = placement(CORNERS, right + np.outer([1, -1, 1, -1], [0, 0, 0.01]))
+    assert bent.unsure(base)[0] > 4 * metres
 
 
 @pytest.mark.parametrize(

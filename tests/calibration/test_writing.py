@@ -74,6 +74,29 @@ def test_ctrl_c_while_it_is_written_leaves_the_old_file_whole(tmp_path, monkeypa
     assert [each.name for each in tmp_path.iterdir() if "before" not in each.name] == ["mine.yaml"]
 
 
+def test_comments_within_a_value_are_kept_with_it():
+    """Regression: what was noted beside the rows of a matrix was lost."""
+    text = (
+        "a:   # measured in March\n  - [1, 2]   # first, #1\n  - ['x # y', 3]\n  # the end\nb: 1   # stays\n"
+    )
+    new = changed_text(text, {"a": [[4]]}, remark="now")
+    assert new.startswith(
+        "# before now: [[1, 2], ['x # y', 3]] (measured in March; first, #1)\na:\n  - [4]\n"
+    )
+    assert new.endswith("  # the end\nb: 1   # stays\n")
+    nested = changed_text("c:\n  d: 1   # one\n  e: {f: 2}\n", {"c": 5}, remark="now")
+    assert nested == "# before now: {d: 1, e: {f: 2}} (one)\nc: 5\n"
+
+
+def test_what_no_driver_takes_is_not_written(tmp_path):
+    path, text = tmp_path / "mine.yaml", (CONFIGS / "bimanual_ur5e.yaml").read_text()
+    path.write_text(text)
+    for changes in ({"arms.left.gripper.stroke": 0.121}, {"arms.left.camera.device.crop": 8}):
+        with pytest.raises(CalibrationError, match="no robot could be opened by"):
+            write_changes(path, changes, by="test", copy_to=tmp_path)
+    assert path.read_text() == text
+
+
 @pytest.mark.parametrize("changes", [{"arms.left.latency": 99.0}, {"arms.left.nonsense": 1}])
 def test_what_would_be_no_robot_any_more_is_not_written(tmp_path, changes):
     path = tmp_path / "mine.yaml"

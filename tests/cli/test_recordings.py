@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from fake_robot import ConstantPolicy, fake_robot, fake_settings
 
@@ -30,8 +33,9 @@ def test_run_records_what_it_drives_and_the_mark(tmp_path, capsys):
     command = Run(
         robot="cell_ur5e", yes=True, episodes=1, max_seconds=1.0, recording=Recording(record=tmp_path / "r")
     )
-    records = command._drive(
-        Episode(0, Opened(robot, settings, Done()), SENTENCE), nothing_more(), ConstantPolicy()
+    records: list = []
+    command._drive(
+        Episode(0, Opened(robot, settings, Done()), SENTENCE), nothing_more(), ConstantPolicy(), records
     )
     assert [record["ending"] for record in records] == ["time is up"]
     (path,) = find_recordings(tmp_path / "r")
@@ -49,6 +53,17 @@ def test_run_records_what_it_drives_and_the_mark(tmp_path, capsys):
     assert line.split()[-1] == "failure"
     assert [line.strip() for line in lines if "ending" in line] == ["ending: time is up"]
     assert max(map(len, lines)) <= 80
+
+
+def test_a_3_d_mouse_is_listened_to_until_the_arms_are_not_driven_any_more(monkeypatch):
+    said = SimpleNamespace(x=0, y=0, z=0, roll=0, pitch=0, yaw=0, buttons=[])
+    mouse = SimpleNamespace(read=lambda: said)
+    monkeypatch.setitem(sys.modules, "pyspacemouse", SimpleNamespace(open=lambda: mouse))
+    with Recording(pilot="space-mouse").opened_pilot(fake_settings()) as pilot:
+        assert not pilot._over.is_set()
+    assert pilot._over.is_set()
+    with Recording().opened_pilot(fake_settings()) as pilot:
+        assert pilot is None
 
 
 def test_the_last_seconds_need_a_folder():

@@ -288,6 +288,23 @@ def test_a_full_disk_ends_the_recording_and_not_the_episode(tmp_path, capsys):
     assert "Recording has ended" in recording.notes.unrecorded
 
 
+def test_whatever_a_recorder_meets_is_told_and_ends_nothing_else(tmp_path, monkeypatch, capsys):
+    """Regression: only a disk's errors were; any other ended the episode, or was not told before its end."""
+    put, pictures = RecordingFile.put, []
+
+    def fails(self, message):
+        pictures.extend([message] * message.topic.endswith("camera"))
+        if len(pictures) > 20:
+            raise MemoryError("no room for a picture")
+        put(self, message)
+
+    monkeypatch.setattr(RecordingFile, "put", fails)
+    result, (path,) = record(tmp_path, seconds=1.5)
+    assert result.ending == "time is up"
+    assert "Recording has ended: no room for a picture" in capsys.readouterr().err
+    assert "Recording has ended" in read_notes(path).unrecorded
+
+
 def test_a_slow_disk_costs_pictures_first_and_never_a_command(tmp_path, monkeypatch):
     monkeypatch.setattr("rdt2.control.recording.WITH_PICTURES", 3)
     put = RecordingFile.put

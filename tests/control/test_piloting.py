@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from fake_robot import ConstantPolicy, FakeArm, fake_robot, fake_settings
 from recorded import Scripted
 
 from rdt2.control import LoopConfig, Steer, run_episode
+from rdt2.control.piloting import Helm
 from rdt2.control.servo import TICK
 from rdt2.robot import GuidedArm
 
@@ -177,6 +179,64 @@ def test_arms_that_are_moved_by_hand_are_told_nothing_and_then_go_on_from_there(
     assert path["right"][-1, 2] == pytest.approx(path["right"][0, 2], abs=1e-3)
     assert max(np.linalg.norm(np.diff(path["left"], axis=0), axis=1)) < 0.2 * TICK + 1e-4
     assert path["left"][-1, 0] - path["left"][-126, 0] == pytest.approx(0.15, abs=0.02)
+
+
+class Hand:
+    """A pilot who takes the arms, until `steers` is None."""
+
+    def __init__(self):
+        self.steers = Steer(by_hand=True)
+
+    def steer(self):
+        return self.steers
+
+
+def held(velocity):
+    """What the servo told last, if anything: to an arm in a hand it tells no velocity."""
+    return SimpleNamespace(command=SimpleNamespace(velocity=velocity))
+
+
+def test_an_arm_is_let_go_only_when_the_servo_tells_it_nothing_any_more():
+    """Regression: a tick that was under way told the arm something when it was in the person's hands already."""
+    robot, guided = fake_robot(), []
+    arm = robot.arms["left"] = LedArm(robot.clock, "left")
+    arm.guide = guided.append
+    servo = SimpleNamespace(
+        robot=robot, guard=SimpleNamespace(at_rest=True), told=held({"left": np.zeros(6)}), by_hand=False,
+        pause=lambda: None, states={side: arm.state() for side, arm in robot.arms.items()},
+        let_go=lambda: setattr(servo, "by_hand", False),
+    )  # fmt: skip
+    helm, hand, now = Helm(fake_settings(), servo, lead=0.01), Hand(), 0.0
+
+    def turn():
+        nonlocal now
+        now += 1.0
+        assert helm.turn(hand, now)
+
+    for _ in range(3):  # it comes to rest, the person holds it, and the servo is told
+        turn()
+    assert servo.by_hand
+    assert guided == []
+    turn()  # no tick came round
+    servo.told = held({"left": np.zeros(6)})  # and this one was under way
+    turn()
+    assert guided == []
+    servo.told = held({})
+    turn()
+    turn()
+    assert guided == [True]
+    hand.steers = None
+    turn()
+    assert guided == [True, False]
+    assert not servo.by_hand
+    # a person who thinks better of it before it was let go
+    hand.steers = Steer(by_hand=True)
+    while not servo.by_hand:
+        turn()
+    hand.steers = None
+    turn()
+    assert not servo.by_hand
+    assert guided == [True, False]
 
 
 def test_arms_that_cannot_be_moved_by_hand_say_so():

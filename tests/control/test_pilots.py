@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from fake_robot import fake_settings
 
-from rdt2.control.pilots import PRESSED, KeyboardPilot, SpaceMousePilot, open_pilot
+from rdt2.control.pilots import PRESSED, SILENT, KeyboardPilot, SpaceMousePilot, open_pilot
 from rdt2.errors import ConfigError
 
 
@@ -92,6 +93,40 @@ def test_a_mouse_that_is_unplugged_lets_the_arm_stand(capsys):
     until(lambda: not pilot.steer().twists["right"].any())
     assert pilot.hands.taken
     until(lambda: "device was removed" in capsys.readouterr().err)
+
+
+class Pushed:
+    """A mouse that is pushed forward: it says so anew, says nothing new, or does not come back."""
+
+    def __init__(self):
+        self.way, self.now, self.goes_on = "new", 0.0, threading.Event()
+
+    def read(self):
+        time.sleep(0.002)
+        if self.way == "new":
+            self.now += 0.01
+        if self.way == "hangs":
+            self.goes_on.wait(20)
+        return SimpleNamespace(t=self.now, x=0, y=1, z=0, roll=0, pitch=0, yaw=0, buttons=[])
+
+
+@pytest.mark.parametrize("way", ["repeats", "hangs"])
+def test_a_mouse_that_falls_silent_while_it_is_pushed_lets_the_arm_stand(way):
+    """Regression: a battery that ran empty left the arm at 0.3 m/s."""
+    mouse = Pushed()
+    pilot = SpaceMousePilot(fake_settings(), mouse)
+    pilot.take()
+    until(lambda: pilot.steer().twists["right"].any())
+    held = time.monotonic() + 2 * SILENT
+    until(lambda: time.monotonic() > held)
+    assert pilot.steer().twists["right"].any()  # said again and again it goes on
+    mouse.way = way
+    until(lambda: not pilot.steer().twists["right"].any())
+    assert pilot.hands.taken
+    mouse.way = "new"
+    mouse.goes_on.set()
+    until(lambda: pilot.steer().twists["right"].any())
+    pilot.close()
 
 
 @pytest.mark.parametrize(

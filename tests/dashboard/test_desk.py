@@ -275,3 +275,31 @@ def test_a_stop_does_not_wait_for_the_last_seconds_to_be_kept(operator):
         soon(lambda: stage(operator) == "over")
         operator.does("start")
         episode.join()
+
+
+def test_a_click_that_fails_does_not_end_the_listening(operator, desk):
+    """Regression: what a click raised ended the thread that hears them, and with it the emergency stop."""
+    hear = desk._showing._hear
+
+    def fails(asked):
+        if asked.what == "say":
+            raise RuntimeError("nobody is there")
+        hear(asked)
+
+    desk._showing._hear = fails
+    for _ in range(2):
+        operator.does("say", "Pick up the apple.")
+    operator.does("emergency")
+    soon(lambda: desk.permit() == EMERGENCY)
+    assert not desk._showing.gone
+
+
+def test_who_does_not_hear_the_page_any_more_says_so(operator, desk, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+    def ends(_):
+        raise SystemExit
+
+    desk._showing._hear = ends
+    operator.does("pause")
+    soon(lambda: desk._showing.gone)

@@ -14,8 +14,9 @@ import pytest
 from fake_robot import fake_robot, fake_settings
 
 from rdt2.control.pilots import AXES, KeyboardPilot
-from rdt2.dashboard.keyboard import ENDED, LEFT, TYPED, Keyboard, meant
+from rdt2.dashboard.keyboard import ENDED, FAILED, LEFT, TYPED, Keyboard, meant
 from rdt2.dashboard.messages import Asked, State
+from rdt2.progress import wait_for_notes
 
 RUNNING = State("running", "Pick up the apple.", False, None, False, False)
 
@@ -72,6 +73,7 @@ def test_a_way_that_was_shown_takes_no_instruction(stage, heard_first, capsys):
         os.close(begin)
         assert ended.wait(20)
     assert heard == [*heard_first, Asked("stop", ENDED)]
+    wait_for_notes(20)
     said = capsys.readouterr().err
     assert "another line is another instruction" not in said
     assert ("no instruction is taken here" in said) == (stage == "ready")
@@ -151,6 +153,7 @@ def test_a_person_takes_over_with_single_keys_and_gives_back_or_stops():
 def test_take_says_what_is_missing_and_keep_is_heard(capsys):
     _, heard, ended = listen(io.StringIO("take\nkeep\n"))
     assert ended.wait(20)
+    wait_for_notes(20)
     assert "--pilot keyboard" in capsys.readouterr().err
     assert Asked("keep") in heard
 
@@ -178,3 +181,50 @@ def test_a_way_that_was_shown_ends_by_whatever_is_said(asked, monkeypatch):
         assert permit() == ""
         desk._do(asked)
         assert permit() != ""
+
+
+def test_a_terminal_that_takes_nothing_holds_nobody_up(monkeypatch):
+    """Regression: Ctrl-S held up whoever heard the page's clicks, and with it a stop."""
+    takes = threading.Event()
+    monkeypatch.setattr("rdt2.progress.note", lambda text: takes.wait(20))
+    try:
+        keyboard, heard, ended = listen(io.StringIO("help\n" * 200 + "stop\n"))
+        for number in range(200):  # more than may wait
+            keyboard.put(replace(RUNNING, sentence=f"Pick up apple {number}."))
+        assert ended.wait(5)
+        assert heard == [Asked("stop", TYPED), Asked("stop", ENDED)]
+    finally:
+        takes.set()
+        wait_for_notes(20)
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), SystemExit(1)])
+def test_a_terminal_that_is_broken_ends_nobody(monkeypatch, error):
+    """Regression: a full disk, or a pipe that is broken, where rich ends the program."""
+    told = []
+
+    def broken(text):
+        told.append(text)
+        raise error
+
+    monkeypatch.setattr("rdt2.progress.note", broken)
+    keyboard, heard, ended = listen(io.StringIO("help\nstop\n"))
+    keyboard.put(replace(RUNNING, sentence="Pick up the pear."))
+    assert ended.wait(20)
+    wait_for_notes(20)
+    assert heard == [Asked("stop", TYPED), Asked("stop", ENDED)]
+    assert len(told) > 1
+
+
+def test_a_line_that_fails_stops_and_the_next_is_heard():
+    """Regression: whatever was raised ended the listening, and nobody heard a stop any more."""
+    heard, ended = [], threading.Event()
+
+    def hear(asked):
+        if asked.what == "say":
+            raise RuntimeError("nobody is there")
+        heard.append(asked)
+
+    Keyboard(hear=hear, gone=ended.set, obeyed=False, lines=io.StringIO("Pick up the pear.\nsuccess\n"))
+    assert ended.wait(20)
+    assert heard == [Asked("stop", FAILED), Asked("finish", "success"), Asked("stop", ENDED)]

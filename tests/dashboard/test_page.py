@@ -24,6 +24,8 @@ from PIL import Image
 from playwright import sync_api
 
 from rdt2.dashboard import Looking
+from rdt2.dashboard.messages import Asked, State
+from rdt2.dashboard.page import Page
 from rdt2.errors import ConfigError
 
 pytestmark = pytest.mark.realtime
@@ -209,3 +211,24 @@ def test_other_pages_are_refused(open_page):
 def test_an_address_that_cannot_be_had_is_refused_in_words(options, words):
     with pytest.raises(ConfigError, match=words):
         Operated(Looking(dashboard=True, **options))
+
+
+def test_go_on_and_start_are_two_buttons():
+    """Regression: they were one, and a second press of Go on was a start."""
+    asked = []
+    page = Page("127.0.0.1", 0, None, asked.append)
+    try:
+        for stage, paused, shown in (
+            ("ready", False, "start"),
+            ("over", False, "next"),
+            ("running", True, "next"),
+            ("running", False, ""),
+        ):
+            page.take(State(stage, SENTENCE, False, None, False, False, paused=paused))
+            visible = {"start": page._start.visible, "next": page._next.visible}
+            assert [name for name, seen in visible.items() if seen] == ([shown] if shown else []), stage
+        for name in ("start", "next"):
+            page._pressed("start", name)
+        assert asked == [Asked("start", "start"), Asked("start", "next")]
+    finally:
+        page.close()

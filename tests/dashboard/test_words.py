@@ -8,8 +8,19 @@ import pytest
 
 from rdt2.control.shadow import REASONS
 from rdt2.dashboard import words
-from rdt2.dashboard.desk import DRY, EMERGENCY, GONE, LET_GO, PAUSE, STOP
-from rdt2.dashboard.keyboard import ENDED, LEFT, TYPED
+from rdt2.dashboard.desk import (
+    DISTURBED,
+    DRY,
+    EMERGENCY,
+    GONE,
+    LET_GO,
+    PAUSE,
+    STOP,
+    TOO_LATE,
+    TOO_SOON,
+    UNMOVED,
+)
+from rdt2.dashboard.keyboard import ENDED, FAILED, LEFT, TYPED
 
 SAID = [
     "right arm stays in its workspace: the wish is 31 mm outside",
@@ -32,10 +43,15 @@ SAID = [
     TYPED,
     LEFT,
     ENDED,
+    FAILED,
     PAUSE,
     DRY,
     LET_GO,
     GONE,
+    DISTURBED,
+    TOO_LATE,
+    TOO_SOON,
+    f"{STOP}; {UNMOVED}",
     "time is up",
     "release the emergency stop first",
 ]

@@ -116,6 +116,9 @@ def test_a_given_rate_takes_the_place_of_the_clock_but_keeps_its_pauses() -> Non
     assert pieces(times) == [slice(0, 20), slice(20, 40)]
     np.testing.assert_allclose(np.diff(times)[19], 3033 / 33 / 30, rtol=1e-6)
     np.testing.assert_allclose(np.delete(np.diff(times), 19), 1 / 30, atol=1e-9)
+    twice = paused.copy()
+    twice[7] = twice[6]  # a camera that stamped two pictures alike
+    assert pieces(at_rate(30, 40, twice)) == [slice(0, 20), slice(20, 40)]
 
 
 # ------------------------------------------------------------------------------------------------- recordings

@@ -327,3 +327,68 @@ def test_poses_of_whole_numbers_are_refused(written) -> None:
     rows = (1000 * table(Motion(30), LEFT_FIRST, lambda m, a: m.rotvec[a])).astype(np.int32)
     with pytest.raises(RecordingError, match="eef_pose holds int32: poses of whole numbers"):
         opened(written([rows]), position_unit="mm")
+
+
+# ------------------------------------------------------------------------------------ what else others write
+
+
+def test_robots_are_numbered_by_their_names(written) -> None:
+    """Regression: the robot whose columns came first was robot 0."""
+    motion = Motion(30)
+    names = [f"robot{robot}_{name}" for robot in (1, 0) for name in QUATERNION_NAMES]
+    source = opened(written([table(motion, LEFT_FIRST, Q)], names), arms="right-left")
+    same(source[0], motion)
+
+
+@pytest.mark.parametrize("name", ["gripper_rad", "gripper_deg"])
+def test_a_gripper_named_in_angles_needs_a_range(written, name) -> None:
+    """Regression: a KeyError from deep down."""
+    motion = Motion(30)
+    names = prefixed(LEFT_FIRST, [*QUATERNION_NAMES[:-1], name])
+    same(opened(written([table(motion, LEFT_FIRST, Q)], names), gripper_unit="m")[0], motion)
+    closed_and_open = opened(
+        written([table(motion, LEFT_FIRST, Q)], names), gripper_unit="range", gripper_range=(0.0, 0.088)
+    )
+    same(closed_and_open[0], motion)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "text"])
+def test_sentences_that_are_no_utf8_are_refused(written, kind) -> None:
+    """Regression: they were learnt as question marks, different ones as the same."""
+    import h5py
+
+    folder = written([table(Motion(30), LEFT_FIRST, Q)], prefixed(LEFT_FIRST, QUATERNION_NAMES))
+    said = "拿起杯子".encode("gbk")
+    with h5py.File(folder / "episode_0.hdf5", "a") as file:
+        text = h5py.string_dtype("utf-8")
+        file.attrs.create(
+            "instruction",
+            np.bytes_(said) if kind == "bytes" else said,
+            dtype=None if kind == "bytes" else text,
+        )
+    with pytest.raises(RecordingError, match=r"instruction is .* which is no UTF-8 \(perhaps GBK\)"):
+        list(opened(folder))
+
+
+def test_cameras_by_their_whole_paths(written) -> None:
+    import h5py
+
+    folder = written([table(Motion(30), LEFT_FIRST, Q)], prefixed(LEFT_FIRST, QUATERNION_NAMES))
+    with h5py.File(folder / "episode_0.hdf5", "a") as file:
+        for arm in ARMS:
+            file.move(f"observations/images/cam_{arm}_wrist", f"obs/{arm}_image")
+    with pytest.raises(RecordingError, match=r"no camera .* by their whole paths"):
+        list(opened(folder, cameras=("right_image", "left_image")))
+    assert len(opened(folder, cameras=("obs/right_image", "obs/left_image"))[0]) == 30
+
+
+def test_several_demonstrations_in_one_file_are_refused(written) -> None:
+    """robomimic's form: one --pose-key would take one of them and drop the others."""
+    import h5py
+
+    folder = written([table(Motion(30), LEFT_FIRST, Q)], prefixed(LEFT_FIRST, QUATERNION_NAMES))
+    with h5py.File(folder / "episode_0.hdf5", "a") as file:
+        for number in range(2):
+            file[f"data/demo_{number}/obs/eef_pose"] = np.zeros((30, 16))
+    with pytest.raises(RecordingError, match=r"holds 2 demonstrations in one file \(data/demo_0"):
+        opened(folder, pose_key="data/demo_0/obs/eef_pose")

@@ -108,6 +108,7 @@ def test_interrupted_and_gone_on_with(umi_zarr, motions, tmp_path, monkeypatch) 
     assert contents(out) == contents(whole)
     again = convert(source, out, **settings)
     assert again.samples == 18
+    assert "holds this conversion already, and nothing was read" in again.notes[-1]
     assert worked == [0, 99, 1, 2]
     with pytest.raises(ConfigError, match=r"another conversion, finished.*stride was 1, is 2\."):
         convert(source, out, stride=2, **settings)

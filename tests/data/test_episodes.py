@@ -20,6 +20,7 @@ from rdt2.data import (
     cut_chunks,
     read_instructions,
     read_shards,
+    write_dataset_yaml,
 )
 from rdt2.data.convert import convert
 from rdt2.data.episode import stored_state
@@ -173,6 +174,14 @@ def test_minutes_follow_the_recorded_times(tmp_path: Path) -> None:
     assert recorded_minutes(gap) == (pytest.approx(8 / 60), True)
     unnamed = ShardIndex(write(tmp_path / "unnamed", motion * 2, left_out=range(0), stride=3, named=False))
     assert recorded_minutes(unnamed) == (pytest.approx(20 / 60), True)
+    for name in ("third", "gap"):
+        write_dataset_yaml(tmp_path / name, name=name)
+    (tmp_path / "both.yaml").write_text(
+        "name: both\ntype: blend\ntrain:\n"
+        "  third: {config_path: third/dataset.yaml, weight: 1}\n  gap: {config_path: gap/dataset.yaml, weight: 1}\n"
+    )
+    both = ShardIndex(tmp_path / "both.yaml")  # whose episodes have the same names
+    assert recorded_minutes(both) == (pytest.approx(18 / 60), True)
     untimed = ShardIndex(write(tmp_path / "untimed", motion, left_out=range(0), stride=3, timed=False))
     assert recorded_minutes(untimed) == (pytest.approx(100 / 30 / 60), False)
 

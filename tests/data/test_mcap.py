@@ -141,6 +141,53 @@ def test_one_arm(bag: Callable[..., Path]) -> None:
     assert episode.meta["still_arms"] == ["right"]
 
 
+@pytest.mark.parametrize("side", ARMS)
+def test_one_arm_whose_topics_name_no_side(bag: Callable[..., Path], side: str) -> None:
+    """Regression: both arms got the same topic, and a bag of one arm became the recording of two."""
+    folder = bag(Motion(27), arms=("left",), prefix="/robot")
+    topics = {
+        "pose_key": "/robot/left/tcp_pose",  # without {arm}: one topic
+        "gripper_key": "/robot/left/opening",
+        "cameras": ("/robot/camera_left/image",) * 2,
+        "gripper_unit": "m",
+    }
+    with pytest.raises(ConfigError, match="holds one arm"):
+        open_source(folder, "mcap", SourceOptions(**topics))
+    with pytest.raises(ConfigError, match=r"holds 1 robot\(s\), --arms right-left names 2"):
+        open_source(folder, "mcap", SourceOptions(**topics, arms="right-left"))
+    source = open_source(folder, "mcap", SourceOptions(**topics, arms=side, missing_arm="still"))
+    assert source.guesses == []
+    assert source[0].meta["still_arms"] == [arm for arm in ARMS if arm != side]
+    assert np.ptp(source[0].poses[side][:, :3, 3], axis=0).max() > 0.01
+
+
+def test_one_gripper_topic_is_not_that_of_two_arms(bag: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match=r"/left/opening is one gripper topic for two arms"):
+        open_source(bag(Motion(27)), "mcap", SourceOptions(gripper_key="/left/opening"))
+
+
+def test_the_gripper_among_joints() -> None:
+    """Regression: the first joint of an arm was its gripper's opening."""
+    from rdt2.data.sources.mcap import _opening
+
+    arm = [f"joint_{number}" for number in range(6)]
+    assert _opening(["any"], [0.04], where="here") == 0.04
+    assert _opening([*arm, "left_finger_joint"], [1.0] * 6 + [0.03], where="here") == 0.03
+    for names, positions in ((arm, [1.0] * 6), (["finger_1", "finger_2"], [0.02, 0.02]), ([], [])):
+        with pytest.raises(RecordingError, match="which of them is the gripper's opening"):
+            _opening(names, positions, where="here")
+
+
+def test_options_that_say_nothing_about_a_bag_are_refused(bag: Callable[..., Path]) -> None:
+    folder = bag(Motion(27))
+    with pytest.raises(
+        ConfigError, match=r"--from mcap: an option that says nothing .* was given. Leave out --pose-names"
+    ):
+        open_source(folder, "mcap", SourceOptions(pose_names=("x", "y")))
+    with pytest.raises(ConfigError, match="--rotation says wxyz"):
+        open_source(folder, "mcap", SourceOptions(rotation="wxyz"))
+
+
 def test_a_gripper_of_fixed_width_and_damaged_files(bag: Callable[..., Path]) -> None:
     folder = bag(Motion(30))
     source = open_source(folder, "mcap", SourceOptions(gripper_fixed=0.04))

@@ -52,6 +52,20 @@ def test_the_mirrored_state_is_that_of_mirrored_poses(poses: dict[str, np.ndarra
     np.testing.assert_allclose(mirrored_actions(state), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("told", "mirrored"),
+    [
+        ("Pick up the leftmost cup.", "Pick up the rightmost cup."),
+        ("Use the right-hand gripper.", "Use the left-hand gripper."),
+        ("用左手拿起杯子，放到右边。", "用右手拿起杯子，放到左边。"),
+        ("Turn it upright, brightly, with the Left arm.", "Turn it upright, brightly, with the Right arm."),
+    ],
+)
+def test_sides_in_sentences(told: str, mirrored: str) -> None:
+    assert mirrored_sentence(told) == mirrored
+    assert mirrored_sentence(mirrored) == told
+
+
 def test_a_mirror_in_a_mirror_shows_the_thing_itself(poses: dict[str, np.ndarray]) -> None:
     chunk = _chunk(poses, dict.fromkeys(ARMS, np.zeros(24)))
     twice = mirrored_actions(mirrored_actions(chunk))
@@ -71,13 +85,14 @@ def test_actions_of_another_layout_are_refused() -> None:
         mirrored_actions(np.zeros((24, 14)))
 
 
-def test_an_epoch_mirrors_half_of_the_samples_and_the_next_one_the_others(tmp_path) -> None:
+def test_an_epoch_mirrors_half_of_the_samples_and_the_next_one_the_others(tmp_path, poses) -> None:
     rng = np.random.default_rng(0)
+    chunk = _chunk(poses, {"right": np.full(24, 0.01), "left": np.full(24, 0.03)}).astype(np.float32)
     with ShardWriter(tmp_path) as writer:
-        for _ in range(20):
+        for number in range(20):
             writer.write(
                 picture=rng.integers(0, 255, (384, 768, 3), np.uint8),
-                action=rng.normal(size=(24, 20)).astype(np.float32),
+                action=np.roll(chunk, number, axis=0),
                 instruction="Pick up the red cube with the left hand.",
                 tokens=np.zeros(27, np.int16),
             )

@@ -13,10 +13,12 @@ from motion import Motion, same, same_pictures
 
 from rdt2.action import ARMS
 from rdt2.data import Episode, ShardWriter
+from rdt2.data.convert import convert
 from rdt2.data.sources import SourceOptions, open_source
 from rdt2.data.sources.numbers import to_matrices, to_widths
 from rdt2.data.sources.pictures import to_picture
 from rdt2.errors import ConfigError, PoseError, RDT2Error, RecordingError, ShardError
+from rdt2.pose import rot6d_from_rows
 
 CUP = {"instruction": "Pick up the cup."}
 
@@ -330,6 +332,41 @@ def test_shards_give_the_path_back(tmp_path, named) -> None:
             between = found[:, :3, :3].swapaxes(1, 2) @ expected[:, :3, :3]
             assert np.abs(between - np.eye(3)).max() < 1e-6
             np.testing.assert_allclose(episode.widths[arm][1:], motion.width[arm][1:count], atol=1e-6)
+
+
+def test_shards_whose_rotations_are_rows_become_columns(tmp_path) -> None:
+    """Chunks and states; regression: --rotation rows was taken and changed nothing."""
+    write_shards(tmp_path / "columns", [Motion(60)])
+    source = open_source(tmp_path / "columns", "shards")
+    with ShardWriter(tmp_path / "transposed") as writer:
+        for sample in source.samples(0):
+            turned = {"action": as_rows(sample["action"])}
+            state = as_rows(np.array(sample["meta"]["state"])).tolist()
+            writer.write(**(sample | turned | {"meta": sample["meta"] | {"state": state}}))
+    read = open_source(tmp_path / "transposed", "shards", SourceOptions(rotation="rows"))
+    for found, expected in zip(read.samples(0), source.samples(0), strict=True):
+        np.testing.assert_allclose(found["action"], expected["action"], atol=1e-6)
+        np.testing.assert_allclose(found["meta"]["state"], expected["meta"]["state"], atol=1e-6)
+    np.testing.assert_allclose(read[0].poses["left"], source[0].poses["left"], atol=1e-5)
+
+
+def as_rows(values: np.ndarray) -> np.ndarray:
+    """Chunks or states with the first two rows of each rotation in the place of its columns."""
+    values = values.copy()
+    for start in (3, 13):
+        values[..., start : start + 6] = rot6d_from_rows(values[..., start : start + 6])  # its own inverse
+    return values
+
+
+@pytest.mark.parametrize("values", [{"arms": "right-left"}, {"position_unit": "mm"}, {"rotation": "xyzw"}])
+def test_options_that_shards_have_no_use_for_are_refused(tmp_path, values) -> None:
+    write_shards(tmp_path, [Motion(40)])
+    with pytest.raises(
+        ConfigError, match=r"--from shards: shards hold the models'|--rotation columns or rows"
+    ):
+        open_source(tmp_path, "shards", SourceOptions(**values))
+    with pytest.raises(ConfigError, match="shards keep the chunks that they have"):
+        convert(tmp_path, tmp_path / "out", kind="shards", tail="pad")
 
 
 def test_shards_of_the_real_recording(real) -> None:

@@ -16,7 +16,7 @@ from motion import Motion, same, same_pictures
 from rdt2.data.clock import pieces
 from rdt2.data.convert import convert
 from rdt2.data.sources import SourceOptions, open_source, zarr_files
-from rdt2.errors import RDT2Error, RecordingError
+from rdt2.errors import ConfigError, RDT2Error, RecordingError
 
 OPTIONS: dict[str, Any] = {"arms": "right-left", "fps": 30, "gripper_unit": "m", "instruction": "Fold it."}
 
@@ -64,6 +64,12 @@ def store(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "dataset.zarr.zip"
 
     return write
+
+
+def test_one_gripper_array_is_not_that_of_two_robots(store: Callable[..., Path]) -> None:
+    options = SourceOptions(**OPTIONS, gripper_key="robot0_gripper_width")
+    with pytest.raises(ConfigError, match="is one array for two robots"):
+        open_source(store([Motion(30)]), "umi-zarr", options)
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -40,12 +40,12 @@ def test_counts_intervals_and_episodes_are_in_the_json(no_simulation):
 
 def test_settings_reach_the_trials(no_simulation):
     evaluate_cell(
-        Still(), "fr3", "press", episodes=2, scenery="unseen", unseen_shapes=True, swap_instruction=True
+        Still(), "fr3", "place", episodes=2, scenery="unseen", unseen_shapes=True, swap_instruction=True
     )
     trial, _, robot = no_simulation[0]
     assert robot == "fr3"
     assert (trial.task_kind, trial.scenery, trial.unseen_shapes, trial.swap_instruction) == (
-        "press", "unseen", True, True,
+        "place", "unseen", True, True,
     )  # fmt: skip
 
 
@@ -56,6 +56,10 @@ def test_bad_requests_are_refused(no_simulation):
         evaluate_cell(Still(), "ur5e", "pick", workers=2)
     with pytest.raises(CheckpointError):
         evaluate_cell("no/such/folder/at/all", "ur5e", "pick", episodes=1)
+    with pytest.raises(ConfigError, match="nothing in press has a shape that training never had"):
+        evaluate_cell(Still(), "ur5e", "press", episodes=1, unseen_shapes=True)
+    result = evaluate_cell(Still(), "ur5e", "all", episodes=1, unseen_shapes=True)
+    assert {each.task for each in result.records} == {"pick", "place"}, "and all are those that have one"
 
 
 def test_the_table_names_conditions_and_intervals(capsys):
@@ -157,6 +161,26 @@ def test_an_invalid_chunk_moves_nothing_and_the_record_says_why():
     (pause,) = (event for event in done.events if event.kind == "pause")
     assert "a test" in pause.what
     assert 0 < pause.time < 1
+
+
+def test_physics_that_break_down_are_an_episode_that_failed(monkeypatch):
+    """Regression: the evaluation ended, and --resume came to the same scene again."""
+    from rdt2.errors import SimulationError
+    from rdt2.sim.cell import Cell
+
+    original = Cell.advance_to
+
+    def breaks(self, time):
+        if time > 0.5:
+            raise SimulationError("the simulation became unstable")
+        original(self, time)
+
+    monkeypatch.setattr(Cell, "advance_to", breaks)
+    trial = draw_trials("press", 1, seed=0)[0]
+    done, _ = run_trial(trial, Still(), "handheld", config=loop_config(), max_seconds=3)
+    assert not done.success
+    assert done.judged
+    assert "became unstable" in done.reason
 
 
 def test_an_unknown_robot_is_refused():

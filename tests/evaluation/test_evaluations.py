@@ -184,6 +184,29 @@ def test_two_policies_are_compared_pair_by_pair(tmp_path, capsys):
     assert json.loads((tmp_path / "c.json").read_text())["total"]["only_first"] == 6
 
 
+def test_interrupted_evaluations_are_not_compared():
+    """Both of them, after the same number of scenes: a verdict on a part that nobody chose."""
+    first, second = (replace(evaluation(each), episodes_each=10) for each in ("++-", "+--"))
+    with pytest.raises(ConfigError, match="the first has 3 episodes of pick and was interrupted"):
+        compare(first, second)
+
+
+def test_loaded_policies_are_told_apart_by_their_weights():
+    """Regression: of one that was passed loaded only its class was known, and another went on with its file."""
+    import torch
+
+    class Made(Still):
+        def __init__(self, seed):
+            super().__init__()
+            torch.manual_seed(seed)
+            self.vlm = torch.nn.Linear(300, 5)
+
+    one, same, other = (identity.policy_identity(None, Made(seed)) for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
+    assert identity.policy_identity(None, Still())["weights"] is None
+
+
 def test_other_scenes_are_not_compared():
     first = evaluation("++-")
     for second, said in (
@@ -279,6 +302,18 @@ def test_the_page_shows_failures_with_what_happened_when(tmp_path):
         assert word in text, word
     assert 'href="#pick-00000"' not in text
     assert not page.folder.exists()
+
+
+def test_films_of_another_evaluation_are_not_shown(tmp_path):
+    """Regression: what was left of one that was interrupted stood under the other's titles: the scenes are the same."""
+    page = Page(tmp_path / "p.html")
+    failed = record(1, False)
+    page.begin({"policy": "b"}, keep=False)
+    page.keep(failed, view(success=False))
+    page.begin({"policy": "b"}, keep=True)
+    assert list(page.folder.glob("*.html"))
+    page.begin({"policy": "a"}, keep=True)
+    assert not list(page.folder.glob("*.html"))
 
 
 def test_films_come_from_worker_processes_and_survive_an_interruption(tmp_path):

@@ -10,7 +10,7 @@ from rdt2.cli.main import main
 from rdt2.data import ShardIndex, ShardWriter, split_by_episode
 from rdt2.errors import ConfigError, ShardError
 from rdt2.evaluation.files import write_json
-from rdt2.evaluation.shards import MEAN_CHUNK, STAY_STILL, evaluate_shards
+from rdt2.evaluation.shards import MEAN_CHUNK, STAY_STILL, evaluate_shards, trained_with
 
 
 def chunk(step: float, width: float) -> np.ndarray:
@@ -76,6 +76,15 @@ def test_a_known_error_is_measured_and_baselines_stand_beside_it(folder):
     assert result.baselines[MEAN_CHUNK].position_mse < still.position_mse
 
 
+def test_baselines_are_of_the_samples_that_were_answered(folder):
+    """Regression: a policy that answers where it is easy looked better than standing still, which answered all."""
+    policy = Oracle(folder, error=0.004)
+    policy.invalid = [number for number in range(24) if number % 6]  # all that move further
+    result = evaluate_shards(policy, folder, split="all", batch_size=5)
+    assert result.valid_rate == pytest.approx(4 / 24)
+    assert result.baselines[STAY_STILL].position_mm == pytest.approx(0, abs=1e-3)
+
+
 def test_the_command_evaluates_what_the_models_run_held_out(folder, tmp_path, monkeypatch, capsys):
     """regression: always 5 %, so that a model trained with less was measured on what it had learnt."""
     run = tmp_path / "run"
@@ -95,13 +104,22 @@ def test_the_command_evaluates_what_the_models_run_held_out(folder, tmp_path, mo
         return asked[-1].numbers
 
     half, few = (split_by_episode(ShardIndex(folder), held_out=share)[1].tolist() for share in (0.5, 0.05))
-    assert len(half) == 2 * len(few)
+    assert len(half) == 3 * len(few)
     assert evaluated(run / "model") == half
     assert "training held out 0.5 of the episodes" in capsys.readouterr().err
     assert evaluated(run / "model", "--held-out", "0.05") == few
     assert evaluated(run / "model" / "elsewhere") == few
     assert evaluated("demo-fm") == few
     assert evaluated("demo-fm", "--held-out", "0.5") == half
+
+    write_json(run / "config.json", {"stage": "expert", "config": {"held_out": 0.5, "validation": "other"}})
+    assert trained_with(run / "model") == 0.0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        evaluated(run / "model")
+    said = capsys.readouterr().err
+    assert "training held out none of the episodes" in said
+    assert "Try --split all" in said
 
 
 def test_counts_are_looked_at_before_a_policy_is_loaded(folder, monkeypatch, capsys):
@@ -150,7 +168,7 @@ def test_when_nothing_is_valid_the_json_says_null(folder, tmp_path):
     values = json.loads(write_json(tmp_path / "r.json", result.as_dict()).read_text())
     assert values["valid_rate"] == 0
     assert values["position_mm"] is None
-    assert values["baselines"]["stay still"]["samples"] == 24
+    assert values["baselines"]["stay still"]["samples"] == 0
 
 
 def test_json_names_the_four_metrics(folder):

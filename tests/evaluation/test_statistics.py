@@ -86,6 +86,10 @@ def test_intervals_of_paired_differences_hold_the_truth_as_often_as_they_say():
     assert 0.93 <= held / 2000 <= 0.985
 
 
+def test_many_pairs_that_differ_overflow_nothing():
+    assert Paired.of([True] * 1200, [False] * 1200).p == pytest.approx(0, abs=1e-300)
+
+
 def test_the_same_outcomes_differ_by_nothing():
     told = Paired.of([True, False], [True, False])
     assert (told.difference, told.p) == (0.0, 1.0)

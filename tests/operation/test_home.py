@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -114,6 +115,48 @@ def test_an_arm_that_is_not_on_its_way_is_stopped():
         with pytest.raises(SafetyError, match=r"right arm is .* degrees off its way:"):
             moves(robot, settings, way)
         assert robot.arms["left"].health().stopped
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda state, before: replace(state, joints=np.full(6, np.nan)), "right arm holds NaN"),
+        (lambda state, before: before, r"the state of the right arm is 0\.\d+ s old"),
+    ],
+)
+def test_an_arm_whose_state_may_not_be_believed_is_stopped(wrong, says):
+    """Regression: no number is more than a limit, and a frozen state is where the arm was to be at its stamp."""
+    settings = cell_settings("ur5e")
+    with Cell.of(settings, make_scene("pick", seed=3)) as cell:
+        robot = cell.robot()
+        way, began = short_way(settings, robot), robot.clock.now()
+        arm, state = robot.arms["right"], robot.arms["right"].state
+        kept = []
+
+        def said():
+            now = state()
+            if robot.clock.now() < began + 0.3:
+                return now
+            kept.append(now)
+            return wrong(now, kept[0])
+
+        arm.state = said
+        with pytest.raises(SafetyError, match=says):
+            moves(robot, settings, way)
+        assert robot.clock.now() < began + 0.5
+        assert robot.arms["left"].health().stopped
+
+
+def test_arms_that_say_nothing_of_where_they_are_do_not_set_out():
+    settings = cell_settings("ur5e")
+    with Cell.of(settings, make_scene("pick", seed=3)) as cell:
+        robot = cell.robot()
+        way, told = short_way(settings, robot), []
+        way.joints["right"][0] = np.nan
+        robot.arms["right"].execute_joints = lambda *waypoints: told.append(waypoints)
+        with pytest.raises(SafetyError, match="has moved by nan degrees"):
+            moves(robot, settings, way)
+        assert told == []
 
 
 def rig(name, change=None):

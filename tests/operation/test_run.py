@@ -19,6 +19,7 @@ pytest.importorskip("mujoco")
 import rdt2.control  # noqa: F401 - which knows the real PolicyProcess
 from rdt2.cli.main import main
 from rdt2.devices import open_robot
+from rdt2.errors import RobotError
 from rdt2.sim.pace import Paced
 
 pytestmark = pytest.mark.realtime
@@ -70,6 +71,11 @@ class Typist:
     def types(self, *lines):
         with self._more:
             self._lines += [f"{line}\n" for line in lines]
+            self._more.notify_all()
+
+    def ends(self):
+        with self._more:
+            self._lines.append("")
             self._more.notify_all()
 
     def fileno(self):
@@ -282,3 +288,71 @@ def test_what_is_not_confirmed_moves_nothing(tmp_path, monkeypatch, capsys, answ
     assert moved() == [0, 0]
     assert not any(arm.health().enabled for arm in arms())
     assert not policies  # nor was a policy loaded for nothing
+
+
+def test_go_brings_back_an_arm_that_was_lost_and_nothing_else_does(tmp_path, monkeypatch, clock, capsys):
+    """Regression: the next episode enabled it before anybody could type go, and the command ended."""
+    typist, figures = Typist(monkeypatch), tmp_path / "run.json"
+    with running("--robot", fake_devices.robot_yaml(tmp_path), *ASKED, "--json", figures):
+        told = []
+
+        def says(text):
+            told.append(capsys.readouterr().err)
+            return text in "".join(told)
+
+        typist.types(*ANSWERS)
+        soon(lambda: says("ready: go starts"))
+        typist.types("go")
+        soon(lambda: min(moved()) > 10)
+        arm, plugged, looked = arms()[1], False, []
+
+        def recover():
+            if not plugged:
+                raise RobotError("no route to host")
+            arm._connected = True
+            type(arm).recover(arm)
+
+        def checks():
+            looked.append((arm.health().ok, moved() == still))
+            return []
+
+        monkeypatch.setattr(arm, "recover", recover)
+        monkeypatch.setattr(arm, "checks", checks, raising=False)
+        arm.fail("its controller is gone")
+        arm._connected = False
+        soon(lambda: says("over: "))
+        told.clear()
+        typist.types("next")
+        soon(lambda: says("ready: go starts"))
+        still = moved()
+        typist.types("go")
+        soon(lambda: says("left arm cannot go on: no route to host"))
+        assert moved() == still
+        plugged = True
+        time.sleep(0.3)
+        assert moved() == still
+        assert looked == []
+        typist.types("go")
+        soon(lambda: min(moved()) > max(still) + 10)
+        assert looked == [(True, True)]
+        typist.types("success")
+        soon(lambda: all(arm.health().stopped for arm in arms()))
+        typist.types("quit")
+    first, second = json.loads(figures.read_text())["episodes"]
+    assert "its controller is gone" in first["ending"]
+    assert second["ending"] == "done"
+
+
+def test_what_was_driven_is_written_also_where_the_session_ends_with_an_error(
+    tmp_path, monkeypatch, clock, capsys
+):
+    typist, figures = Typist(monkeypatch), tmp_path / "run.json"
+    with running("--robot", fake_devices.robot_yaml(tmp_path), *ASKED, "--json", figures):
+        typist.types(*ANSWERS)
+        soon(lambda: "ready: go starts" in capsys.readouterr().err)
+        typist.types("go")
+        soon(lambda: min(moved()) > 10)
+        typist.ends()  # and with it whoever could start the next one
+    assert isinstance(failed.pop(), SystemExit)
+    (episode,) = json.loads(figures.read_text())["episodes"]
+    assert episode["ending"].startswith("stopped: the terminal")

@@ -65,14 +65,18 @@ def test_record_dataset(tmp_path: Path) -> None:
     # Pressing takes one hand; the other trembles, which the normalizer of so few episodes magnifies.
     assert [finding.name for finding in found.findings] == ["resting arm"]
 
-    record_dataset(tmp_path / "b", 2, **options, workers=2)  # type: ignore[arg-type]
+    steps.clear()
+    record_dataset(tmp_path / "b", 2, **options, workers=2, progress=lambda *step: steps.append(step))  # type: ignore[arg-type]
+    assert steps[-1] == (2, 2)
     for name in ("shard-000000.tar", "shard-000001.tar", "instructions.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
     before = (tmp_path / "a" / "shard-000000.tar").stat().st_mtime_ns
     (tmp_path / "a" / "shard-000001.tar").unlink()
     (tmp_path / "a" / "instructions.json").unlink()
-    record_dataset(tmp_path / "a", 2, **options)  # type: ignore[arg-type]
+    steps.clear()
+    record_dataset(tmp_path / "a", 2, **options, progress=lambda *step: steps.append(step))  # type: ignore[arg-type]
+    assert steps == [(1, 2), (2, 2)], "the first is there already"
     assert (tmp_path / "a" / "shard-000000.tar").stat().st_mtime_ns == before
     assert (tmp_path / "a" / "shard-000001.tar").read_bytes() == (
         tmp_path / "b" / "shard-000001.tar"
@@ -102,3 +106,14 @@ def test_a_hand_that_jumps_is_no_demonstration(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(HandheldArm, "state", state)
         with pytest.raises(SimulationError, match=r"hand jumped by 0\.\d+ m"):
             demonstrate(cell, task, manner)
+
+
+def test_a_shard_that_is_too_short_is_recorded_again(tmp_path: Path) -> None:
+    """Regression: episodes were missing and the report said that all are there: a first call for more had been
+    interrupted, a second one for fewer had ended a shard early."""
+    options = {"seed": 4, "tasks": {"press": 1.0}, "stride": 20, "episodes_per_shard": 2}
+    record_dataset(tmp_path, 3, **options)  # type: ignore[arg-type]
+    told = json.loads((tmp_path / "recording.json").read_text())
+    (tmp_path / "recording.json").write_text(json.dumps(told | {"episodes": 4}))
+    record_dataset(tmp_path, 4, **options)  # type: ignore[arg-type]
+    assert {sample.meta["episode"] for sample in read_shards(tmp_path)} == {0, 1, 2, 3}

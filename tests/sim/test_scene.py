@@ -13,7 +13,7 @@ import pytest
 from rdt2.errors import TaskError
 from rdt2.sim.building import build_scene
 from rdt2.sim.drawing import REACH_X, REACH_Y, make_scene
-from rdt2.sim.scene import COLOURS, SEEN_SHAPES, UNSEEN_SHAPES, Scene, Tube
+from rdt2.sim.scene import COLOURS, SEEN_SHAPES, UNSEEN_SHAPES, ObjectSpec, Scene, Tube
 from rdt2.sim.sceneries import SCENERIES
 from rdt2.sim.tasks import TASKS
 from rdt2.sim.textures import FAMILIES, Texture, paint
@@ -30,6 +30,15 @@ def test_objects_are_apart_and_within_reach(kind: str) -> None:
             for other in scene.objects[:i]:
                 distance = np.hypot(*np.subtract(one.position, other.position))
                 assert distance >= (0.11 if "bowl" in (one.kind, other.kind) else 0.08) - 0.003
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("object", "mug"), ("toy", "cube")])
+def test_a_thing_that_nobody_can_build_is_refused(kind: str, shape: str) -> None:
+    """Regression: a red mug was a hexagonal prism, judged and filmed as a mug."""
+    with pytest.raises(
+        TaskError, match=f"'red mug' is of kind '{kind}' and shape '{shape}', expected an object"
+    ):
+        ObjectSpec("red mug", kind, shape, "red", (1.0, 0.0, 0.0), (0.02, 0.02, 0.02), (0.0, 0.0), 0.0)
 
 
 def test_the_sentence_matters() -> None:

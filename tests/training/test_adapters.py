@@ -119,11 +119,11 @@ def test_the_merged_model_answers_as_the_adapters_do(run, tiny_vlm, tmp_path):
     main(["export", "merge", str(out / "model"), str(merged), "--dtype", "float32"])
     batch = batch_of(stage, 7)
     losses = [
-        training_loss(model, batch)[1].loss
+        training_loss(model, batch)[0]
         for model in (stage.module.vlm.eval(), load_vlm(merged), load_vlm(tiny_vlm))
     ]
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
-    assert (losses[2] - losses[0]).abs().max() > 1e-2
+    assert (losses[2] - losses[0]).abs() > 1e-3
     assert (merged / "tokenizer.json").is_file()
 
 

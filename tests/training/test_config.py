@@ -11,7 +11,14 @@ import pytest
 
 from rdt2.errors import ConfigError, TrainingError
 from rdt2.training.cli import run_training
-from rdt2.training.config import CONFIGS, DistillTraining, ExpertTraining, VQTraining, check_installed
+from rdt2.training.config import (
+    CONFIGS,
+    DistillTraining,
+    ExpertTraining,
+    TokenizerTraining,
+    VQTraining,
+    check_installed,
+)
 from rdt2.training.settings import load_settings, to_mapping
 
 
@@ -151,9 +158,12 @@ def test_settings_that_contradict_each_other_are_said_without_loading_anything()
         (VQTraining, ["adapter=lora", "frozen_layers=2"], "is for adapter=none"),
         (ExpertTraining, ["augment=true", "kv_cache=cache"], "does not go with augment=true"),
         (DistillTraining, ["start_from=scratch"], "needs a teacher"),
+        (TokenizerTraining, ["ema=0.9"], "is not for the tokenizer"),
+        (TokenizerTraining, ["shard=true"], "does not go with a tokenizer from random weights"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_settings(stage, None, overrides)
+    assert load_settings(TokenizerTraining, None, ["shard=true", "linear_start=100"]).shard
 
 
 def test_who_is_wrong_is_named(tmp_path):
@@ -236,7 +246,8 @@ def test_a_gpu_that_is_too_small_is_no_traceback(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rdt2.training.cli._build_stage", full)
     with pytest.raises(
-        TrainingError, match=r"smaller batch_size .now 8. and as many times more accumulate .now 2."
+        TrainingError,
+        match=r"--resume --set batch_size=4 --set accumulate=4 \(now 8 and 2\), which learns the",
     ):
         run_training(
             "tokenizer",

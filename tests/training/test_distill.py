@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -15,9 +16,11 @@ from rdt2.expert import Expert, ExpertConfig
 from rdt2.normalizer import LinearNormalizer
 from rdt2.observation import Observation
 from rdt2.policy import FMPolicy, load_policy
-from rdt2.training.config import DistillTraining
+from rdt2.training.config import DistillTraining, ExpertTraining
 from rdt2.training.distill import DistillStage
+from rdt2.training.expert import ExpertStage
 from rdt2.training.loop import step_generator
+from rdt2.vlm import create_tiny_vlm
 
 SHORT = ("steps=12", "batch_size=4", "warmup_steps=1", "log_every=1", "evaluate_samples=4", "trackers=[]")
 
@@ -64,6 +67,21 @@ def test_the_loss_is_the_distance_of_one_step_from_the_teachers_five(samples, te
     assert all(name.startswith("expert.") for name in names)  # neither teacher nor VLM
 
 
+def test_a_student_that_deepspeed_rounds_beside_its_teacher(samples, teacher, demo_vlm):
+    """Regression: the teacher was given keys in the student's bfloat16, and attention takes no two dtypes."""
+    stage = DistillStage(dataclasses.replace(config(teacher, demo_vlm), precision="bf16"), samples)
+    batch = batch_of(stage, 0)
+    exact, _ = stage.module(batch, step_generator(0, 0, 0))
+    stage.module.expert.to(torch.bfloat16)
+    loss, _ = stage.module(batch, step_generator(0, 0, 0))
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.1)
+    assert stage.module.expert.model.x_pos_emb.grad.isfinite().all()
+    with torch.no_grad():
+        chunks = stage.module.eval().samples(stage.module.condition(batch), torch.randn(2, 24, 20), None)
+    assert all(each.isfinite().all() for each in chunks.values())
+
+
 @pytest.fixture(scope="module")
 def student(samples, teacher, demo_vlm, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "distill"
@@ -103,3 +121,11 @@ def test_a_student_needs_a_teacher_of_several_steps(samples, student, demo_vlm):
         DistillStage(config("scratch", demo_vlm), samples)
     with pytest.raises(ConfigError, match="takes 1 step"):
         DistillStage(config(student / "model", demo_vlm), samples)
+    with pytest.raises(ConfigError, match=r"was distilled to one step.*distil that again"):
+        ExpertStage(ExpertTraining(start_from=str(student / "model"), vlm=str(demo_vlm)), samples)
+
+
+def test_a_teacher_of_another_vlm_is_refused(samples, student, demo_vlm, tmp_path):
+    create_tiny_vlm(tmp_path, sentences=["Pick up the red cube."], seed=1)
+    with pytest.raises(ConfigError, match=f"learnt on the VLM {demo_vlm}, and {tmp_path} has other weights"):
+        DistillStage(config(student / "model", tmp_path, teacher_steps=5), samples)

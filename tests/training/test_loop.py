@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 
@@ -127,6 +128,56 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(tmp_path):
     saved = tmp_path / "failed-batch-step-5.pt"
     assert str(saved) in str(error.value)
     assert torch.load(saved).shape == (8, 4)
+
+
+def test_gradients_that_are_not_finite_change_no_weight(tmp_path):
+    """Though the loss is finite: they would have been saved with the next checkpoint."""
+    stage = ToyStage()
+    weight, steps = stage.module.linear.weight, []
+
+    def spoil(gradient):
+        steps.append(weight.detach().clone())
+        return gradient * float("nan") if len(steps) == 4 else gradient
+
+    weight.register_hook(spoil)
+    with pytest.raises(
+        TrainingError, match="step 3: the norm of the gradients is nan, expected a finite value"
+    ) as error:
+        fit(stage, config(), tmp_path)
+    assert torch.equal(weight.detach(), steps[-1])
+    assert not (tmp_path / "checkpoints" / "step-00000004").exists()
+    assert str(tmp_path / "failed-batch-step-3.pt") in str(error.value)
+
+
+class Several:
+    """One of two processes, as far as the claim of a folder asks."""
+
+    num_processes = 2
+
+    def __init__(self, main: bool):
+        self.is_main_process = main
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_processes_that_do_not_see_the_same_folder_are_told(tmp_path, monkeypatch, main):
+    """Of two machines without a disk that both see, each would save its part where the other does not look."""
+    monkeypatch.setattr(loop.engines, "from_main_process", lambda _, value: value)
+    monkeypatch.setattr(loop.engines, "all_agree", lambda _, well: well)
+
+    def claim():
+        with contextlib.ExitStack() as held:
+            return loop._claim_folder(tmp_path, ToyStage(), config(), False, Several(main), held)
+
+    if main:
+        claim()
+    else:
+        with pytest.raises(ConfigError, match="every machine must see the same --out"):
+            claim()
+    assert (tmp_path / "config.json").exists() is main
+    assert not list(tmp_path.glob(".seen*"))
 
 
 def test_a_run_is_not_overwritten_or_mixed(tmp_path):

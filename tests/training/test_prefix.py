@@ -50,6 +50,10 @@ def test_a_run_with_a_prefix_resumes_and_becomes_a_policy_that_uses_it(samples, 
         train("prefix=3", "steps=4", resume=True)
     train("prefix=6", "steps=4", resume=True)
     assert json.loads((out / "model" / "config.json").read_text())["config"]["prefix"] == 6
+    again = dict(start_from=str(out / "model"), vlm=str(demo_vlm), batch_size=2, precision="fp32")
+    with pytest.raises(ConfigError, match=r"was trained with prefix=6.* Go on with prefix=6"):
+        ExpertStage(ExpertTraining(**again), samples)
+    ExpertStage(ExpertTraining(**again, prefix=3), samples)
     policy = load_policy(out / "model", vlm=demo_vlm)
     assert isinstance(policy, FMPolicy)
     picture = np.full((384, 384, 3), 90, np.uint8)

@@ -289,6 +289,19 @@ def test_an_evaluation_that_fails_loses_no_training(tmp_path, whole):
     assert same(tmp_path, whole)
 
 
+def test_an_evaluation_on_the_way_that_fails_loses_no_step(tmp_path, whole):
+    class Failing(ToyStage):
+        def evaluate(self, module, device):
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    settings = config(save_every=6, evaluate_every=6)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(Failing(), settings, tmp_path)
+    assert checkpoint_names(tmp_path) == ["step-00000006"]
+    fit(ToyStage(), settings, tmp_path, resume=True)
+    assert same(tmp_path, whole)
+
+
 LIMITED = """
 import resource, sys
 import torch

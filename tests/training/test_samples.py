@@ -15,7 +15,7 @@ from rdt2.errors import ConfigError, ShardError
 from rdt2.normalizer import LinearNormalizer
 from rdt2.training import samples as samples_module
 from rdt2.training.cli import run_training
-from rdt2.training.config import RunConfig, TokenizerTraining
+from rdt2.training.config import MAY_CHANGE, RunConfig, TokenizerTraining
 from rdt2.training.samples import Samples
 from rdt2.training.tokenizer import TokenizerStage
 
@@ -157,9 +157,9 @@ def test_so_many_damaged_samples_are_left_out(tmp_path, file):
     assert stage.load(0)["actions"].isfinite().all()
 
 
-def train(taken: Samples) -> None:
+def train(taken: Samples, steps: int = 12) -> None:
     """On each sample, and more."""
-    for step in range(12):
+    for step in range(steps):
         taken.train.count_damage(taken.batch(step))
 
 
@@ -192,6 +192,58 @@ def test_of_many_samples_an_even_part_is_looked_at_and_the_others_when_they_come
         found.batch(step)
 
 
+@pytest.mark.parametrize("kind", ["nan", "padded", "tokens"])
+def test_samples_that_cannot_be_learnt_from_count_as_damaged(tmp_path, monkeypatch, kind):
+    """Regression: one past those looked at when a run begins ended it, whatever max_damaged said."""
+    actions, tokens = moving(64), np.zeros((64, 27), np.int16)
+    for number in (0, 5):  # the first is looked at
+        if kind == "tokens":
+            tokens[number, 3] = 1024
+        else:
+            actions[number] = spoil(actions[number], kind)
+    write(tmp_path, actions, tokens=tokens)
+    monkeypatch.setattr(samples_module, "LOOKED_AT", 8)
+
+    def opened(**changes) -> Samples:
+        settings = RunConfig(batch_size=4, held_out=0, **changes)
+        return Samples(settings, tmp_path, rank=0, world_size=1, tokens=True)
+
+    with pytest.raises(ShardError, match=r"shard-000000.tar, sample 000000: .*max_damaged"):
+        opened()
+    found = opened(max_damaged=2)
+    assert any("1 cannot be learnt from and are left out" in line for line in found.notes)
+    for step in range(16):
+        batch = found.batch(step)
+        found.train.count_damage(batch)
+        assert np.isfinite(batch.actions).all()
+        assert batch.tokens.max() == 0
+        assert not {0, 5} & set(batch.indices.tolist())
+    assert {line.split("sample ")[1][:6] for line in found.train.damaged} == {"000000", "000005"}
+    assert len(found.train.damaged) == 2, "each is counted once"
+    with pytest.raises(ShardError, match="at most 1 are to be left out"):
+        train(opened(max_damaged=1), 16)
+    assert "max_damaged" in MAY_CHANGE, "so that such a run can go on"
+    if kind == "tokens":  # are nothing to those who do not learn them
+        train(Samples(RunConfig(batch_size=4, held_out=0), tmp_path, rank=0, world_size=1), 16)
+
+
+@pytest.mark.parametrize("memory", [1 << 20, 0])
+def test_the_tokenizer_leaves_such_chunks_out_wherever_it_reads_them(tmp_path, monkeypatch, memory):
+    actions = moving(64)
+    for number in (3, 60):  # the last episode is held out
+        actions[number] = spoil(actions[number], "nan")
+    write(tmp_path, actions, per_episode=32)
+    monkeypatch.setattr("rdt2.training.tokenizer.IN_MEMORY", memory)
+    monkeypatch.setattr(samples_module, "LOOKED_AT", 2)
+    settings = {"size": "tiny", "batch_size": 16, "normalizer": str(fitted(tmp_path)), "linear_start": 64}
+    stage = TokenizerStage(TokenizerTraining(**settings, max_damaged=2), tmp_path)
+    assert np.isfinite(stage._held_out).all()
+    for step in range(4):
+        assert stage.load(step)["actions"].isfinite().all()
+    with pytest.raises(ShardError, match=r"action.npy holds NaN"):
+        TokenizerStage(TokenizerTraining(**settings), tmp_path)
+
+
 # ------------------------------------------------------------------------------------------- what is held out
 
 
@@ -207,7 +259,9 @@ def test_what_is_held_out_is_said_and_can_be_set(tmp_path):
     assert everything.notes[0].startswith("training on all 64 samples; none is held out")
     write(tmp_path, moving(64), per_episode=4)
     quarter = take(tmp_path, held_out=0.25)
-    assert (len(quarter.train), len(quarter.held_out)) == (48, 16)
+    assert (len(quarter.train), len(quarter.held_out)) == (52, 12), (
+        "3 of 16 episodes: each name decides for itself"
+    )
 
 
 def test_few_samples_are_counted_out(tmp_path):
@@ -226,7 +280,13 @@ def test_a_validation_set_of_its_own(tmp_path):
     found = take(tmp_path / "train", validation=str(tmp_path / "other"))
     assert (len(found.train), len(found.held_out)) == (16, 40)
     assert found.notes[0].startswith("training on all 16 samples of 2 episodes; evaluated on the 40 samples")
-    assert len(found.held_out_batch(0, 1).indices) == 32
+    assert found.held_out_batch(0, 1).indices.tolist() == [0, 13, 26, 39], (
+        "as many as a step, spread over all"
+    )
+    batches = [take(tmp_path / "train", batch_size=size).held_out.batch_size for size in (4, 100)]
+    assert batches == [4, 32]
+    sparse = [found.held_out_batch(n, 3).indices.tolist() for n in range(3)]
+    assert (sparse[0][0], sparse[2][-1], len({*sparse[0], *sparse[1], *sparse[2]})) == (0, 39, 12)
 
 
 def test_a_run_that_holds_nothing_out_trains_and_evaluates_nothing(tmp_path):

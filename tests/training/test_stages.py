@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from made_up import SENTENCES, SHORT, write_recordings
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import rdt2.vlm
 from rdt2.data import tokenize_shards
 from rdt2.errors import CheckpointError, ConfigError, NormalizerError, ObservationError
 from rdt2.normalizer import LinearNormalizer
@@ -49,6 +50,37 @@ def runs(shards, tmp_path_factory):
     vlm = train("vq", out / "tokens", f"start_from={pointing}")
     expert = train("expert", out / "tokens", "start_from=tiny", f"vlm={vlm}", "draws=2")
     return {"tokenizer": tokenizer, "vlm": vlm, "expert": expert, "out": out}
+
+
+def test_an_expert_is_used_with_the_vlm_it_learnt_on(runs, tmp_path, monkeypatch):
+    parts = {name: runs[name] for name in ("tokenizer", "vlm", "expert")}
+    other = shutil.copytree(runs["vlm"], tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["model.layers.5.self_attn.v_proj.weight"] *= 1.05
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    message = f"learnt on the VLM {runs['vlm']}, and {other} has other weights"
+    with pytest.raises(ConfigError, match=message):
+        load_policy(str(runs["expert"]), vlm=str(other))
+    with pytest.raises(ConfigError, match=message):
+        export_policies(tmp_path / "wrong", **{**parts, "vlm": other})
+    assert not (tmp_path / "wrong").exists()
+    (
+        shutil.copytree(runs["expert"], tmp_path / "expert") / "vlm.json"
+    ).unlink()  # as published: it says nothing
+    load_policy(str(tmp_path / "expert"), vlm=str(other))
+
+    asked = []
+    load = rdt2.vlm.load_vlm
+    monkeypatch.setattr(rdt2.vlm, "load_vlm", lambda *a, **k: asked.append(k) or load(*a, **k))
+    bundle = export_policies(tmp_path / "half", **parts, dtype=torch.float16)[1]
+    assert asked == [{"dtype": torch.float16}], "never whole in float32"
+    written, read = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "half" / "vlm", runs["vlm"])
+    )
+    assert all(torch.equal(value, read[name].half()) for name, value in written.items())
+    load_policy(bundle)
+    with pytest.raises(ConfigError, match="has other weights"):
+        load_policy(bundle, vlm=str(other))
 
 
 def test_trained_parts_become_policies_that_predict(runs, tmp_path):

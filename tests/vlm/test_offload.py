@@ -44,3 +44,12 @@ def test_settings_that_make_no_sense(tiny: SimpleNamespace) -> None:
         load_vlm(tiny.folder, offload=99)
     with pytest.raises(ConfigError, match="choose one"):
         load_vlm(tiny.folder, offload=1, quantize="int8")
+
+
+def test_a_large_model_on_the_cpu_beside_a_gpu_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    for there, needed, said in ((True, 17e9, True), (True, 1e8, False), (False, 17e9, False)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        caplog.clear()
+        memory.require_memory(int(needed), torch.device("cpu"), "the VLM rdt2")
+        assert ("the VLM rdt2 takes 17.0 GB on the CPU, though there is a GPU" in caplog.text) == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,9 @@ SAME = 0.002
 SETTLES, LEAST = 2.0, 0.01
 """Seconds in which fingers get to where they are sent; metres that they have to move by."""
 PLAUSIBLE = 0.9
-"""Share of its stroke that a gripper has to open to where nobody has measured."""
+"""Share of its stroke that a gripper has to open to where nobody has measured, or measured it earlier."""
+RATIOS = 0.8, 1.25
+"""Real metres for each that a gripper says; what is beyond was not measured on it as it is now."""
 
 
 def fingers(start: float, stroke: float) -> Callable[[float], float]:
@@ -186,8 +189,9 @@ def gripper(
         ask: is called with "closed" and "open" while the gripper is so; metres, or None where nobody measures.
 
     Raises:
-        CalibrationError: it does not move, or what was measured cannot be; in the latter case nothing has moved if it
-            was told before. SafetyError: fingers would touch something, or a device has a fault.
+        CalibrationError: it does not move, or what was measured is not of it as it moves now; nothing has moved where
+            it was told before and is no opening at all. SafetyError: fingers would touch something, or a device has a
+            fault.
     """
     if measured is not None:
         _require_openings(*measured)
@@ -211,9 +215,11 @@ def gripper(
     changes: dict[str, Any] = {}
     notes, holds, opens = [], True, reached["open"]
     closed, opened = real["closed"], real["open"]
+    measured_now = closed is not None and opened is not None
     if closed is not None and opened is not None:
         _require_openings(closed, opened)
         ratio = (opened - closed) / moved
+        _require_free(side, arm.stroke, reached["open"], opened, ratio)
         rows += [
             ("measured", f"{1e3 * closed:.1f} and {1e3 * opened:.1f} mm"),
             ("really, for each mm it says", f"{ratio:.4f} mm"),
@@ -232,18 +238,20 @@ def gripper(
         notes.append(
             "nobody measured the real opening: --measured CLOSED OPEN, in metres, tells whether it is true"
         )
-    if holds and (opens < arm.stroke - SAME or (changes and opens > arm.stroke + SAME)):
-        if closed is None and opens < PLAUSIBLE * arm.stroke:
-            holds = False
-            notes.append(
-                f"it opens to {1e3 * opens:.1f} mm, and stroke is {1e3 * arm.stroke:.1f}: is something in its way, is "
-                "it slow? If that is all it opens, say so with --measured"
-            )
-        else:
-            changes[f"arms.{side}.gripper.stroke"] = round(opens, 4)
-            notes.append(
-                f"it opens to {1e3 * opens:.1f} mm, not to {1e3 * arm.stroke:.1f}: stroke is that now"
-            )
+    # no driver takes a stroke beyond what its fingers open to
+    most = min(opens, changes.get(f"arms.{side}.gripper.device.open_width", opens))
+    narrow = opens < arm.stroke - SAME
+    if narrow and not measured_now and opens < PLAUSIBLE * arm.stroke:
+        holds = False
+        notes.append(
+            f"it opens to {1e3 * opens:.1f} mm, and stroke is {1e3 * arm.stroke:.1f}: is something in its way, is "
+            "it slow? If that is all it opens, say so with --measured"
+        )
+    elif holds and (narrow or (changes and not arm.stroke <= most <= arm.stroke + SAME)):
+        changes[f"arms.{side}.gripper.stroke"] = stroke = math.floor(1e4 * most + 1e-6) / 1e4
+        notes.append(
+            f"it opens to {1e3 * opens:.1f} mm, and stroke was {1e3 * arm.stroke:.1f}: it is {1e3 * stroke:.1f} now"
+        )
     since, told, was = np.array(seen).T
     return Outcome(
         f"Gripper of the {side} arm", rows, {"says_m": reached, "measured_m": real}, changes, notes,
@@ -257,6 +265,21 @@ def _require_openings(closed: float, opened: float) -> None:
     if not 0 <= closed < opened < 0.5:
         raise CalibrationError(
             f"measured {closed:g} m closed and {opened:g} m open, expected 0 <= closed < open, in metres."
+        )
+
+
+def _require_free(side: str, stroke: float, reached: float, opened: float, ratio: float) -> None:
+    """Raise CalibrationError where what was measured (metres) is not of fingers that moved as they do now."""
+    if reached < PLAUSIBLE * stroke and abs(opened - reached) > SAME:
+        raise CalibrationError(
+            f"the {side} gripper says that it opened to {1e3 * reached:.1f} mm, expected {1e3 * stroke:.1f} (stroke), "
+            f"and {1e3 * opened:.1f} mm were measured: is something between its fingers, is it slow? Free them and "
+            f"measure again; if they open no further, write stroke: {reached:.4f} into the yaml before."
+        )
+    if not RATIOS[0] <= ratio <= RATIOS[1]:
+        raise CalibrationError(
+            f"for each mm that the {side} gripper says, {ratio:.2f} mm were measured, expected {RATIOS[0]:g} to "
+            f"{RATIOS[1]:g}: is something between its fingers, were these metres, and of this gripper? Measure again."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from rdt2.calibration.outcome import Outcome, picture
 from rdt2.devices.opening import device_number
 from rdt2.errors import CalibrationError
 from rdt2.files import whole_file
+from rdt2.robot.protocols import Checked
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 FIRST = 5.0
 """Seconds in which a camera must have given a picture."""
+LEAST_CROP = 16
+"""Pixels of a side that no camera driver crops below."""
 OFF_CENTRE = 0.08
 """Share of a picture's width that its lens's middle may be off."""
 
@@ -102,7 +106,8 @@ def eyes(
         notes += found.notes
         rows.append((f"{side} lens", f"{found.error:.2f} pixels left in {found.pictures} pictures"))
         crop = device_number(settings, side, "camera", "crop")
-        wanted = _crop(found, seen[side].shape[1], crop, view, rows, notes)
+        sensor = None if view is None else _sensor(robot.cameras[side])
+        wanted = _crop(found, seen[side].shape[1], crop, view, sensor, rows, notes)
         if wanted is not None:
             change(side, "crop", wanted)
             following.append(
@@ -141,13 +146,14 @@ def _crop(
     width: int,
     crop: float | None,
     view: float | None,
+    sensor: int | None,
     rows: list[tuple[str, str]],
     notes: list[str],
 ) -> int | None:
-    """Say how much a camera shows; its new crop, where `view` asks for one.
+    """Say how much a camera shows; its new crop, where `view` asks for one (`sensor`: its shorter side, where known).
 
     Raises:
-        CalibrationError: the camera has no crop, or its lens does not show as much.
+        CalibrationError: the camera has no crop, or its lens or its sensor does not show as much.
     """
     shown = float(np.degrees(lens.view(width)))
     rows.append(("shows from edge to edge", f"{shown:.0f} degrees"))
@@ -166,8 +172,33 @@ def _crop(
         )
     if not 10 <= view < 180:
         raise CalibrationError(f"a view of {view:g} degrees is asked for, expected 10 to 180.")
+    half = float(np.radians(view / 2))
+    if half > lens.rises:
+        raise CalibrationError(
+            f"a view of {view:g} degrees is asked for, expected {2 * np.degrees(lens.rises):.0f} or less: beyond that "
+            "what was found of the lens bends back. Ask for less, or take more pictures with the board in the corners."
+        )
+    radius, size = lens.radius(half), np.array(lens.size[::-1])
+    wanted = round(crop * 2 * radius / width)
+    if wanted < LEAST_CROP or (sensor is not None and wanted > sensor):
+        raise CalibrationError(
+            f"a view of {view:g} degrees needs a crop of {wanted} pixels, expected {LEAST_CROP} to "
+            f"{sensor or 'what the sensor has'}. Ask for another view; the yaml was not changed."
+        )
+    if radius > np.linalg.norm(np.maximum(lens.matrix[:2, 2], size - 1 - lens.matrix[:2, 2])):
+        notes.append(
+            f"{view:g} degrees are more than the pictures of the board show in their corners: the new crop is a guess. "
+            "Take new pictures with it, and solve them again"
+        )
     rows.append(("with the new crop", f"{view:.0f} degrees"))
-    return round(crop * 2 * lens.radius(np.radians(view / 2)) / width)
+    return wanted
+
+
+def _sensor(camera: object) -> int | None:
+    """The shorter side of what a camera cuts its square from, pixels; None where it does not say."""
+    checks = camera.checks() if isinstance(camera, Checked) else []
+    sides = [re.findall(r"\d+", check.got) for check in checks if check.name == "picture"]
+    return min(map(int, sides[0])) if sides and len(sides[0]) == 2 else None
 
 
 def lens_of(folder: Path, board: Board, side: str) -> Lens:

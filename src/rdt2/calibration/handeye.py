@@ -96,6 +96,10 @@ class HandEye:
     uncertainty: Uncertainty
     base_uncertainty: Uncertainty
     """The same of `base`, in the base's own axes."""
+    scale: float
+    """Metres that the tracker says where the arm moves by one."""
+    scale_error: float
+    """Standard deviation of it."""
     noise_mm: float
     """What a single tracker position scatters by along an axis, millimetres."""
     noise_deg: float
@@ -173,10 +177,12 @@ def solve(tracker: Track, arm: Track, *, delay: float | None = None) -> HandEye:
     everywhere = np.full((len(tracker), 6), np.nan)
     everywhere[inside] = residuals
     offset, base, late = problem.unpack(theta)
+    scale, scale_error = problem.scale(theta, kept, sigma)
     return HandEye(
         offset=offset, base=base, delay=late,
         delay_error=float(np.sqrt(covariance[12, 12])) if delay is None else 0.0,
         uncertainty=Uncertainty(covariance[:6, :6]), base_uncertainty=Uncertainty(covariance[6:12, 6:12]),
+        scale=scale, scale_error=scale_error,
         noise_mm=1e3 * float(sigma[0]), noise_deg=float(np.degrees(sigma[1])), kept=mask, residuals=everywhere,
     )  # fmt: skip
 
@@ -281,6 +287,19 @@ class _Problem:
             found[:, :, 12] = (self.residuals(later)[kept] - left) / 1e-4
         whitened: ndarray = (found / np.repeat(sigma, 3)[:, None]).reshape(-1, len(theta))
         return whitened
+
+    def scale(self, theta: ndarray, kept: ndarray, sigma: ndarray) -> tuple[float, float]:
+        """The tracker's metre and its standard deviation: one more unknown, by a step from a solution without it."""
+        _, base, delay = self.unpack(theta)
+        position, _ = self.arm.at(self.tracker.times[kept] - delay)
+        longer = np.zeros((len(position), 6))
+        longer[:, :3] = -(position - position.mean(axis=0)) @ base[:3, :3].T / sigma[0]
+        slopes = np.column_stack([self.slopes(theta, kept, sigma), longer.ravel()])
+        inverse, left = _inverse(slopes.T @ slopes), self.whitened(theta, kept, sigma)
+        step = -inverse @ (slopes.T @ left)
+        left = left + slopes @ step
+        variance = inverse[-1, -1] * np.mean(left**2) * _correlation(left.reshape(-1, 6))
+        return 1.0 + float(step[-1]), float(np.sqrt(variance))
 
     def whitened(self, theta: ndarray, kept: ndarray, sigma: ndarray) -> Float[ndarray, " 6k"]:
         return (self.residuals(theta)[kept] / np.repeat(sigma, 3)).ravel()

@@ -106,9 +106,16 @@ class Lens:
         bent = angle * (1 + square * (k1 + square * (k2 + square * (k3 + square * k4))))
         return float(self.matrix[0, 0] * bent)
 
+    @cached_property
+    def rises(self) -> float:
+        """Radians from its axis, a right angle at most, up to which light from further aside is seen further out."""
+        angles = np.linspace(0.0, np.pi / 2, 1000)
+        falls = np.flatnonzero(np.diff([self.radius(angle) for angle in angles]) <= 0)
+        return float(angles[falls[0] if len(falls) else -1])
+
     def view(self, width: float) -> float:
         """Radians from edge to edge that a picture so many pixels wide shows across the middle of the lens."""
-        angles = np.linspace(0.0, np.pi / 2, 1000)
+        angles = np.linspace(0.0, self.rises, 1000)
         return 2 * float(np.interp(width / 2, [self.radius(angle) for angle in angles], angles))
 
     @property

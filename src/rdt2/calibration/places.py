@@ -39,7 +39,9 @@ FORCE = 5.0
 """N more than before, upwards, at which it was touched."""
 LEAST_POINTS = 3
 UNEVEN, UNSURE_BASE_MM = 3e-3, 5.0
-"""Metres that touched points may lie off a plane; millimetres (one sigma) from which a report's base is of no use."""
+"""Metres that touched points may lie off a plane; millimetres (one sigma) from which an arm's base is of no use."""
+OUTSIDE = 0.5
+"""Metres from every arm's workspace beyond which nothing is touched."""
 HELD = 0.002
 """Metres behind its way, without a wrench to tell, at which it was touched."""
 
@@ -58,9 +60,10 @@ def table(points: Float[ndarray, "n 3"], settings: RobotSettings) -> Outcome:
     """The table's height from touched points (cell frame, metres).
 
     Raises:
-        CalibrationError: they lie on no plane that could be a table.
+        CalibrationError: they lie on no plane that could be a table, or where no arm works.
     """
     found, before = plane(points), settings.safety.table_height
+    _require_within(settings, points)
     if found.error > UNEVEN:
         raise CalibrationError(
             f"a touched point lies {1e3 * found.error:.0f} mm off the plane through all of them, expected "
@@ -230,6 +233,19 @@ def _corners(settings: RobotSettings) -> list[tuple[float, float]]:
     return [(x, y) for b in bounds for x in (b.low[0], b.high[0]) for y in (b.low[1], b.high[1])]
 
 
+def _require_within(settings: RobotSettings, points: Float[ndarray, "n 3"]) -> None:
+    """Raise CalibrationError for a point (cell frame, metres) far from what any arm may do."""
+    bounds = [arm.bounds for arm in settings.arms.values()]
+    off = [points - np.clip(points, each.low, each.high) for each in bounds]
+    far = np.linalg.norm(off, axis=2).min(axis=0)
+    if far.max() > OUTSIDE:
+        worst = points[far.argmax()]
+        raise CalibrationError(
+            f"the touched point ({', '.join(f'{value:g}' for value in worst)}) lies {far.max():.1f} m outside of every "
+            f"arm's workspace (bounds), expected {OUTSIDE:g} m or less: were these metres, in the cell frame?"
+        )
+
+
 class _Meets:
     """Whether an arm on its way down has met something: by its wrench, else because it falls behind its way.
 
@@ -254,7 +270,11 @@ class _Meets:
 
 
 def arms(settings: RobotSettings, found: Placement, how: str) -> Outcome:
-    """Where the right arm stands, by the left one's base. Raises CalibrationError where there is one arm only."""
+    """Where the right arm stands, by the left one's base.
+
+    Raises:
+        CalibrationError: there is one arm only, or touched points do not tell it well enough.
+    """
     if set(settings.arms) != {"right", "left"}:
         raise CalibrationError(f"robot {settings.name!r} has one arm: there is nothing to place it by.")
     base = settings.arms["left"].base @ found.transform
@@ -270,13 +290,22 @@ def arms(settings: RobotSettings, found: Placement, how: str) -> Outcome:
         ("right arm's base in the left one's", f"{place} mm (tx_left_right), {how}"),
         ("against the yaml", f"{1e3 * float(np.linalg.norm(change[:3, 3])):.1f} mm and {turned:.2f} degrees"),
     ]
-    touched = len(found.distances) > 0
-    rows.append(
-        ("left of the touched points" if touched else "known to, one sigma", f"{1e3 * found.error:.2f} mm")
-    )
+    known = {}
+    if len(found.distances):
+        known = _known(settings, found)
+        base_mm, work_mm = 1e3 * known["sigma_m"], 1e3 * known["workspace_sigma_m"]
+        said = (
+            f"{base_mm:.1f} mm at its base, {work_mm:.1f} mm where it works, {known['sigma_deg']:.2f} degrees"
+        )
+        rows += [("left of the touched points", f"{1e3 * found.error:.2f} mm"), ("known to, one sigma", said)]
+    else:
+        rows.append(("known to, one sigma", f"{1e3 * found.error:.2f} mm"))
     return Outcome(
         "Arms", rows,
-        {"tx_left_right": found.transform, "error_m": found.error, "moved_mm": 1e3 * np.linalg.norm(change[:3, 3])},
+        {
+            "tx_left_right": found.transform, "error_m": found.error,
+            "moved_mm": 1e3 * np.linalg.norm(change[:3, 3]), **known,
+        },
         {"arms.right.base": base},
         following=[
             "rdt2 run {robot} --dry-run shows both arms where they are said to stand: look whether they do.",
@@ -295,6 +324,24 @@ def arms(settings: RobotSettings, found: Placement, how: str) -> Outcome:
     )  # fmt: skip
 
 
+def _known(settings: RobotSettings, found: Placement) -> dict[str, float]:
+    """What the touched points leave open: at the right arm's base, and in the middle of its workspace.
+
+    Raises:
+        CalibrationError: too much.
+    """
+    bounds, left = settings.arms["right"].bounds, np.linalg.inv(settings.arms["left"].base)
+    middle = left[:3, :3] @ (0.5 * np.add(bounds.low, bounds.high)) + left[:3, 3]
+    (base, turn), (work, _) = (found.unsure(place) for place in (found.transform[:3, 3], middle))
+    if 1e3 * max(base, work) > UNSURE_BASE_MM:
+        raise CalibrationError(
+            f"the touched points tell where the right arm stands to {1e3 * base:.1f} mm, where it works to "
+            f"{1e3 * work:.1f} mm and its turn to {turn:.2f} degrees only (one sigma), expected {UNSURE_BASE_MM:g} mm "
+            "or less. Nothing was written: touch more points, further apart, all over what both arms reach."
+        )
+    return {"sigma_m": base, "workspace_sigma_m": work, "sigma_deg": turn}
+
+
 def from_reports(left: Path, right: Path) -> Placement:
     """From what 'rdt2 calibrate handeye' wrote of both arms under the same stations.
 
@@ -307,7 +354,7 @@ def from_reports(left: Path, right: Path) -> Placement:
             told = json.loads(path.read_text(encoding="utf-8"))
             bases.append(np.array(told["base"], dtype=np.float64).reshape(4, 4))
             sigmas.append(float(np.linalg.norm(np.array(told["base_sigma_mm"], dtype=np.float64))))
-            whose, notes = str(told["side"]), list(told["notes"])
+            whose, doubts = str(told["side"]), list(told["doubts"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CalibrationError(
                 f"{path} is no report of 'rdt2 calibrate handeye' ({error!r}). Expected its handeye_SIDE.json."
@@ -316,10 +363,10 @@ def from_reports(left: Path, right: Path) -> Placement:
             raise CalibrationError(
                 f"{path} is of the {whose} arm, expected the {side} one: LEFT, then RIGHT."
             )
-        if notes or sigmas[-1] > UNSURE_BASE_MM:
+        if doubts or sigmas[-1] > UNSURE_BASE_MM:
             raise CalibrationError(
                 f"{path} does not tell where the {side} arm stands: "
-                + (notes[0] if notes else f"its base is known to {sigmas[-1]:.1f} mm only")
+                + (doubts[0] if doubts else f"its base is known to {sigmas[-1]:.1f} mm only")
                 + ". Calibrate that arm again."
             )
     return placement_by_tracker(*bases, error=1e-3 * float(np.linalg.norm(sigmas)))

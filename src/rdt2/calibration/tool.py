@@ -21,6 +21,7 @@ from rdt2.files import whole_file
 from rdt2.pose import TRACKER_TO_POLICY, policy_to_tcp_transform
 from rdt2.robot.published import is_published
 from rdt2.robot.reading import find
+from rdt2.robot.settings import RobotSettings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,6 +34,10 @@ HOLDS_MM, HOLDS_DEG = 2.0, 0.5
 of one recording agree that are."""
 FEWEST, LONGEST, FEW = 0.7, 1.0, 10
 """Share of poses that have to fit one another; seconds of a stretch in which so many poses, or more, may fit none."""
+WRONG_SCALE = 0.005
+"""A tracker's metres that are off by more, and by three standard deviations, are none."""
+ELSEWHERE_MM, ELSEWHERE_DEG = 30.0, 10.0
+"""A tool that is further from what the yaml said is told: the tracker probably sits elsewhere."""
 MISSES = 4.0
 """Times the noise of a pose that moments left out may be off by."""
 
@@ -51,15 +56,28 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
         CalibrationError: it determines nothing, or the two never were one body.
     """
     found = solve(tracker, arm)
-    notes = _doubts(found, tracker, arm) or _halves(found, tracker, arm)
-    left_out = None if notes else held_out(tracker, arm)
+    doubts = _doubts(found, tracker, arm) or _halves(found, tracker, arm)
+    left_out = None if doubts else held_out(tracker, arm)
     if left_out is not None and left_out[0] > max(1.0, MISSES * found.noise_mm):
-        notes.append(
+        doubts.append(
             f"moments that were left out are off by {left_out[0]:.1f} mm, more than a pose scatters by "
             f"({found.noise_mm:.1f} mm): what moved was not one body, or the tracker's distances are not true"
         )
     rows = _rows(found, left_out)
-    values = {"side": side, **_values(found, left_out)}
+    policy = TRACKER_TO_POLICY if robot is None else tracker_to_policy(robot, side)
+    values = {"side": side, "doubts": doubts, **_values(found, left_out, policy)}
+    notes = list(doubts)
+    if robot is not None:
+        said = policy @ np.linalg.inv(RobotSettings.read(robot).arms[side].policy_to_tcp)
+        far, turned = _apart(said, found.offset)
+        rows.append(("the yaml said", f"{far:.1f} mm and {turned:.2f} degrees away"))
+        values |= {"yaml_off_mm": far, "yaml_off_deg": turned}
+        if not doubts and (far > ELSEWHERE_MM or turned > ELSEWHERE_DEG):
+            notes.append(
+                f"the yaml said a tool {far:.0f} mm and {turned:.0f} degrees away. If that was measured on this robot, "
+                "the tracker is most likely not mounted where the handheld gripper has its own: mount it there, and "
+                "calibrate again, since what was found is true of a tracker that sits there only"
+            )
     if published:
         y, z = _published(tracker, arm)[1:3, 3]
         rows.append(
@@ -70,13 +88,13 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
         )
         values["published"] = {"y": float(y), "z": float(z)}
     changes: Mapping[str, Any] = {}
-    if robot is not None and not notes:
+    if robot is not None and not doubts:
         changes = _changes(robot, side, found.offset)
     return Outcome(
         f"Tool of the {side} arm", rows, values, changes, notes,
         following=(
             ["Mend what is named above, and record again; nothing was written."]
-            if notes
+            if doubts
             else [
                 "Unscrew the tracker if it is not needed any more.",
                 f"rdt2 calibrate check {{robot}} --side {side} tells later whether it still holds.",
@@ -84,7 +102,7 @@ def handeye(tracker: Track, arm: Track, side: str, *, robot: str | None, publish
             ]
         ),
         plots=_plots(found, tracker, arm),
-        holds=not notes,
+        holds=not doubts,
     )  # fmt: skip
 
 
@@ -107,6 +125,12 @@ def _doubts(found: HandEye, tracker: Track, arm: Track) -> list[str]:
             f"only {100 * kept.mean():.0f} % of the poses fit one another, expected {100 * FEWEST:.0f} % or more: look "
             "whether both stations see the tracker all the time, and nothing shines"
         )
+    if abs(found.scale - 1) > max(WRONG_SCALE, 3 * found.scale_error):
+        said.append(
+            f"where the arm moves by a metre the tracker says {found.scale:.3f} m, expected 1 to {100 * WRONG_SCALE:g} "
+            "%: set up its stations anew, within the distance that they are made for, and look whether the yaml names "
+            "the right arm"
+        )
     return said
 
 
@@ -117,8 +141,7 @@ def _halves(found: HandEye, tracker: Track, arm: Track) -> list[str]:
         one, two = (solve(tracker.cut(half), arm, delay=found.delay) for half in (~later, later))
     except CalibrationError:  # too short to be halved
         return []
-    off = difference(one.offset, two.offset)
-    far, turned = 1e3 * float(np.linalg.norm(off[:3])), float(np.degrees(np.linalg.norm(off[3:])))
+    far, turned = _apart(one.offset, two.offset)
     sigmas = [
         float(np.linalg.norm([getattr(half.uncertainty, name) for half in (one, two)]))
         for name in ("position_mm", "rotation_deg")
@@ -129,6 +152,12 @@ def _halves(found: HandEye, tracker: Track, arm: Track) -> list[str]:
         f"the two halves of the recording tell tools {far:.1f} mm and {turned:.2f} degrees apart: the tracker sits "
         "loose, or its stations move"
     ]
+
+
+def _apart(one: Float[ndarray, "4 4"], other: Float[ndarray, "4 4"]) -> tuple[float, float]:
+    """Millimetres and degrees between two offsets."""
+    off = difference(one, other)
+    return 1e3 * float(np.linalg.norm(off[:3])), float(np.degrees(np.linalg.norm(off[3:])))
 
 
 def tracker_to_policy(robot: str, side: str) -> Float[ndarray, "4 4"]:
@@ -147,8 +176,7 @@ def check(
     """Whether a stored calibration holds against a new, short recording."""
     found = solve(tracker, arm)
     stored = tracker_to_policy @ np.linalg.inv(policy_to_tcp)
-    off = difference(stored, found.offset)
-    far, turned = 1e3 * float(np.linalg.norm(off[:3])), float(np.degrees(np.linalg.norm(off[3:])))
+    far, turned = _apart(stored, found.offset)
     allowed = max(HOLDS_MM, 3 * float(np.linalg.norm(found.uncertainty.position_mm)))
     allowed_turn = max(HOLDS_DEG, 3 * float(np.linalg.norm(found.uncertainty.rotation_deg)))
     notes = _doubts(found, tracker, arm)
@@ -163,7 +191,7 @@ def check(
         ],
         {
             "holds": holds, "offset_mm": far, "rotation_deg": turned, "allowed_mm": allowed,
-            "allowed_deg": allowed_turn, **_values(found, None),
+            "allowed_deg": allowed_turn, **_values(found, None, tracker_to_policy),
         },
         notes=notes,
         following=(
@@ -214,15 +242,20 @@ def _rows(found: HandEye, left_out: tuple[float, float] | None) -> list[tuple[st
             else "{:.2f} mm and {:.3f} degrees (median, noise of a pose included)".format(*left_out),
         ),
         ("noise of a pose", f"{found.noise_mm:.2f} mm and {found.noise_deg:.3f} degrees"),
+        ("tracker's metre in the arm's", f"{found.scale:.4f}, to {found.scale_error:.4f}"),
         ("poses used", f"{100 * found.kept.mean():.0f} % of {len(found.kept)}; the others jumped"),
     ]
 
 
-def _values(found: HandEye, left_out: tuple[float, float] | None) -> dict[str, Any]:
+def _values(
+    found: HandEye, left_out: tuple[float, float] | None, tracker_to_policy: Float[ndarray, "4 4"]
+) -> dict[str, Any]:
     return {
-        "tx_tracker_to_tcp": found.offset, "policy_to_tcp": policy_to_tcp_transform(found.offset), "base": found.base,
+        "tx_tracker_to_tcp": found.offset, "base": found.base,
+        "policy_to_tcp": policy_to_tcp_transform(found.offset, tracker_to_policy),
         "delay_s": found.delay, "delay_error_s": found.delay_error, "covariance": found.uncertainty.covariance,
         "position_sigma_mm": found.uncertainty.position_mm, "rotation_sigma_deg": found.uncertainty.rotation_deg,
+        "scale": found.scale, "scale_sigma": found.scale_error,
         "noise_mm": found.noise_mm, "noise_deg": found.noise_deg, "used": float(found.kept.mean()),
         **({} if left_out is None else {"held_out_mm": left_out[0], "held_out_deg": left_out[1]}),
         "undetermined": found.uncertainty.undetermined(),
@@ -235,7 +268,7 @@ def _changes(robot: str, side: str, offset: ndarray) -> Mapping[str, Any]:
     arm, published = _arm_of(robot, side)
     if "tx_tracker_to_tcp" in arm and not published:
         return {f"arms.{side}.tx_tracker_to_tcp": offset}
-    return {f"arms.{side}.policy_to_tcp": policy_to_tcp_transform(offset)}
+    return {f"arms.{side}.policy_to_tcp": policy_to_tcp_transform(offset, tracker_to_policy(robot, side))}
 
 
 def _arm_of(robot: str, side: str) -> tuple[Mapping[str, Any], bool]:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 LEAST_SPREAD = 0.05
 """Metres that touched points have to lie apart, across the line through them."""
+TOUCHED = 1.5e-3
+"""Metres along each axis by which two arms miss each other where both touched the same point, one sigma at least."""
+FARTHEST = 3.0
+"""Metres from its base beyond which no arm touches anything."""
 STEEPEST = 30.0
 """Degrees that a table may be tilted by."""
 
@@ -87,6 +91,28 @@ class Placement:
     """Root mean square distance of the touched points after it, metres; from a tracker one standard deviation."""
     distances: Float[ndarray, " n"]
     """Of each touched point, metres; none where it was not made from points."""
+    points: Float[ndarray, "n 3"]
+    """The same points in the left arm's base frame, metres."""
+
+    def unsure(self, place: Float[ndarray, " 3"]) -> tuple[float, float]:
+        """How well touched points tell where the right arm, or what it carries, is.
+
+        Args:
+            place: of it, in the left arm's base frame, metres.
+
+        Returns:
+            One standard deviation: metres there, and degrees of its turn.
+        """
+        away = self.points - place
+        turns = np.cross(np.eye(3), away[:, None]).transpose(0, 2, 1)
+        slopes = np.concatenate([np.tile(np.eye(3), (len(away), 1, 1)), turns], axis=2).reshape(-1, 6)
+        # six numbers were fitted to three of each point
+        left = float(np.sqrt(np.square(self.distances).sum() / (3 * len(away) - 6)))
+        covariance = max(TOUCHED, left) ** 2 * np.linalg.inv(slopes.T @ slopes)
+        metres, radians = (
+            float(np.sqrt(np.trace(part))) for part in (covariance[:3, :3], covariance[3:, 3:])
+        )
+        return metres, float(np.degrees(radians))
 
 
 def placement(left: Float[ndarray, "n 3"], right: Float[ndarray, "n 3"]) -> Placement:
@@ -95,7 +121,7 @@ def placement(left: Float[ndarray, "n 3"], right: Float[ndarray, "n 3"]) -> Plac
     Least squares without scale (Kabsch 1976).
 
     Raises:
-        CalibrationError: other numbers of points, on a line, or distances that differ between the arms.
+        CalibrationError: other numbers of points, on a line, out of reach, or distances that differ between the arms.
     """
     left, right = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
     finite = np.isfinite(left).all() and np.isfinite(right).all()
@@ -103,6 +129,11 @@ def placement(left: Float[ndarray, "n 3"], right: Float[ndarray, "n 3"]) -> Plac
         raise CalibrationError(
             f"the left arm touched {left.shape} and the right arm {right.shape}, expected the same three points or "
             "more by both, (n, 3), all finite."
+        )
+    if (reach := float(np.linalg.norm([left, right], axis=2).max())) > FARTHEST:
+        raise CalibrationError(
+            f"a touched point lies {reach:.1f} m from the base of the arm that touched it, expected {FARTHEST:g} m or "
+            "less: were these metres, in the cell frame?"
         )
     a, b = left - left.mean(axis=0), right - right.mean(axis=0)
     if np.linalg.svd(a, compute_uv=False)[1] / np.sqrt(len(a)) < LEAST_SPREAD / 2:
@@ -118,11 +149,11 @@ def placement(left: Float[ndarray, "n 3"], right: Float[ndarray, "n 3"]) -> Plac
             f"the two arms' points do not fit onto each other: {1e3 * error:.0f} mm are left. Were they touched in the "
             "same order, with tools that are set in both controllers?"
         )
-    return Placement(transform, error, distances)
+    return Placement(transform, error, distances, left)
 
 
 def placement_by_tracker(
     left_base: Float[ndarray, "4 4"], right_base: Float[ndarray, "4 4"], *, error: float
 ) -> Placement:
     """From two hand-eye calibrations under the same stations: their `base`, and a standard deviation in metres."""
-    return Placement(np.linalg.inv(left_base) @ right_base, error, np.zeros(0))
+    return Placement(np.linalg.inv(left_base) @ right_base, error, np.zeros(0), np.zeros((0, 3)))

@@ -8,6 +8,7 @@ others get a copy of what they had.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,8 +37,8 @@ def write_changes(
         The file with the new values, and the copy of the old one (None where the file itself was not changed).
 
     Raises:
-        CalibrationError: the new values cannot be put into this file, or it would not be a robot's any more; it is not
-            changed then, and the message has the values. RecordingError: it cannot be written.
+        CalibrationError: the new values cannot be put into this file, or no robot could be opened with it any more; it
+            is not changed then, and the message has the values. RecordingError: it cannot be written.
     """
     from rdt2.robot.reading import find
 
@@ -48,11 +49,11 @@ def write_changes(
     trial = target.with_name(f".{target.stem}.new{target.suffix}")
     write_whole(trial, new)
     try:
-        RobotSettings.read(trial)
+        _require_opened(RobotSettings.read(trial), changes)
     except ConfigError as error:
         said = ", ".join(f"{key}: {_flow(value)}" for key, value in plain.items())
         raise CalibrationError(
-            f"{path} would be no robot's file any more, and was not changed ({said}): {error}"
+            f"with these values no robot could be opened by {path}, and it was not changed ({said}): {error}"
         ) from None
     finally:
         trial.unlink()
@@ -61,6 +62,16 @@ def write_changes(
     old = path.with_name(f"{path.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
     write_whole(old, text)
     return write_whole(target, new), old
+
+
+def _require_opened(settings: RobotSettings, changes: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the driver of a gripper or camera would not take what was changed; nothing connects."""
+    from rdt2.devices.opening import open_device
+
+    parts = {tuple(key.split(".")[1:3]) for key in changes if key.startswith("arms.")}
+    for side, part in sorted(parts):
+        if part in ("gripper", "camera") and settings.kind != "cell":
+            open_device(settings, side, part)
 
 
 def written_to(source: str | Path, copy_to: Path) -> Path:
@@ -195,7 +206,8 @@ def _changed(text: str, keys: list[str], value: Any, remark: str) -> str:
         parent, node = node, child
     name = _name(parent, node)
     start, end = name.start_mark, _end(node)
-    old = _shortened(text, node, " ".join(text[name.end_mark.index + 1 : end].split()))
+    said = _comments(text, name.end_mark.index, node)
+    old = _shortened(text, node) + (said and f" ({said})")
     if parent.flow_style:  # no comment fits between its braces
         new, what = f"{name.value}: {_flow(value)}", f"{'.'.join(keys)}: {old}"
     else:
@@ -213,12 +225,23 @@ def _said(text: str, line: Any, remark: str) -> str:
     return f"{text[: line.index]}# {remark}\n{' ' * line.column}{text[line.index :]}"
 
 
-def _shortened(text: str, node: Any, old: str) -> str:
+def _comments(text: str, start: int, node: Any) -> str:
+    """The comments between the end of a key and the end of its value."""
+    inside = text[start : _end(node)]
+    for each in _nodes(node):  # what is said within quotes is no comment
+        if isinstance(each, yaml.ScalarNode):
+            begin, end = each.start_mark.index - start, each.end_mark.index - start
+            inside = inside[:begin] + " " * (end - begin) + inside[end:]
+    return "; ".join(part.strip() for part in re.findall("#(.*)", inside))
+
+
+def _shortened(text: str, node: Any) -> str:
     """The old value in one line."""
-    if isinstance(node, yaml.ScalarNode):
-        return old
     start = node.start_mark
-    return _flow(yaml.safe_load(" " * start.column + text[start.index : _end(node)]))
+    old = text[start.index : _end(node)]
+    if isinstance(node, yaml.ScalarNode):
+        return " ".join(old.split())
+    return _flow(yaml.safe_load(" " * start.column + old))
 
 
 def _added(text: str, node: Any, key: str, value: Any, remark: str) -> str:

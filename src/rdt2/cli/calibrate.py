@@ -15,6 +15,7 @@ from rdt2.dashboard.options import Looking
 if TYPE_CHECKING:
     from rdt2.calibration.outcome import Outcome
     from rdt2.calibration.stand import Stand
+    from rdt2.calibration.track import Track
     from rdt2.control.way import Way
     from rdt2.dashboard.desk import Desk
     from rdt2.robot.settings import RobotSettings
@@ -76,9 +77,10 @@ class _Calibration:
             yield stand
 
     @contextmanager
-    def _led(self, stand: Stand, way: Way, title: str) -> Iterator[Desk | None]:
-        """Show a way and wait for go; None where the operator left."""
+    def _led(self, stand: Stand, way: Way, title: str) -> Iterator[Desk]:
+        """Show a way and wait for go. Raises RobotError: the operator left."""
         from rdt2.dashboard.desk import Desk
+        from rdt2.errors import RobotError
         from rdt2.operation.home import shots
         from rdt2.progress import note
 
@@ -88,7 +90,11 @@ class _Calibration:
         with Desk(self.looking, goes_on=False, typed=True, welcomed=self.yes, as_shown=True) as desk:
             shown = shots(way, opened.settings, opened.figure, states, opened.robot)
             desk.begin(opened.robot, opened.figure, "Calibrate.", title=title, shown=shown)
-            yield None if desk.left else desk
+            if desk.left:  # not 0, which says that all is well
+                raise RobotError(
+                    "not begun: you left before go. Nothing has moved, and nothing was measured."
+                )
+            yield desk
 
     def _tell(self, outcome: Outcome, name: str) -> None:
         """The terminal, the page, the JSON, and the robot's yaml."""
@@ -173,18 +179,17 @@ class CalibrateHandeye(_Calibration):
                 degrees=within("--degrees", self.degrees, 5, 60),
                 seconds=within("--seconds", self.seconds, 12, 120),
             )
-            found = _recorded(self, settings, side, motion, self.tracker)
-            if found is None:
-                return
-            tracker, arm = found
+            tracker, arm = _recorded(self, settings, side, motion, self.tracker)
             keep(self.out / f"recording_{side}", tracker, arm, side)
         with working("solving"):
             outcome = handeye(tracker, arm, side, robot=self.robot, published=self.published)
         self._tell(outcome, f"handeye_{side}")
 
 
-def _recorded(command: Any, settings: RobotSettings, side: str, motion: Any, tracker: tuple[str, ...]) -> Any:
-    """Tracker and arm of a motion; None where the operator left."""
+def _recorded(
+    command: Any, settings: RobotSettings, side: str, motion: Any, tracker: tuple[str, ...]
+) -> tuple[Track, Track]:
+    """Tracker and arm of a motion."""
     from rdt2.calibration.moving import planned, record
 
     with command._standing(settings) as stand, stand.tracker(side, pairs(tracker)) as device:
@@ -195,8 +200,6 @@ def _recorded(command: Any, settings: RobotSettings, side: str, motion: Any, tra
             f"side, {motion.seconds:.0f} s, clear all the way"
         )
         with command._led(stand, way, title) as desk:
-            if desk is None:
-                return None
             kept = record(
                 opened.robot,
                 opened.settings,
@@ -229,11 +232,9 @@ class CalibrateCheck(_Calibration):
 
         settings = self._settings()
         side = self._side(settings)
-        found = _recorded(self, settings, side, CHECKING, self.tracker)
-        if found is not None:
-            tracker, arm = found
-            stored = settings.arms[side].policy_to_tcp, tracker_to_policy(self.robot, side)
-            self._tell(check(tracker, arm, side, *stored), f"check_{side}")
+        tracker, arm = _recorded(self, settings, side, CHECKING, self.tracker)
+        stored = settings.arms[side].policy_to_tcp, tracker_to_policy(self.robot, side)
+        self._tell(check(tracker, arm, side, *stored), f"check_{side}")
 
 
 @dataclass(kw_only=True)
@@ -265,8 +266,6 @@ class CalibrateLatency(_Calibration):
             way, motion = planned(told, robot, side, MOTION, width=opening)
             title = f"the {side} arm turns by {motion.degrees:.0f} degrees, its fingers move, {MOTION.seconds:.0f} s"
             with self._led(stand, way, title) as desk:
-                if desk is None:
-                    return
                 kept = record(
                     robot, told, side, way, permit=desk.as_shown(), recorder=desk, width=opening,
                     pictures=not self.no_camera,
@@ -349,8 +348,6 @@ class CalibrateTable(_Calibration):
             way = _still(opened)
             title = f"the {side} arm comes down on four points of the table, at 1 cm/s where it may meet it"
             with self._led(stand, way, title) as desk:
-                if desk is None:
-                    return
                 points = touch_off(opened.robot, opened.settings, side, permit=desk.as_shown(), recorder=desk)
         self._tell(table(points, settings), "table")
 

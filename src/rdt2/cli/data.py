@@ -52,7 +52,7 @@ class DataRecord:
         with progress("episodes", self.episodes) as advance:
             finished = 0
 
-            def on_shard(done: int, _: int) -> None:
+            def on_episode(done: int, _: int) -> None:
                 nonlocal finished
                 advance(done - finished)
                 finished = done
@@ -64,7 +64,7 @@ class DataRecord:
                 tasks=TASK_MIX if self.task == "all" else {self.task: 1.0},
                 stride=self.stride,
                 workers=self.workers,
-                progress=on_shard,
+                progress=on_episode,
             )
         attempts = sum(report.attempts.values())
         console().print(
@@ -248,7 +248,10 @@ class DataStats:
         sentences = Counter(index.instruction_counts() if told else {})
         train, held_out = split_by_episode(index)
         minutes, timed = recorded_minutes(index)
-        named = len({name for name, _ in index.episode_runs()} - {""})
+        # two data sets may both have an episode_000000
+        named = sum(
+            len({name for name, _ in index.episode_runs(part)} - {""}) for part in range(len(index.sources))
+        )
         values = {
             "samples": len(index),
             "minutes": minutes,

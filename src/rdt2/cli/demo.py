@@ -135,14 +135,16 @@ class Demo:
 
     def _figures(self, records: dict[str, list[EpisodeRecord]], report: Path) -> dict[str, Any]:
         every = [record for done in records.values() for record in done]
+        judged = {kind: [record for record in done if record.judged] for kind, done in records.items()}
         return {
             "robot": self.robot,
             **_asked(self.spec),
             "seed": self.seed,
             "episodes": len(every),
-            "success": sum(record.success for record in every),
-            "followed": sum(record.followed for record in every),
-            "tasks": {kind: _row(kind, done).success.as_dict() for kind, done in records.items()},
+            "judged": sum(map(len, judged.values())),
+            "success": sum(record.success for done in judged.values() for record in done),
+            "followed": sum(record.followed for done in judged.values() for record in done),
+            "tasks": {kind: _row(kind, done).success.as_dict() for kind, done in judged.items() if done},
             "records": [dataclasses.asdict(record) for record in every],
             "report": report,
         }

@@ -66,7 +66,8 @@ class EvaluateShards:
         check_counts(self.batch_size, self.limit)
         held_out = self.held_out
         if held_out is None and (held_out := trained_with(self.spec.policy)) is not None:
-            note(f"training held out {held_out:g} of the episodes, as its settings say")
+            share = f"{held_out:g}" if held_out else "none"
+            note(f"training held out {share} of the episodes, as its settings say")
         held_out = HELD_OUT if held_out is None else held_out
         total = len(
             chosen_samples(ShardIndex(self.data, tokens=False), self.split, self.limit, held_out=held_out)

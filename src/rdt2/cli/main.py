@@ -26,6 +26,7 @@ from rdt2.threads import share_cores
 _EXTRAS = {
     "mujoco": "sim",
     "mink": "sim",
+    "ruckig": "sim",
     "av": "sim",
     "matplotlib": "sim",
     "tensorboard": "train",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,13 +57,20 @@ class Recording:
 
         return DiskRecorder(self.record, policy=policy, last=self.record_last)
 
-    def opened_pilot(self, settings: RobotSettings) -> AnyPilot | None:
-        """What the person holds, if anything. Raises ConfigError: it is not there."""
+    @contextmanager
+    def opened_pilot(self, settings: RobotSettings) -> Iterator[AnyPilot | None]:
+        """What the person holds, if anything; listened to within the block. Raises ConfigError: it is not there."""
         if self.pilot is None:
-            return None
-        from rdt2.control.pilots import open_pilot
+            yield None
+            return
+        from rdt2.control.pilots import SpaceMousePilot, open_pilot
 
-        return open_pilot(self.pilot, settings)
+        pilot = open_pilot(self.pilot, settings)
+        try:
+            yield pilot
+        finally:
+            if isinstance(pilot, SpaceMousePilot):
+                pilot.close()
 
 
 def marked(driven: Driven[Any], said: Mark | None) -> tuple[Mark | None, str]:

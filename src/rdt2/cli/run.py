@@ -97,6 +97,7 @@ class Run:
             checklist=checklist,
             enable=not self.dry_run,
         )
+        records: list[dict[str, Any]] = []
         with ending_in_order(), contextlib.closing(every):
             # Whether devices answer is known before minutes go by; a cell's physics would only make loading slower.
             first = None if settings.kind == "cell" else next(every)
@@ -107,11 +108,15 @@ class Run:
                 if self.dry_run:
                     self._preview(first, policy)
                     return
-                records = self._drive(first, every, policy)
-        save_json(self.json, {"robot": settings.name, "policy": self.spec.policy, "episodes": records})
+                try:
+                    self._drive(first, every, policy, records)
+                finally:  # also of a session that Ctrl-C or a device has ended
+                    save_json(
+                        self.json, {"robot": settings.name, "policy": self.spec.policy, "episodes": records}
+                    )
 
-    def _drive(self, first: Episode, every: Any, policy: Policy) -> list[dict[str, Any]]:
-        """One episode after the other, until the operator leaves; what came of them."""
+    def _drive(self, first: Episode, every: Any, policy: Policy, records: list[dict[str, Any]]) -> None:
+        """One episode after the other, until the operator leaves; what came of them is added to `records`."""
         from rdt2.cli.recording import marked
         from rdt2.dashboard.desk import Desk
         from rdt2.dashboard.figure import Figure
@@ -119,14 +124,12 @@ class Run:
         from rdt2.operation.driving import drive
         from rdt2.progress import note
 
-        records: list[dict[str, Any]] = []
         driven: Driven[Any] | None = None
         simulated = first.opened.settings.kind == "cell"
-        pilot = self.recording.opened_pilot(first.opened.settings)
         recorder = self.recording.recorder(
             policy_identity(self.spec, policy) if self.recording.record else {}
         )
-        with Desk(
+        with self.recording.opened_pilot(first.opened.settings) as pilot, Desk(
             self.looking, goes_on=self.yes and simulated, typed=True, welcomed=self.yes,
             pilot=pilot, keep=recorder.keep if recorder is not None else None,
         ) as desk:  # fmt: skip
@@ -150,6 +153,7 @@ class Run:
                     desk=desk,
                     recorders=[recorder] if recorder is not None else [],
                     pilot=pilot,
+                    prepare=episode.prepare,
                 )
                 if driven is not None and recorder is not None:
                     mark, by = marked(driven, desk.mark)
@@ -165,7 +169,6 @@ class Run:
         every.close()
         if driven is not None and driven.result.signal:
             driven.obey()
-        return records
 
     def _preview(self, episode: Episode, policy: Policy) -> None:
         """Show what would happen."""

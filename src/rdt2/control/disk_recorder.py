@@ -174,7 +174,7 @@ class DiskRecorder:
                 sink.close()
             for path in self.files:
                 write_notes(path, self._notes)
-        except (OSError, RDT2Error) as error:
+        except Exception as error:
             self._sink = sink
             self._fail(error)
         finally:
@@ -222,7 +222,7 @@ class DiskRecorder:
                 if isinstance(sink, RecordingFile) and wall.monotonic() - self._synced > SYNC:
                     sink.sync()
                     self._synced = wall.monotonic()
-            except (OSError, RDT2Error) as error:
+            except Exception as error:  # such as a picture that no encoder takes
                 self._fail(error)
 
     def _fail(self, error: Exception) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
-    from rdt2.control.servo import Servo
+    from rdt2.control.servo import Servo, Told
     from rdt2.robot.settings import RobotSettings
 
 HELD = 0.1, 0.1
@@ -70,6 +70,7 @@ class Helm:
     def __init__(self, settings: RobotSettings, servo: Servo, *, lead: float) -> None:
         self._servo, self._lead = servo, lead
         self._guided: dict[str, GuidedArm] = {}
+        self._told: Told | None = None
         self._strokes = {side: arm.gripper.stroke for side, arm in settings.arms.items()}
         self._knots: deque[tuple[float, dict[str, ndarray], dict[str, float]]] = deque()
         self._at = -np.inf
@@ -96,7 +97,7 @@ class Helm:
             return self.holds or self.hands_over
         self._at = now + PERIOD - 2e-3
         steer = pilot.steer()
-        if self._guided and not (steer is not None and steer.by_hand):
+        if self._servo.by_hand and not (steer is not None and steer.by_hand):
             if not self._still():
                 return True
             self._hold()
@@ -119,7 +120,7 @@ class Helm:
         return self.holds or self.hands_over
 
     def _free(self) -> None:
-        """Let the person move every arm that can be moved by hand.
+        """Let the person move every arm that can be moved by hand, once the servo tells them nothing any more.
 
         Raises:
             SafetyError: there is none. RobotError: one refuses.
@@ -129,8 +130,14 @@ class Helm:
         arms = {side: arm for side, arm in self._servo.robot.arms.items() if isinstance(arm, GuidedArm)}
         if not arms:
             raise SafetyError("no arm of this robot can be moved by hand. Steer with keys or a 3-D mouse.")
-        self._servo.pause()
-        self._servo.by_hand = True
+        servo = self._servo
+        if not servo.by_hand:
+            servo.pause()
+            self._told, servo.by_hand = servo.told, True
+            return
+        # A tick that was under way then may still tell the arms something; the one after it does not.
+        if (told := servo.told) is None or told is self._told or told.command.velocity:
+            return
         for side, arm in arms.items():
             self._guided[side] = arm
             arm.guide(True)
@@ -140,7 +147,9 @@ class Helm:
 
     def _hold(self) -> None:
         """Take the arms from the person's hands, at rest where they are."""
-        if self._guided:
+        if not self._guided:  # none was let go yet, so none has moved
+            self._servo.by_hand = False
+        else:
             for arm in self._guided.values():
                 arm.guide(False)
             self._servo.let_go()

@@ -12,7 +12,7 @@ import numpy as np
 from rdt2.action import ARMS
 from rdt2.control.piloting import Steer
 from rdt2.errors import ConfigError
-from rdt2.progress import note
+from rdt2.progress import note_aside
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -30,6 +30,9 @@ DEAD = 0.1
 """Share of a 3-D mouse's way that counts as nothing."""
 POLL = 0.01
 """Seconds between two looks at a 3-D mouse."""
+SILENT = 0.2
+"""Seconds after which a push that was not said again is none. A 3-D mouse that is pushed reports that some 60 times a
+second, also where it is held perfectly still; only at rest it says nothing."""
 AXES = {
     **dict(zip("wsadrf", [(0, 1), (0, -1), (1, 1), (1, -1), (2, 1), (2, -1)], strict=True)),
     **dict(zip("uoikjl", [(3, -1), (3, 1), (4, 1), (4, -1), (5, 1), (5, -1)], strict=True)),
@@ -76,7 +79,7 @@ class Hands:
     def other_arm(self) -> None:
         """Drive the other arm from now on."""
         self.side = self._sides[(self._sides.index(self.side) + 1) % len(self._sides)]
-        note(f"the {self.side} arm")
+        note_aside(f"the {self.side} arm")
 
     def grip(self) -> None:
         """Close the gripper; or open it, where it was closed by this."""
@@ -117,7 +120,7 @@ class KeyboardPilot:
         elif key in "+-":
             speed = self._speed * (FASTER if key == "+" else 1 / FASTER)
             self._speed = min(max(speed, SLOWEST), FASTEST)
-            note(f"{100 * self._speed:.0f} cm/s")
+            note_aside(f"{100 * self._speed:.0f} cm/s")
         elif key in AXES:
             axis, way = AXES[key]
             self._pressed = {**self._pressed, axis: (way, wall.monotonic())}
@@ -137,11 +140,13 @@ class KeyboardPilot:
 
 class SpaceMousePilot:
     """A person with a 3-D mouse, one arm at a time. Its left button takes over and gives back, its right one closes and
-    opens the gripper, both together take the other arm.
+    opens the gripper, both together take the other arm. One that falls silent while it is pushed (its battery, its
+    cable) lets the arm stand.
 
     Args:
         settings: of the robot.
-        mouse: what `read()` gives x, y, z, roll, pitch, yaw (each -1 to 1) and buttons of; None opens the first one.
+        mouse: what `read()` gives x, y, z, roll, pitch, yaw (each -1 to 1) and buttons of, and t, another one whenever
+            the device has said something; without t each answer counts as new. None opens the first one.
 
     Raises:
         ConfigError: pyspacemouse is not installed, or there is no 3-D mouse.
@@ -152,6 +157,8 @@ class SpaceMousePilot:
         self._mouse = _first_mouse() if mouse is None else mouse
         self._twist: Float[ndarray, " 6"] = np.zeros(6)
         self._buttons = (False, False)
+        self._stamp: float | None = None
+        self._heard = -np.inf
         self._over = threading.Event()
         threading.Thread(target=self._listen, name="3-D mouse", daemon=True).start()
 
@@ -161,19 +168,31 @@ class SpaceMousePilot:
 
     def steer(self) -> Steer | None:
         """As of a pilot."""
-        return self.hands.said(self._twist) if self.hands.taken else None
+        if not self.hands.taken:
+            return None
+        silent = wall.monotonic() - self._heard > SILENT
+        return self.hands.said(np.zeros(6) if silent else self._twist)
 
     def close(self) -> None:
         """Listen no more."""
         self._over.set()
 
     def _listen(self) -> None:
-        while not self._over.wait(POLL):
+        wait = 0.0
+        while not self._over.wait(wait):
+            # Taken before: an answer that was long in coming is as old as its question.
+            asked = wall.monotonic()
             try:
-                self._hear(self._mouse.read())
+                said = self._mouse.read()
+                stamp = getattr(said, "t", None)
+                if new := stamp is None or stamp != self._stamp:
+                    self._hear(said)
+                    self._stamp, self._heard = stamp, asked
+                # Reports wait in a queue: what was pushed a while ago is passed over as fast as it can be read.
+                wait = 0.0 if new and stamp is not None else POLL
             except Exception as error:  # of any driver: it was unplugged, most likely
                 self._twist = np.zeros(6)
-                note(
+                note_aside(
                     f"the 3-D mouse says nothing more ({type(error).__name__}: {error}); the arm stands still"
                 )
                 return

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from rdt2.action import ARMS
 from rdt2.control.pilots import KeyboardPilot
+from rdt2.dashboard.judging import OperatorsJudge
 from rdt2.dashboard.keyboard import Keyboard
 from rdt2.dashboard.messages import Asked, Chunk, Mark, Pictures, Scene, Shot, Stage, State
 from rdt2.dashboard.showing import Showing
 from rdt2.errors import RDT2Error, RobotError
 from rdt2.observation import check_instruction
-from rdt2.progress import note
+from rdt2.progress import note, wait_for_notes
+from rdt2.robot.protocols import Health
 
 if TYPE_CHECKING:
     from rdt2.action import ActionChunk
@@ -35,12 +37,20 @@ EMERGENCY = "emergency stop on the page"
 STOP = "stopped on the page"
 PAUSE = "paused by the operator"
 DISTURBED = "the operator said something meanwhile"
+UNMOVED = "nothing moves until you start it"
+TOO_LATE = "the mark came too late: the episode that it was meant for is over, and has none"
+TOO_SOON = "start was pressed too soon: press it again"
 LET_GO = "the dead man's switch on the page was let go"
 GONE = "the page has ended, and with it the dead man's switch"
 HELD_SECONDS = 0.5
 """A dead man's switch says ten times a second that it is held; silence for so long counts as let go."""
 LOOK_EVERY = 0.1
 """Seconds between two looks at a robot that waits."""
+SETTLING = 1.0
+"""Seconds in which the page's start does not count when it has come up anew: who presses Go on, or start, twice does
+not mean it."""
+NOTES_SECONDS = 1.0
+"""Seconds that `close` waits for what is still to be told in the terminal."""
 PICTURES_EVERY = 10
 """Of these looks, one for so many has pictures."""
 DRY = "dry run: nothing is enabled"
@@ -83,7 +93,7 @@ class Desk:
         self._simulated = False
         self._started, self._changed = False, threading.Event()
         self._stopping, self._emergency = "", False
-        self._held = -float("inf")
+        self._held = self._settled = -float("inf")
         self._welcomed = not looking.dashboard if welcomed is None else welcomed
         self._unbidden = bool(welcomed)
         self.touched = False
@@ -92,10 +102,12 @@ class Desk:
         """The operator ended the episode, with a mark or without."""
         self.left = False
         """The operator wants nothing more."""
+        self._asked = ""
         self._pilot, self._keep, self._keeping = pilot, keep, threading.Lock()
         handed = pilot is not None and not isinstance(pilot, KeyboardPilot)
         self._state = State("loading", "", False, None, goes_on, False, pilot=handed, keeps=keep is not None)
-        self._doing = threading.Lock()
+        self._doing = threading.RLock()
+        self._audience: list[Showing | Keyboard] = []
         self.url = ""
         self._showing: Showing | None = None
         if looking.dashboard or looking.rerun is not None:
@@ -152,10 +164,9 @@ class Desk:
         """A `permit` for a way that is driven as it was shown, or not at all: whatever an operator says ends it, since
         a pause, a mark or another sentence means nothing there, and may have been meant as a stop.
         """
-        sentence = self._state.sentence
 
         def permit() -> str:
-            said = self._state.paused or self.finished or self._state.sentence != sentence
+            said = self._state.paused or self.finished or self._state.sentence != self._asked
             return self.permit() or (DISTURBED if said else "")
 
         return permit
@@ -200,11 +211,19 @@ class Desk:
     # ------------------------------------------------------------------------------------- between two episodes
 
     def begin(
-        self, robot: Robot, figure: Figure, sentence: str, *, title: str, shown: Sequence[Any] = ()
+        self,
+        robot: Robot,
+        figure: Figure,
+        sentence: str,
+        *,
+        title: str,
+        shown: Sequence[Any] = (),
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         """Show the robot, and return when the operator starts it, or has left.
 
-        A robot that was stopped is recovered first: start is a person's word that all may move again.
+        A robot that was stopped is recovered first: start is a person's word that all may move again, and each word is
+        one attempt. Whoever says stop, pause or quit meanwhile takes the word back.
 
         Args:
             robot: connected and enabled; it is looked at meanwhile.
@@ -212,6 +231,8 @@ class Desk:
             sentence: what it is asked to do, unless the operator says something else before.
             title: of the episode.
             shown: messages of what is to come, for its timeline.
+            prepare: is called when a robot was recovered, and nothing has moved: raises RobotError where it is not as
+                it should be.
 
         Raises:
             RobotError: the page's process has ended, or the keyboard: nobody can start anything.
@@ -219,31 +240,65 @@ class Desk:
         self._figure, self._cycle, self._simulated = figure, None, not robot.concurrent
         if self._showing is not None:
             self._showing.patient = self._simulated
-        self._started = self.touched = self.finished = False
-        self._stopping = ""
         self._put(Scene(title, figure.bodies, figure.grippers, robot.sides))
         for message in shown:
             self._put(message)
-        self._set(
-            stage="ready", sentence=sentence, mark=None, ending="", success=None, problem="", paused=False
-        )
-        self._watch(robot, until=self._by_itself)
-        while (begins := self._started or self._by_itself()) and robot.faults():
-            try:
-                robot.recover()
-            except RobotError as error:
-                self._started = False
-                self._set(problem=str(error), goes_on=False)
-                self._watch(robot, until=lambda: False)
-        if self.left:
-            return
-        if not begins:
-            raise RobotError(
-                "nobody can start the arms: the operator's page, or the terminal, has ended. Run the command again, "
-                "with --dashboard or in a terminal."
-            )
+        problem = f"{self._stopping}; {UNMOVED}" if self._stopping else "; ".join(_broken(robot))
+        said = sentence
+        while True:
+            self.touched = said != sentence
+            self._get_ready(said, problem)
+            while not (begins := self._started or self._by_itself()) and not (self.left or self.gone):
+                self._watch(robot, until=self._by_itself)
+            if self.left:
+                return
+            if not begins:
+                raise RobotError(
+                    "nobody can start the arms: the operator's page, or the terminal, has ended. Run the command "
+                    "again, with --dashboard or in a terminal."
+                )
+            # From here on every stop counts, also while devices are recovered, which takes seconds.
+            self._asked = self._state.sentence
+            self._set(stage="running", problem="")
+            if not (problem := self._held_back(robot, prepare)):
+                break
+            said = self._state.sentence
         self._welcomed, self._unbidden = True, False
-        self._set(stage="running", problem="")
+
+    def _get_ready(self, sentence: str, problem: str) -> None:
+        """Wait for a person's word; where there is a problem, nothing begins by itself any more."""
+        self._started = self.finished = False
+        self._unbidden = self._unbidden and not problem
+        if self._state.stage != "loading":
+            self._settled = wall.monotonic() + SETTLING
+        self._set(
+            stage="ready",
+            sentence=sentence,
+            mark=None,
+            ending="",
+            success=None,
+            problem=problem,
+            paused=False,
+            goes_on=self._state.goes_on and not problem,
+        )
+
+    def _held_back(self, robot: Robot, prepare: Callable[[], None] | None) -> str:
+        """Recover a robot that was stopped, once. Why it may not move all the same; it is stopped then."""
+        problem = ""
+        try:
+            if not self.permit() and robot.faults():
+                robot.recover()
+                if prepare is not None:
+                    prepare()
+                problem = "; ".join(robot.faults())
+        except RDT2Error as error:
+            problem = str(error)
+        marked = self.finished or self._state.mark is not None
+        if reason := self.permit() or (DISTURBED if marked else ""):
+            problem = f"{reason}; {UNMOVED}"
+        if problem:
+            robot.stop()
+        return problem
 
     def present(self, robot: Robot, figure: Figure, messages: Sequence[Any], sentence: str) -> None:
         """Show what was seen of a robot, and what would be done, while nothing is."""
@@ -255,7 +310,7 @@ class Desk:
     def _by_itself(self) -> bool:
         """Whether an episode begins without anybody who presses start: the first only where that was asked for."""
         wanted = self._unbidden or (self._welcomed and self._state.goes_on)
-        return wanted and not self._emergency and not self._state.dead_man
+        return wanted and not self._emergency and not self._stopping and not self._state.dead_man
 
     def end(self, robot: Robot, result: EpisodeResult, *, judged: bool) -> Mark | None:
         """Show how the episode ended, and return when the operator goes on: with the operator's mark, if any."""
@@ -316,7 +371,7 @@ class Desk:
         """What an operator did; a mistake is told on the page."""
         stage: Stage = self._state.stage
         if asked.what == "emergency":
-            self._emergency = True
+            self._emergency, self._unbidden = True, False
             self.touched = self.touched or stage == "running"
             self._set(emergency=True, goes_on=False)
         elif asked.what == "release":
@@ -324,12 +379,13 @@ class Desk:
                 self._emergency = False
                 self._set(emergency=False)
         elif asked.what == "stop":
-            if stage == "running":
-                self._stopping, self.touched = asked.value or STOP, True
+            self._stop(asked.value or STOP)
         elif asked.what == "pause":
             if stage == "running":
                 self.touched = True
                 self._set(paused=True)
+            else:
+                self._stop(PAUSE)
         elif asked.what == "finish":
             if asked.value and stage in ("running", "over"):
                 self._set(mark=asked.value)
@@ -349,29 +405,49 @@ class Desk:
                 target=self._keep_last, name="keep", daemon=True
             ).start()  # a stop does not wait for it
         elif asked.what == "holding":
-            self._held = wall.monotonic()
-            if stage == "ready" and self._state.dead_man:
+            before, self._held = self._held, wall.monotonic()
+            # Who goes on holding what has stopped has not said another word.
+            if stage == "ready" and self._state.dead_man and self._held - before > HELD_SECONDS:
                 self._start()
         elif asked.what == "start":
-            if stage == "over" or self._state.paused or not self._state.dead_man:
+            if asked.value and asked.value != ("start" if stage == "ready" else "next"):
+                return  # the button of a moment ago
+            if asked.value == "start" and wall.monotonic() < self._settled:
+                self._set(problem=TOO_SOON)
+            elif stage == "over" or self._state.paused or not self._state.dead_man:
                 self._start()
         elif asked.what == "say":
             self._say(asked.value)
-        elif asked.what == "mark":
+        elif asked.what == "mark" and stage in ("running", "over"):
             self._set(mark=asked.value if asked.value in ("success", "failure") else None)
+        elif asked.what == "mark":
+            self._set(problem=TOO_LATE)
         elif asked.what == "goes_on":
             self._set(goes_on=asked.value == "yes")
         elif asked.what == "dead_man" and stage != "running":
             self._set(dead_man=asked.value == "yes")
 
     def _start(self) -> None:
-        if self._emergency and self._state.stage == "ready":
-            self._set(problem="release the emergency stop first")
-        elif self._state.stage in ("ready", "over"):
-            self._started = True
-            self._changed.set()
-        elif self._state.paused:
-            self._set(paused=False)
+        with self._doing:  # a stop that another thread hears comes before it, or after it
+            if self._emergency and self._state.stage == "ready":
+                self._set(problem="release the emergency stop first")
+            elif self._state.stage in ("ready", "over"):
+                self._stopping, self._started = "", True
+                self._changed.set()
+            elif self._state.paused:
+                self._set(paused=False)
+
+    def _stop(self, reason: str) -> None:
+        """Stop the arms; where none moves yet, what was to start them counts no more."""
+        with self._doing:
+            begins, running = self._started or self._by_itself(), self._state.stage == "running"
+            if not (begins or running):
+                return
+            self._stopping, self._started = reason, False
+            if running:
+                self.touched = True
+            else:
+                self._set(goes_on=False, problem=f"{reason}; {UNMOVED}")
 
     def _hand_over(self) -> None:
         """Let a person drive, or the policy again."""
@@ -405,6 +481,7 @@ class Desk:
         """End the page, and let go of the keyboard. Again: nothing happens."""
         for each in self._audience:
             each.close()
+        wait_for_notes(NOTES_SECONDS)
 
     def __enter__(self) -> Desk:
         return self
@@ -413,34 +490,7 @@ class Desk:
         self.close()
 
 
-class OperatorsJudge:
-    """A `rdt2.control.Monitor`: a person's word counts before that of a judge."""
-
-    def __init__(self, desk: Desk, judge: Monitor | None, sentence: str, say: Callable[[], str]) -> None:
-        self._desk, self._judge, self._sentence, self._say = desk, judge, sentence, say
-
-    @property
-    def judged(self) -> bool:
-        """Whether anybody says something of success."""
-        return self._desk.mark is not None or self._heard() is not None
-
-    @property
-    def success(self) -> bool:
-        """The person's mark; without one, what the judge says."""
-        if (mark := self._desk.mark) is not None:
-            return mark == "success"
-        return (judge := self._heard()) is not None and judge.success
-
-    @property
-    def followed(self) -> bool:
-        """What was done was followed; otherwise what the judge says."""
-        return self.success or ((judge := self._heard()) is not None and judge.followed)
-
-    @property
-    def done(self) -> bool:
-        """A mark, the end of the session, or the judge ends the episode."""
-        desk = self._desk
-        return desk.finished or desk.mark is not None or ((judge := self._heard()) is not None and judge.done)
-
-    def _heard(self) -> Monitor | None:
-        return self._judge if self._say() == self._sentence else None
+def _broken(robot: Robot) -> list[str]:
+    """What is more than a stop: faults, and devices that are not connected."""
+    stopped = f": {Health(connected=True, enabled=True, stopped=True)}"
+    return [fault for fault in robot.faults() if not fault.endswith(stopped)]

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rdt2.control.pilots import KEYS_HELP, KeyboardPilot
 from rdt2.dashboard.messages import Asked, Stage, State
-from rdt2.progress import note
+from rdt2.progress import note_aside
 
 if TYPE_CHECKING:
     from rdt2.control.pilots import AnyPilot
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TYPED = "stopped at the keyboard"
 ENDED = "stopped: the terminal, or what typed into it, has ended"
 LEFT = "stopped: the operator has left"
+FAILED = "stopped: what was typed failed"
 
 Word = Literal["go", "pause", "stop", "success", "failure", "next", "keep", "take", "quit", "help"]
 WORDS: dict[str, Word] = {
@@ -130,21 +131,21 @@ class Keyboard:
         if before is None or message.stage != before.stage:
             if message.stage == "over":
                 judged = {True: ", success", False: ", no success", None: ""}[message.success]
-                note(f"over: {message.ending.rstrip('.')}{judged}")
+                note_aside(f"over: {message.ending.rstrip('.')}{judged}")
             if message.stage == "ready":
-                note(f"instruction: {message.sentence}")
+                note_aside(f"instruction: {message.sentence}")
             if message.stage == "ready" and self._as_shown:
-                note(READY_AS_SHOWN)
+                note_aside(READY_AS_SHOWN)
             elif message.stage in SAID:
-                note(SAID[message.stage])
+                note_aside(SAID[message.stage])
         elif message.sentence != before.sentence:
-            note(f"instruction: {message.sentence}")
+            note_aside(f"instruction: {message.sentence}")
         elif message.mark != before.mark and message.mark is not None:
-            note(f"marked: {message.mark}")
+            note_aside(f"marked: {message.mark}")
         elif message.paused != before.paused and message.stage == "running":
-            note("paused: go lets the arms go on" if message.paused else "going on")
+            note_aside("paused: go lets the arms go on" if message.paused else "going on")
         if message.problem and (before is None or message.problem != before.problem):
-            note(message.problem)
+            note_aside(message.problem)
 
     def close(self) -> None:
         """Nothing more is told; what is typed from now on is nobody's."""
@@ -157,31 +158,41 @@ class Keyboard:
             terminal = os.isatty(self._lines.fileno())
         except (OSError, ValueError, AttributeError):
             terminal = False
-        with contextlib.suppress(OSError, ValueError):  # closed, or of a process in the background
-            while line := self._lines.readline():
+        try:
+            while line := self._line():
                 if self.gone:
                     return
-                self._obey(line, terminal)
-        if self.gone:
-            return
-        self.gone = True
-        if terminal or not self._obeyed:
-            self._hear(Asked("stop", ENDED))
-        self._tell_gone()
+                try:
+                    self._obey(line, terminal)
+                except Exception as error:  # whatever it is, the next may be a stop, and this one, too
+                    note_aside(f"{line.strip()!r} failed: {type(error).__name__}: {error}")
+                    self._hear(Asked("stop", FAILED))
+        finally:
+            ended, self.gone = not self.gone, True
+            try:
+                if ended and (terminal or not self._obeyed):
+                    self._hear(Asked("stop", ENDED))
+            finally:
+                self._tell_gone()
+
+    def _line(self) -> str:
+        with contextlib.suppress(OSError, ValueError):  # closed, or of a process in the background
+            return self._lines.readline()
+        return ""
 
     def _obey(self, line: str, terminal: bool) -> None:
         running = self._state is not None and self._state.stage == "running"
         what, text = meant(line, running=running)
         if what == "say" and self._as_shown and not running:
-            note(f"no instruction is taken here. {READY_AS_SHOWN}")
+            note_aside(f"no instruction is taken here. {READY_AS_SHOWN}")
             return
         if what == "say":
             self._hear(Asked("say", text))
             return
         if text:
-            note(text)
+            note_aside(text)
         if what == "help":
-            note(HELP)
+            note_aside(HELP)
         elif what == "keep":
             self._hear(Asked("keep"))
         elif what == "take":
@@ -201,14 +212,16 @@ class Keyboard:
         """Let a person drive."""
         pilot = self._pilot
         if pilot is None:
-            note("nobody can take over: start with --pilot keyboard, or --pilot space-mouse")
+            note_aside("nobody can take over: start with --pilot keyboard, or --pilot space-mouse")
         elif not running:
-            note("there is nothing to take over before the arms move")
+            note_aside("there is nothing to take over before the arms move")
         elif not isinstance(pilot, KeyboardPilot):
             pilot.hands.give_back() if pilot.hands.taken else pilot.take()
-            note("you drive; take once more gives back" if pilot.hands.taken else "the policy drives again")
+            note_aside(
+                "you drive; take once more gives back" if pilot.hands.taken else "the policy drives again"
+            )
         elif not terminal:
-            note("single keys can be read from a terminal only")
+            note_aside("single keys can be read from a terminal only")
         else:
             pilot.take()
             self._drive_by_keys(pilot)
@@ -218,7 +231,7 @@ class Keyboard:
         import termios
         import tty
 
-        note(KEYS_HELP)
+        note_aside(KEYS_HELP)
         terminal = self._lines.fileno()
         manners = termios.tcgetattr(terminal)
         tty.setcbreak(terminal)
@@ -235,4 +248,4 @@ class Keyboard:
         finally:
             termios.tcsetattr(terminal, termios.TCSAFLUSH, manners)
         if self._state is not None and self._state.stage == "running":
-            note("Enter stops the arms")
+            note_aside("Enter stops the arms")

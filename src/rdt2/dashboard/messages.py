@@ -149,3 +149,5 @@ class Asked:
         "holding", "take", "keep",
     ]  # fmt: skip
     value: str = ""
+    """A sentence, a mark, yes or no, why the arms stop. Of start: which of the page's buttons, "start" or "next"; "" is
+    typed."""

@@ -80,7 +80,9 @@ class Page:
         self._banner = gui.add_html("")
         self._emergency = self._button("estop", "red", "emergency")
         self._release = self._button("release", "yellow", "release")
-        self._start = self._button("start", "green", "start")
+        # Two buttons: who presses one that was shown a moment ago does not press the other.
+        self._start = self._button("start", "green", "start", "start")
+        self._next = self._button("next", "green", "start", "next")
         self._hold = gui.add_button(self._word("hold"), color="green")
         self._hold.on_hold(lambda _: self._ask("holding"), callback_hz=10.0)
         self._pause = self._button("pause", "yellow", "pause")
@@ -145,7 +147,7 @@ class Page:
             self._send(Asked(what, value))
 
     def _pressed(self, what: Any, value: str) -> None:
-        if what == "start" and self._state.stage == "ready" and self._text.value != self._state.sentence:
+        if value == "start" and self._state.stage == "ready" and self._text.value != self._state.sentence:
             self._ask("say", self._text.value)  # typed and not sent: start means it
         self._ask(what, value)
 
@@ -266,8 +268,8 @@ class Page:
             running = state.stage == "running"
             self._release.visible = state.emergency and not running
             holds = state.dead_man and state.stage in ("ready", "running")
-            self._start.visible = state.paused or (state.stage in ("ready", "over") and not holds)
-            self._start.label = self._word("next" if state.stage == "over" or state.paused else "start")
+            self._start.visible = state.stage == "ready" and not holds
+            self._next.visible = state.stage == "over" or state.paused
             self._pause.visible = running and not state.paused
             self._hold.visible = holds
             self._stop.visible = running

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rdt2.dashboard.messages import Asked, Scene, State
 from rdt2.dashboard.process import serve
 from rdt2.errors import ConfigError, RDT2Error
+from rdt2.progress import note_aside
 
 if TYPE_CHECKING:
     from rdt2.dashboard.options import Looking
@@ -97,11 +98,18 @@ class Showing:
                 self._pipe.send(message)
 
     def _listen(self) -> None:
-        with contextlib.suppress(OSError, EOFError):
+        try:
             while True:
-                self._hear(cast(Asked, self._pipe.recv()))
-        self.gone = True
-        self._tell_gone()
+                asked = cast(Asked, self._pipe.recv())
+                try:
+                    self._hear(asked)
+                except Exception as error:  # whatever it is, the next may be a stop
+                    note_aside(f"the page's {asked.what} failed: {type(error).__name__}: {error}")
+        except (OSError, EOFError):
+            pass
+        finally:
+            self.gone = True
+            self._tell_gone()
 
     def close(self) -> None:
         """End the process. Again: nothing happens."""

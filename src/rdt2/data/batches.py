@@ -22,6 +22,7 @@ from rdt2.data.mirror import mirrored_actions, mirrored_picture, mirrored_senten
 from rdt2.data.mixture import DataSource
 from rdt2.data.order import Order
 from rdt2.data.shards.remote import Unreachable
+from rdt2.data.sound import action_problem, tokens_problem
 from rdt2.errors import ConfigError, ShardError
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class TrainingData:
         corruption: Corruption | None = None,
         mirror: bool = False,
         states: bool = False,
+        tokens: bool = True,
         max_damaged: int = 0,
         instructions: Instructions = "file",
     ) -> None:
@@ -73,8 +75,10 @@ class TrainingData:
         mirror: each sample is seen in a mirror in every other epoch, half of them in the first; ``load`` without
             epochs gives them as stored. Stored tokens are left out: they say the chunk itself.
         states: batches say where the arms were, which converters and recordings put into each sample's meta.
-        max_damaged: samples (and rests of shards) that cannot be read or decoded are replaced by others of their
-            batch, logged and counted; one more than this is an error. 0 makes the first an error.
+        tokens: False leaves stored tokens out.
+        max_damaged: samples (and rests of shards) that cannot be read, decoded or learnt from (rdt2.data.sound) are
+            replaced by others of their batch, logged and counted; one more than this is an error. 0 makes the first
+            an error.
 
         Raises:
             ConfigError: contradictory settings, or a split without samples.
@@ -113,6 +117,7 @@ class TrainingData:
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.pictures, self.cut, self.corruption = pictures, cut, corruption
         self.mirror, self.states, self.max_damaged = mirror, states, max_damaged
+        self.tokens = tokens and self.index.has_tokens and not mirror
         self.damaged: list[str] = []
         self.leave_out(damage)
         self._begin = (0, 0)
@@ -207,7 +212,7 @@ class TrainingData:
         then: the samples that are asked for next.
         """
         members = [ACTION, *([PICTURE] if self.pictures else ()), *([META] if self.states else ())]
-        if self.index.has_tokens and not self.mirror:
+        if self.tokens:
             members.append(TOKENS)
         try:
             files: list[Any] = self.index.read(chosen, members, then=then)
@@ -242,7 +247,8 @@ class TrainingData:
     def _sample(
         self, number: int, files: dict[int, bytes], epoch: int | None, out: np.ndarray | None
     ) -> dict[str, Any]:
-        """All of a sample but its picture, which is written to ``out``."""
+        """All of a sample but its picture, which is written to ``out``. Raises ShardError where it cannot be read or
+        learnt from."""
         where = self.index.where(number)
         row: dict[str, Any] = {
             "number": number,
@@ -250,8 +256,12 @@ class TrainingData:
             "instruction": self.index.instruction(number) or "",
             "mirrored": False,
         }
+        problem = action_problem(row["action"])
         if TOKENS in files:
             row["tokens"] = _shards.parse_tokens(files[TOKENS], where=where)
+            problem = problem or tokens_problem(row["tokens"])
+        if problem:
+            raise ShardError(f"{where}: {problem}")
         if META in files:
             row["state"] = _shards.parse_state(_shards.parse_meta(files[META], where=where), where=where)
         if out is not None:

@@ -127,8 +127,9 @@ def at_rate(fps: float, count: int, stamps: np.ndarray | None = None) -> Float[n
     if stamps is not None and np.asarray(stamps).dtype.kind in "fiumM" and np.size(stamps) == count > 2:
         with np.errstate(invalid="ignore"):  # of a clock that is not finite nothing is taken
             found = np.diff(_exact(np.asarray(stamps).reshape(-1))).astype(np.float64)
-        usual = np.sort(found)[(len(found) - 1) // 2]
-        if np.isfinite(found).all() and found.min() > 0 and (np.abs(found / usual - 1) < 0.5).mean() > 0.8:
+        steps_on = found[found > 0]  # a stamp that comes twice is no pause, and takes no other away
+        usual = np.sort(steps_on)[(len(steps_on) - 1) // 2] if len(steps_on) else np.nan
+        if np.isfinite(found).all() and found.min() >= 0 and (np.abs(found / usual - 1) < 0.5).mean() > 0.8:
             steps = np.where(found / usual > longest_step(1 / fps) * fps, found / usual, 1.0)
     return np.concatenate([np.zeros(min(count, 1)), np.cumsum(steps)]) / fps
 

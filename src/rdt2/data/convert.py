@@ -125,6 +125,10 @@ def convert(
     began, folder = time.monotonic(), Path(out)
     if folder.resolve() == Path(source).resolve():
         raise ConfigError(f"{folder}: the shards need a folder of their own, not the recording's.")
+    if kind == "shards" and tail != "drop":
+        raise ConfigError(
+            "tail is 'pad': shards keep the chunks that they have. It is for recordings: leave it out."
+        )
     opened = open_source(source, kind, options)
     if opened.guesses and not accept_guesses:
         raise ConfigError(explain(opened.path, opened.guesses))
@@ -137,7 +141,8 @@ def convert(
     signature = plan.signature(opened)
     finished = _earlier(folder, signature)
     if finished is not None:
-        return finished
+        told = f"{folder} holds this conversion already, and nothing was read. Remove it if the recordings have changed"
+        return replace(finished, notes=[*finished.notes, told])
     state = folder / _STATE
     state.mkdir(parents=True, exist_ok=True)
     write_atomic(state / "plan.json", json.dumps(signature))

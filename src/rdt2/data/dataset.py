@@ -360,8 +360,9 @@ def split_by_episode(
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
     """(training, held-out) sample numbers, never sharing an episode; the same for every seed of training.
 
-    Of each source whole episodes are held out, at least one, chosen by the hash of their names so that adding
-    episodes moves none. Shards that name fewer than two episodes give their last samples, with one
+    Of each source whole episodes are held out, at least one: those whose names' hashes lie below `held_out`, so that
+    adding episodes moves none (but the one that is held out where there is no such name). Of few episodes the share
+    may be another one. Shards that name fewer than two episodes give their last samples, with one
     horizon left out in between.
 
     Raises:
@@ -384,6 +385,12 @@ def split_sources(
     return [_split(index, part, held_out) for part in range(len(index.sources))]
 
 
+def _place(name: str) -> float:
+    """Where a name lies between 0 and 1, by its hash."""
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
 def _split(index: ShardIndex, part: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
     span = index.span(part)
     everything = np.arange(span.start, span.stop, dtype=np.int32)
@@ -394,8 +401,11 @@ def _split(index: ShardIndex, part: int, held_out: float) -> tuple[np.ndarray, n
     if len(names) < 2 or "" in names:
         count = max(1, round(held_out * len(span)))
         return everything[: max(0, len(span) - count - HORIZON)], everything[len(span) - count :]
-    order = sorted(names, key=lambda name: hashlib.sha256(name.encode(errors="surrogatepass")).digest())
-    chosen = set(order[: max(1, round(held_out * len(names)))])
+    # Each name decides for itself, so that an episode that was trained on is never held out of more data later on.
+    place = {name: _place(name) for name in names}
+    chosen = {name for name in names if place[name] < held_out} or {min(names, key=place.__getitem__)}
+    if chosen == names:
+        chosen.remove(max(names, key=place.__getitem__))
     mask = np.zeros(len(span), bool)
     for name, numbers in runs:
         if name in chosen:

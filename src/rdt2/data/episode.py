@@ -169,13 +169,14 @@ def cut_chunks(
     ends = np.concatenate([np.full(part.stop - part.start, part.stop) for part in pieces(times)])
     steps = np.arange(1, HORIZON + 1) / FPS
     for frame in frames:
-        ahead = slice(frame, int(ends[frame]))
-        known = times[ahead]
-        query = times[frame] + steps
+        query, last = times[frame] + steps, int(ends[frame]) - 1
         # A hundredth of a step of slack: timestamps are sums of 1/30 and end a rounding error early.
-        if query[-1] > known[-1] + 0.01 / FPS and tail == "drop":
+        if query[-1] > times[last] + 0.01 / FPS and tail == "drop":
             continue
-        query = np.minimum(query, known[-1])
+        query = np.minimum(query, times[last])
+        # no further than the chunk: of an hour each frame would look at all that follows
+        ahead = slice(frame, min(last, int(np.searchsorted(times, query[-1], side="right"))) + 1)
+        known = times[ahead]
         future = {arm: pose.interpolate(known, paths[arm][ahead], query) for arm in ARMS}
         opening = {arm: np.interp(query, known, widths[arm][ahead]) for arm in ARMS}
         yield frame, chunk_from_poses({arm: paths[arm][frame] for arm in ARMS}, future, opening)

@@ -19,8 +19,8 @@ from rdt2.errors import ActionError
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
 
-_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
-_OTHER = {"left": "right", "right": "left"}
+_SIDES = re.compile(r"\b(left|right)(?=(?:most|hand|handed|ward|wards)?\b)|左|右", re.IGNORECASE)
+_OTHER = {"left": "right", "right": "left", "左": "右", "右": "左"}
 # Of one arm: y is turned round. With L = diag(1, -1, 1) the rotation becomes L R L, whose first column is L r1
 # and whose second is -L r2.
 _SIGNS = np.array([1, -1, 1, 1, -1, 1, -1, 1, -1, 1], np.float32)
@@ -48,7 +48,8 @@ def mirrored_actions(values: Float[np.ndarray, "*b 20"]) -> Float[np.ndarray, "*
 
 
 def mirrored_sentence(sentence: str) -> str:
-    """The instruction with "left" and "right" exchanged."""
+    """The instruction with its sides exchanged: "left" and "right", alone and in "leftmost", "lefthand" and the like,
+    and 左 and 右. Sentences that name a side in other words must not be mirrored."""
 
     def exchange(match: re.Match[str]) -> str:
         word = _OTHER[match[0].lower()]

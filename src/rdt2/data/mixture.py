@@ -259,8 +259,8 @@ def _load(path: Path) -> dict[str, Any]:
 
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as yaml ({error}).") from None
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as yaml in UTF-8 ({error}).") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: expected a table with shards_dir, or with train.")
     return config

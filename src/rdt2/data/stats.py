@@ -128,11 +128,12 @@ def recorded_minutes(index: ShardIndex) -> tuple[float, bool]:
     times = index.times
     if np.isnan(times).any():
         return len(index) / FPS / 60, False
-    episodes: dict[str, list[np.ndarray]] = {}
-    for name, numbers in index.episode_runs():
-        episodes.setdefault(name, []).append(times[numbers.start : numbers.stop])
+    episodes: dict[tuple[int, str], list[np.ndarray]] = {}
+    for source in range(len(index.sources)):  # two of them may both have an episode_000000
+        for name, numbers in index.episode_runs(source):
+            episodes.setdefault((source, name), []).append(times[numbers.start : numbers.stop])
     seconds = 0.0
-    for name, parts in episodes.items():
+    for (_, name), parts in episodes.items():
         told = np.sort(np.concatenate(parts)) if name else np.concatenate(parts)
         for run in np.split(told, np.flatnonzero(np.diff(told) <= 0) + 1):
             # Each sample stands for the time until the next one, the last of a piece for a usual step.

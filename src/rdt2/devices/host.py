@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.errors import ConfigError, LateError, RDT2Error, RobotError, WireError
-from rdt2.robot.protocols import WATCHDOG, Arm, Checked, Clock, Gripper, Health, JointArm
+from rdt2.devices.hosted import Hosted, Sockets, told
+from rdt2.errors import ConfigError, WireError
+from rdt2.robot.protocols import Arm, Clock, Gripper
 from rdt2.serving.security import Bounds, Rates, allowed
 from rdt2.threads import hurry
 from rdt2.wire import Limits, packed, unpacked
@@ -48,18 +49,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 1
 RATE = 150.0
 """Statuses a second, where the device measures as often."""
 AT_LEAST = 0.04
 """Seconds between statuses where nothing changes."""
-LOST = 1.0
-"""Seconds of silence after which a client counts as gone."""
 MOST_WAYPOINTS = 1024
 LIMITS = Limits(message_bytes=256 * 2**10, entries=64, keys=16, text_bytes=256)
 ASKED = ("connect", "enable", "recover", "stop", "close", "checks")
-_LOOK = 0.01
-_STATE = {"arm": ("pose", "velocity", "joints", "wrench"), "gripper": ("width",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +95,7 @@ class DeviceHost:
             "/" + name.replace(" ", "/"): Hosted(name, device, clock, dict((about or {}).get(name, {})))
             for name, device in devices.items()
         }
+        self._strangers = Sockets(Bounds().handshakes)
         self._handshakes = Rates(Bounds().handshakes_per_second, 10 * Bounds().handshakes_per_second)
         self._listening = _bound(self.settings.host, self.settings.port)
         self.port = int(self._listening.getsockname()[1])
@@ -146,14 +143,20 @@ class DeviceHost:
             max_size=LIMITS.message_bytes,
             logger=quiet,
         )
-        threading.Thread(target=self._serve, name="host", daemon=True).start()
+        handle, strangers = self._server.handler, self._strangers
+
+        def bounded(stranger: socket.socket, address: Any) -> None:
+            strangers.take(stranger)  # before TLS and websocket: each of them has threads
+            try:
+                handle(stranger, address)
+            finally:
+                strangers.leave(stranger)
+
+        self._server.handler = bounded
+        threading.Thread(target=self._server.serve_forever, name="host", daemon=True).start()
         for hosted in self._hosted.values():
             threading.Thread(target=hosted.watch, args=(self._ended,), daemon=True).start()
         log.info("listening", extra={"host": self.settings.host, "port": self.port})
-
-    def _serve(self) -> None:
-        hurry()  # and those that it starts: one for each client
-        self._server.serve_forever()
 
     def wait(self) -> None:
         """Return when somebody has said `leave`."""
@@ -210,6 +213,9 @@ class DeviceHost:
     def _handle(self, connection: ServerConnection) -> None:
         from websockets.exceptions import ConnectionClosed
 
+        self._strangers.leave(connection.socket)
+        hurry()  # only now: a stranger is served after whatever drives an arm
+        hurry(connection.recv_events_thread)
         assert connection.request is not None
         path = connection.request.path
         hosted = self._hosted[path.removesuffix("/stop")]
@@ -218,138 +224,6 @@ class DeviceHost:
                 hosted.stops(connection)
             else:
                 Session(hosted, connection).run()
-
-
-class Hosted:
-    """One device, and whoever moves it."""
-
-    def __init__(self, name: str, device: Arm | Gripper, clock: Clock, about: dict[str, Any]) -> None:
-        self.name, self.device, self.clock = name, device, clock
-        self.kind = "arm" if name.endswith("arm") else "gripper"
-        self.about = {**about, "name": name, "protocol": PROTOCOL, "joints": isinstance(device, JointArm)}
-        self.session: Session | None = None
-        self.until = float("-inf")
-        """When the last commanded motion ends."""
-        self.done, self.late = 0, 0
-        self._late_by = 0.0
-        self._fault, self._number, self._numbering = "", 0, threading.Lock()
-
-    @property
-    def holder(self) -> str:
-        """Who holds the session; empty: nobody."""
-        session = self.session
-        return "" if session is None else session.address
-
-    def health(self) -> Health:
-        """Of the device, with what this host has against it."""
-        health = self.device.health()
-        fault = self._fault or health.fault
-        if self.late and "heard nothing" in fault:
-            fault += (
-                f". {self.late} commands came too late, by up to {1e3 * self._late_by:.0f} ms: if that is the "
-                "network's way, give its driver a larger lead (and the arm's latency as much more)"
-            )
-        return Health(health.connected, health.enabled, health.stopped or bool(self._fault), fault)
-
-    def status(self) -> dict[str, Any]:
-        """How it is; numbered, because statuses take two ways to a client."""
-        with self._numbering:
-            self._number += 1
-            health, state = self.health(), None
-            if health.connected:
-                with contextlib.suppress(
-                    RobotError
-                ):  # it has measured nothing yet, or is lost: health says so
-                    measured: Any = self.device.state()
-                    state = {"timestamp": measured.timestamp, "sequence": measured.sequence}
-                    state |= {name: getattr(measured, name) for name in _STATE[self.kind]}
-            return {
-                "number": self._number,
-                "now": self.clock.now(),
-                "done": self.done,
-                "late": self.late,
-                "health": [health.connected, health.enabled, health.stopped, health.fault],
-                "state": state,
-            }
-
-    def do(self, what: str) -> Any:
-        """What a client asks for. Raises what the device raises."""
-        if what == "stop":
-            return self.device.stop()
-        if what == "checks":
-            found = self.device.checks() if isinstance(self.device, Checked) else []
-            return [[check.name, check.expected, check.got, check.ok] for check in found]
-        if what in ("recover", "close"):
-            self.until = float("-inf")
-        getattr(self.device, what)()
-        if what in ("recover", "close"):
-            self._fault, self.late, self._late_by = "", 0, 0.0
-        return None
-
-    def execute(self, number: int, times: Any, values: Any, *, joints: bool) -> None:
-        """A command that nobody waits for: what is refused of it stops the device, and is its fault."""
-        self.done = number
-        if not self.health().ok:
-            return  # it was right when it was sent: its sender hears what has happened
-        try:
-            if joints and isinstance(self.device, JointArm):
-                self.device.execute_joints(times, values)
-            else:
-                self.device.execute(times, values)
-        except LateError:
-            self.late += 1
-            self._late_by = max(self._late_by, self.clock.now() - float(times[-1]))
-        except RDT2Error as error:
-            self.fail(str(error))
-        except Exception as error:
-            log.exception("a command failed", extra={"device": self.name})
-            self.fail(f"a command failed ({type(error).__name__}: {error})")
-        else:
-            self.until = float(times[-1])
-
-    def fail(self, reason: str) -> None:
-        """Stop it, and keep it stopped; the first reason is kept."""
-        health = self.device.health()
-        if health.connected and health.enabled:
-            self._fault = self._fault or health.fault or reason
-            log.warning("stopped", extra={"device": self.name, "reason": reason})
-            self.device.stop()
-
-    def watch(self, ended: threading.Event) -> None:
-        """Stop it when its client falls silent."""
-        hurry()
-        while not ended.wait(_LOOK):
-            session = self.session
-            if session is None:
-                continue
-            silent = time.monotonic() - session.heard
-            if silent > LOST:
-                session.drop(f"it was silent for {silent:.1f} s")
-            elif silent > WATCHDOG and self.clock.now() < self.until and self.health().ok:
-                self.fail(f"heard nothing for {1e3 * WATCHDOG:.0f} ms from {session.address}")
-
-    def stops(self, connection: ServerConnection) -> None:
-        """A connection whose every message stops the device."""
-        while True:
-            connection.recv()
-            error = None
-            try:
-                self.device.stop()
-            except Exception as failed:
-                error = _told(failed)
-            connection.send(packed({"error": error, "status": self.status()}))
-
-    def end(self) -> None:
-        """The host ends: stop, send the client away, close."""
-        session = self.session
-        with contextlib.suppress(Exception):  # the others are to be stopped, too; closing stops once more
-            self.device.stop()
-        if session is not None:
-            session.drop("the host ends")
-        try:
-            self.device.close()
-        except Exception:
-            log.exception("could not be closed", extra={"device": self.name})
 
 
 class Session:
@@ -363,6 +237,12 @@ class Session:
         self._asking = threading.Lock()
         self._over = threading.Event()
         self._left, self._why = False, "it has closed the connection"
+
+    @property
+    def lost(self) -> str:
+        """The fault of a device whose client has gone and not closed it; empty while there is none."""
+        gone = self._over.is_set() and not self._left
+        return f"lost {self.address}, which moved it: {self._why}" if gone else ""
 
     def run(self) -> None:
         """Answer, until the connection ends."""
@@ -389,9 +269,11 @@ class Session:
             self.drop(f"it has sent what cannot be read: {error}")
         finally:
             self._over.set()
-            if not self._left:
-                hosted.fail(f"lost {self.address}, which moved it: {self._why}")
-            hosted.session = None
+            try:
+                if self.lost:
+                    hosted.fail(self.lost)
+            finally:
+                hosted.session = None
 
     def drop(self, why: str) -> None:
         """Send the client away."""
@@ -428,11 +310,14 @@ class Session:
 
         error, result = None, None
         with self._asking:
+            if self.lost and what not in ("stop", "close"):
+                return  # it had waited for another one: nobody's wish any more
+            self._left = False
             try:
-                result = self.hosted.do(what)
+                result = self.hosted.do(what, self)
                 self._left = what == "close"
             except Exception as failed:
-                error = _told(failed)
+                error = told(failed)
         with contextlib.suppress(ConnectionClosed, OSError):
             answer = {"answer": number, "error": error, "result": result, "status": self.hosted.status()}
             self.connection.send(packed(answer))
@@ -464,12 +349,6 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
         raise WireError(f"{value!r:.40} came, expected a number.")
     return float(value)
-
-
-def _told(error: Exception) -> list[str]:
-    """An error as it is sent: the name of its kind, and its words."""
-    kind = type(error).__name__ if isinstance(error, RDT2Error) else "RobotError"
-    return [kind, str(error) if isinstance(error, RDT2Error) else f"{type(error).__name__}: {error}"]
 
 
 def _bound(host: str, port: int) -> socket.socket:

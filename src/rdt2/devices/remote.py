@@ -21,7 +21,7 @@ from pydantic import Field
 
 from rdt2 import errors
 from rdt2.devices.drivers import Opening, Options
-from rdt2.devices.host import PROTOCOL
+from rdt2.devices.hosted import PROTOCOL
 from rdt2.errors import ConfigError, RDT2Error, RobotError, SafetyError, WireError
 from rdt2.policy.client import read_key
 from rdt2.robot.device import require_ready
@@ -78,7 +78,7 @@ class Status:
     """When it came, on this machine's monotonic clock."""
 
 
-class ClockMap:
+class HostClock:
     """The host's clock seen from here, by messages that came back: the quickest tells most."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Link:
         self.lost = ""
         """Why the host is lost; empty while it is not."""
         self.status: Status | None = None
-        self.map = ClockMap()
+        self.map = HostClock()
         self._answers: dict[int, dict[str, Any]] = {}
         self._change = threading.Condition()
         self._asked, self._told = 0, 0
@@ -359,6 +359,7 @@ class RemoteDevice:
         self._opening, self._clock_error = opening, clock_error
         self._link: Link | None = None
         self._wanted = False  # enabled, as far as this side is concerned
+        self._stops, self._counting = 0, threading.Lock()
         self._stamp, self._sequence = float("-inf"), -1
 
     def connect(self) -> None:
@@ -403,17 +404,33 @@ class RemoteDevice:
         return link.status.health
 
     def stop(self) -> None:
-        """Have the host stop its device; does nothing where there is none."""
+        """Have the host stop its device, also one that is being recovered; does nothing else where there is none."""
+        with self._counting:
+            self._stops += 1
         if self._link is not None:
             self._link.stop()
 
     def recover(self) -> None:
-        """Also reaches for a host that was lost, which has stopped the device."""
+        """Also reaches for a host that was lost, which has stopped the device, and enables one that was started again.
+
+        Raises:
+            RobotError: the host is not reached or refuses, or it was stopped again meanwhile.
+        """
+        stops = self._stops
         if self._link is not None and self._link.lost:
             self.connect()
-            if self._wanted:
-                self._link.ask("enable")
-        self._held("is not connected. Call connect() first").ask("recover")
+        link = self._held("is not connected. Call connect() first")
+        if self._stops == stops:
+            link.ask("recover")
+            assert link.status is not None
+            if self._wanted and not link.status.health.enabled:
+                link.ask("enable")
+        if self._stops != stops:
+            link.stop()  # the host may have heard of the stop before it heard of the recovery
+            raise RobotError(
+                f"the {self.name} was stopped again while it was being recovered, and stays stopped. When it is safe "
+                "to move, recover() it once more."
+            )
 
     def checks(self) -> list[Check]:
         """What the device can tell of how it is set up, as its host says it."""

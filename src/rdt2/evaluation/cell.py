@@ -14,6 +14,7 @@ interrupted goes on where it was, provided that everything that decides a result
 from __future__ import annotations
 
 import dataclasses
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.action import ARMS
-from rdt2.errors import ConfigError
+from rdt2.errors import ConfigError, SimulationError
 from rdt2.evaluation.files import plain, write_json
 from rdt2.evaluation.identity import (
     code_digest,
@@ -102,7 +103,7 @@ def evaluate_cell(
         seed: which scenes, never those of training, and the policy's noise.
         scenery: what textures, light and table height are drawn from: "seen" is what training has, "unseen" what it
             never has. See `rdt2.sim.sceneries`.
-        unseen_shapes: shapes that training never had, in known colours.
+        unseen_shapes: shapes that training never had, in known colours; "all" are then the tasks that have such.
         swap_instruction: ask for another hand or object than the scene was made for.
         blind: show it black pictures.
         no_instruction: tell it `rdt2.evaluation.policies.NEUTRAL` in place of the sentence that is judged.
@@ -140,6 +141,12 @@ def evaluate_cell(
 
     arms = cell_settings(robot)
     tasks = list(TASKS) if task == ALL else [task]
+    if unseen_shapes:
+        if task != ALL and TASKS[task].about != "object":
+            raise ConfigError(
+                f"nothing in {task} has a shape that training never had: ask for pick or place."
+            )
+        tasks = [name for name in tasks if TASKS[name].about == "object"]
     options: Any = {"scenery": scenery, "unseen_shapes": unseen_shapes, "swap_instruction": swap_instruction}
     hands = [side for side in ARMS if side in arms.sides]
     if swap_instruction and len(hands) < len(ARMS):
@@ -161,6 +168,8 @@ def evaluate_cell(
             "robot": {"robot": robot, "settings": arms.model_dump()},
             "scenes": {"tasks": tasks, "seed": seed, **options},
             "versions": {**versions(), "rdt2 code": code_digest()},
+            # at its real latency a policy is as good as the computer it has
+            **({"computer": [platform.platform(), workers]} if runner.config.latency is None else {}),
         })  # fmt: skip
         if before is not None and (changed := differences(before.settings, settings)):
             raise ConfigError(
@@ -175,7 +184,7 @@ def evaluate_cell(
             [*(before.runs if before else ()), this_run()],
         )
         if page is not None:
-            page.begin(keep=before is not None)
+            page.begin(settings, keep=before is not None)
         if on_start is not None:
             on_start(result.records)
         spent = result.wall_seconds
@@ -247,8 +256,9 @@ def run_trial(
     Raises:
         TaskError: unknown robot. KeyboardInterrupt: Ctrl-C; the loop has stopped the arms.
     """
+    from rdt2.control import EpisodeResult
     from rdt2.dashboard.figure import Figure
-    from rdt2.operation.driving import drive
+    from rdt2.operation.driving import Driven, drive
     from rdt2.operation.opening import at_its_table
     from rdt2.sim.cell import Cell, cell_settings
     from rdt2.sim.pace import Paced
@@ -261,20 +271,28 @@ def run_trial(
         driven_robot = cell.robot(settings.sides)
         if desk is not None:
             driven_robot = dataclasses.replace(driven_robot, clock=Paced(driven_robot.clock))
-        driven = drive(
-            driven_robot,
-            policy,
-            sentence,
-            settings=settings,
-            config=config,
-            max_seconds=max_seconds,
-            seed=1000 * trial.seed,  # cycle k adds k: no two episodes share noise
-            figure=lambda: Figure.of_cell(cell, settings),
-            title=f"{trial.task_kind} {trial.index} on {robot}",
-            judge=lambda say: Judge(cell, task if say() == sentence else task_named(scene, say()), say),
-            desk=desk,
-            recorders=[watch(cell)] if watch is not None else [],
-        )
+
+        def judge_of(say: Callable[[], str]) -> Judge:
+            return Judge(cell, task if say() == sentence else task_named(scene, say()), say)
+
+        driven: Driven[Judge] | None
+        try:
+            driven = drive(
+                driven_robot,
+                policy,
+                sentence,
+                settings=settings,
+                config=config,
+                max_seconds=max_seconds,
+                seed=1000 * trial.seed,  # cycle k adds k: no two episodes of a task share noise
+                figure=lambda: Figure.of_cell(cell, settings),
+                title=f"{trial.task_kind} {trial.index} on {robot}",
+                judge=judge_of,
+                desk=desk,
+                recorders=[watch(cell)] if watch is not None else [],
+            )
+        except SimulationError as error:  # physics that broke down: an episode that failed, as it would again
+            driven = Driven(EpisodeResult(ending=str(error)), judge_of(lambda: sentence), None)
         if driven is None:
             raise KeyboardInterrupt
         judge, result = driven.judge, driven.result

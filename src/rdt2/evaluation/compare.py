@@ -93,6 +93,12 @@ def compare(first: CellEvaluation, second: CellEvaluation) -> Comparison:
     Raises:
         ConfigError: they are not of the same scenes and sentences, or one is not finished; says where they differ.
     """
+    for number, each in (("first", first), ("second", second)):
+        if not each.complete:
+            raise ConfigError(
+                f"the {number} has {_extent(each)} and was interrupted: what is left may differ. Go on with it "
+                "(rdt2 evaluate cell ... --resume)."
+            )
     one, other = ({record.trial: record for record in each.records} for each in (first, second))
     for name in ("scenery", "unseen_shapes"):
         here, there = first.settings["scenes"].get(name), second.settings["scenes"].get(name)

@@ -36,7 +36,7 @@ class EpisodeFilm:
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
         self._robot = cell.robot()  # an arm that the driven robot has not is looked at, too
-        self._began = cell.time
+        self._began: float | None = None
         self._writer = ClipWriter(FRONT[0], WRIST + FRONT[1], fps=30 // EVERY)
         self._times: list[float] = []
         self._positions: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
@@ -58,6 +58,8 @@ class EpisodeFilm:
 
     def on_frame(self, moment: Moment) -> None:
         """Note where both arms are; take a picture at every third call."""
+        if self._began is None:  # before it the loop may have rehearsed, while the cell's time went on
+            self._began = moment.time - moment.since
         self._look(moment.time)
 
     def view(self, record: EpisodeRecord, result: EpisodeResult, *, title: str) -> EpisodeView:
@@ -78,7 +80,7 @@ class EpisodeFilm:
             followed=record.followed if record.judged else None,
             seconds=record.seconds,
             reason=record.reason,
-            times=np.array(self._times),
+            times=np.array(self._times) - (self._times[0] if self._began is None else self._began),
             positions={arm: np.array(path) for arm, path in self._positions.items()},
             widths={arm: np.array(widths) for arm, widths in self._widths.items()},
             chunks=chunks,
@@ -93,7 +95,7 @@ class EpisodeFilm:
             self._writer.add(
                 np.concatenate([np.concatenate(wrists, axis=1), cell.render("front", size=FRONT)])
             )
-        self._times.append(time - self._began)
+        self._times.append(time)
         for arm in ARMS:
             self._positions[arm].append(self._robot.arms[arm].state().pose[:3, 3].copy())
             self._widths[arm].append(self._robot.grippers[arm].state().width)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 OF_CLIENTS = ("api_key_file", "jpeg")
 """Options of a policy's spec that are for servers' clients alone."""
-ROOMS = ("control", "expert", "policy", "robot", "sim", "tokenizer", "vlm")
+ROOMS = ("control", "evaluation", "expert", "operation", "policy", "robot", "sim", "tokenizer", "vlm")
 """Parts of this package that decide what an episode becomes, beside the vocabulary."""
+SOME = 64
+"""Numbers of a tensor that tell it from others."""
 
 
 def versions() -> dict[str, str]:
@@ -62,7 +64,8 @@ def policy_identity(spec: PolicySpec | None, policy: Policy) -> dict[str, Any]:
     """A policy in plain values: which files with their digests, and how it is run.
 
     Args:
-        spec: what was asked for; None for a policy made by hand, of which no files are known.
+        spec: what was asked for; None for one that was loaded or made by hand: of the modules in it some weights tell
+            which it is, of anything else its class alone.
         policy: that one, loaded: what the spec leaves open it has decided.
 
     Raises:
@@ -70,7 +73,7 @@ def policy_identity(spec: PolicySpec | None, policy: Policy) -> dict[str, Any]:
     """
     own = {name: getattr(policy, name, None) for name in ("steps", "temperature", "draws", "patience")}
     if spec is None:
-        return {"policy": type(policy).__name__, **own}
+        return {"policy": type(policy).__qualname__, **own, "weights": _weights(policy)}
     if is_address(spec.policy):
         # What its server says of it; pictures reach it the same, raw or as JPEG.
         return {"policy": spec.policy, **own, "server": getattr(policy, "model", None)}
@@ -81,6 +84,25 @@ def policy_identity(spec: PolicySpec | None, policy: Policy) -> dict[str, Any]:
     files = {part: file_digests(place) for part, place in policy_parts(whole_spec(spec)).parts.items()}
     given = {name: value for name, value in dataclasses.asdict(spec).items() if name not in OF_CLIENTS}
     return {**given, **own, "dtype": dtype, "files": files}
+
+
+def _weights(policy: Policy) -> str | None:
+    """A digest of some numbers of every tensor of the modules in a policy; None where it holds none."""
+    from torch import nn
+
+    from rdt2.packed import PackedLinear
+
+    digest, found = hashlib.sha256(), False
+    for module in vars(policy).values() if hasattr(policy, "__dict__") else ():
+        if not isinstance(module, nn.Module):
+            continue
+        packed = {name: part for name, part in module.named_modules() if isinstance(part, PackedLinear)}
+        weights = {name: part.weight.to_dense() for name, part in packed.items()}
+        for name, tensor in {**dict(module.named_parameters()), **weights}.items():
+            flat, found = tensor.detach().flatten(), True
+            told = flat[:: max(1, len(flat) // SOME)].float().cpu().numpy()
+            digest.update(f"{name} {tuple(tensor.shape)}".encode() + told.tobytes())
+    return digest.hexdigest()[:16] if found else None
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

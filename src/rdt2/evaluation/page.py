@@ -7,6 +7,7 @@ interrupted and goes on later.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,10 +43,13 @@ class Page:
         place = self.path.expanduser().absolute()
         return place.with_name(f".{place.name}.films")
 
-    def begin(self, *, keep: bool) -> None:
-        """Forget the films of an earlier evaluation, unless they are of this one."""
-        if not keep:
+    def begin(self, settings: Mapping[str, Any], *, keep: bool) -> None:
+        """Forget the films of an earlier evaluation, unless it had these settings and is gone on with."""
+        of = json.dumps(settings, sort_keys=True)
+        file = self.folder / "settings.json"
+        if not (keep and file.is_file() and file.read_text("utf-8") == of):
             self.close()
+            write_whole(file, of)
 
     def wants(self, record: EpisodeRecord) -> bool:
         """Whether an episode is to be seen."""

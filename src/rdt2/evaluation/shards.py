@@ -157,8 +157,8 @@ def evaluate_shards(
         valid_rate=valid_rate(chunks),
         errors=action_errors(values[valid], recorded[valid]),
         baselines={
-            STAY_STILL: action_errors(stay_still(recorded), recorded),
-            MEAN_CHUNK: action_errors(mean_chunk(recorded), recorded),
+            STAY_STILL: action_errors(stay_still(recorded)[valid], recorded[valid]),
+            MEAN_CHUNK: action_errors(mean_chunk(recorded)[valid], recorded[valid]),
         },
         seconds_per_chunk=seconds / len(chunks),
         split=split,
@@ -174,10 +174,12 @@ def check_counts(batch_size: int, limit: int | None) -> None:
 
 
 def trained_with(model: str | Path) -> float | None:
-    """The share of the episodes that the run left out in whose folder a model lies; None for a model elsewhere."""
+    """The share of the episodes that the run left out in whose folder a model lies: none of them where it was evaluated
+    on other data (validation); None for a model elsewhere."""
     try:
         found = json.loads((Path(model).expanduser().absolute().parent / "config.json").read_text("utf-8"))
-        return float(found["config"]["held_out"]) if "stage" in found else None
+        settings = found["config"] if "stage" in found else {}
+        return 0.0 if settings.get("validation") else float(settings["held_out"])
     except (OSError, ValueError, KeyError, TypeError):  # no run's
         return None
 

@@ -116,7 +116,7 @@ class Paired:
         m, more, less = n + 2.0, b + 0.5, c + 0.5
         centre = (more - less) / m
         half = z * math.sqrt(max(0.0, more + less - (more - less) ** 2 / m)) / m
-        tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2.0 ** (b + c)
+        tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / (1 << (b + c))
         return cls(
             n, pairs.count((True, True)), b, c, (b - c) / n,
             max(-1.0, centre - half), min(1.0, centre + half), min(1.0, 2 * tail), confidence,

@@ -7,8 +7,10 @@ as a copy of the teacher, minimises || F - (A0 + v(A0, t = 0)) ||^2. Inference i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +33,27 @@ def one_step(
     return noise + student(noise, t, cond, state=state)
 
 
+def several_steps(
+    teacher: Expert,
+    cond: Conditioning,
+    *,
+    noise: Float[Tensor, "n 24 20"],
+    state: Float[Tensor, "n 20"] | None = None,
+    steps: int | None = None,
+) -> Float[Tensor, "n 24 20"]:
+    """What the teacher comes to, without gradients; `cond` may have been prepared for a student of another dtype.
+
+    DeepSpeed keeps a student in bfloat16, and knows no autocast: a float32 teacher's products are then rounded as
+    autocast would round both.
+    """
+    dtype = cond.keys[0].dtype
+    rounded: AbstractContextManager[Any] = nullcontext()
+    if dtype != teacher.dtype:
+        rounded = torch.autocast(noise.device.type, dtype=dtype)
+    with rounded:
+        return teacher.sample(cond, noise=noise, state=state, steps=steps)
+
+
 def distillation_loss(
     student: Expert,
     teacher: Expert,
@@ -45,5 +68,5 @@ def distillation_loss(
     The teacher runs without gradients; in evaluation mode its adaLN is a table. n is cond.batch, or a
     multiple of it for several draws.
     """
-    target = teacher.sample(cond, noise=noise, state=state, steps=steps)
+    target = several_steps(teacher, cond, noise=noise, state=state, steps=steps)
     return F.mse_loss(one_step(student, cond, noise=noise, state=state).float(), target.float())

@@ -133,8 +133,7 @@ class Block(nn.Module):
         values: Float[Tensor, "b kv s d"],
         mask: Bool[Tensor, "b 1 1 s"] | None,
     ) -> Float[Tensor, "n l h"]:
-        """Let l tokens of width h look at one another, then at s tokens of the VLM (False in `mask`: not at this one).
-        Let l tokens of width h look at one another, then at s tokens of the VLM (False in `mask`: not at this one)."""
+        """Let l tokens of width h look at one another, then at s tokens of the VLM (not where `mask` is False)."""
         shift_a, scale_a, gate_a, shift_c, scale_c, gate_c, shift_f, scale_f, gate_f = _each(modulation)
         y = modulated(self.attn_norm(x), shift_a, scale_a)
         x = x + gate_a * self.attn(y, *self.attn.keys_values(y))

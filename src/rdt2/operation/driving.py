@@ -72,6 +72,7 @@ def drive(
     desk: Desk | None = None,
     recorders: Sequence[Recorder] = (),
     pilot: Pilot | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> Driven[JudgeT] | None:
     """Wait for the operator, if there is one; drive until the task is done, the time is up or somebody stops it.
 
@@ -89,13 +90,14 @@ def drive(
         desk: the operator.
         recorders: who else looks on.
         pilot: a person who may take over, and give back.
+        prepare: is called when the operator's word has recovered a robot that was stopped, before anything moves.
 
     Returns:
         None where the operator left before it began.
     """
     say = desk.sentence if desk is not None else lambda: sentence
     if desk is not None:
-        desk.begin(robot, figure(), sentence, title=title)
+        desk.begin(robot, figure(), sentence, title=title, prepare=prepare)
         if desk.left:
             return None
     monitor = judge(say)

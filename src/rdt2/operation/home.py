@@ -3,6 +3,7 @@ wherever a calibration leads them."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,9 +15,11 @@ from rdt2.control.guard import Guard
 from rdt2.control.recording import Moment
 from rdt2.control.servo import TICK
 from rdt2.control.signals import Asked
+from rdt2.control.watch import Watch
 from rdt2.control.way import Way, free_way
 from rdt2.dashboard.messages import Shot
 from rdt2.errors import ConfigError, SafetyError
+from rdt2.progress import note
 from rdt2.robot.models import arm_model
 from rdt2.robot.protocols import JointArm
 from rdt2.robot.sense import RESETS
@@ -135,10 +138,12 @@ def follow(
 
     Raises:
         SafetyError: somebody stopped it, a device has a fault, or an arm is not where it should be.
+        KeyboardInterrupt: for Ctrl-C, when the arms have been stopped. Other signals do then what they do.
     """
-    clock, arms = robot.clock, robot.arms
-    for side, arm in arms.items():
-        if (moved := float(np.abs(arm.state().joints - way.joints[side][0]).max())) > MOVED:
+    clock, arms, doubts = robot.clock, robot.arms, Watch(settings)
+    states = _measured(robot, doubts)
+    for side, state in states.items():
+        if not (moved := float(np.abs(state.joints - way.joints[side][0]).max())) <= MOVED:
             raise SafetyError(
                 f"the {side} arm has moved by {np.degrees(moved):.1f} degrees since its way was looked for. Try again."
             )
@@ -151,11 +156,13 @@ def follow(
             frame = began
             rest = LATE + (REST if stays else 0.0)
             while (since := (now := clock.now()) - began) < way.seconds + rest:
-                if reason := permit() or asked.name:
+                if asked.number:
+                    break
+                if reason := permit():
                     raise SafetyError(f"the arms were stopped {doing}: {reason}.")
                 if faults := robot.faults():
                     raise SafetyError(f"the arms were stopped {doing}: {' '.join(faults)}")
-                states = {side: arm.state() for side, arm in arms.items()}
+                states = _measured(robot, doubts)
                 for side, state in states.items():
                     _require_on_its_way(way, side, state, began, settings.arms[side].latency)
                 if watch is not None and since < way.seconds + LATE and watch(now, since):
@@ -172,12 +179,22 @@ def follow(
                     widths = {side: gripper.state().width for side, gripper in robot.grippers.items()}
                     recorder.on_frame(Moment(now, since, states, widths, None, None, None, None, ""))
                 clock.sleep_until(now + TICK)
-            well = stays
+            well = stays and not asked.number
         finally:
             if not well:
                 failed = robot.stop()
     if failed:
         raise SafetyError(" ".join(f"The {name} could not be stopped: {why}" for name, why in failed.items()))
+    if asked.number:
+        note(f"the arms were stopped {doing}: {asked.name}")
+        signal.raise_signal(asked.number)
+
+
+def _measured(robot: Robot, doubts: Watch) -> dict[str, ArmState]:
+    """Where the arms are. Raises SafetyError for a state that is old, frozen, or holds no numbers."""
+    states = {side: arm.state() for side, arm in robot.arms.items()}
+    doubts.states(states, {}, now=robot.clock.now())
+    return states
 
 
 def _halted(way: Way, states: Mapping[str, ArmState], since: float) -> Way:
@@ -232,7 +249,8 @@ def require_followed(settings: RobotSettings, side: str, way: Way) -> None:
     joints = way.joints[side][0]
     for there in way.joints[side]:
         joints, *_ = kinematics.step(joints, kinematics.forward(there), dt=TICK)
-        if (off := float(np.abs(joints - there).max())) > UNLIKE + float(np.max(kinematics.speeds)) * TICK:
+        most = UNLIKE + float(np.max(kinematics.speeds)) * TICK
+        if not (off := float(np.abs(joints - there).max())) <= most:
             raise SafetyError(
                 f"the {side} arm's driver takes poses of its TCP alone, which leave its posture open on this way: a "
                 f"joint would be {np.degrees(off):.0f} degrees off. Lead it with its pendant."
@@ -244,7 +262,7 @@ def _require_on_its_way(way: Way, side: str, state: ArmState, began: float, late
     meant = state.timestamp - began - latency
     times = np.linspace(meant - LATE, meant + LATE, 9)
     off = min(float(np.abs(way.at(side, float(time)) - state.joints).max()) for time in times)
-    if off > OFF:
+    if not off <= OFF:
         raise SafetyError(
             f"the {side} arm is {np.degrees(off):.0f} degrees off its way: something holds it, or its driver does "
             "not follow. It was stopped."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import functools
+import itertools
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +31,9 @@ class Episode:
     number: int
     opened: Opened
     sentence: str
+    prepare: Callable[[], None] | None = None
+    """Enables and looks up a robot that was recovered, before anything moves; raises RobotError. None: there is nothing
+    to do, or nothing is to be enabled."""
 
 
 def episodes(
@@ -42,8 +47,9 @@ def episodes(
 ) -> Generator[Episode, None, None]:
     """The next episode whenever one is asked for. What is open is closed with this iterator.
 
-    Of a real robot all are of the same robot, connected once and looked up before each; of a simulated one each has a
-    scene of its own.
+    Of a real robot all are of the same robot, connected once; it is enabled and looked up before the first, and for the
+    others when a person's word has recovered it (`Episode.prepare`): one that has lost a device cannot be before. Of a
+    simulated robot each has a scene of its own.
 
     Args:
         settings: of the robot.
@@ -65,12 +71,11 @@ def episodes(
             )
         with opened_robot(settings) as opened:
             checklist.look(opened.robot)
-            number = 0
-            while True:
-                if enable:
-                    checklist.enable(opened.robot)
-                yield Episode(number, opened, instruction)
-                number += 1
+            prepare = functools.partial(checklist.enable, opened.robot) if enable else None
+            if prepare is not None:
+                prepare()
+            for number in itertools.count():
+                yield Episode(number, opened, instruction, prepare)
     trials = (
         draw_trials(task, MOST, seed, hands=settings.sides)
         if instruction is None

@@ -48,9 +48,11 @@ def export_policies(
     Raises:
         CheckpointError: a part is missing or damaged, the VLM writes tokens of another tokenizer, or ``out`` holds
             something already.
+        ConfigError: the expert learnt on another VLM.
         NormalizerError: see rdt2.matching.resolve; the expert's is not known.
     """
     from rdt2.vlm import VLMProcessor, load_vlm, save_vlm
+    from rdt2.vlm.mark import hand_on, require_learnt_on
 
     out = Path(out)
     writes = vlm if own_normalizer(vlm) is not None else None
@@ -58,8 +60,10 @@ def export_policies(
     decoder = ActionTokenizer.from_pretrained(tokenizer)
     made = require_decoded_by(vlm, TokenOrigin(decoder.digest, of_tokens.digest))
     of_expert = None if expert is None else _of_expert(expert, of_tokens, named=normalizer is not None)
+    if expert is not None:
+        require_learnt_on(expert, vlm)
     with whole_folder(out, error=CheckpointError) as partial:
-        save_vlm(load_vlm(vlm), partial / "vlm", dtype=dtype)
+        save_vlm(load_vlm(vlm, dtype=dtype), partial / "vlm")
         VLMProcessor.beside(vlm).save_pretrained(partial / "vlm")
         decoder.save_pretrained(partial / "tokenizer")
         for folder in (partial, partial / "vlm", partial / "tokenizer"):
@@ -69,6 +73,7 @@ def export_policies(
         if expert is not None and of_expert is not None:
             Expert.from_pretrained(expert, dtype=dtype).save_pretrained(partial / "expert")
             of_expert.save_pretrained(partial / "expert")
+            hand_on(expert, partial / "expert")
     vlm, tokenizer, expert_out = out / "vlm", out / "tokenizer", out / "expert"
     bundles = [
         save_bundle(

@@ -51,8 +51,8 @@ def load_policy(path: str | Path | PolicySpec, **options: Any) -> VQPolicy | FMP
 
     Raises:
         CheckpointError: if a file is missing or damaged, is of another model, or parts do not fit each other.
-        ConfigError: if there is no such option, steps is not a positive number, the device is not there or has too
-            little memory, or a library is missing.
+        ConfigError: if there is no such option, steps is not a positive number, the expert learnt on another VLM, the
+            device is not there or has too little memory, or a library is missing.
         NormalizerError: if the normalizer cannot be read or trusted.
         ServingError: a server that cannot be reached, or refuses.
     """
@@ -187,6 +187,7 @@ def _folder(path: str) -> Path:
 def _load_fm(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch.dtype) -> FMPolicy:
     from rdt2.expert import Expert
     from rdt2.vlm import load_vlm
+    from rdt2.vlm.mark import require_learnt_on
 
     # Cheap things first: what does not fit is said before gigabytes are read.
     normalizer = resolve(parts["normalizer"], models={"the expert": parts["expert"]}).normalizer
@@ -198,6 +199,7 @@ def _load_fm(parts: Bundle, spec: PolicySpec, device: torch.device, dtype: torch
         raise ConfigError(f"draws is {draws}, expected 1 or more.")
     expert = Expert.from_pretrained(parts["expert"], dtype=dtype, device=device)
     _check_expert_fits_vlm(expert, parts)
+    require_learnt_on(parts["expert"], parts["vlm"])
     if not expert.config.reads_state:  # else nothing can be tabulated
         expert.freeze_for_inference(*([] if steps is None else [steps]))
     needed = max(expert.config.selected_layers) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from rdt2.errors import RobotError, SafetyError
@@ -21,6 +22,7 @@ class BaseDevice:
         self._connected = self._enabled = self._stopped = False
         self._fault = ""
         self._heard = float("-inf")
+        self._stops, self._stopping = 0, threading.RLock()
 
     def _brake(self) -> None:
         """Begin to decelerate and forget what is pending."""
@@ -53,9 +55,13 @@ class BaseDevice:
         return Health(self._connected, self._enabled, self._stopped, self._fault)
 
     def stop(self) -> None:
-        """Brake, and stay stopped until `recover`. Does nothing where it is not connected, or stopped already."""
-        if self._connected and not self._stopped:
-            self._stopped = True
+        """Brake, and stay stopped until `recover`; also one that is being recovered. Does nothing else where it is not
+        connected, or stopped already."""
+        with self._stopping:
+            self._stops += 1
+            begins = self._connected and not self._stopped
+            self._stopped = self._stopped or begins
+        if begins:
             self._brake()
 
     def fail(self, reason: str) -> None:
@@ -67,11 +73,26 @@ class BaseDevice:
         """After a person's word: forget the fault and take commands again, from where it is.
 
         Raises:
-            RobotError: it still moves.
+            RobotError: it still moves, or was stopped again meanwhile.
         """
+        stops = self._stops
         if self._stopped:
             self._rest()
-        self._stopped, self._fault = False, ""
+        self._resume(stops)
+
+    def _resume(self, stops: int) -> None:
+        """The end of `recover`: the stop and the fault are over, unless it was stopped more than `stops` times.
+
+        Raises:
+            RobotError: it was: a person's word counts for what was before it.
+        """
+        with self._stopping:
+            if self._stops != stops:
+                raise RobotError(
+                    f"the {self.name} was stopped again while it was being recovered, and stays stopped"
+                    f"{f': {self._fault}' if self._fault else ''}. When it is safe to move, recover() it once more."
+                )
+            self._stopped, self._fault = False, ""
 
     def close(self) -> None:
         """Stop, and let go of the device."""

@@ -320,7 +320,7 @@ class SafetySettings(_Settings):
     max_age: Number = _positive(1, "Seconds: older pictures and states are not acted upon.")
     max_skew: Number = _positive(
         0.5,
-        "Seconds that the exposures of the two cameras, or a picture and the arms' states, may lie apart.",
+        "Seconds that the exposures of the two cameras may lie apart.",
     )
     command_timeout: Number = _positive(
         1, "Seconds without a new chunk after which the arms come to rest, however much of the last is left."

@@ -28,7 +28,7 @@ from rdt2.control.guard import Guard
 from rdt2.control.plan import PERIOD, Plan, blend, catch_up, place
 from rdt2.control.servo import TICK, Servo
 from rdt2.control.watch import Watch
-from rdt2.errors import ActionError, ConfigError, RDT2Error
+from rdt2.errors import ActionError, ConfigError, RDT2Error, SimulationError
 from rdt2.pose import pose9_to_matrix
 from rdt2.robot.settings import RobotSettings
 from rdt2.sim.cell import FRONT_SIZE, Cell, cell_settings
@@ -112,7 +112,7 @@ class CellEnv(gymnasium.Env[dict[str, Any], "ndarray"]):
         super().reset(seed=seed)
         number = (options or {}).get("scene_seed")
         if number is None:
-            number = int(self.np_random.integers(FIRST_SCENE_SEED))
+            number = FIRST_SCENE_SEED + int(self.np_random.integers(1 << 31))  # never those of an evaluation
         self._open(make_scene(seed=number, **self._scene))
         return self._observe(), self._info("")
 
@@ -129,13 +129,17 @@ class CellEnv(gymnasium.Env[dict[str, Any], "ndarray"]):
             fault = str(error)
             servo.pause()
         # The servo ticks at its own rate, wherever steps end: a tick too early would be one more command, for later.
-        while cell.time < until - TICK / 8 and not (self._monitor.done or servo.stopped):
-            if cell.time >= self._next_tick - TICK / 8:
-                servo.tick(cell.time)
-                self._next_tick += TICK
-            cell.advance_to(min(self._next_tick, until))
-        fault = fault or servo.stopped
-        terminated = self._monitor.success or bool(servo.stopped)
+        broken = ""
+        try:
+            while cell.time < until - TICK / 8 and not (self._monitor.done or servo.stopped):
+                if cell.time >= self._next_tick - TICK / 8:
+                    servo.tick(cell.time)
+                    self._next_tick += TICK
+                cell.advance_to(min(self._next_tick, until))
+        except SimulationError as error:
+            broken = str(error)
+        fault = fault or servo.stopped or broken
+        terminated = self._monitor.success or bool(servo.stopped or broken)
         truncated = not terminated and cell.time >= self.max_seconds
         return self._observe(), float(self._monitor.success), terminated, truncated, self._info(fault)
 

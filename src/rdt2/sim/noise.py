@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from rdt2.robot.protocols import ArmState, GripperState
     from rdt2.robot.world import ArmWorld, GripperWorld
 
+WORD = 0xFFFFFFFF
+
 
 def _rng(seed: tuple[int, ...], sequence: int) -> Generator:
     """Noise of a measurement is a function of its number: one that is read twice says the same twice."""
-    words = np.array([*seed, sequence], np.uint32)  # a list of numbers is looked through one by one
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+    words: list[int] = []
+    for each in (*seed, sequence):  # scenes of recordings have numbers of two words
+        words += [each] if each <= WORD else [each & WORD, each >> 32]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(words, np.uint32))))
 
 
 def arm_measured(state: ArmState, world: ArmWorld, seed: tuple[int, ...]) -> ArmState:

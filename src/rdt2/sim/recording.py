@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +194,7 @@ def record_dataset(
     The data are a function of the other arguments, whatever the number of ``workers``. A shard holds
     ``episodes_per_shard`` episodes and is skipped when it is there already, so an interrupted run is gone
     on with by the same call. Motion is 30 Hz; every ``stride``-th step becomes a sample. ``progress(done,
-    episodes)`` is called after every shard.
+    episodes)`` is called as episodes are finished.
 
     Raises:
         ConfigError: numbers that make no sense. RecordingError: the disk is full; earlier shards are whole.
@@ -233,16 +236,22 @@ def record_dataset(
         )
         for shard, first in enumerate(range(0, episodes, episodes_per_shard))
     ]
-    missing = [job for job in jobs if not job.path.is_file()]
+    missing = [job for job in jobs if not job.done]
+    for job in missing:
+        job.path.unlink(missing_ok=True)  # one that was cut short by the number of episodes then
     report = RecordingReport(episodes=episodes)
     done = sum(job.last - job.first for job in jobs) - sum(job.last - job.first for job in missing)
-    for job, (attempts, successes) in _run(missing, workers):
-        done += job.last - job.first
+
+    def recorded(count: int) -> None:
+        if progress is not None:
+            progress(done + count, episodes)
+
+    if done:
+        recorded(0)
+    for attempts, successes in _run(missing, workers, recorded):
         for kind in TASK_MIX:
             report.attempts[kind] += attempts[kind]
             report.successes[kind] += successes[kind]
-        if progress is not None:
-            progress(done, episodes)
     table, report.samples = _instruction_table(folder)
     write_instructions(folder, table)
     fit_normalizer(folder).save_pretrained(folder)
@@ -268,22 +277,55 @@ class _Job:
     def path(self) -> Path:
         return Path(self.folder) / f"shard-{self.shard:06d}.tar"
 
+    @property
+    def done(self) -> bool:
+        """Whether its file is there, with all of its episodes."""
+        from rdt2.data.dataset import ShardIndex
+
+        if not self.path.is_file():
+            return False
+        index = ShardIndex(self.path, instructions="ignore")
+        return bool(index.meta(len(index) - 1)["episode"] >= self.last - 1)
+
 
 _Counts = tuple[dict[str, int], dict[str, int]]
 
 
-def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, _Counts]]:
+_counter: Any = None
+"""In a worker: the number of episodes that all workers have finished."""
+
+
+def _run(jobs: list[_Job], workers: int, recorded: Callable[[int], None]) -> Iterator[_Counts]:
+    """The counts of each shard as it is finished; ``recorded`` is told how many episodes are finished in all."""
     if workers == 1 or len(jobs) < 2:
+        finished = count(1)
         for job in jobs:
-            yield job, _record_shard(job)
+            yield _record_shard(job, lambda: recorded(next(finished)))
         return
-    with worker_pool(workers) as pool:
-        futures = {pool.submit(_record_shard, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    counter = multiprocessing.get_context("spawn").Value("i", 0)
+    with worker_pool(workers, initializer=partial(_share, counter)) as pool:
+        waiting = {pool.submit(_record_there, job) for job in jobs}
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            recorded(counter.value)
+            yield from (future.result() for future in done)
 
 
-def _record_shard(job: _Job) -> _Counts:
+def _share(counter: Any) -> None:
+    global _counter
+    _counter = counter
+
+
+def _record_there(job: _Job) -> _Counts:
+    return _record_shard(job, _count)
+
+
+def _count() -> None:
+    with _counter.get_lock():
+        _counter.value += 1
+
+
+def _record_shard(job: _Job, finished: Callable[[], None]) -> _Counts:
     from rdt2.data.episode import stored_state
     from rdt2.data.shards import ShardWriter
 
@@ -330,6 +372,7 @@ def _record_shard(job: _Job) -> _Counts:
                             },
                             key=episode * 1000 + frame,
                         )
+                finished()
                 break
             else:
                 raise TaskError(
@@ -373,10 +416,6 @@ def _remember_settings(folder: Path, episodes: int, **settings: Any) -> None:
             raise ConfigError(
                 f"{path}: this folder was recorded with {found}, not {settings}. Choose another folder."
             )
-    last, rest = divmod(before, settings["per_shard"])
-    if rest and episodes > before:
-        # The last shard was cut short by the number of episodes then. It is recorded again, longer.
-        (folder / f"shard-{last:06d}.tar").unlink(missing_ok=True)
     write_atomic(path, json.dumps({**settings, "episodes": max(before, episodes)}) + "\n")
 
 

@@ -35,8 +35,6 @@ FLOOR_Z = -0.75
 BOWL_RADIUS, BOWL_HEIGHT = 0.070, 0.045
 BOWL_FLOOR = 0.046
 """Radius of its flat bottom inside, metres."""
-BOWL_FLOOR = 0.046
-"""Radius of its flat bottom inside, metres."""
 BUTTON_TRAVEL = 0.010
 OBJECT_MASS = 0.06
 
@@ -58,6 +56,15 @@ class ObjectSpec:
     """Half of the extent along its own x, y, z. x is its narrow side, where the jaws go."""
     position: tuple[float, float]
     yaw: float
+
+    def __post_init__(self) -> None:
+        """Raises TaskError for a thing that nobody can build: another one would stand there under its name."""
+        shapes = {"object": (*SEEN_SHAPES, *UNSEEN_SHAPES), "bowl": (self.shape,), "button": (self.shape,)}
+        if self.shape not in shapes.get(self.kind, ()):
+            raise TaskError(
+                f"{self.name!r} is of kind {self.kind!r} and shape {self.shape!r}, expected an object ("
+                f"{', '.join(shapes['object'])}), a bowl or a button."
+            )
 
     @property
     def radius(self) -> float:

@@ -71,10 +71,12 @@ def run_training(
     try:
         return fit(_build_stage(settings, str(data), Path(out)), settings, out, resume=resume)
     except torch.OutOfMemoryError as error:
+        size, parts = settings.batch_size, settings.accumulate
+        fewer = max(1, size // 2)
         raise TrainingError(
-            f"the GPU's memory is too small for this run ({error}). Start again in a new --out with a smaller "
-            f"batch_size (now {settings.batch_size}) and as many times more accumulate (now {settings.accumulate}), "
-            "which learns the same, or with gradient_checkpointing=true where the stage has it."
+            f"the GPU's memory is too small for this run ({error}). Go on with the same command and --resume --set "
+            f"batch_size={fewer} --set accumulate={size * parts // fewer} (now {size} and {parts}), which learns the "
+            "same, or with --resume --set gradient_checkpointing=true where the stage has it."
         ) from error
 
 

@@ -130,6 +130,20 @@ class TokenizerTraining(RunConfig):
     normalizer: str | None = None
     """Normalizer file, folder or hub id; none uses that of the tokenizer to start from, from scratch the data's."""
 
+    def contradiction(self) -> str:
+        """Settings that exclude one another, and what to do; empty where there are none."""
+        if self.ema:
+            return (
+                f"ema={self.ema} is not for the tokenizer: its codes are running means already, and averaged "
+                "projections would meet codes of other ones. Set ema=0."
+            )
+        if self.shard and self.start_from is None and not self.linear_start:
+            return (
+                "shard=true does not go with a tokenizer from random weights: its first codes are drawn with whole "
+                "weights. Set shard=false (it is small), linear_start=50000, or start_from=FOLDER."
+            )
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PointingTraining(RunConfig):

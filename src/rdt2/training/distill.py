@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from rdt2.errors import ConfigError
-from rdt2.expert import Conditioning, Expert, distillation_loss
+from rdt2.expert import Conditioning, Expert, distillation_loss, several_steps
 from rdt2.training.config import DistillTraining
 from rdt2.training.expert import ExpertModule, ExpertStage, Frozen, FrozenVLM, require_same_state
 from rdt2.training.loop import reading_device
+from rdt2.vlm.mark import require_learnt_on
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,12 +30,13 @@ class DistillStage(ExpertStage):
         """A student that begins as its teacher, the teacher, and the frozen VLM of both.
 
         Raises:
-            ConfigError: the teacher takes one step, or does not see what the student is to see.
+            ConfigError: the teacher takes one step, learnt on another VLM, or does not see what the student is to see.
         """
         config = self.config
         assert isinstance(config, DistillTraining)
         teacher = Expert.from_pretrained(config.start_from, device=reading_device(config))
         require_same_state(teacher, config)
+        require_learnt_on(config.start_from, config.vlm)
         if config.state and not teacher.config.reads_state:
             raise ConfigError(f"{config.start_from} was trained without the arms' state: set state=false.")
         steps = teacher.config.steps if config.teacher_steps is None else config.teacher_steps
@@ -79,5 +81,5 @@ class DistillModule(ExpertModule):
         teacher = self._teacher.on(noise.device)
         return {
             "": self.expert.sample(cond, noise=noise, state=state),
-            "teacher/": teacher.sample(cond, noise=noise, state=state, steps=self.teacher_steps),
+            "teacher/": several_steps(teacher, cond, noise=noise, state=state, steps=self.teacher_steps),
         }

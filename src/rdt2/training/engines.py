@@ -188,9 +188,10 @@ def split_frozen(model: nn.Module, dtype: torch.dtype) -> Outermost:
 def _shard(module: nn.Module, *, bf16: bool, frozen: torch.dtype | None) -> None:
     """Split weights, and with them gradients and optimizer state, over all processes (FSDP2), in place.
 
-    The arithmetic is that of one process under autocast: matrices travel and multiply in the compute precision, norms
-    and embeddings stay float32, gradients are summed in float32, and what goes in or comes out is not rounded. Weights
-    that train become float32, and frozen ones ``frozen`` (none leaves them), a part at a time, so that files in another
+    The arithmetic is that of one process under autocast: the matrices of linear layers travel and multiply in the
+    compute precision, all else (norms, embeddings, convolutions, tied weights) travels in the dtype that it is held in,
+    gradients are summed in float32, and what goes in or comes out is not rounded. Held are weights that train in
+    float32, and frozen ones in ``frozen`` (none leaves them), which they become layer by layer: files in another
     precision are never whole in memory.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

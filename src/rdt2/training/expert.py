@@ -25,6 +25,7 @@ from rdt2.training.pictures import PatchCutter
 from rdt2.training.samples import Samples, corruption
 from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.vlm import PLAIN, KVCache, Layers, VLMProcessor, compile_layers, load_vlm, prefill
+from rdt2.vlm.mark import mark_of, write_mark
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -55,6 +56,7 @@ class ExpertStage(Stage):
         self.notes = [*self.notes, *of_another(self.normalizer, config.start_from)]
         torch.manual_seed(config.seed)
         self.module = self.build()
+        self._learnt_on = mark_of(config.vlm, self.module.expert.config.selected_layers)
 
     def build(self) -> ExpertModule:
         """The expert that trains, beside the frozen VLM."""
@@ -65,6 +67,7 @@ class ExpertStage(Stage):
         else:
             expert = Expert.from_pretrained(config.start_from, device=reading_device(config))
             require_same_state(expert, config)
+            _require_same_sampling(expert, config)
         expert.config = dataclasses.replace(expert.config, reads_state=config.state, prefix=config.prefix)
         return ExpertModule(expert, self.frozen_vlm(expert), config)
 
@@ -120,9 +123,10 @@ class ExpertStage(Stage):
         return mean_over_batches(count, figures)
 
     def save(self, module: nn.Module, folder: Path) -> None:
-        """Write the expert and its normalizer, in the published layout."""
+        """Write the expert and its normalizer, in the published layout, and which VLM it learnt on."""
         assert isinstance(module, ExpertModule)
         module.expert.save_pretrained(folder)
+        write_mark(folder, self._learnt_on)
         self.normalizer.save_pretrained(folder)
 
 
@@ -230,4 +234,18 @@ def require_same_state(expert: Expert, config: ExpertTraining) -> None:
     if expert.config.reads_state and not config.state:
         raise ConfigError(
             f"{config.start_from} was trained with the arms' state. Go on with state=true, or start from another."
+        )
+
+
+def _require_same_sampling(expert: Expert, config: ExpertTraining) -> None:
+    """Raises ConfigError where an expert would unlearn how it is sampled: in one step, or after given rows."""
+    if expert.config.steps == 1:
+        raise ConfigError(
+            f"{config.start_from} was distilled to one step, which flow matching unlearns. Go on with the expert that "
+            "it was distilled from, and distil that again ('rdt2 train distill')."
+        )
+    if expert.config.prefix and not config.prefix:
+        raise ConfigError(
+            f"{config.start_from} was trained with prefix={expert.config.prefix}, and would unlearn to go on from "
+            f"given rows. Go on with prefix={expert.config.prefix}, or start from another."
         )

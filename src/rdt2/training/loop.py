@@ -19,15 +19,17 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import secrets
 import statistics
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -35,7 +37,7 @@ from torch import nn
 from rdt2.data.loader import batches_ahead
 from rdt2.data.shards.remote import Unreachable
 from rdt2.errors import ConfigError, TrainingError
-from rdt2.files import whole_file, whole_folder
+from rdt2.files import whole_file, whole_folder, write_whole
 from rdt2.progress import note
 from rdt2.threads import cores
 from rdt2.training import engines, lock, run
@@ -143,7 +145,7 @@ def fit(stage: Stage, config: RunConfig, out: str | Path, *, resume: bool = Fals
         ConfigError: ``out`` holds a run already and ``resume`` is off, another run trains in it now, processes were
             started with different settings, or a setting does not go with the engine or with what is installed.
         CheckpointError: the checkpoint to resume from belongs to another model or configuration, or none is whole.
-        TrainingError: the loss is not finite or exploded (the batch is saved), or the disk is full.
+        TrainingError: loss or gradients are not finite, or the loss exploded (the batch is saved); or the disk is full.
         Stopped: a signal asked the run to end; its state is saved.
     """
     with ExitStack() as held:
@@ -257,15 +259,11 @@ def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitSta
                 )
                 if unsaved:
                     saver.wait()  # and tell why
-                _check_loss(
-                    loss_mean,
-                    recent,
-                    step,
-                    batch,
-                    out / f"failed-batch-step-{step}{engine.suffix}.pt",
-                    config,
-                )
+                failed = out / f"failed-batch-step-{step}{engine.suffix}.pt"
+                _check_loss(loss_mean, recent, step, batch, failed, config)
                 grad_norm = engines.number(accelerator.clip_grad_norm_(module.parameters(), config.clip_norm))
+                # DeepSpeed has made its step by now: then at least nothing of it is saved.
+                _check_gradients(grad_norm, step, batch, failed, config)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if average is not None:
@@ -283,10 +281,10 @@ def _fit(stage: Stage, config: RunConfig, out: Path, resume: bool, held: ExitSta
                     saver.wait()
                     accelerator.end_training()  # trackers write what they hold
                     raise stopping.stopped(done, config.steps, folder)
+                if done % config.save_every == 0 and done < config.steps:
+                    save(done)  # before what may fail: an evaluation that does loses no training
                 if config.evaluate_every and done % config.evaluate_every == 0 and done < config.steps:
                     evaluate(done)
-                if done % config.save_every == 0 and done < config.steps:
-                    save(done)
         # Whatever evaluating and saving the model come to, the training is not lost; and it can be extended.
         if start < config.steps:
             save(config.steps)
@@ -311,15 +309,30 @@ def _claim_folder(
     wanted = run.identity(stage.name, config, data=stage.data, processes=accelerator.num_processes)
     notes = run.look(out, wanted, config, resume=resume)
     accelerator.wait_for_everyone()  # all processes have looked before one writes
-    problem = ""
-    if accelerator.is_main_process:
-        try:
-            held.enter_context(lock.alone(out))
-            run.claim(out, wanted)
-        except ConfigError as error:
-            problem = str(error)
-    if problem := engines.from_main_process(accelerator, problem):
-        raise ConfigError(problem)
+
+    def on_main(do: Callable[[], object]) -> None:
+        problem = ""
+        if accelerator.is_main_process:
+            try:
+                do()
+            except ConfigError as error:
+                problem = str(error)
+        if problem := engines.from_main_process(accelerator, problem):
+            raise ConfigError(problem)
+
+    on_main(lambda: held.enter_context(lock.alone(out)))
+    if accelerator.num_processes > 1:
+        mark = out / engines.from_main_process(accelerator, f".seen-{secrets.token_hex(8)}")
+        on_main(lambda: write_whole(mark, "", error=ConfigError))
+        there = engines.all_agree(accelerator, mark.is_file())
+        if accelerator.is_main_process:
+            mark.unlink(missing_ok=True)
+        if not there:
+            raise ConfigError(
+                f"{out}: a process does not find there what process 0 has just written: every machine must see the "
+                "same --out, where each writes its part of a checkpoint. Choose one on a disk that all of them share."
+            )
+    on_main(lambda: run.claim(out, wanted))
     return notes
 
 
@@ -348,7 +361,8 @@ def _attention(config: RunConfig) -> AbstractContextManager[None]:
 
 
 def _optimizer(module: nn.Module, config: RunConfig) -> Optimizer:
-    """Weight decay on matrices only: norms, biases and tokens keep their scale."""
+    """Weight decay on what has two axes or more (matrices, embeddings, learnt tokens): norms and biases keep their
+    scale."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -369,8 +383,22 @@ def _check_loss(
 ) -> None:
     """Stop a run that has left the rails, keeping the batch that did it (each process its own)."""
     exploded = len(recent) == recent.maxlen and loss > EXPLOSION_FACTOR * max(statistics.median(recent), 1e-3)
-    if math.isfinite(loss) and not exploded:
-        return
+    if not math.isfinite(loss) or exploded:
+        near = statistics.median(recent or [0])
+        what = f"step {step}: the loss is {loss:.4g}, expected a finite value near {near:.4g}."
+        _give_up(what, batch, path, config)
+
+
+def _check_gradients(norm: float, step: int, batch: Any, path: Path, config: RunConfig) -> None:
+    """Stop before gradients that are none change a weight: a finite loss can have such ones. The norm is that of all
+    processes."""
+    if not math.isfinite(norm):
+        what = f"step {step}: the norm of the gradients is {norm:.4g}, expected a finite value."
+        _give_up(what, batch, path, config)
+
+
+def _give_up(what: str, batch: Any, path: Path, config: RunConfig) -> NoReturn:
+    """Keep the batch and raise TrainingError."""
     try:
         with whole_file(path, error=TrainingError) as partial:
             torch.save(batch, partial)
@@ -378,8 +406,7 @@ def _check_loss(
     except TrainingError as error:  # a full disk must not hide why the run ends
         kept = f"The batch is lost: {error}"
     raise TrainingError(
-        f"step {step}: the loss is {loss:.4g}, expected a finite value near {statistics.median(recent or [0]):.4g}. "
-        f"{kept} Look at it, then go on from the last checkpoint with a lower rate: "
+        f"{what} {kept} Look at it, then go on from the last checkpoint with a lower rate: "
         f"the same command with --resume --set learning_rate={config.learning_rate / 2:.3g}"
     )
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.action import ARMS, arm_slice
 from rdt2.data import ShardIndex, TrainingData
 from rdt2.data.augmentation import COLOURS, ImageCorruption
 from rdt2.data.batch import Batch
 from rdt2.data.shards.remote import is_url
+from rdt2.data.sound import action_problem, tokens_problem, unsound
 from rdt2.errors import ShardError
 from rdt2.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 LOOKED_AT = 10_000  # samples before the first step: all of a small set, in seconds
 DECODED = 300  # pictures of them
 REMOTELY = 32  # so many times fewer, where each is a request
-ROTATION_TOLERANCE = 1e-2  # of the columns' lengths and their product
-CODES = 1024
+EVALUATED = 32  # held-out samples at once, at most: what training has room for, evaluation has
 
 
 class Samples:
@@ -44,7 +42,7 @@ class Samples:
         rank: int,
         world_size: int,
         batch_size: int | None = None,
-        evaluation_batch: int = 32,
+        evaluation_batch: int | None = None,
         tokens: bool = False,
         pictures: bool = True,
         states: bool = False,
@@ -52,6 +50,7 @@ class Samples:
     ):
         """
         batch_size: of the part that is recorded; none takes the settings'.
+        evaluation_batch: none takes the settings' batch size, 32 at most.
         tokens: whether the stored action tokens are learnt.
         options: more of TrainingData, for the samples to learn from.
 
@@ -61,14 +60,16 @@ class Samples:
         """
         self.train = TrainingData(
             data, batch_size=batch_size or config.batch_size, seed=config.seed, held_out=config.held_out,
-            rank=rank, world_size=world_size, pictures=pictures, states=states, max_damaged=config.max_damaged,
+            rank=rank, world_size=world_size, pictures=pictures, states=states, tokens=tokens,
+            max_damaged=config.max_damaged,
             shuffle_window=config.shuffle_window, split="all" if config.validation else "train", **options,
         )  # fmt: skip
         index = self.train.index
         self.held_out = TrainingData(
             config.validation or index, split="all" if config.validation else "held_out", held_out=config.held_out,
-            batch_size=evaluation_batch, seed=config.seed, pictures=pictures, states=states,
-            max_damaged=config.max_damaged, instructions=options.get("instructions", "file"), cut=options.get("cut"),
+            batch_size=evaluation_batch or min(EVALUATED, config.batch_size), seed=config.seed, pictures=pictures,
+            states=states, tokens=tokens, max_damaged=config.max_damaged,
+            instructions=options.get("instructions", "file"), cut=options.get("cut"),
         )  # fmt: skip
         self.data = index.fingerprint()
         self.notes = [_told(self.train, self.held_out, config)]
@@ -94,24 +95,19 @@ class Samples:
 
     def batch(self, step: int) -> Batch:
         """This process's batch of a step. Raises ShardError where a sample cannot be learnt from."""
-        return self._sound(self.train, self.train.batch(step))
+        return self.train.batch(step)
 
     def held_out_batch(self, number: int, count: int) -> Batch:
         """Batch ``number`` of ``count`` that are spread evenly over what is held out. Raises ShardError."""
         size = self.held_out.batch_size
-        stride = max(1, len(self.held_out) // (count * size))
-        numbers = self.held_out.numbers[number * size * stride :: stride][:size]
-        batch = self.held_out.load(numbers)
+        chosen = evenly(len(self.held_out), count * size)[number * size :][:size]
+        batch = self.held_out.load(self.held_out.numbers[chosen])
         self.held_out.count_damage(batch)
-        return self._sound(self.held_out, batch)
+        return batch
 
     def held_out_batches(self, samples: int) -> int:
         """How many batches of what is held out show about so many samples."""
         return max(1, min(samples, len(self.held_out)) // self.held_out.batch_size)
-
-    def _sound(self, data: TrainingData, batch: Batch) -> Batch:
-        check_actions(batch.actions, lambda row: data.index.where(int(batch.indices[row])))
-        return batch
 
 
 def corruption(augment: bool | str, seed: int) -> ImageCorruption | None:
@@ -121,69 +117,55 @@ def corruption(augment: bool | str, seed: int) -> ImageCorruption | None:
     return ImageCorruption(seed=seed, config=COLOURS if augment == "colours" else None)
 
 
-def check_actions(actions: Float[np.ndarray, "n 24 20"], where: Callable[[int], str]) -> None:
-    """See that chunks are finite and their rotations are rotations.
+def evenly(total: int, count: int) -> Int[np.ndarray, " n"]:
+    """So many of the numbers below ``total``, from the first to the last; all where there are no more."""
+    return np.linspace(0, total - 1, min(total, count)).round().astype(int)
 
-    Args:
-        actions: metres and 6D columns.
-        where: what a row is called.
+
+def sound_actions(
+    data: TrainingData, numbers: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n 24 20"], dict[int, str]]:
+    """The chunks of samples by their numbers (n,), and what is wrong with those that others of them stand in for.
 
     Raises:
-        ShardError: naming the first that is not, and how many there are.
+        ShardError: more of them cannot be learnt from than ``max_damaged`` allows: names the first, and how many.
     """
-    finite = np.isfinite(actions).all(axis=(1, 2))
-    if not finite.all():
-        raise ShardError(
-            f"{where(int(np.argmin(finite)))}: action.npy holds NaN or infinity ({_of(~finite)}). "
-            "Drop or record that sample again; 'rdt2 data check' names all of them."
-        )
-    for arm in ARMS:
-        columns = actions[..., arm_slice(arm)][..., 3:9]
-        first, second = columns[..., :3], columns[..., 3:]
-        off = np.abs(np.stack([(first**2).sum(-1) - 1, (second**2).sum(-1) - 1, (first * second).sum(-1)]))
-        bad = (off > ROTATION_TOLERANCE).any(axis=(0, 2))
-        if bad.any():
-            row = int(np.argmax(bad))
-            step = int(np.argmax((off[:, row] > ROTATION_TOLERANCE).any(0)))
-            zeros = not columns[row, step].any()
-            why = (
-                "An arm that is not there or rests has the identity [1, 0, 0, 0, 1, 0], not zeros."
-                if zeros
-                else "Quaternions, Euler angles or rows of a matrix may be stored."
-            )
-            raise ShardError(
-                f"{where(row)}: the 6D rotation of the {arm} arm at step {step} is "
-                f"{np.round(columns[row, step], 3).tolist()}, expected two columns of length 1 at a right angle "
-                f"({_of(bad)}). {why} Convert the recording again with 'rdt2 data convert'; 'rdt2 data check' names "
-                "all such samples."
-            )
+    index, damaged = data.index, dict[int, str]()
+    actions = index.all_actions(numbers, damaged=damaged if data.max_damaged else None)
+    bad = unsound(actions) & ~np.isin(numbers, list(damaged))
+    rows = {int(numbers[row]): row for row in np.flatnonzero(bad)}  # each sample once
 
+    def told(number: int) -> str:
+        return f"{index.where(number)}: {action_problem(actions[rows[number]])}"
 
-def _of(bad: np.ndarray) -> str:
-    return f"{int(bad.sum())} of {len(bad)} samples looked at"
+    if len(rows) > data.max_damaged:
+        raise ShardError(f"{told(next(iter(rows)))} {len(rows)} of {len(bad)} samples looked at are such.")
+    damaged |= {number: told(number) for number in rows}
+    data.leave_out(damaged.values())
+    left_out = np.isin(numbers, list(damaged))
+    if left_out.any():
+        if left_out.all():
+            raise ShardError(next(iter(damaged.values())))
+        actions[left_out] = actions[np.argmin(left_out)]
+    return actions, damaged
 
 
 def _check(data: TrainingData, *, tokens: bool, states: bool, pictures: bool) -> str:
     """Look at all samples of a small set, at an even part of a large one; says which."""
-    index, damaged = data.index, dict[int, str]()
+    index = data.index
     numbers = _spread(index, LOOKED_AT)
-    actions = index.all_actions(numbers, damaged=damaged if data.max_damaged else None)
-    check_actions(actions, lambda row: index.where(int(numbers[row])))
-    for number in map(int, numbers):
+    _, damaged = sound_actions(data, numbers)
+    for number in (int(each) for each in numbers if int(each) not in damaged):
         try:
+            written = index.tokens(number) if tokens else None
+            if written is not None and (problem := tokens_problem(written)):
+                raise ShardError(f"{index.where(number)}: {problem}")
             if states:
                 index.state(number)
-            written = index.tokens(number) if tokens else None
         except ShardError as error:
             if not data.max_damaged:
                 raise
-            damaged.setdefault(number, str(error))
-            continue
-        if written is not None and (written.min() < 0 or written.max() >= CODES):
-            raise ShardError(
-                f"{index.where(number)}: action_token.npy holds {written.min()} to {written.max()}, expected 0 to "
-                f"{CODES - 1}. Write the tokens again with 'rdt2 data tokenize'."
-            )
+            damaged[number] = str(error)
     data.leave_out(damaged.values())
     decoded = _spread(index, DECODED if pictures else 0)
     for number in map(int, decoded):
@@ -193,13 +175,13 @@ def _check(data: TrainingData, *, tokens: bool, states: bool, pictures: bool) ->
         for name, some in (("actions", numbers), ("pictures", decoded))
         if len(some)
     ]
-    return f"looked through {' and '.join(which)}: all can be learnt from"
+    found = f"{len(damaged)} cannot be learnt from and are left out" if damaged else "all can be learnt from"
+    return f"looked through {' and '.join(which)}: {found}"
 
 
 def _spread(index: ShardIndex, count: int) -> np.ndarray:
     """So many sample numbers, evenly; all where there are no more, few where each is a request."""
-    count = count // REMOTELY if any(map(is_url, index.shards)) else count
-    return np.linspace(0, len(index) - 1, min(len(index), count)).astype(int)
+    return evenly(len(index), count // REMOTELY if any(map(is_url, index.shards)) else count)
 
 
 def _told(train: TrainingData, held_out: TrainingData, config: RunConfig) -> str:

@@ -18,7 +18,7 @@ from rdt2.normalizer import LinearNormalizer
 from rdt2.tokenizer import ActionTokenizer, TokenizerConfig, evaluate_reconstruction, worst_chunks
 from rdt2.training.config import TokenizerTraining
 from rdt2.training.normalizer import find_normalizer, of_another
-from rdt2.training.samples import Samples, check_actions
+from rdt2.training.samples import Samples, evenly, sound_actions
 from rdt2.training.stage import EXAMPLES, Stage
 from rdt2.training.variation import varied_chunks
 
@@ -41,28 +41,16 @@ class TokenizerStage(Stage):
         index = self.source.index
         self.normalizer = find_normalizer(config.normalizer, index, start=config.start_from)
         self.notes = [*self.notes, *of_another(self.normalizer, config.start_from)]
-        self._actions = self._in_memory() if len(index) <= IN_MEMORY else None
+        in_memory = len(index) <= IN_MEMORY
+        self._actions = sound_actions(self.source, np.arange(len(index)))[0] if in_memory else None
         evaluated = samples.held_out
-        self._held_out = evaluated.index.all_actions(
-            evaluated.numbers[: config.evaluate_samples], damaged=self._left_aside()
-        )
+        chosen = evenly(len(evaluated), config.evaluate_samples)
+        self._held_out, _ = sound_actions(evaluated, evaluated.numbers[chosen])
         if config.start_from is not None:
             tokenizer = ActionTokenizer.from_pretrained(config.start_from)
         else:
             tokenizer = self._from_scratch()
         self.module = _TokenizerModule(tokenizer, self.normalizer)
-
-    def _in_memory(self) -> np.ndarray:
-        """The actions of all samples, looked through. Raises ShardError."""
-        damaged = self._left_aside()
-        actions = self.source.index.all_actions(damaged=damaged)
-        self.source.leave_out((damaged or {}).values())
-        check_actions(actions, self.source.index.where)
-        return actions
-
-    def _left_aside(self) -> dict[int, str] | None:
-        """Takes what is damaged, where some may be."""
-        return {} if self.config.max_damaged else None
 
     def _from_scratch(self) -> ActionTokenizer:
         """A function of the settings and the data: the same on every process."""
@@ -105,7 +93,7 @@ class TokenizerStage(Stage):
         """The chunks of samples."""
         if self._actions is not None:
             return self._actions[numbers]
-        return self.source.index.all_actions(numbers, damaged=self._left_aside())
+        return sound_actions(self.source, numbers)[0]
 
     def _varied(self, chunks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return varied_chunks(chunks, rng) if self.config.augment else chunks

@@ -28,12 +28,10 @@ class LossStats(NamedTuple):
     """What each of the n answer positions (27 action tokens, ``<|quad_end|>``, end of turn) came to.
 
     Attributes:
-        loss: (b, n) cross-entropy in nats.
         correct: (b, n) whether the likeliest token is the right one.
         predicted: (b, n) vocabulary id of the likeliest token.
     """
 
-    loss: Float[Tensor, "b n"]
     correct: Bool[Tensor, "b n"]
     predicted: Int[Tensor, "b n"]
 
@@ -46,7 +44,7 @@ class LossStats(NamedTuple):
 def training_loss(
     model: nn.Module, batch: Mapping[str, Tensor], *, checkpointing: bool = False, run: Layers = PLAIN
 ) -> tuple[Tensor, LossStats]:
-    """Mean cross-entropy of the labelled tokens, differentiable, and its parts.
+    """Mean cross-entropy of the labelled tokens in nats, differentiable, and what was predicted.
 
     Args:
         model: a whole Qwen2.5-VL, with or without adapters.
@@ -86,9 +84,8 @@ def training_loss(
     x = x + last.mlp(rms_norm(last.post_attention_layernorm, x))
 
     logits = inner.lm_head(rms_norm(language.norm, x)).float()
-    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
     predicted = logits.detach().argmax(-1)
-    return loss.mean(), LossStats(loss.detach(), predicted == target, predicted)
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten()), LossStats(predicted == target, predicted)
 
 
 def _layer_output(

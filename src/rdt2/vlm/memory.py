@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from rdt2.errors import ConfigError
 from rdt2.vlm.quantize import BYTES
 
 if TYPE_CHECKING:
-    import torch
-
     from rdt2.vlm.quantize import Quantization
+
+_log = logging.getLogger(__name__)
+LARGE = 4e9
+"""Bytes of a model that nobody wants on a CPU beside a GPU."""
 
 
 def resident_bytes(
@@ -67,8 +71,6 @@ def offload_linears(model: nn.Module, names: Collection[str], device: torch.devi
 def free_bytes(device: torch.device) -> int | None:
     """Free memory of a device; None where the system does not say."""
     if device.type == "cuda":
-        import torch
-
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -78,11 +80,17 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def require_memory(needed: int, device: torch.device, what: str) -> None:
-    """Refuse to begin what cannot end well.
+    """Refuse to begin what cannot end well; say so where a large model goes to the CPU and a GPU is there.
 
     Raises:
         ConfigError: the device has less than ``needed`` bytes free.
     """
+    if device.type == "cpu" and needed > LARGE and torch.cuda.is_available():
+        _log.warning(
+            "%s takes %.1f GB on the CPU, though there is a GPU: device='cuda' (--device cuda)",
+            what,
+            needed / 1e9,
+        )
     free = free_bytes(device) if device.type in ("cpu", "cuda") else None
     if free is not None and needed > free:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
 
 Value = TypeVar("Value")
+OPTIONS = frozenset(field.name for field in fields(SourceOptions))
 
 
 class Pictures(Sequence[np.ndarray]):
@@ -72,9 +73,16 @@ class Source(ABC):
     """
 
     kind: ClassVar[str]
+    meaningless: ClassVar[frozenset[str]]
+    """Options that say nothing about recordings of this layout: who gives one expects what does not happen."""
+    because: ClassVar[str] = "an option that says nothing about such recordings was given"
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
-        """Look at `path`. Raises RecordingError where there is nothing."""
+        """Look at `path`.
+
+        Raises:
+            RecordingError: there is nothing. ConfigError: options that mean nothing to this layout.
+        """
         self.path = Path(path)
         self.options = options or SourceOptions()
         self.guesses: list[Guess] = []
@@ -86,6 +94,13 @@ class Source(ABC):
         self._guessed_unit = False
         if not self.path.exists():
             raise RecordingError(f"{self.path}: no such file or folder.")
+        usual = SourceOptions()
+        if foreign := [
+            f"--{name.replace('_', '-')}"
+            for name, value in vars(self.options).items()
+            if name in self.meaningless and value != getattr(usual, name)
+        ]:
+            raise ConfigError(f"--from {self.kind}: {self.because}. Leave out {', '.join(foreign)}.")
 
     @abstractmethod
     def episode(self, number: int) -> Episode:

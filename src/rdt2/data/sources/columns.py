@@ -192,6 +192,8 @@ def read_names(names: Sequence[str], *, where: str) -> Named | None:
             f"units, or several grippers of an arm. "
             f"Name all columns in their order: --pose-names left_x left_y ...; a name like 'other' leaves one out."
         )
+    if all(arm.isdigit() for arm in arms):  # robot 0 is the first, wherever its columns stand
+        arms = dict(sorted(arms.items()))
     return Named(arms, kinds.pop(), {what: said.pop() for what, said in units.items()})
 
 

@@ -78,6 +78,7 @@ class Hdf5(Source):
     """
 
     kind = "hdf5"
+    meaningless = frozenset({"message_clock", "missing_chunks", "marks"})
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
         """
@@ -169,6 +170,12 @@ class Hdf5(Source):
         )
 
     def _facts(self, file: Any) -> _Facts:
+        demos = [name for name in _inside(file, "data") if name.startswith("demo")]
+        if len(demos) > 1:
+            raise RecordingError(
+                f"{file.filename}: holds {len(demos)} demonstrations in one file (data/{demos[0]} ..), as robomimic "
+                f"writes them. Each file is read as one episode: copy each of these groups to a file of its own."
+            )
         given = self.options.pose_key
         robots = 0 if given else sum(f"robot_{number}" in file for number in (0, 1))
         keys = [given] if given else [f"observations/{name}" for name in _POSE_KEYS]
@@ -198,7 +205,7 @@ class Hdf5(Source):
             if self.options.cameras is not None:
                 names = [self.options.cameras[0 if arm == "right" else 1]]
             if len(names) == 1:
-                self._camera_of[arm] = f"{folder}/{names[0]}"
+                self._camera_of[arm] = _camera_key(file, folder, names[0])
             else:
                 self._ask(
                     f"{file.filename}: {folder} holds {', '.join(names) or 'no camera'}. "
@@ -260,7 +267,9 @@ class Hdf5(Source):
         else:
             cameras = self._choose("cameras", lambda: guess_cameras(names, where=file.filename)) or ()
         self._camera_of = {
-            arm: f"{_IMAGES}/{cameras[0 if arm == 'right' else 1]}" for arm in self._robots_of if cameras
+            arm: _camera_key(file, _IMAGES, cameras[0 if arm == "right" else 1])
+            for arm in self._robots_of
+            if cameras
         }
 
     def _numbers_of(self, file: Any) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
@@ -342,7 +351,13 @@ def _datasets(file: Any, *, columns: int | None = None, count: int | None = None
 
 def _inside(file: Any, folder: str) -> list[str]:
     """Names in a group; a damaged one, which HDF5 gives as bytes, as text that can be shown."""
-    return sorted(os.fsdecode(name) for name in file.get(folder, ()))
+    group = file.get(folder, ())
+    return [] if hasattr(group, "shape") else sorted(os.fsdecode(name) for name in group)
+
+
+def _camera_key(file: Any, folder: str, name: str) -> str:
+    """Where the pictures of a camera are, which is named as in its group or by its whole path."""
+    return name if "/" in name and hasattr(file.get(name), "shape") else f"{folder}/{name}"
 
 
 def _cameras(file: Any, folder: str) -> list[str]:

@@ -100,25 +100,35 @@ def sentences(file: Any, count: int) -> str | list[str] | None:
             value = file[key][()]
         else:
             continue
-        found = [_decoded(each) for each in np.asarray(value, dtype=object).reshape(-1)]
+        found = [
+            _decoded(each, f"{file.filename}: {key}") for each in np.asarray(value, dtype=object).reshape(-1)
+        ]
         if any(found):
             return found[0] if len(found) == 1 else found
     return None
 
 
-def _decoded(value: Any) -> str:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+def _decoded(value: Any, where: str) -> str:
+    """A text of a file. Raises RecordingError for one that is not UTF-8: guessed letters would be another sentence."""
+    try:
+        if isinstance(value, bytes):
+            value = value.decode("utf-8")
+        elif isinstance(value, str):
+            value.encode("utf-8")  # h5py hides bytes that are none in its strings
+    except UnicodeError:
+        raise RecordingError(
+            f"{where} is {value!r:.80}, which is no UTF-8 (perhaps GBK). Write it again as UTF-8."
+        ) from None
     return value.strip() if isinstance(value, str) else ""
 
 
 def column_names(file: Any, key: str) -> list[str]:
-    """Names of the columns of a dataset, where an attribute of it or of its dimension has them."""
+    """Names of the columns of a dataset, where an attribute of it has them."""
     attributes = file[key].attrs
     for attribute in _NAME_ATTRIBUTES:
         if attribute in attributes:
             values = np.asarray(attributes[attribute], dtype=object).reshape(-1)
-            names = [_decoded(value) for value in values]
+            names = [_decoded(value, f"{file.filename}: {key}, {attribute}") for value in values]
             return re.split(r"[\s,;]+", names[0].strip("[]")) if len(names) == 1 else names
     return []
 
@@ -130,7 +140,10 @@ def require_pictures(file: Any, key: str, count: int, path: Path) -> None:
         RecordingError: there is no such camera, or it has another number of pictures, or another kind.
     """
     if key not in file or not hasattr(file[key], "shape"):
-        raise RecordingError(f"{path}: has no camera {key}. Name it with --cameras RIGHT LEFT.")
+        raise RecordingError(
+            f"{path}: has no camera {key}. Name both with --cameras RIGHT LEFT, as they are called in that group or by "
+            f"their whole paths in the file."
+        )
     found = file[key]
     if found.shape[:1] != (count,):
         raise RecordingError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from rdt2.data.sources.columns import EULER, ArmColumns, Named, counted, is_joint, read_names, sides, tells
 from rdt2.data.sources.numbers import ROTATION_SIZE, is_6d, is_quaternion
-from rdt2.data.sources.options import Rotation, SourceOptions
+from rdt2.data.sources.options import METRES, Rotation, SourceOptions
 from rdt2.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def _by_names(named: Named, options: SourceOptions, *, where: str) -> Layout:
         said, given = named.units.get(what), getattr(options, option)
         if said is None or (what == "angle" and ROTATION_SIZE[rotation] != 3):
             continue
+        if what == "gripper" and said not in METRES:
+            continue  # named as an angle: only a range says what opening that is
         if given not in (None, said):
             raise ConfigError(
                 f"{where}: its columns are named in {said}, --{option.replace('_', '-')} says {given}. Leave it out; "

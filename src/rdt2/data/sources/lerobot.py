@@ -46,6 +46,7 @@ class LeRobot(Source):
     Needs pyarrow and av, and for Lance pylance."""
 
     kind = "lerobot"
+    meaningless = frozenset({"message_clock", "missing_chunks", "marks"})
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
         """

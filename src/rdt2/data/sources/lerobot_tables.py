@@ -158,7 +158,14 @@ class Tables:
         files = self._files_of.get(entry.index, [])
         if not files:
             return None
-        return pa.concat_tables([self._rows_of(file, entry, columns, optional) for file in files])
+        tables = [self._rows_of(file, entry, columns, optional) for file in files]
+        try:
+            return pa.concat_tables(tables)
+        except pa.ArrowInvalid as error:
+            raise RecordingError(
+                f"{files[0]} and {files[-1].name} hold rows of episode {entry.index} in columns of different types "
+                f"({str(error).splitlines()[0]}). Write them again with one."
+            ) from None
 
     @cached_property
     def _files_of(self) -> dict[int, list[Path]]:

@@ -3,7 +3,7 @@
 Topics are told apart by their message types, and the arms by ``right`` and ``left`` in their names::
 
     geometry_msgs/PoseStamped                             pose of each gripper, metres
-    std_msgs/Float32, Float64, or sensor_msgs/JointState  its opening (of a JointState, the first position)
+    std_msgs/Float32, Float64, or sensor_msgs/JointState  its opening (of several joints, the one named so)
     sensor_msgs/CompressedImage (JPEG, PNG), Image        its wrist camera
     std_msgs/String                                       optional: the instruction
 
@@ -14,6 +14,7 @@ sentence holds until the next one.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ _POSES = ("geometry_msgs/msg/PoseStamped",)
 _GRIPPERS = ("std_msgs/msg/Float32", "std_msgs/msg/Float64", "sensor_msgs/msg/JointState")
 _IMAGES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 _TEXTS = ("std_msgs/msg/String",)
+_FINGERS = re.compile("gripper|finger|jaw|knuckle")
+"""In the names of joints that are a gripper's."""
 _SAMPLED = 16
 """Files that are read to judge the units of all."""
 
@@ -50,6 +53,7 @@ class Mcap(Source):
     """See the module. ``path`` is one .mcap file or a folder of them. Needs mcap and mcap-ros2-support."""
 
     kind = "mcap"
+    meaningless = frozenset({"missing_chunks", "marks", "pose_names", "angle_unit", "time_unit"})
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
         """
@@ -77,8 +81,13 @@ class Mcap(Source):
             pose_topics = _of_arms(
                 types, _POSES, self.options.pose_key, where=where, what="pose", flag="--pose-key"
             )
-            named = tuple(pose_topics)
-            robots = self._robots(len(named), "-".join(named), "by the names of the pose topics")
+            if "" in pose_topics:
+                robots = self._robots(1, "right", "one pose topic is named and nothing says which arm")
+                pose_topics = {arm: pose_topics[""] for arm in robots}
+                named = tuple(robots)
+            else:
+                named = tuple(pose_topics)
+                robots = self._robots(len(named), "-".join(named), "by the names of the pose topics")
         grippers = {} if self.options.gripper_fixed is not None else self._grippers(types, named, where)
         cameras = self._cameras(types, named, where)
         # robots says which recorded arm each of ours is, by its place in the names.
@@ -86,6 +95,11 @@ class Mcap(Source):
             arm: (pose_topics[named[robot]], grippers.get(named[robot]), cameras.get(named[robot], ""))
             for arm, robot in robots.items()
         }
+        if self.options.rotation not in (None, "xyzw"):
+            self._ask(
+                f"messages name the parts of their quaternions, --rotation says {self.options.rotation}. "
+                f"Leave --rotation out"
+            )
         self.options = replace(self.options, rotation="xyzw")
         texts: list[str] = []
         self._settle_units(self._sampled(texts))
@@ -122,6 +136,12 @@ class Mcap(Source):
         except ConfigError as error:
             self._ask(f"{error} Or declare the width in metres: --gripper-fixed 0.05")
             return {}
+        if "" in found:
+            if len(arms) == 2:
+                self._ask(
+                    f"{where}: {found['']} is one gripper topic for two arms. Name both: --gripper-key '/{{arm}}/...'"
+                )
+            return dict.fromkeys(arms, found[""])
         missing = [arm for arm in arms if arm not in found]
         if missing:
             self._ask(
@@ -225,9 +245,13 @@ def _of_arms(
 ) -> dict[str, str]:
     """arm -> topic: ``key`` with the arm's name in it, or the one topic of these types with that name.
 
+    A ``key`` without {arm} is one topic of one arm: it comes under the name "".
+
     Raises:
         ConfigError: no such topic, or several.
     """
+    if key is not None and "{arm}" not in key and types.get(key) in kinds:
+        return {"": key}
     found = {}
     for arm, other in zip(ARMS, reversed(ARMS), strict=True):
         if key is not None:
@@ -248,7 +272,7 @@ def _of_arms(
         there = ", ".join(sorted(topic for topic, kind in types.items() if kind in kinds)) or "none"
         raise ConfigError(
             f"{where}: no {what} topic of an arm found (of types {', '.join(kinds)} there are: {there}). "
-            f"Name them with {{arm}} for right and left: {flag} '/{{arm}}/...'"
+            f"Name them with {{arm}} for right and left: {flag} '/{{arm}}/...'; of one arm alone, its topic"
         )
     return found
 
@@ -334,14 +358,30 @@ def _value(kind: str, decoded: Any, *, where: str) -> Any:
         place, turn = decoded.pose.position, decoded.pose.orientation
         return [place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w]
     if kind == "sensor_msgs/msg/JointState":
-        if not len(decoded.position):
-            raise RecordingError(f"{where}: a JointState without positions.")
-        return float(decoded.position[0])
+        return _opening(list(decoded.name), list(decoded.position), where=where)
     if kind == "sensor_msgs/msg/CompressedImage":
         return bytes(decoded.data)
     if kind == "sensor_msgs/msg/Image":
         return _packed(decoded, where=where)
     return decoded.data
+
+
+def _opening(names: Sequence[str], positions: Sequence[float], *, where: str) -> float:
+    """The gripper's number among joints: the only one, or the only one with such a name.
+
+    Raises:
+        RecordingError: there is none, or several may be it.
+    """
+    fingers = [number for number, name in enumerate(names) if _FINGERS.search(name.lower())]
+    if len(positions) == 1:
+        return float(positions[0])
+    if len(fingers) != 1 or fingers[0] >= len(positions):
+        raise RecordingError(
+            f"{where}: a JointState with {len(positions)} positions of {', '.join(names) or 'no names'}; which of them "
+            f"is the gripper's opening? Name a topic that holds it alone: --gripper-key '/{{arm}}/...', or declare the "
+            f"width in metres: --gripper-fixed 0.05"
+        )
+    return float(positions[fingers[0]])
 
 
 def _packed(image: Any, *, where: str) -> bytes:

@@ -62,13 +62,13 @@ def extent(
 
 
 def is_quaternion(values: Float[np.ndarray, "n 4"]) -> bool:
-    """Nearly all rows have length 1."""
+    """Most rows have length 1."""
     norm = np.linalg.norm(values, axis=-1)
     return len(values) > 0 and float((np.abs(norm - 1) < _TOLERANCE).mean()) > 0.5
 
 
 def is_6d(values: Float[np.ndarray, "n 6"]) -> bool:
-    """Nearly all rows are two orthonormal vectors."""
+    """Most rows are two orthonormal vectors."""
     return len(values) > 0 and float((_off_6d(values) < _TOLERANCE).mean()) > 0.5
 
 

@@ -41,7 +41,8 @@ class SourceOptions:
     rotation: Rotation | None = None
     """Storage of rotations: first two columns or rows of the matrix, quaternion order, rotation vector, or Euler
     angles. euler-xyz: roll, pitch, yaw about the FIXED axes x, y, z, as most robots have them (R = Rz Ry Rx);
-    euler-zyx: about fixed z, then y, then x; -intrinsic: about the axes that turn along."""
+    euler-zyx: about fixed z, then y, then x; -intrinsic: about the axes that turn along. Columns without names are read
+    in the order of the letters: those of euler-zyx as yaw, pitch, roll."""
     angle_unit: Literal["rad", "deg"] | None = None
     """Unit of Euler angles and of the length of rotation vectors."""
     position_unit: LengthUnit | None = None

@@ -22,7 +22,7 @@ from rdt2.data.episode import Episode
 from rdt2.data.recordings import Notes, Recording, find_recordings, read_notes, read_recording, topics
 from rdt2.data.resample import nearest
 from rdt2.data.sources.alignment import common_frames, poses_at
-from rdt2.data.sources.base import Pictures, Source, grey_picture
+from rdt2.data.sources.base import OPTIONS, Pictures, Source, grey_picture
 from rdt2.data.sources.numbers import to_matrices
 from rdt2.data.sources.options import SourceOptions
 from rdt2.errors import ConfigError, RecordingError
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
-OWN_OPTIONS = {"marks", "missing_arm", "instruction"}
-
 
 class LoopRecordings(Source):
     """See the module. ``path`` is one .mcap file or a folder of them."""
 
     kind = "recording"
+    meaningless = OPTIONS - {"marks", "missing_arm", "instruction"}
+    because = "a recording of the loop knows its robot"
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
         """
@@ -46,16 +46,6 @@ class LoopRecordings(Source):
                 the recordings has the marks that are asked for.
         """
         super().__init__(path, options)
-        usual = SourceOptions()
-        if foreign := [
-            name
-            for name, value in vars(self.options).items()
-            if name not in OWN_OPTIONS and value != getattr(usual, name)
-        ]:
-            raise ConfigError(
-                f"--from recording: a recording of the loop knows its robot. Leave out "
-                f"{', '.join('--' + name.replace('_', '-') for name in foreign)}."
-            )
         self._paths: list[Path] = []
         root = self.path.parent if self.path.is_file() else self.path
         left_out: dict[str, int] = {}

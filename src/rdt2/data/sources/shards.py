@@ -7,7 +7,8 @@ other; without it, the hands are shown to go on from where the last chunk ends. 
 such a time ends a piece (see rdt2.data.clock). The last 0.8 s of motion have no pictures in shards and so are no
 part of an episode.
 
-Shards made from shards keep the samples as they are: pictures, chunks, and what their metas say.
+Shards made from shards keep the samples as they are: pictures, chunks, and what their metas say. Only rotations that
+were stored as the first two rows (``rotation``: rows) become columns, in chunks and states.
 
 What is an episode: see rdt2.data.continuity.
 """
@@ -28,8 +29,8 @@ from rdt2.data.continuity import STEP_TIMES, chunk_paths, disagreement, fits, re
 from rdt2.data.dataset import ShardIndex
 from rdt2.data.episode import Episode
 from rdt2.data.shards import INSTRUCTION_KEY, decode_jpeg, read_instructions, told_key
-from rdt2.data.sources.base import Pictures, Source
-from rdt2.errors import RDT2Error, ShardError
+from rdt2.data.sources.base import OPTIONS, Pictures, Source
+from rdt2.errors import ConfigError, RDT2Error, ShardError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,13 +45,20 @@ class Shards(Source):
     """See the module. ``path`` is a folder of shards or one tar."""
 
     kind = "shards"
+    meaningless = OPTIONS - {"instruction", "rotation"}
+    because = "shards hold the models' own conventions, and their samples stay as they are"
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
         """
         Raises:
             ShardError: a damaged shard, or no sentence for a sample and no ``options.instruction``.
+            ConfigError: options that say nothing about shards.
         """
         super().__init__(path, options)
+        if self.options.rotation not in (None, "columns", "rows"):
+            raise ConfigError(
+                f"--rotation is {self.options.rotation}; shards hold six numbers: --rotation columns or rows."
+            )
         # Sentences that are missing are filled one by one, so the index must not insist on them.
         self._instead = (self.options.instruction or "").strip()
         self._index = ShardIndex(self.path, instructions="ignore" if self._instead else "file")
@@ -64,7 +72,6 @@ class Shards(Source):
         """One episode. Raises RDT2Error that names shard and sample."""
         numbers = self._episodes[number][1]
         times = self._times[numbers]
-        index = self._index
         poses = {arm: np.tile(np.eye(4), (len(numbers), 1, 1)) for arm in ARMS}
         widths = {arm: np.empty(len(numbers)) for arm in ARMS}
         anchor = 0
@@ -73,7 +80,7 @@ class Shards(Source):
                 beyond = self._beyond(int(numbers[row - 1]), int(numbers[row]))
                 for arm in ARMS:
                     poses[arm][row] = poses[arm][row - 1] @ beyond[arm]
-                    widths[arm][row] = _width_before(index.action(int(numbers[row])), arm)
+                    widths[arm][row] = _width_before(self._action(numbers[row]), arm)
                 anchor = row
                 continue
             # The longest reach keeps rounding errors from adding up: one product for 0.8 s, not 24.
@@ -81,12 +88,12 @@ class Shards(Source):
                 anchor = row - 1
             if row:
                 reach = times[row] - times[anchor]
-                at, opening = _chunk_at(index.action(int(numbers[anchor])), reach)
+                at, opening = _chunk_at(self._action(numbers[anchor]), reach)
                 for arm in ARMS:
                     poses[arm][row] = poses[arm][anchor] @ at[arm]
                     widths[arm][row] = opening[arm]
         for arm in ARMS:
-            widths[arm][0] = _width_before(index.action(int(numbers[0])), arm)
+            widths[arm][0] = _width_before(self._action(numbers[0]), arm)
         return Episode(
             videos={
                 "left": Pictures(len(numbers), lambda row: self._half(numbers[row], 0)),
@@ -113,6 +120,8 @@ class Shards(Source):
         for row in range(0, len(numbers), stride):
             sample = int(numbers[row])
             meta = index.meta(sample)
+            if self.options.rotation == "rows" and "state" in meta:
+                meta = meta | {"state": self._as_columns(index.state(sample)).tolist()}
             sentence = self._sentence(sample)
             # A sentence that was filled in gets a key of its own.
             key = (
@@ -123,7 +132,7 @@ class Shards(Source):
             told = {"frame": row, "timestamp": round(float(times[row] - times[0]), 9)}
             yield {
                 "picture": index.jpeg(sample),
-                "action": index.action(sample),
+                "action": self._action(sample),
                 "instruction": sentence,
                 "instruction_key": key,
                 "meta": ({} if recorded_time(meta, where=index.where(sample)) is not None else told)
@@ -131,6 +140,19 @@ class Shards(Source):
                 | {name: value for name, value in meta.items() if name != INSTRUCTION_KEY},
                 "key": f"{number:06d}_{row:06d}",
             }
+
+    def _action(self, number: int) -> Float[np.ndarray, "24 20"]:
+        """The chunk of a sample, its rotations as columns."""
+        return self._as_columns(self._index.action(int(number)))
+
+    def _as_columns(self, values: Float[np.ndarray, "*b 20"]) -> Float[np.ndarray, "*b 20"]:
+        if self.options.rotation != "rows":
+            return values
+        values = values.copy()
+        for arm in ARMS:
+            part = values[..., arm_slice(arm)]  # a view
+            part[..., 3:9] = pose.rot6d_from_rows(part[..., 3:9])
+        return values
 
     def _sentence(self, number: int) -> str:
         """The stored sentence of a sample, --instruction where there is none."""
@@ -142,9 +164,12 @@ class Shards(Source):
     def _beyond(self, before: int, after: int) -> dict[str, np.ndarray]:
         """Pose of each arm at a sample relative to one more than 0.8 s before, see the module."""
         try:
-            states = [self._index.state(number)[None].astype(np.float64) for number in (before, after)]
+            states = [
+                self._as_columns(self._index.state(number)[None].astype(np.float64))
+                for number in (before, after)
+            ]
         except ShardError:
-            return _chunk_at(self._index.action(before), HORIZON / FPS)[0]
+            return _chunk_at(self._action(before), HORIZON / FPS)[0]
         first, second = (
             {arm: pose.pose9_to_matrix(state[:, arm_slice(arm)][:, :9])[0] for arm in ARMS}
             for state in states
@@ -154,7 +179,7 @@ class Shards(Source):
     def _paths(self, number: int) -> Float[np.ndarray, "2 25 4 4"]:
         """Poses of both arms at a sample and at its 24 steps, in the sample's own frames."""
         try:
-            return chunk_paths(self._index.action(number))
+            return chunk_paths(self._action(number))
         except RDT2Error as error:
             raise ShardError(f"{self._index.where(number)}: {error}") from None
 

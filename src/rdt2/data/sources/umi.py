@@ -24,7 +24,7 @@ from rdt2.data.sources.base import Source
 from rdt2.data.sources.options import SourceOptions
 from rdt2.data.sources.pictures import MAX_SIDE
 from rdt2.data.sources.zarr_files import MAX_ROWS, ZarrFiles
-from rdt2.errors import RecordingError
+from rdt2.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
     from rdt2.data.episode import Episode
@@ -37,6 +37,7 @@ class UmiZarr(Source):
     """See the module. Needs the zarr package, and imagecodecs for JPEG XL pictures."""
 
     kind = "umi-zarr"
+    meaningless = frozenset({"message_clock", "marks", "pose_key", "pose_names"})
 
     def __init__(self, path: str | Path, options: SourceOptions | None = None) -> None:
         """
@@ -100,6 +101,10 @@ class UmiZarr(Source):
     def _numbers(self, arm: str, robot: int, total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Position, rotation and gripper numbers of an arm in all frames."""
         key = self.options.gripper_key or "data/robot{robot}_gripper_width"
+        if len(self._robots_of) == 2 and "{robot}" not in key and "{arm}" not in key:
+            raise ConfigError(
+                f"{self.path}: --gripper-key {key} is one array for two robots. Say {{robot}} (0, 1) or {{arm}} in it."
+            )
         name = key.replace("{robot}", str(robot)).replace("{arm}", arm)
         name = name if self._files.has(name) else f"data/{name}"
         gripper = None

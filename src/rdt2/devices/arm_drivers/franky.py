@@ -84,26 +84,32 @@ class FrankyArm(BaseDevice):
         Raises:
             RobotError: it cannot be reached; says what to do.
         """
-        if self._connected:
-            return
+        with self._changing:
+            if not self._connected:
+                self._reach()
+                self._fault, self._stopped, self._enabled = "", False, False
+                self._begin_beat()
+
+    def _reach(self) -> None:
+        """Connect and measure; whether it is enabled, stopped or has a fault stays as it was. Raises RobotError."""
         from rdt2.devices.joint_stream import JointStream
 
-        with self._changing:
-            self._end_beat()
-            self._robot = self._reached()
-            self._looking = self._kinematics()
-            self._measured = None
-            self._measure()
-            now = self._clock.now()
-            self._stream = JointStream(
-                self.name, self._kinematics(), self._opening.arm.bounds, self._joints(), now
-            )
-            self._fault, self._stopped, self._enabled = "", False, False
-            self._connected, self._in_hand = True, False
-            atexit.register(self.close)  # libfranka's thread would end the whole process with an abort
-            self._ending = threading.Event()
-            self._beat = threading.Thread(target=self._run, args=(self._ending,), name=self.name, daemon=True)
-            self._beat.start()
+        self._end_beat()
+        self._robot = self._reached()
+        self._looking = self._kinematics()
+        self._measured = None
+        self._measure()
+        now = self._clock.now()
+        self._stream = JointStream(
+            self.name, self._kinematics(), self._opening.arm.bounds, self._joints(), now
+        )
+        self._connected, self._in_hand = True, False
+        atexit.register(self.close)  # libfranka's thread would end the whole process with an abort
+
+    def _begin_beat(self) -> None:
+        self._ending = threading.Event()
+        self._beat = threading.Thread(target=self._run, args=(self._ending,), name=self.name, daemon=True)
+        self._beat.start()
 
     def _kinematics(self) -> ArmKinematics:
         """Another one each time: what it computes in is for one thread."""
@@ -247,14 +253,15 @@ class FrankyArm(BaseDevice):
         """Also after a reflex, a user stop that was released, and a lost connection, which is made again.
 
         Raises:
-            RobotError: it is not connected, or cannot go on yet; says why.
+            RobotError: it is not connected, cannot go on yet, or was stopped again meanwhile; says why.
         """
+        stops = self._stops
         with self._changing:
-            wanted = self._enabled
             if not self._connected:
                 if self._robot is None:
                     raise RobotError(f"the {self.name} is not connected. Call connect() first.")
-                self.connect()
+                self._reach()
+                self._begin_beat()
             until = time.monotonic() + SOON
             while trouble := of_mode(state := self._robot.state, recoverable=True):
                 if time.monotonic() > until:
@@ -266,12 +273,10 @@ class FrankyArm(BaseDevice):
             except Exception as error:
                 raise RobotError(f"the {self.name} cannot go on: {of_refusal(error)}") from error
             self._rest()
-            if wanted:
-                if self._motion is None:
-                    self._set_up()
-                    self._begin()
-                self._enabled = True
-            self._stopped, self._fault = False, ""
+            if self._enabled and self._motion is None:
+                self._set_up()
+                self._begin()
+            self._resume(stops)
 
     def _rest(self) -> None:
         assert self._stream is not None
@@ -369,8 +374,11 @@ class FrankyArm(BaseDevice):
         Raises:
             SafetyError: it takes no command, or the waypoints are no path.
         """
-        self._led().execute(times, poses, self._clock.now())
-        self._heard = self._clock.now()
+        stream = self._led()
+        with stream.lock:  # who sees the path in `watch` sees that it has just been heard, too
+            now = self._clock.now()
+            stream.execute(times, poses, now)
+            self._heard = now
 
     def execute_joints(self, times: Float[ndarray, " n"], joints: Float[ndarray, "n j"]) -> None:
         """Follow joint angles in radians, at times of the robot's clock.
@@ -378,8 +386,11 @@ class FrankyArm(BaseDevice):
         Raises:
             SafetyError: it takes no command, or the waypoints are no path.
         """
-        self._led().execute_joints(times, joints, self._clock.now())
-        self._heard = self._clock.now()
+        stream = self._led()
+        with stream.lock:
+            now = self._clock.now()
+            stream.execute_joints(times, joints, now)
+            self._heard = now
 
     def _led(self) -> JointStream:
         self.require_ready()
@@ -465,8 +476,8 @@ class FrankyArm(BaseDevice):
     def _lost(self, error: Exception) -> None:
         """The robot cannot be heard any more; it stops by itself where it does not hear us."""
         self._motion = None
-        self._fault = self._fault or f"the connection to {self._options.address} is lost: {of_refusal(error)}"
-        self._stopped, self._connected = True, False
+        self.fail(f"the connection to {self._options.address} is lost: {of_refusal(error)}")
+        self._connected = False
 
     def _joints(self) -> ndarray:
         assert self._measured is not None

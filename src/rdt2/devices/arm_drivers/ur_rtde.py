@@ -13,11 +13,12 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rdt2.devices.arm_drivers._aside import ANSWER_SECONDS
+from rdt2.devices.arm_drivers._ur_checks import settings_of
 from rdt2.devices.arm_drivers._ur_link import URLink
 from rdt2.devices.arm_drivers._ur_options import UROptions
 from rdt2.devices.drivers import Driver, Opening
@@ -43,12 +44,9 @@ HANGS = 0.3
 """Seconds after which the thread that speaks to the controller counts as hanging in the library."""
 STILL = 0.05
 """rad/s: joints that are slower stand."""
-APART = 0.02
-"""Metres between the TCP of the controller and that of the arm's description: more is no calibration, but another
-tool."""
 BRAKES = 0.3
 """Seconds that closing waits for the way to rest: the controller ends it where the arm has not got there."""
-TOLD = 0.05
+EXPLAINED = 0.05
 """Seconds within which a state says why the controller has ended the script."""
 SCRIPT_ENDED = (
     "the script on its controller has ended: it heard nothing for 100 ms, or somebody stopped it on the pendant. See "
@@ -156,8 +154,9 @@ class URArm(BaseDevice):
         """Also after a protective stop, which is unlocked, and a lost connection, which is made again.
 
         Raises:
-            RobotError: it is not connected, or cannot go on yet; says why.
+            RobotError: it is not connected, cannot go on yet, or was stopped again meanwhile; says why.
         """
+        stops = self._stops
         with self._changing:
             if not self._connected:
                 raise RobotError(f"the {self.name} is not connected. Call connect() first.")
@@ -177,11 +176,11 @@ class URArm(BaseDevice):
                     self._take_control()
                 self._rest()
                 if self._enabled:
-                    link.guard()  # last: from here on the controller wants to hear something all the time
+                    link.guard()  # late: from here on the controller wants to hear something all the time
+                self._resume(stops)  # before it is heard again: what goes wrong from then on is a new fault
             finally:
                 if link.receive is not None:
                     self._begin_serving()
-            self._stopped, self._fault = False, ""
 
     def _is_old(self) -> bool:
         """Whether the last state is not of now."""
@@ -249,7 +248,8 @@ class URArm(BaseDevice):
     def fail(self, reason: str) -> None:
         """Stop with a fault, also where the driver hangs; the first reason is kept."""
         self._fault = self._fault or reason
-        super().stop()
+        if not self._stopped:  # said again at each turn, it is no other stop for who recovers the arm
+            super().stop()
 
     def close(self) -> None:
         """Brake, wait until it rests, end the control script, and let go of the controller."""
@@ -297,8 +297,11 @@ class URArm(BaseDevice):
         Raises:
             SafetyError: it takes no command, or the waypoints are no path.
         """
-        self._led().execute(times, poses, self._clock.now())
-        self._by_joints, self._heard = False, self._clock.now()
+        stream = self._led()
+        with stream.lock:  # who sees the path in `watch` sees that it has just been heard, too
+            now = self._clock.now()
+            stream.execute(times, poses, now)
+            self._by_joints, self._heard = False, now
 
     def execute_joints(self, times: Float[ndarray, " n"], joints: Float[ndarray, "n j"]) -> None:
         """Follow joint angles in radians, at times of the robot's clock.
@@ -306,8 +309,11 @@ class URArm(BaseDevice):
         Raises:
             SafetyError: it takes no command, or the waypoints are no path.
         """
-        self._led().execute_joints(times, joints, self._clock.now())
-        self._by_joints, self._heard = True, self._clock.now()
+        stream = self._led()
+        with stream.lock:
+            now = self._clock.now()
+            stream.execute_joints(times, joints, now)
+            self._by_joints, self._heard = True, now
 
     def _led(self) -> JointStream:
         self.require_ready()
@@ -335,11 +341,9 @@ class URArm(BaseDevice):
         return found + (self._set() if self._enabled else [])
 
     def _set(self) -> list[Check]:
-        options, receive, tool = self._options, self._link.receive, self._tool_said
-        assert tool is not None
+        receive, said = self._link.receive, self._tool_said
+        assert said is not None
         assert self._stream is not None
-        mass, slider = receive.getPayload(), receive.getTargetSpeedFraction()
-        centre, inertia = np.array(receive.getPayloadCog()), np.array(receive.getPayloadInertia())[:3]
         joints, pose = (
             np.array(receive.getActualQ()),
             self.base @ pose_to_matrix(np.array(receive.getActualTCPPose())),
@@ -349,26 +353,7 @@ class URArm(BaseDevice):
             kinematics.tool, aligned = self._nominal, kinematics.tool
             apart = float(np.linalg.norm((kinematics.forward(joints) - pose)[:3, 3]))
             kinematics.tool = aligned
-        return [
-            Check(
-                "tool", f"the TCP at {_mm(self._tool[:3, 3])} of the flange", _mm(tool[:3, 3]),
-                bool(np.abs(tool - self._tool).max() < 1e-3),
-            ),
-            Check("payload", f"{options.payload:g} kg", f"{mass:.3g} kg", abs(mass - options.payload) < 1e-3),
-            Check(
-                "payload's centre", _mm(options.payload_centre), _mm(centre),
-                bool(np.abs(centre - options.payload_centre).max() < 1e-3),
-            ),
-            Check(
-                "payload's inertia", f"{list(options.payload_inertia)} kg m^2", f"{inertia.round(6).tolist()} kg m^2",
-                bool(np.abs(inertia - options.payload_inertia).max() < 1e-5),
-            ),
-            Check(
-                "speed slider", f"{100 * options.speed_slider:.0f} %", f"{100 * slider:.0f} %",
-                abs(slider - options.speed_slider) < 5e-3,
-            ),
-            Check("kinematics", "the same TCP as the model's", f"{1e3 * apart:.1f} mm off", apart < APART),
-        ]  # fmt: skip
+        return settings_of(receive, self._options, self._tool, said, apart)
 
     # ----------------------------------------------------------------------------------------------------- its beat
 
@@ -457,7 +442,7 @@ class URArm(BaseDevice):
             taken = control.servoL(matrix_to_pose(pose).tolist(), *servo)
         if not taken:
             self._servos, self._refused = False, True
-            until = time.monotonic() + TOLD
+            until = time.monotonic() + EXPLAINED
             while (
                 not self._link.trouble and time.monotonic() < until
             ):  # states may come later than the refusal
@@ -489,10 +474,6 @@ class URArm(BaseDevice):
     def _joints(self) -> ndarray:
         assert self._measured is not None
         return self._measured.joints
-
-
-def _mm(point: Any) -> str:
-    return f"{np.round(1e3 * np.asarray(point), 1).tolist()} mm"
 
 
 DRIVER = Driver(open=URArm, options=UROptions, extra="ur")

@@ -17,9 +17,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field
-
-from rdt2.devices.drivers import Driver, Found, Opening, Options
+from rdt2.devices.drivers import Driver, Found, Opening
 from rdt2.devices.gripper_drivers._zhixing_bus import (
     CLOSED,
     FEEDBACK_CLOSED,
@@ -29,6 +27,7 @@ from rdt2.devices.gripper_drivers._zhixing_bus import (
     serial_number_at,
     usb_ports,
 )
+from rdt2.devices.gripper_drivers._zhixing_options import ZhixingOptions
 from rdt2.errors import ConfigError, RobotError
 from rdt2.robot.device import BaseDevice, require_widths
 from rdt2.robot.protocols import Check, GripperState, Health, Timing
@@ -53,48 +52,6 @@ SETTLED = 0.15
 """Seconds after it was sent somewhere by which its fingers move, or stand for good."""
 WAIT = 2.0
 """Seconds that a person's word (enable, recover, checks) waits for the bus, and that `close` waits for the fingers."""
-
-
-class ZhixingOptions(Options):
-    """Where it is, and how it is set up."""
-
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-    serial: str = Field(
-        default="",
-        description="Its serial number, by which it is found; `rdt2 device list --find` shows those connected.",
-    )
-    port: str = Field(
-        default="",
-        description="The serial port, /dev/ttyUSB0; left out, all USB adapters are asked for the gripper.",
-    )
-    slave: int = Field(default=1, ge=1, le=247, description="Its number on the bus.")
-    force: int = Field(default=30, ge=1, le=100, description="Closing force, percent of its largest.")
-    open_width: float = Field(
-        default=0.12,
-        gt=0,
-        le=0.3,
-        description="Opening at position 0, metres: measured with your fingers on it.",
-    )
-    closed_width: float = Field(
-        default=0.0, ge=-0.1, le=0.2,
-        description="Opening at position 12000, metres; negative where the fingers meet before.",
-    )  # fmt: skip
-    finger_thickness: float = Field(
-        default=0.023, ge=0, le=0.2,
-        description="Metres; published files say it of the fingers across their opening. It changes no width: the "
-        "shape that is kept clear is that of gripper.model.",
-    )  # fmt: skip
-    answer: float = Field(
-        default=0.05,
-        gt=0.005,
-        le=1,
-        description="Seconds within which an answer comes; two missing are a fault.",
-    )
-    observation_latency: float | None = Field(
-        default=None, ge=0, le=0.5,
-        description="Seconds before its answer that a position was true; left out, half of what the answer took.",
-    )  # fmt: skip
 
 
 class ZhixingGripper(BaseDevice):
@@ -237,8 +194,9 @@ class ZhixingGripper(BaseDevice):
         """Open the port again where it was lost, and set the force anew.
 
         Raises:
-            RobotError: it still does not answer.
+            RobotError: it still does not answer, or was stopped again meanwhile.
         """
+        stops = self._stops
         if not self._stopped:
             return
         if self._bus is None:
@@ -251,7 +209,8 @@ class ZhixingGripper(BaseDevice):
             )
             if self._trouble:
                 raise RobotError(f"{self._trouble}.")
-            super().recover()
+            self._rest()
+            self._resume(stops)
 
     def close(self) -> None:
         """Hold it where it is, end the thread, and close the port."""
@@ -351,7 +310,9 @@ class ZhixingGripper(BaseDevice):
         with self._changed:
             self._cycles += 1
             self._told, self._trouble = None, _words(self.name, error)
-            self.fail(self._trouble)
+            self._fault = self._fault or self._trouble
+            if not self._stopped:  # said again at each try, it is no other stop for who recovers the gripper
+                self.stop()
             self._changed.notify_all()
 
     def _cycle(self, bus: ZhixingBus) -> None:

@@ -1,0 +1,59 @@
+"""Load, tool and slider of a UR controller against what the robot's yaml says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rdt2.robot.protocols import Check
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+    from rdt2.devices.arm_drivers._ur_options import UROptions
+
+APART = 0.02
+"""Metres between the TCP of the controller and that of the arm's description: more is no calibration, but another
+tool."""
+
+
+def settings_of(
+    receive: Any, options: UROptions, tool: Float[ndarray, "4 4"], said: Float[ndarray, "4 4"], apart: float
+) -> list[Check]:
+    """What the controller says that was set.
+
+    Args:
+        receive: ur_rtde's.
+        options: what the yaml says.
+        tool: the TCP in the frame of the flange that it says, metres.
+        said: the one that the controller said.
+        apart: metres between the TCP by the controller and by the arm's description.
+    """
+    mass, slider = receive.getPayload(), receive.getTargetSpeedFraction()
+    centre, inertia = np.array(receive.getPayloadCog()), np.array(receive.getPayloadInertia())[:3]
+    return [
+        Check(
+            "tool", f"the TCP at {_mm(tool[:3, 3])} of the flange", _mm(said[:3, 3]),
+            bool(np.abs(said - tool).max() < 1e-3),
+        ),
+        Check("payload", f"{options.payload:g} kg", f"{mass:.3g} kg", abs(mass - options.payload) < 1e-3),
+        Check(
+            "payload's centre", _mm(options.payload_centre), _mm(centre),
+            bool(np.abs(centre - options.payload_centre).max() < 1e-3),
+        ),
+        Check(
+            "payload's inertia", f"{list(options.payload_inertia)} kg m^2", f"{inertia.round(6).tolist()} kg m^2",
+            bool(np.abs(inertia - options.payload_inertia).max() < 1e-5),
+        ),
+        Check(
+            "speed slider", f"{100 * options.speed_slider:.0f} %", f"{100 * slider:.0f} %",
+            abs(slider - options.speed_slider) < 5e-3,
+        ),
+        Check("kinematics", "the same TCP as the model's", f"{1e3 * apart:.1f} mm off", apart < APART),
+    ]  # fmt: skip
+
+
+def _mm(point: Any) -> str:
+    return f"{np.round(1e3 * np.asarray(point), 1).tolist()} mm"
