@@ -43,6 +43,25 @@ def test_without_any_camera_it_is_blind_and_without_one_of_two_it_is_none() -> N
         dataclasses.replace(robot, cameras={"right": robot.cameras["right"]})
 
 
+def test_a_stop_between_two_recoveries_stops_all() -> None:
+    """Regression: the arm that had been recovered before it stood, the other one was ready to move, without a word."""
+    robot = fake_robot()
+    robot.stop()
+    original = robot.arms["left"].recover
+
+    def recover() -> None:
+        robot.stop()  # somebody presses it while the right arm is ready already
+        original()
+
+    robot.arms["left"].recover = recover  # type: ignore[method-assign]
+    with pytest.raises(RobotError, match="right arm: stopped again while the robot was being recovered"):
+        robot.recover()
+    assert all(device.health().stopped for device in (*robot.arms.values(), *robot.grippers.values()))
+    robot.arms["left"].recover = original  # type: ignore[method-assign]
+    robot.recover()
+    assert robot.faults() == []
+
+
 def test_one_command_moves_everything() -> None:
     robot = fake_robot()
     robot.execute(*commands(robot))

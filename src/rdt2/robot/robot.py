@@ -154,6 +154,13 @@ class Robot:
             except Exception as error:
                 self.stop()
                 raise RobotError(f"the {name} cannot go on: {_words(error)}") from error
+        # One after the other takes seconds: a stop meanwhile holds only those that had been recovered before it.
+        if held := [name for name, device in self.devices() if _stands_stopped(device)]:
+            self.stop()
+            raise RobotError(
+                f"{', '.join(held)}: stopped again while the robot was being recovered. Everything stays stopped; when "
+                "it is safe to move, recover it once more."
+            )
 
     def faults(self) -> list[str]:
         """What is wrong with any device, a line each: "left arm: stopped: heard nothing for 100 ms"."""
@@ -200,6 +207,14 @@ def _in_turn(calls: Mapping[str, Callable[[], None]]) -> dict[str, str]:
         except BaseException as error:
             failed[name] = _words(error)
     return failed
+
+
+def _stands_stopped(device: Device) -> bool:
+    """Whether it says so; one that says nothing at all is a fault (`Robot.faults`)."""
+    try:
+        return bool(device.health().stopped)
+    except Exception:
+        return False
 
 
 def _at_once(calls: Mapping[str, Callable[[], None]]) -> dict[str, str]:
