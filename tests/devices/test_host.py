@@ -13,7 +13,7 @@ pytest.register_assert_rewrite("conformance")
 
 from conformance import ready  # noqa: E402
 from lateness import on_time  # noqa: E402
-from remote_robot import Network, fakes, hosted, remote_robot, remote_settings  # noqa: E402
+from remote_robot import hosted, remote_robot, remote_settings  # noqa: E402
 
 from rdt2.devices.hosted import Sockets  # noqa: E402
 from rdt2.errors import RobotError  # noqa: E402
@@ -26,31 +26,6 @@ pytestmark = pytest.mark.realtime
 def hurried():
     with on_time():
         yield
-
-
-@pytest.fixture
-def there():
-    return fakes(sides=("right",))
-
-
-@pytest.fixture
-def host(there):
-    with hosted(*there) as host:
-        yield host
-
-
-@pytest.fixture
-def network(host):
-    network = Network(host.port)
-    yield network
-    network.close()
-
-
-@pytest.fixture
-def robot(there, network):
-    robot = remote_robot(remote_settings(there[1], network.port), there[0].cameras)
-    yield robot
-    robot.close()
 
 
 def instead(there, **methods):

@@ -21,7 +21,7 @@ pytest.register_assert_rewrite("conformance")
 
 from conformance import follow, path, ready, run  # noqa: E402
 from lateness import on_time  # noqa: E402
-from remote_robot import Network, fakes, hosted, remote_robot, remote_settings  # noqa: E402
+from remote_robot import Network, hosted, remote_robot, remote_settings  # noqa: E402
 
 from rdt2.devices import WallClock, open_device  # noqa: E402
 from rdt2.devices.host import DeviceHost, HostSettings  # noqa: E402
@@ -41,32 +41,6 @@ def hurried():
 
 SLACK = 0.1
 """Seconds that a busy machine may take beyond what is promised."""
-
-
-@pytest.fixture
-def there():
-    """One arm with its gripper where it stands, and what its yaml says."""
-    return fakes(sides=("right",))
-
-
-@pytest.fixture
-def host(there):
-    with hosted(*there) as host:
-        yield host
-
-
-@pytest.fixture
-def network(host):
-    network = Network(host.port)
-    yield network
-    network.close()
-
-
-@pytest.fixture
-def robot(there, network):
-    robot = remote_robot(remote_settings(there[1], network.port), there[0].cameras)
-    yield robot
-    robot.close()
 
 
 def moving(robot, way=0.3):

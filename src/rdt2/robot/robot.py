@@ -155,7 +155,14 @@ class Robot:
                 self.stop()
                 raise RobotError(f"the {name} cannot go on: {_words(error)}") from error
         # One after the other takes seconds: a stop meanwhile holds only those that had been recovered before it.
-        if held := [name for name, device in self.devices() if _stands_stopped(device)]:
+        try:
+            held = [name for name, device in self.devices() if device.health().stopped]
+        except Exception as error:  # of any driver
+            self.stop()
+            raise RobotError(
+                f"a device does not say how it is: {_words(error)}. Look at its driver."
+            ) from error
+        if held:
             self.stop()
             raise RobotError(
                 f"{', '.join(held)}: stopped again while the robot was being recovered. Everything stays stopped; when "
@@ -207,14 +214,6 @@ def _in_turn(calls: Mapping[str, Callable[[], None]]) -> dict[str, str]:
         except BaseException as error:
             failed[name] = _words(error)
     return failed
-
-
-def _stands_stopped(device: Device) -> bool:
-    """Whether it says so; one that says nothing at all is a fault (`Robot.faults`)."""
-    try:
-        return bool(device.health().stopped)
-    except Exception:
-        return False
 
 
 def _at_once(calls: Mapping[str, Callable[[], None]]) -> dict[str, str]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 OPTIONS = frozenset(field.name for field in fields(SourceOptions))
+"""Names of all options, for layouts to which few of them mean anything."""
 
 
 class Pictures(Sequence[np.ndarray]):
@@ -73,7 +74,7 @@ class Source(ABC):
     """
 
     kind: ClassVar[str]
-    meaningless: ClassVar[frozenset[str]]
+    meaningless: ClassVar[frozenset[str]] = frozenset()
     """Options that say nothing about recordings of this layout: who gives one expects what does not happen."""
     because: ClassVar[str] = "an option that says nothing about such recordings was given"
 
