@@ -39,9 +39,9 @@ from rdt2.robot.settings import RobotSettings
 from rdt2.threads import prefer
 
 TROUBLE = 30098
-ON_THE_WAY = {"ur5e": 0.02, "fr3": 0.03}
-"""Seconds that a command takes longer through a driver and its peer than to the cell's own arms."""
-FINGERS_ON_THE_WAY = 0.065
+ARM_LATENCY = {"ur5e": 0.07, "fr3": 0.015}
+"""Seconds after which an arm is where a command wanted it, measured through its driver and its peer."""
+GRIPPER_LATENCY = 0.095
 """The same of a gripper."""
 FASTEST, STRONGEST = 1.0, 0.12
 """Speed (m/s) and squeeze (m) of a gripper's motor: the fingers behind it are the cell's own, as fast and as strong as
@@ -89,8 +89,8 @@ def driven(settings: RobotSettings, devices: Mapping[str, Any]) -> RobotSettings
     for side, arm in values["arms"].items():
         parts, values["kind"] = devices[side], arm["model"]
         arm["device"], arm["gripper"]["device"] = {**LOADS[arm["model"]], **parts["arm"]}, parts["gripper"]
-        arm["latency"] += ON_THE_WAY[arm["model"]]
-        arm["gripper"]["latency"] += FINGERS_ON_THE_WAY
+        arm["latency"] = ARM_LATENCY[arm["model"]]
+        arm["gripper"]["latency"] = GRIPPER_LATENCY
         arm["camera"]["device"] = parts.get("camera", {})
     return RobotSettings.model_validate(values)
 
