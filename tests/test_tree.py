@@ -19,15 +19,17 @@ ERRORS = {
     for node in ast.walk(ast.parse((ROOT / "src/rdt2/errors.py").read_text("utf-8")))
     if isinstance(node, ast.ClassDef)
 }
-# An array without a shape in its annotation, and how a docstring says one: (n, 4, 4), (3,), (), an array (n,).
+# An array without a shape in its annotation, and how a docstring says one: (n, 4, 4), (3,), (). An axis is
+# a number, a letter, or one of these words: any word would make a shape of (left, right), and of a call().
 SHAPELESS = re.compile(r"(?:(?:np\.)?ndarray|(?:torch\.)?Tensor)")
-_AXIS = r"(?:[\w*./]{1,8}|end - start)"
-SHAPE = re.compile(rf"\((?:{_AXIS},(?: ?{_AXIS},?)*)?\)|\bscalar\b")
+_AXIS = r"(?:\d+|\d?[a-z](?:/2)?|\.\.\.|in|out|count|columns|height|width|end - start)"
+SHAPE = re.compile(rf"(?<![\w`])\((?:{_AXIS},(?: ?{_AXIS},?)*)?\)|\bscalar\b")
 MEASURED = re.compile(
     r"poses?|widths?|joints|velocity|times?|stamps?|tcp|positions?|offset|speed|acceleration|latency"
 )
+# A lone s that is no possessive.
 UNIT = re.compile(
-    r"\b(?:m|mm|metres?|millimetres?|m/s|rad|rad/s|radians?|degrees?|seconds?|s|ms|milliseconds?|Hz|N|pixels?|px|us|kg|tokens)\b"
+    r"(?<!['’])\b(?:m|mm|metres?|millimetres?|m/s|rad|rad/s|radians?|degrees?|seconds?|s|ms|milliseconds?|Hz|N|pixels?|px|us|kg|tokens)\b"
 )
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -111,9 +113,9 @@ def test_the_shape_of_every_array_is_said():
 
 
 def of_module(name: str) -> str:
-    """What the head of a module says: units that hold in all of it."""
+    """What the head of a module says: units that hold in all of it, but no amounts (100 ms), which are of one thing."""
     module = (ROOT / "src" / name.split(":")[0]).read_text("utf-8")
-    return ast.get_docstring(ast.parse(module)) or ""
+    return re.sub(r"\d[ /]\S+", "", ast.get_docstring(ast.parse(module)) or "")
 
 
 def test_the_unit_of_every_measure_is_said():
@@ -131,10 +133,25 @@ def test_the_unit_of_every_measure_is_said():
 
 @pytest.mark.parametrize(
     ("said", "shape"),
-    [("of (n, 4, 4)", True), ("a mask (n,)", True), ("RGB (of both)", False), ("24 x 20", False)],
+    [
+        ("of (n, 4, 4)", True),
+        ("a mask (n,)", True),
+        ("one number, ()", True),
+        ("RGB (of both)", False),
+        ("24 x 20", False),
+        ("both hands (left, right)", False),
+        ("as of `close()`", False),
+    ],
 )
 def test_how_a_shape_is_found(said: str, shape: bool) -> None:
     assert bool(SHAPE.search(said)) == shape
+
+
+@pytest.mark.parametrize(
+    ("said", "unit"), [("at 0.1 m/s", True), ("late by 2 s", True), ("the arm's and the tool’s pose", False)]
+)
+def test_how_a_unit_is_found(said: str, unit: bool) -> None:
+    assert bool(UNIT.search(said)) == unit
 
 
 def test_class_variables_say_their_type():

@@ -79,7 +79,7 @@ class Together:
         self.wants_pictures = any(map(wants_pictures, recorders))
 
     def on_cycle(self, observation: Observation, chunk: ActionChunk, time: float) -> None:
-        """As each recorder's."""
+        """As each recorder's; `time` in seconds."""
         for recorder in self.recorders:
             recorder.on_cycle(observation, chunk, time)
 
@@ -107,7 +107,7 @@ class BehindAQueue:
         self._thread.start()
 
     def on_cycle(self, observation: Observation, chunk: ActionChunk, time: float) -> None:
-        """As the recorder's, and at once."""
+        """As the recorder's, and at once; `time` in seconds."""
         self._put(lambda: self._recorder.on_cycle(observation, chunk, time))
 
     def on_frame(self, moment: Moment) -> None:

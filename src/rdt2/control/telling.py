@@ -46,7 +46,7 @@ class Teller:
         """How often a person took over."""
 
     def cycle(self, observation: Observation, chunk: ActionChunk, time: float) -> Iterator[Message]:
-        """What the policy was asked and what it answered; the picture was taken at `time`."""
+        """What the policy was asked and what it answered; the picture was taken at `time` (seconds)."""
         sentence = observation.instruction
         if sentence not in self.sentences:
             self.sentences.append(sentence)

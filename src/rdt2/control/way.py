@@ -135,7 +135,7 @@ class Room:
         self._clearance = settings.safety.arm_clearance
 
     def ticks(self, start: Mapping[str, ndarray], end: Mapping[str, ndarray], speed: float) -> int:
-        """Periods that a motion takes, so slow that no joint and no TCP is too fast."""
+        """Periods that a motion takes: no joint turns faster than `speed` (rad/s), and no TCP is too fast."""
         seconds = SHORTEST
         for side, shadow in self._shadows.items():
             turn = float(np.abs(end[side] - start[side]).max())

@@ -103,7 +103,7 @@ class History:
         return _before(self.chunks, since, lambda chunk: chunk.since + chunk.delay)
 
     def pictures_at(self, time: float) -> Pictures | None:
-        """What the policy saw last; `time` on the robot's clock."""
+        """What the policy saw last; `time` in seconds of the robot's clock."""
         return _before(self.pictures, time, lambda pictures: pictures.time)
 
     def trail(self, name: str, side: str, since: float, seconds: float) -> Float[ndarray, "n 3"]:

@@ -157,7 +157,7 @@ class EpisodeTrack:
         where: str,
         sentence: str = "",
     ) -> Iterator[Remark]:
-        """Remarks on the next sample. thumbs: None leaves the cameras out; where: its name in ``gaps``."""
+        """Remarks on the next sample. time: seconds; thumbs: None: without cameras; where: its name in ``gaps``."""
         try:
             paths, as_rows = chunk_paths(action), chunk_paths(action, rows=True)
         except RDT2Error:

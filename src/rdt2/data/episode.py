@@ -144,7 +144,7 @@ class Episode:
 def stored_state(
     poses: Mapping[str, Float[np.ndarray, "n 4 4"]], widths: Mapping[str, Float[np.ndarray, " n"]], frame: int
 ) -> list[float]:
-    """The proprioceptive state (20,) at a frame as a sample's meta has it: to a micrometre."""
+    """The proprioceptive state (20,) at a frame as a sample's meta has it: metres, to a micrometre."""
     state = state_vector({arm: poses[arm][frame] for arm in ARMS}, {arm: widths[arm][frame] for arm in ARMS})
     return [round(value, 6) for value in state.tolist()]
 

@@ -69,7 +69,7 @@ def resample(episode: Episode, *, fps: float = FPS) -> Iterator[Episode]:
 
 
 def nearest(times: Float[np.ndarray, " n"], query: Float[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
-    """For each instant the number of the nearest of ``times`` (increasing); of two alike the earlier."""
+    """For each instant the number of the nearest of ``times`` (increasing, seconds); of two alike the earlier."""
     if len(times) == 1:
         return np.zeros(len(query), np.int64)
     after = np.clip(np.searchsorted(times, query), 1, len(times) - 1)

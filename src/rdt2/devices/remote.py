@@ -250,7 +250,7 @@ class Link:
             raise SafetyError(str(error)) from error
 
     def here(self, stamp: float) -> float:
-        """A time of the host's clock on the robot's, never ahead of it."""
+        """A time of the host's clock (seconds) on the robot's, never ahead of it."""
         now = self.clock.now()
         return min(now, stamp - self.map.best(now)[0])
 

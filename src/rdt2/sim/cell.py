@@ -194,7 +194,7 @@ class CellClock:
         return self._cell.time
 
     def sleep_until(self, time: float) -> None:
-        """Simulate until then."""
+        """Simulate until then, seconds of simulated time."""
         self._cell.advance_to(time)
 
 

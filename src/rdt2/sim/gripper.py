@@ -156,7 +156,7 @@ class GripperController(BaseDevice):
         self._ramp: Brake | None = None
 
     def reset(self, width: float) -> None:
-        """Open to `width` at rest and forget waypoints, stops and faults."""
+        """Open to `width` (metres) at rest and forget waypoints, stops and faults."""
         self._data.qpos[self._qpos] = width / 2
         self._data.ctrl[self._ctrl] = width / 2
         self.trajectory = WidthTrajectory(width, self._data.time)

@@ -27,7 +27,7 @@ class Paced:
         return self._clock.now()
 
     def sleep_until(self, time: float) -> None:
-        """Simulate until then, and wait where that went faster than real time."""
+        """Simulate until then (seconds of simulated time), and wait where that went faster than real time."""
         self._clock.sleep_until(time)
         early = self._clock.now() - wall.monotonic() - self._ahead
         if early > 0:

@@ -226,7 +226,7 @@ class RealtimeClock:
         return self._last
 
     def sleep_until(self, time: float) -> None:
-        """Wait until then."""
+        """Wait until then, seconds of its time."""
         while (left := time - self.now()) > 0:
             wall.sleep(left)
 

@@ -54,7 +54,7 @@ class TrackerWorld:
         return cls(offset, STATIONS, delay=delay, jumps=jumps)
 
     def measured(self, tcp: Float[ndarray, "n 4 4"], random: Generator) -> Float[ndarray, "n 4 4"]:
-        """The tracker's poses (stations' frame) while the TCP (arm's base frame) was at `tcp`."""
+        """The tracker's poses (stations' frame) while the TCP (arm's base frame) was at `tcp`; metres."""
         poses: ndarray = self.base @ tcp @ np.linalg.inv(self.offset)
         jumps = random.random(len(tcp)) < self.jumps
         far = np.where(jumps, 0.1, 0.0)[:, None]
