@@ -5,7 +5,7 @@
 
 Each scene is run twice, one after the other: in the real-time cell as `rdt2 run --robot cell_ur5e` drives it, and with
 drivers in between that speak the arms', the grippers' and the cameras' own protocols to peers, which move the arms of
-the same cell. The judge of the cell says of both whether the task was done. The figures hold both rates, and the
+the same cell; a tracker is attached, too. The judge of the cell says of both whether the task was done. The figures hold both rates, and the
 difference with its interval and McNemar's exact p. The file is whole after every scene, and the same command goes on
 with it. Two cores do not carry it in real time: see slow_motion.py. A machine that cannot keep up shows: `slower` is
 the share of time by which the cell's clock stood still.
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rdt2.control import EpisodeResult, Monitor, run_episode
-from rdt2.devices import open_robot
+from rdt2.devices import open_robot, open_tracker
 from rdt2.devices.peers import started
 from rdt2.devices.peers.cell import driven
 from rdt2.errors import RDT2Error
@@ -80,11 +80,14 @@ def peers(trial: Trial, robot: str) -> Iterator[Stand]:
         settings = driven(at_its_table(cell_settings(robot), trial.scene()), devices)
         with contextlib.closing(Board.watched(devices["memory"])) as board:
             opened = open_robot(settings)
+            tracker = open_tracker(devices["right"]["tracker"], settings, "right")
             try:
-                opened.connect()
-                opened.enable()
+                for device in (opened, tracker):
+                    device.connect()
+                    device.enable()
                 yield Stand(opened, settings, RealtimeMonitor(board), board)
             finally:
+                tracker.close()
                 opened.close()
 
 

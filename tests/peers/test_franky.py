@@ -185,6 +185,30 @@ def test_a_path_faster_than_the_arm_may_be_is_refused(robot) -> None:
     assert arm.health().ok
 
 
+def test_it_follows_quick_motions_and_does_not_begin_to_swing(peer) -> None:
+    """Regression: torque that changed too slowly let the arm swing by 80 cm, without end."""
+    quick = {"speed": 1.5, "acceleration": 12, "jerk": 400}
+    robot = robot_of(settings().changed({f"arms.right.bounds.{name}": most for name, most in quick.items()}))
+    try:
+        arm = ready(robot).arms["right"]
+        arm.recover()
+        base, began = arm.state().pose, robot.clock.now() + 0.1
+        off = []
+        while (now := robot.clock.now()) < began + 2.0:
+            times = now + 0.02 + 0.01 * np.arange(10)
+            since = np.clip(times - began, 0, 1.5)
+            poses = np.repeat(base[None], 10, axis=0)  # 4 cm at 2 Hz: 6.3 m/s^2
+            poses[:, 1, 3] += 0.04 * np.minimum(since, 1) * np.sin(4 * np.pi * since)
+            arm.execute(times, poses)
+            off.append(np.linalg.norm((arm.state().pose - base)[:3, 3]))
+            run(robot, 0.01)
+        assert 0.03 < max(off) < 0.08
+        run(robot, 0.1)
+        assert np.abs(arm.state().velocity[:3]).max() < 0.02
+    finally:
+        robot.close()
+
+
 def test_a_person_moves_it_by_hand(peer, robot) -> None:
     is_moved_by_hand(robot, lambda: trouble(peer["address"], "push"))
 

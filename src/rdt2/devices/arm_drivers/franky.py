@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.devices.arm_drivers._aside import NoAnswer, within
-from rdt2.devices.arm_drivers._franky_options import FrankyOptions
+from rdt2.devices.arm_drivers._franky_options import TORQUE_STEP, FrankyOptions
 from rdt2.devices.arm_drivers._franky_words import of_mode, of_refusal
 from rdt2.devices.drivers import Driver, Opening
 from rdt2.errors import ConfigError, RobotError, SafetyError
@@ -228,7 +228,8 @@ class FrankyArm(BaseDevice):
         assert self._stream is not None
         self._stream.rest(self._joints(), self._clock.now())
         self._heard = self._clock.now()
-        motion = franky.JointImpedanceTrackingMotion(stiffness=np.array(self._options.stiffness))
+        stiffness = np.array(self._options.stiffness)
+        motion = franky.JointImpedanceTrackingMotion(stiffness, max_delta_tau=TORQUE_STEP)
         self._in_hand = False
         motion.set_reference(franky.JointReference(q=self._joints()))
         refused: list[Exception] = []
@@ -244,9 +245,8 @@ class FrankyArm(BaseDevice):
         thread.start()
         thread.join()
         if refused:
-            raise RobotError(f"the {self.name} does not take control: {of_refusal(refused[0])}") from refused[
-                0
-            ]
+            why = refused[0]
+            raise RobotError(f"the {self.name} does not take control: {of_refusal(why)}") from why
         self._motion = motion
 
     def recover(self) -> None:
@@ -289,10 +289,12 @@ class FrankyArm(BaseDevice):
         self._heard = self._clock.now()
 
     def _brake(self) -> None:
-        if self._in_hand:
-            self._hold()
-        if self._stream is not None:
-            self._stream.brake(self._clock.now())
+        try:
+            if self._in_hand:
+                self._hold()
+        finally:  # whatever the robot says of its stiffness
+            if self._stream is not None:
+                self._stream.brake(self._clock.now())
 
     def guide(self, on: bool) -> None:
         """See `rdt2.robot.protocols.GuidedArm`. What the yaml says of the load is what its joints hold meanwhile."""
@@ -308,8 +310,7 @@ class FrankyArm(BaseDevice):
             else:
                 self._hold()
 
-    def _hold(self) -> None:
-        """Take it from a person's hands, where it is."""
+    def _hold(self) -> None:  # where it is, taken from a person's hands
         assert self._stream is not None
         self._stream.rest(self._joints(), self._clock.now())
         self._set_stiffness(1.0)

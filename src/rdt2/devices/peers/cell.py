@@ -39,7 +39,7 @@ from rdt2.robot.settings import RobotSettings
 from rdt2.threads import prefer
 
 TROUBLE = 30098
-ARM_LATENCY = {"ur5e": 0.07, "fr3": 0.015}
+ARM_LATENCY = {"ur5e": 0.07, "fr3": 0.03}
 """Seconds after which an arm is where a command wanted it, measured through its driver and its peer."""
 GRIPPER_LATENCY = 0.095
 """The same of a gripper."""
@@ -49,13 +49,7 @@ they are."""
 CARRIED = {"payload_centre": [0, 0, 0], "payload_inertia": [0, 0, 0]}
 LOADS: dict[str, dict[str, Any]] = {
     "ur5e": {**CARRIED, "payload": 0.5, "speed_slider": 1.0},
-    # the peer's joints rub as bare motors do: a real robot measures their torque behind the gears
-    "fr3": {
-        **CARRIED,
-        "payload": 0.0,
-        "realtime": False,
-        "stiffness": [1500, 1500, 1500, 1500, 800, 600, 300],
-    },
+    "fr3": {**CARRIED, "payload": 0.0, "realtime": False},
 }
 """What is written about each arm beside its address. What the cell's arms carry is nothing that their peers know of."""
 
