@@ -215,7 +215,7 @@ def fake_settings(changes=None, *, sides=SIDES):
 class ConstantPolicy:
     """Every chunk moves both policy frames by `step` along their x axis each 1/30 s and closes slowly."""
 
-    keeps_promises, patience = False, None
+    keeps_promises, longest_promise, patience = False, HORIZON, None
 
     def __init__(self, step=0.005, *, invalid=()):
         self.step, self.invalid, self.seeds, self.seen, self.promised = step, set(invalid), [], [], []

@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.action import HORIZON, ActionChunk
 from rdt2.control import LoopConfig, run_episode
-from rdt2.errors import ConfigError, ObservationError, SafetyError
+from rdt2.control.config import possible_mode
+from rdt2.errors import ActionError, ConfigError, ObservationError, SafetyError
 
 SENTENCE = "Pick up the red cube with the left hand."
 START = 100.0
@@ -276,6 +277,53 @@ def test_inference_that_takes_too_long_for_a_chunk_is_refused_before_anything_mo
 def test_a_policy_that_keeps_no_promises_cannot_be_chunked():
     with pytest.raises(ConfigError, match="ConstantPolicy keeps no promises"):
         run(fake_robot(), ConstantPolicy(), mode="chunking")
+
+
+class GoesOn(ConstantPolicy):
+    """As an expert that was trained to go on from six given rows."""
+
+    keeps_promises, longest_promise = True, 6
+
+    def predict(self, observations, *, seed=None, promised=None):
+        if promised is not None and promised[0].fixed > 6:
+            raise ActionError("what follows would jump")
+        return super().predict(observations, seed=seed, promised=promised)
+
+
+def test_more_than_a_policy_goes_on_from_is_refused_before_anything_moves():
+    """Regression: each chunk that was asked for while the arms moved was a fault, and the seventh ended the episode."""
+    robot = fake_robot()
+    with pytest.raises(
+        ConfigError, match=r"7 steps are driven meanwhile.* from 6 at most.* prefix=7 or more"
+    ):
+        run(robot, GoesOn(), latency=0.22)
+    assert not robot.arms["right"].calls
+    result = run(robot := fake_robot(), policy := GoesOn(), latency=0.15)
+    assert (result.ending, result.pauses) == ("time is up", [])
+    assert max(promise.fixed for promise in policy.promised if promise is not None) in (5, 6)
+    run(fake_robot(), GoesOn(), latency=0.22, mode="asynchronous")
+
+
+def test_on_a_wall_clock_another_mode_is_taken_and_told(capsys):
+    def taken(**config):
+        return possible_mode(LoopConfig(**config), "chunking", GoesOn(), late=0.228, instead=True)
+
+    assert taken() == "asynchronous"
+    told = " ".join(capsys.readouterr().err.split())
+    assert "7 steps are driven meanwhile, and this policy was trained to go on from 6 at most" in told
+    assert "So each plan is blended into the next (mode asynchronous)." in told
+    with pytest.raises(ConfigError, match="an expert trained with a larger prefix"):
+        taken(mode="chunking")
+
+
+def test_a_single_chunk_that_takes_longer_than_the_policy_goes_on_from_is_blended_in(monkeypatch):
+    """As where the plan ends before: nothing is promised, and nothing is wrong."""
+    robot, policy = fake_robot(), GoesOn()
+    monkeypatch.setattr("rdt2.control.loop.possible_mode", lambda *_, **__: "chunking")
+    result = run(robot, policy, latency=0.22)
+    assert (result.ending, result.pauses) == ("time is up", [])
+    assert len(result.cycles) > 4
+    assert not any(policy.promised)
 
 
 # ------------------------------------------------------------------------------------------------- doubt

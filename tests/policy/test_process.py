@@ -32,7 +32,7 @@ class Stubborn(Exception):
 class Fake:
     """Does what the sentence asks for; its chunk says what it was asked."""
 
-    keeps_promises, patience = True, 1.5
+    keeps_promises, longest_promise, patience = True, 10, 1.5
 
     def predict(self, observations, *, seed=None, promised=None):
         if "hang" in observations[0].instruction:
@@ -78,7 +78,7 @@ def test_it_is_the_policy(policy):
     from rdt2.policy import Policy  # here: it needs torch, the processes of these tests do not
 
     assert isinstance(policy, Policy)
-    assert (policy.keeps_promises, policy.patience) == (True, 1.5)
+    assert (policy.keeps_promises, policy.longest_promise, policy.patience) == (True, 10, 1.5)
     (chunk,) = policy.predict([observation()], seed=5)
     assert chunk.values[0, [0, 1, 3]].tolist() == [5, 7, -1]
     assert chunk.values[0, 2] == policy.pid != os.getpid()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rdt2.action import ARMS, Promise, arm_slice
+from rdt2.action import ARMS, HORIZON, Promise, arm_slice
 from rdt2.errors import ActionError
 from rdt2.evaluation.policies import Deprived
 from rdt2.observation import Observation
@@ -85,6 +85,7 @@ def test_promises_are_one_for_each_row(fm: FMPolicy, promised, match: str):
 
 def test_fixed_rows_are_kept_and_rows_may_differ_in_what_they_promise(fm: FMPolicy):
     assert fm.keeps_promises
+    assert fm.longest_promise == Deprived(fm, blind=True).longest_promise == HORIZON
     seen, promise = observations(), Promise(path(), fixed=5, known=14)
     plain = fm.predict(seen, seed=3)
     kept = fm.predict(seen, seed=3, promised=[promise, None, Promise(path(speed=0.001), fixed=0, known=8)])

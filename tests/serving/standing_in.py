@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rdt2.action import ACTION_DIM, HORIZON, ActionChunk
-from rdt2.errors import ObservationError
+from rdt2.errors import ActionError, ObservationError
 from rdt2.observation import Observation
 from rdt2.policy import PolicySpec
 from rdt2.serving import ProcessEngine, ServerSettings, served
@@ -21,7 +21,7 @@ SECONDS = 0.05
 
 
 class StandIn:
-    keeps_promises, patience, steps, draws = True, 1.5, 5, 2
+    keeps_promises, longest_promise, patience, steps, draws = True, 10, 1.5, 5, 2
 
     def predict(self, observations, *, seed=None, promised=None):
         sentences = " ".join(observation.instruction for observation in observations)
@@ -49,6 +49,8 @@ class StandIn:
         )
         values[:, 9], values[:, 10] = observation.compressed, observation.state.sum()
         if promise is not None:
+            if promise.fixed > self.longest_promise:
+                raise ActionError("more steps were promised than this goes on from.")
             values[: promise.fixed] = promise.actions[: promise.fixed]
         if "nonsense" in observation.instruction:
             return ActionChunk(values * np.nan, valid=False, reason="it is nonsense")
@@ -60,6 +62,13 @@ class StandIn:
 def open_stand_in(spec):
     assert spec == SPEC
     return StandIn()
+
+
+def open_short(spec):
+    """As `open_stand_in`; but it goes on from one given row at most."""
+    policy = open_stand_in(spec)
+    policy.longest_promise = 1
+    return policy
 
 
 def open_second_hangs(spec):

@@ -28,7 +28,8 @@ def policy(server):
 
 def test_it_is_the_policy(policy):
     assert isinstance(policy, Policy)
-    assert (policy.keeps_promises, policy.patience, policy.steps, policy.draws) == (True, 1.5, 5, 2)
+    assert (policy.keeps_promises, policy.longest_promise, policy.patience) == (True, 10, 1.5)
+    assert (policy.steps, policy.draws) == (5, 2)
     (chunk,) = policy.predict([observation(left=30, right=40, state=np.ones(20, np.float32))], seed=5)
     assert chunk.valid
     assert chunk.values[0, [0, 1, 2, 9, 10]].tolist() == [30, 40, 5, 0, 20]

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from standing_in import SPEC, entries, observation, open_stand_in, serving, still
+from standing_in import SPEC, entries, observation, open_short, open_stand_in, serving, still
 from test_forms import aloha, droid
 from test_wire import theirs
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -143,6 +143,12 @@ def test_nobody_is_let_in_before_the_policy_is_warm():
         assert tried == [errno.ECONNREFUSED]
         with Client(url) as policy:
             assert policy.predict([observation()])[0].valid
+
+
+def test_a_policy_that_goes_on_from_few_rows_is_promised_no_more_when_it_is_warmed_up():
+    """Regression: a server of an expert trained with a prefix below three did not start."""
+    with served(lambda: ProcessEngine(SPEC, open=open_short)) as url, Client(url) as policy:
+        assert policy.longest_promise == 1
 
 
 def test_health_metrics_and_other_pages(server):

@@ -56,6 +56,7 @@ def test_a_run_with_a_prefix_resumes_and_becomes_a_policy_that_uses_it(samples, 
     ExpertStage(ExpertTraining(**again, prefix=3), samples)
     policy = load_policy(out / "model", vlm=demo_vlm)
     assert isinstance(policy, FMPolicy)
+    assert policy.longest_promise == 6
     picture = np.full((384, 384, 3), 90, np.uint8)
     seen = [Observation(picture, picture, "Pick up the red cube.")] * 2
     values = np.tile(np.array([0.01, 0, 0, 1, 0, 0, 0, 1, 0, 0.05] * 2, np.float32), (24, 1))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rdt2.action import HORIZON
+from rdt2.action import FPS, HORIZON
 from rdt2.errors import ConfigError
+from rdt2.progress import note
 
 if TYPE_CHECKING:
     from rdt2.policy import Policy
@@ -50,3 +52,43 @@ def chosen_mode(config: LoopConfig, policy: Policy) -> Mode:
     if mode == "chunking" and not keeps:
         raise ConfigError(f"a {type(policy).__name__} keeps no promises: take mode asynchronous.")
     return mode
+
+
+def possible_mode(config: LoopConfig, mode: Mode, policy: Policy, *, late: float, instead: bool) -> Mode:
+    """The mode in which arms can be driven when a chunk speaks so late; another one than `mode` is told.
+
+    Args:
+        config: how the loop thinks.
+        mode: how it would.
+        policy: what predicts.
+        late: seconds from a picture to the moment at which the arms do what its chunk says.
+        instead: whether another mode may be taken where none was asked for. Not where figures are made: they would be
+            those of another mode.
+
+    Raises:
+        ConfigError: it cannot be that mode, and must not be another.
+    """
+    delay = math.ceil(late * FPS - 1e-6)
+    steps = max(config.execute_steps, delay)
+    told = f"from the picture to what its chunk says it takes {late:.2f} s: "
+    other: Mode
+    if mode != "synchronous" and steps > HORIZON - delay:
+        other, so = "synchronous", "the arms rest while it is computed"
+        told += (
+            f"{min(delay, HORIZON)} of a chunk's {HORIZON} steps are past when it comes, {max(0, HORIZON - delay)} are "
+            f"left, and {steps} have to be driven until the next one comes"
+        )
+        better = f"{'fewer execute_steps, ' * (steps > delay)}a faster model or machine"
+    elif mode == "chunking" and delay > policy.longest_promise:
+        other, so = "asynchronous", "each plan is blended into the next"
+        told += (
+            f"{delay} steps are driven meanwhile, and this policy was trained to go on from {policy.longest_promise} "
+            "at most"
+        )
+        better = f"a faster machine, an expert trained with a larger prefix (--set prefix={delay} or more)"
+    else:
+        return mode
+    if config.mode is not None or not instead:
+        raise ConfigError(f"{told}. Take {better}, or mode {other}.")
+    note(f"{told}. So {so} (mode {other}).")
+    return other

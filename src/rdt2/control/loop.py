@@ -31,7 +31,7 @@ import numpy as np
 
 from rdt2.action import HORIZON, ActionChunk
 from rdt2.control.beat import Beat, undisturbed
-from rdt2.control.config import LoopConfig, chosen_mode
+from rdt2.control.config import LoopConfig, chosen_mode, possible_mode
 from rdt2.control.guard import Guard
 from rdt2.control.looking import Eyes, Film, dark, observed
 from rdt2.control.piloting import Helm, Pilot
@@ -44,7 +44,6 @@ from rdt2.control.thinking import Answer, InSimulatedTime, InThread, Thinker
 from rdt2.control.watch import Budget, Watch
 from rdt2.errors import ConfigError, RDT2Error, SafetyError
 from rdt2.observation import Observation
-from rdt2.progress import note
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -275,11 +274,12 @@ class _Episode:
         return "time is up" if now >= self.began + self.waited + self.max_seconds - EARLY else ""
 
     def _learn_delay(self, asked: Asked) -> None:
-        """What a picture and a prediction take, found out while nothing moves. Where that is too long for driving
-        meanwhile, arms on a wall clock rest meanwhile, unless another mode was asked for.
+        """What a picture and a prediction take, found out while nothing moves. Where that is too long for the mode,
+        and none was asked for, arms on a wall clock are driven in another one.
 
         Raises:
-            ConfigError: the chunk would be past, or too little of it would be left, when it comes.
+            ConfigError: the chunk would be past, or too little of it would be left, when it comes; or the arms would do
+                more meanwhile than the policy goes on from.
         """
         age = max(arm.camera.latency for arm in self.settings.arms.values())
         if self.config.latency is not None and not self.real:
@@ -288,23 +288,9 @@ class _Episode:
             for _ in range(2):  # the first prediction of a process takes longer than all later ones
                 self.delays.clear()
                 self._rehearse(asked)
-        if self.mode == "synchronous" or not self.delays:  # none: it was stopped meanwhile
-            return
-        late = max(self.delays) + self.lead
-        delay = int(np.ceil(late / PERIOD - 1e-6))
-        steps = max(self.config.execute_steps, delay)
-        if steps <= HORIZON - delay:
-            return
-        told = (
-            f"from the picture to what its chunk says it takes {late:.2f} s: {min(delay, HORIZON)} of a chunk's "
-            f"{HORIZON} steps are past when it comes, {max(0, HORIZON - delay)} are left, and {steps} have to be "
-            "driven until the next one comes"
-        )
-        if self.config.mode is not None or not self.real:
-            fewer = " fewer execute_steps," if steps > delay else ""
-            raise ConfigError(f"{told}. Take{fewer} a faster model or machine, or mode synchronous.")
-        self.mode = "synchronous"
-        note(f"{told}. So the arms rest while it is computed (mode synchronous).")
+        if self.delays:  # none: it was stopped meanwhile
+            late = max(self.delays) + self.lead
+            self.mode = possible_mode(self.config, self.mode, self.policy, late=late, instead=self.real)
 
     def _rehearse(self, asked: Asked) -> None:
         """One prediction that moves nothing; its delay is noted."""
@@ -439,6 +425,7 @@ class _Episode:
                 observed=time,
                 answered=time + max(self.delays) + self.lead,
                 gripper_scale=self.scale,
+                longest=self.policy.longest_promise,
             )
         seed = None if self.seed is None else self.seed + self.predictions
         until = time if promised is None else time + promised.fixed * PERIOD

@@ -182,6 +182,7 @@ def promise(
     observed: float,
     answered: float,
     gripper_scale: Mapping[str, float],
+    longest: int,
 ) -> Promise | None:
     """What `plan` does after a picture, as the first rows of the chunk that is to be predicted from it.
 
@@ -192,14 +193,16 @@ def promise(
         observed: when the picture was taken.
         answered: when the chunk can be there, at the latest: rows due before are driven anyway.
         gripper_scale: real opening per opening of the models' space.
+        longest: the most rows due before that the policy goes on from.
 
     Returns:
-        None where the plan ends before the chunk is there: nothing is left to agree with.
+        None where the plan ends before the chunk is there: nothing is left to agree with; or where the policy cannot
+        agree with as much.
     """
     times = observed + PERIOD * np.arange(1, HORIZON + 1)
     fixed = int(np.ceil((answered - observed) / PERIOD - 1e-6))
     known = int(np.floor((plan.ends - observed) / PERIOD + 1e-6))
-    if not 0 <= fixed < min(known, HORIZON):
+    if not 0 <= fixed < min(known, HORIZON) or fixed > longest:
         return None
     still = np.repeat(np.eye(4)[None], HORIZON, axis=0)
     begins, steps, widths = {}, {}, {}

@@ -38,6 +38,11 @@ class Deprived:
         return self.whole.keeps_promises
 
     @property
+    def longest_promise(self) -> int:
+        """As the whole policy."""
+        return self.whole.longest_promise
+
+    @property
     def patience(self) -> float | None:
         """As the whole policy."""
         return self.whole.patience

@@ -31,6 +31,11 @@ class Policy(Protocol):
         ...
 
     @property
+    def longest_promise(self) -> int:
+        """The most rows that may be promised as driven anyway (`Promise.fixed`). Only where ``keeps_promises``."""
+        ...
+
+    @property
     def patience(self) -> float | None:
         """Seconds after which arms that get nowhere should drive a whole chunk: some policies put what they mean to do
         at the end of a chunk off each time they are asked before. None: not this one."""
@@ -56,7 +61,7 @@ class Policy(Protocol):
 
         Raises:
             ObservationError: no list of observations, or not as many seeds as observations.
-            ActionError: not as many promises as observations, or to a policy that keeps none.
+            ActionError: not as many promises as observations, to a policy that keeps none, or longer than it keeps.
         """
         ...
 

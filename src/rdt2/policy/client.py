@@ -102,6 +102,11 @@ class _Remote:
         return bool(self.metadata.get("keeps_promises"))
 
     @property
+    def longest_promise(self) -> int:
+        """As the policy of the server."""
+        return int(self.metadata.get("longest_promise") or 0)
+
+    @property
     def patience(self) -> float | None:
         """As the policy of the server."""
         value = self.metadata.get("patience")

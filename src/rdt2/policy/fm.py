@@ -96,6 +96,11 @@ class FMPolicy(OneProcess):
         """
         return self.steps > 1 or self.expert.config.prefix > 0
 
+    @property
+    def longest_promise(self) -> int:
+        """As many rows as the expert was trained to go on from; where its steps are drawn, as many as there are."""
+        return self.expert.config.prefix or HORIZON
+
     def predict(
         self,
         observations: Sequence[Observation],
@@ -111,8 +116,8 @@ class FMPolicy(OneProcess):
                 "an FM policy of one Euler step keeps no promises (keeps_promises is False): take steps=2 or more, or "
                 "leave out promised= and blend the plan being driven into the new chunk."
             )
-        most = self.expert.config.prefix
-        if most and (late := max((each.fixed for each in promises if each is not None), default=0)) > most:
+        most = self.longest_promise
+        if (late := max((each.fixed for each in promises if each is not None), default=0)) > most:
             raise ActionError(
                 f"{late} steps were promised as driven, this expert was trained to go on from {most} at most: what "
                 "follows would jump. Take a faster machine, or an expert trained with a larger prefix."

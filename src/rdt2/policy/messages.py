@@ -151,7 +151,8 @@ def chunk_of(message: dict[str, Any]) -> ActionChunk:
 
 
 def metadata(about: dict[str, Any]) -> dict[str, Any]:
-    """What a server says first. `about` adds to it and has keeps_promises, patience and model."""
+    """What a server says first. `about` adds to it and has keeps_promises, longest_promise, patience
+    and model."""
     return {
         "server": "rdt2",
         "protocol": PROTOCOL,

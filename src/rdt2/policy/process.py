@@ -73,7 +73,7 @@ class PolicyProcess:
         asked.close()
         answer.close()
         try:
-            self.keeps_promises, self.patience, self.about = self._reply()
+            self.keeps_promises, self.longest_promise, self.patience, self.about = self._reply()
         except BaseException:
             self.close()
             raise
@@ -157,7 +157,8 @@ def _serve(
             policy = (open or _load)(spec)
             leave_cores(2)  # to whoever drives the arms, and to a simulated cell
             about = None if describe is None else describe(spec, policy)
-            answer.send((True, (policy.keeps_promises, policy.patience, about)))
+            longest = policy.longest_promise if policy.keeps_promises else 0
+            answer.send((True, (policy.keeps_promises, longest, policy.patience, about)))
         except Exception as error:
             answer.send((False, _told(error)))
             return

@@ -92,6 +92,11 @@ class VQPolicy(OneProcess):
         """False: tokens are written one by one, of whole stretches of time; there is nothing to hold on to."""
         return False
 
+    @property
+    def longest_promise(self) -> int:
+        """0: it keeps none."""
+        return 0
+
     def predict(
         self,
         observations: Sequence[Observation],

@@ -52,7 +52,7 @@ class Engine(Protocol):
 
     @property
     def about(self) -> dict[str, Any]:
-        """Of the policy, once it is started: keeps_promises, patience, model."""
+        """Of the policy, once it is started: keeps_promises, longest_promise, patience, model."""
         ...
 
     @property
@@ -117,6 +117,7 @@ class ProcessEngine:
         assert self._process is not None, "started"
         return {
             "keeps_promises": self._process.keeps_promises,
+            "longest_promise": self._process.longest_promise,
             "patience": self._process.patience,
             "model": self._process.about,
         }
@@ -255,7 +256,8 @@ class ProcessEngine:
         """Predict once or twice in every size, so that nobody who asks waits for what is made only once."""
         black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         still = np.tile(np.array([0, 0, 0, 1, 0, 0, 0, 1, 0, 0], np.float32), (HORIZON, 2))
-        promises = [None, Promise(still, fixed=3, known=12)] if process.keeps_promises else [None]
+        kept = Promise(still, fixed=min(3, process.longest_promise), known=12)
+        promises = [None, kept] if process.keeps_promises else [None]
         state = np.ones(ACTION_DIM, np.float32)  # policies that read it refuse zeros
         seen = Observation(black, black, SENTENCE, state=state)
         sizes = self._sizes() if self.spec.compile else sorted({1, self.max_batch})
