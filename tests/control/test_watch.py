@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fake_robot import fake_settings
+from scipy.spatial.transform import Rotation
 
 from rdt2.control.watch import Budget, Watch
 from rdt2.errors import SafetyError
@@ -25,23 +28,22 @@ def watch(error=0.002):
     )
 
 
-def arm(stamp, sequence, pose=None, joints=()):
-    return ArmState(
-        stamp, sequence, np.eye(4) if pose is None else pose, np.zeros(6), np.array(joints, float)
-    )
+def arm(stamp, sequence):
+    return ArmState(stamp, sequence, np.eye(4), np.zeros(6), np.zeros(0))
 
 
-def states(of, now, *, stamp=None, sequence=0, **changes):
+def states(of, now, *, stamp=None, sequence=0):
     of.states(
-        {"left": arm(now if stamp is None else stamp, sequence, **changes)},
+        {"left": arm(now if stamp is None else stamp, sequence)},
         {"left": GripperState(now, sequence, 0.05)},
         now=now,
     )
 
 
-def pictures(of, now, *, left=None, right=None, moved=0.0):
+def pictures(of, now, *, left=None, right=None, moved=0.0, turned=0.0):
     pose = np.eye(4)
     pose[0, 3] = moved
+    pose[:3, :3] = Rotation.from_rotvec([0, 0, turned]).as_matrix()
     frames = {"left": left or Frame(now - 0.07, 1, PICTURE), "right": right or Frame(now - 0.07, 1, PICTURE)}
     of.pictures(frames, lambda side, time: pose, now=now)
 
@@ -102,11 +104,24 @@ def test_a_frozen_camera_is_noticed_when_its_arm_moves_however_it_counts_and_sta
         pictures(of, 11.0, left=frame, right=frame, moved=0.008)
 
 
-@pytest.mark.parametrize("wrong", ["pose", "joints"])
-def test_states_that_are_no_numbers_are_refused(wrong):
-    bad = {"pose": np.full((4, 4), np.nan)} if wrong == "pose" else {"joints": [0.0, np.inf]}
-    with pytest.raises(SafetyError, match="NaN or infinite"):
-        states(watch(), 10.0, **bad)
+def test_a_frozen_camera_is_noticed_when_its_arm_turns_on_the_spot():
+    """Regression: only the way of the TCP counted, and a hand that turns about it has none."""
+    of, frames = watch(), [Frame(10 + k / 10, k, PICTURE.copy()) for k in range(3)]
+    for frame, turned in zip(frames[:2], (0.0, 0.01), strict=True):
+        pictures(of, frame.timestamp, left=frame, right=frame, turned=turned)
+    with pytest.raises(SafetyError, match="moved by 0 mm and turned by 3 degrees: it is frozen"):
+        pictures(of, frames[2].timestamp, left=frames[2], right=frames[2], turned=0.05)
+
+
+@pytest.mark.parametrize("field", ["pose", "velocity", "joints", "wrench"])
+def test_states_that_are_no_numbers_are_refused(field):
+    """Regression: a velocity or a wrench of NaN passed."""
+    state = dataclasses.replace(arm(10.0, 0), joints=np.zeros(6), wrench=np.zeros(6))
+    wrong = getattr(state, field).copy()
+    wrong.flat[-1] = np.nan
+    watch().states({"left": state}, {}, now=10.0)
+    with pytest.raises(SafetyError, match="state of the left arm holds NaN or infinite"):
+        watch().states({"left": dataclasses.replace(state, **{field: wrong})}, {}, now=10.0)
 
 
 def test_a_budget_counts_seconds_of_a_fault_and_faults_of_a_minute_not_cycles():

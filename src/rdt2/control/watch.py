@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rdt2.errors import SafetyError
+from rdt2.pose import geodesic_angle
 from rdt2.robot.protocols import WATCHDOG
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from rdt2.robot import ArmState, Frame, GripperState
     from rdt2.robot.settings import RobotSettings
 
-MOVED = 0.005
-"""Metres after which a wrist camera cannot see the very same picture any more."""
+MOVED, TURNED = 0.005, 0.02
+"""Metres, or radians, after which a wrist camera cannot see the very same picture any more."""
 
 
 class Watch:
@@ -46,7 +47,8 @@ class Watch:
         """Raises SafetyError for states of arms and grippers that must not be acted upon."""
         most = min(self._safety.max_age, WATCHDOG)
         for side, state in arms.items():
-            if not (np.isfinite(state.pose).all() and np.isfinite(state.joints).all()):
+            force = () if state.wrench is None else state.wrench
+            if not all(np.isfinite(each).all() for each in (state.pose, state.velocity, state.joints, force)):
                 raise SafetyError(
                     f"the state of the {side} arm holds NaN or infinite values. Check its driver."
                 )
@@ -78,15 +80,17 @@ class Watch:
                 f"{1e3 * self._safety.max_skew:.0f} ms. Check that both cameras run at their rate."
             )
         for side, frame in frames.items():
-            place = was(side, frame.timestamp)[:3, 3]
-            image, where = self._shown.get(side, (None, place))
+            pose = was(side, frame.timestamp)
+            image, before = self._shown.get(side, (None, pose))
             if image is None or not np.array_equal(image, frame.image):
-                self._shown[side] = (frame.image, place)
-            elif float(np.linalg.norm(place - where)) > MOVED:
-                moved = 1e3 * float(np.linalg.norm(place - where))
+                self._shown[side] = (frame.image, pose)
+                continue
+            moved = float(np.linalg.norm(pose[:3, 3] - before[:3, 3]))
+            turned = float(geodesic_angle(pose[:3, :3], before[:3, :3]))
+            if moved > MOVED or turned > TURNED:
                 raise SafetyError(
-                    f"the {side} camera shows the very same picture since the arm moved by {moved:.0f} mm: it is "
-                    "frozen. Restart its stream."
+                    f"the {side} camera shows the very same picture since the arm moved by {1e3 * moved:.0f} mm and "
+                    f"turned by {np.degrees(turned):.0f} degrees: it is frozen. Restart its stream."
                 )
 
     def _fresh(self, device: str, what: str, stamp: float, sequence: int, now: float, most: float) -> None:
@@ -107,7 +111,7 @@ class Watch:
 
 @dataclass
 class Budget:
-    """How much may go wrong before the arms stop for good: so many faults in a minute, so many seconds of one."""
+    """How much may go wrong before the arms stop for good: so many faults in a minute at most, each so many seconds."""
 
     per_minute: int
     seconds: float

@@ -326,7 +326,7 @@ class SafetySettings(_Settings):
         1, "Seconds without a new chunk after which the arms come to rest, however much of the last is left."
     )
     faults_per_minute: Annotated[int, BeforeValidator(_number)] = Field(
-        ge=1, le=600, description="So many faults within a minute end the episode."
+        ge=1, le=600, description="More faults than these within a minute end the episode."
     )
     fault_seconds: Number = _positive(60, "A fault that lasts so many seconds ends the episode.")
 
