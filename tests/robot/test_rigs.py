@@ -44,6 +44,18 @@ def test_hands_of_the_published_rigs_face_one_table(name: str, apart: float) -> 
         assert (pose[:3, 3] < arm.bounds.high).all()
 
 
+@pytest.mark.parametrize("name", ["bimanual_ur5e", "bimanual_fr3", "cell_fr3"])
+def test_elbows_are_drawn_to_the_joints_that_an_arm_begins_from(name: str) -> None:
+    """Regression: those of real arms drifted to the posture in which arms wait in the cell."""
+    pytest.importorskip("mujoco")
+    robot = RobotSettings.read(name)
+    for side, known in robot.kinematics().items():
+        arm = robot.arms[side]
+        begins = ARM_MODELS[arm.model].home[side] if arm.begins is None else resets(name)[1][side]
+        np.testing.assert_allclose(known.home, begins)
+        assert (arm.begins is None) == (name == "cell_fr3")
+
+
 @pytest.mark.parametrize("name", ["bimanual_ur5e", "bimanual_fr3"])
 def test_published_rigs_can_move_from_their_reset_joints(name: str) -> None:
     """No part is where it must not be, with whole grippers; the FR3s begin with joint 6 near its end."""

@@ -352,6 +352,24 @@ def test_a_published_file_with_what_was_missing_is_a_robot(tmp_path) -> None:
     assert robot.safety.table_height == pytest.approx(-0.1)
 
 
+def test_what_is_assumed_of_a_published_file_is_told(tmp_path, capsys) -> None:
+    """Regression: models of another recording device were driven in the frame of the published one, without a word."""
+    values = with_added()
+    read(tmp_path, values)
+    told = " ".join(capsys.readouterr().err.split())
+    assert (
+        "arms.right.tx_tracker_to_policy and arms.left.tx_tracker_to_policy: taken is that of the device"
+        in told
+    )
+    values["arms"]["right"]["tx_tracker_to_policy"] = pose(0.0, 0.1, 0.0)
+    robot = read(tmp_path, values)
+    np.testing.assert_allclose(robot.arms["right"].policy_to_tcp[:3, 3], (0, 0.1 - 0.070261, -0.272602))
+    assert "does not say arms.left.tx_tracker_to_policy: taken" in " ".join(capsys.readouterr().err.split())
+    values["arms"]["left"]["policy_to_tcp"] = np.eye(4).tolist()
+    read(tmp_path, values)
+    assert not capsys.readouterr().err
+
+
 def test_a_published_file_with_one_arm(tmp_path) -> None:
     values = with_added(arms=yaml.safe_load(added(("right",)))["arms"])
     values["robots"] = values["robots"][:1]

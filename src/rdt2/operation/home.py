@@ -22,7 +22,6 @@ from rdt2.errors import ConfigError, SafetyError
 from rdt2.progress import note
 from rdt2.robot.models import arm_model
 from rdt2.robot.protocols import JointArm
-from rdt2.robot.sense import RESETS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -63,16 +62,13 @@ def home_joints(settings: RobotSettings) -> dict[str, Float[ndarray, " j"]]:
         arm = settings.arms[side]
         if arm.model is None:
             raise ConfigError(f"robot {settings.name!r}: its {side} hand has no joints to bring home.")
-        name = next((name for name in RESETS if name in arm.device), None)
-        if name is None and settings.kind != "cell":
+        joints = arm.begins
+        if joints is None and settings.kind != "cell":
             raise ConfigError(
                 f"robot {settings.name!r} does not say where its {side} arm begins. Bring it there with its pendant, "
                 f"and write its joints as arms.{side}.device.reset_degrees."
             )
-        joints = (
-            arm_model(arm.model).home[side] if name is None else np.array(arm.device[name], dtype=np.float64)
-        )
-        found[side] = np.radians(joints) if name == "reset_degrees" else np.asarray(joints, dtype=np.float64)
+        found[side] = np.array(arm_model(arm.model).home[side]) if joints is None else joints
     return found
 
 

@@ -93,6 +93,7 @@ def arm_kinematics(
     tool: Float[ndarray, "4 4"] | None = None,
 ) -> ArmKinematics:
     """Kinematics of one arm. What is compiled of its description is kept: the second one costs nothing.
+    home: Float[ndarray, " n"] | None = None,
 
     Args:
         model: "ur5e" or "fr3".
@@ -101,6 +102,7 @@ def arm_kinematics(
         tool: (4, 4) TCP in the frame of the mount; default identity.
 
     Raises:
+        home: joint angles a redundant arm is drawn to, radians; default those in which it waits in the cell.
         TaskError: an arm that is not known.
     """
     arm = arm_model(model)
@@ -111,7 +113,7 @@ def arm_kinematics(
         flange=f"{side}/mount",
         tool=np.eye(4) if tool is None else tool,
         speeds=[link.speed for link in arm.links],
-        home=arm.home[side],
+        home=arm.home[side] if home is None else home,
     )
 
 

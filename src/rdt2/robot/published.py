@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rdt2.errors import ConfigError
+from rdt2.progress import note
 from rdt2.registry import did_you_mean
 
 SIDES = ("right", "left")
@@ -94,9 +95,19 @@ def translate(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     ours: dict[str, Any] = {"arms": arms, "safety": {"table_height": max(floors)} if floors else {}}
     if robots:
         ours["kind"] = arms["right"]["model"]
-    for side, arm in (values.get("arms") or {}).items():
-        if isinstance(arm, Mapping) and "policy_to_tcp" in arm and side in arms:
-            del arms[side]["tx_tracker_to_tcp"], arms[side]["tx_tracker_to_policy"]
+    assumed = []
+    for side, arm in arms.items():
+        own = (values.get("arms") or {}).get(side)
+        own = own if isinstance(own, Mapping) else {}
+        if "policy_to_tcp" in own:
+            del arm["tx_tracker_to_tcp"], arm["tx_tracker_to_policy"]
+        elif "tx_tracker_to_policy" not in own:
+            assumed.append(f"arms.{side}.tx_tracker_to_policy")
+    if assumed:
+        note(
+            f"{where} does not say {' and '.join(assumed)}: taken is that of the device with which the published "
+            "models' data was recorded. Write it there, as such, or as that of the device that your model learned from."
+        )
     return _merged(ours, {key: value for key, value in values.items() if key in OWN})
 
 

@@ -22,10 +22,13 @@ from rdt2.errors import ConfigError
 from rdt2.registry import Registry
 from rdt2.robot.grippers import GRIPPERS
 from rdt2.robot.models import ARM_MODELS
-from rdt2.robot.sense import require_apart, require_reached, require_sense
+from rdt2.robot.sense import RESETS, require_apart, require_reached, require_sense
 from rdt2.robot.world import CellSettings
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
     from rdt2.robot.kinematics import ArmKinematics
 
 LONGEST_STOP = 2.0
@@ -247,6 +250,15 @@ class ArmSettings(_Settings):
         change = np.linalg.inv(poses["tx_tracker_to_tcp"]) @ poses["tx_tracker_to_policy"]
         return {**values, "policy_to_tcp": change}
 
+    @property
+    def begins(self) -> Float[ndarray, " n"] | None:
+        """The joints that it begins from, radians; None where its device does not say."""
+        name = next((name for name in RESETS if name in self.device), None)
+        if name is None:
+            return None
+        joints = np.array(self.device[name], dtype=np.float64)
+        return np.radians(joints) if name == "reset_degrees" else joints
+
     @model_validator(mode="after")
     def _jointed(self) -> ArmSettings:
         if (self.model is None) != (self.tool is None):
@@ -419,6 +431,7 @@ class RobotSettings(_Settings):
                 side,
                 base=arm.base,
                 tool=np.linalg.inv(mount_in_flange(arm.model, side)) @ arm.tool,
+                home=arm.begins,
             )
             for side, arm in self.arms.items()
         }
