@@ -263,8 +263,9 @@ class ExpertTraining(RunConfig):
     never did; policies of such an expert need Observation(state=...), which the control loop gives."""
     prefix: Annotated[int, between(0, 23)] = 0
     """Real-time chunking: of each sample a random number of leading rows, 0 to this many, is given without noise, and
-    only the rest is learned (arXiv 2512.05964). Such an expert goes on from what the arms will do anyway at no cost;
-    set it to the steps (of 1/30 s) that an answer may take. The policy then uses it unasked."""
+    only the rest is learned (arXiv 2512.05964). Such an expert goes on from what the arms will do anyway at no cost,
+    and from no more than that: set it to the steps (of 1/30 s) that may pass from a picture until the arms do what its
+    chunk says, latencies of camera and arm included; 10 for many robots. The policy then uses it unasked."""
     quantize: Literal["none", "int8", "int4"] = "none"
     """Keep the matrices of the frozen VLM in 8 or 4 bits: half and a third of its memory, for small cards. Give the
     policy the same quantize=. int4 needs the extra quant."""
