@@ -36,7 +36,7 @@ def until(condition, seconds=10.0):
 class FakeLink:
     """A UR controller that stands, and says its settings a while after they were set."""
 
-    lost, trouble, late = False, "", 0.0
+    lost, trouble, slowed, late = False, "", "", 0.0
 
     def __init__(self, arm, settings):
         pose = np.linalg.inv(arm.base) @ settings.kinematics()["right"].forward(UR_JOINTS)
@@ -53,6 +53,8 @@ class FakeLink:
             servoJ=lambda *_: True,
             servoStop=lambda _: True,
             kickWatchdog=lambda: True,
+            teachMode=lambda: True,
+            endTeachMode=lambda: True,
         )
 
     def open(self):
@@ -97,7 +99,9 @@ class FakeFR3:
 
 @pytest.fixture
 def fr3(monkeypatch):
-    library = SimpleNamespace(JointReference=lambda **_: None, NetworkException=OSError)
+    library = SimpleNamespace(
+        JointReference=lambda **_: None, JointImpedanceGains=lambda **_: None, NetworkException=OSError
+    )
     monkeypatch.setitem(sys.modules, "franky", library)
     settings = RobotSettings.read("bimanual_fr3")
     settings = settings.changed({"arms.right.device": {"type": "franky", "address": "192.0.2.1", **LOAD}})
@@ -105,7 +109,7 @@ def fr3(monkeypatch):
     robot = FakeFR3()
 
     def begin():
-        arm._motion = SimpleNamespace(set_reference=lambda _: None)
+        arm._motion = SimpleNamespace(set_reference=lambda _: None, set_gains=lambda _: None)
 
     arm._reached, arm._begin = lambda: robot, begin
     arm._set_up = arm._let_go = lambda: None
@@ -219,3 +223,46 @@ def test_the_first_command_after_a_silence_is_heard_when_it_is_seen(driver, kind
     getattr(arm, kind)(times, np.repeat(values[None], 4, axis=0))
     time.sleep(0.02)
     assert arm.health().ok
+
+
+def test_an_arm_in_a_persons_hands_whose_stop_fails_is_stopped_by_the_next_one(fr3) -> None:
+    """Regression: the second stop did nothing, and the arm stayed without stiffness although all seemed well."""
+    fr3.enable()
+    fr3.guide(True)
+    gains = []
+
+    def set_gains(_):
+        gains.append(1)
+        if len(gains) == 1:
+            raise RuntimeError("the robot is busy")
+
+    fr3._motion.set_gains = set_gains
+    with pytest.raises(RuntimeError, match="the robot is busy"):
+        fr3.stop()
+    assert fr3._stream._ramp is not None  # whatever became of the stiffness, it goes nowhere
+    fr3.stop()
+    assert len(gains) == 2
+    assert not fr3._in_hand
+
+
+def test_an_arm_whose_controller_does_not_end_freedrive_is_kept_in_it_by_nobody(ur) -> None:
+    """Regression: giving back went well, and the script was kept alive, so that the arm stayed free to be moved."""
+    ur.enable()
+    ur.guide(True)
+    ur._link.control.endTeachMode = lambda: False
+    with pytest.raises(RobotError, match="refuses the end of freedrive"):
+        ur.guide(False)
+    kicks = []
+    ur._link.control.kickWatchdog = lambda: kicks.append(1) or True
+    time.sleep(0.05)
+    assert kicks == []
+    assert ur.health().stopped
+
+
+def test_an_arm_whose_controller_does_not_begin_freedrive_says_so(ur) -> None:
+    ur.enable()
+    ur._link.control.teachMode = lambda: False
+    with pytest.raises(RobotError, match="refuses the beginning of freedrive"):
+        ur.guide(True)
+    until(lambda: not ur._in_hand)
+    assert ur.health().stopped

@@ -64,7 +64,7 @@ def peer():
 
 @pytest.fixture
 def robot(peer):
-    for cure in ("release", "power on", "thaw"):
+    for cure in ("release", "power on", "thaw", "fast"):
         trouble(peer["address"], cure)
     robot = robot_of(settings())
     yield robot
@@ -179,6 +179,27 @@ def test_an_arm_in_trouble_is_not_enabled_and_says_why(peer, robot) -> None:
     run(robot, 0.2)
     with pytest.raises(RobotError, match=r"cannot be enabled: the emergency stop is pressed"):
         robot.arms["right"].enable()
+
+
+def test_a_speed_slider_that_a_person_turned_down_is_turned_up_by_nobody(peer, robot) -> None:
+    """Regression: each recovery, and each enabling, set what the yaml says."""
+
+    def slider():
+        return next(check for check in arm.checks() if check.name == "speed slider")
+
+    arm = ready(robot).arms["right"]
+    assert slider().got == "30 %"
+    trouble(peer["address"], "slow")
+    until(lambda: slider().got == "10 %")
+    robot.stop()
+    run(robot, 0.2)
+    robot.recover()
+    assert robot.faults() == []
+    assert (slider().got, slider().expected, slider().ok) == ("10 %", "30 % at most", True)
+    robot.close()
+    robot.connect()
+    with pytest.raises(RobotError, match=r"slider stands at 10 %, expected 30 %\. Turn it up on the pendant"):
+        robot.enable()
 
 
 def test_a_path_faster_than_the_arm_may_be_is_refused(robot) -> None:

@@ -23,6 +23,7 @@ class BaseDevice:
         self._fault = ""
         self._heard = float("-inf")
         self._stops, self._stopping = 0, threading.RLock()
+        self._unbraked = False
 
     def _brake(self) -> None:
         """Begin to decelerate and forget what is pending."""
@@ -56,13 +57,18 @@ class BaseDevice:
 
     def stop(self) -> None:
         """Brake, and stay stopped until `recover`; also one that is being recovered. Does nothing else where it is not
-        connected, or stopped already."""
+        connected, or has braked already: a brake that failed is tried again."""
         with self._stopping:
             self._stops += 1
-            begins = self._connected and not self._stopped
-            self._stopped = self._stopped or begins
+            begins = self._connected and (self._unbraked or not self._stopped)
+            if begins:
+                self._stopped, self._unbraked = True, False
         if begins:
-            self._brake()
+            try:
+                self._brake()
+            except BaseException:
+                self._unbraked = True
+                raise
 
     def fail(self, reason: str) -> None:
         """Stop with a fault; the first reason is kept."""
@@ -92,7 +98,7 @@ class BaseDevice:
                     f"the {self.name} was stopped again while it was being recovered, and stays stopped"
                     f"{f': {self._fault}' if self._fault else ''}. When it is safe to move, recover() it once more."
                 )
-            self._stopped, self._fault = False, ""
+            self._stopped, self._unbraked, self._fault = False, False, ""
 
     def close(self) -> None:
         """Stop, and let go of the device."""

@@ -48,8 +48,8 @@ def settings_of(
             bool(np.abs(inertia - options.payload_inertia).max() < 1e-5),
         ),
         Check(
-            "speed slider", f"{100 * options.speed_slider:.0f} %", f"{100 * slider:.0f} %",
-            abs(slider - options.speed_slider) < 5e-3,
+            "speed slider", f"{100 * options.speed_slider:.0f} % at most", f"{100 * slider:.0f} %",
+            slider < options.speed_slider + 5e-3,
         ),
         Check("kinematics", "the same TCP as the model's", f"{1e3 * apart:.1f} mm off", apart < APART),
     ]  # fmt: skip

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 PORTS = {30004: "RTDE", 30003: "scripts", 29999: "the dashboard"}
 REACHED = 5.0
+ROUNDED = 5e-3
+"""Of the speed slider: what lies between what was set and what is said."""
 BEGINS = 2.0
 """Seconds in which a script that was started takes its first settings."""
 
@@ -150,8 +152,19 @@ class URLink:
         """Why the controller does not let the arm move, as it said last, and what to do; "" where it does."""
         return of_modes(self.receive.getRobotMode(), self.receive.getSafetyMode())
 
+    @property
+    def slowed(self) -> str:
+        """That a person keeps the arm slower than the yaml says, and what to do; "" where nobody does."""
+        slider, wanted = self.receive.getTargetSpeedFraction(), self.options.speed_slider
+        if slider > wanted - ROUNDED:
+            return ""
+        return (
+            f"its speed slider stands at {100 * slider:.0f} %, expected {100 * wanted:.0f} %. Turn it up on the "
+            "pendant, or write the lower share as speed_slider"
+        )
+
     def take_control(self, tool: Float[ndarray, "4 4"]) -> Float[ndarray, "4 4"]:
-        """Have the script run, with load, tool and slider set.
+        """Have the script run, with load and tool set, and the slider where it is higher than the yaml says.
 
         Args:
             tool: the TCP in the frame of the flange, metres.
@@ -171,7 +184,8 @@ class URLink:
         # the script takes a centre of exactly zero for "as it was"
         centre = list(options.payload_centre) if any(options.payload_centre) else [0.0, 0.0, 1e-6]
         load = options.payload, centre, [*options.payload_inertia, 0.0, 0.0, 0.0]
-        self._settle("take its speed slider", lambda: self._inputs.setSpeedSlider(options.speed_slider))
+        if self.receive.getTargetSpeedFraction() > options.speed_slider:  # who turned it down wants it so
+            self._settle("take its speed slider", lambda: self._inputs.setSpeedSlider(options.speed_slider))
         self._settle("take its payload", lambda: control.setTargetPayload(*load))
         self._settle("take its tool", lambda: control.setTcp(matrix_to_pose(tool).tolist()))
         return pose_to_matrix(np.array(self._settle("say its tool", control.getTCPOffset)))

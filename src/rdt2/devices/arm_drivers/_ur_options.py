@@ -14,8 +14,8 @@ class UROptions(LoadedArmOptions):
     speed_slider: float = Field(
         gt=0,
         le=1,
-        description="Share of the speed slider on the pendant that is set: begin with 0.3, and raise it when what you "
-        "see is what you expect.",
+        description="Share to which the speed slider on the pendant is turned down: begin with 0.3, and raise it, here "
+        "and on the pendant, when what you see is what you expect.",
     )
     rate: float = Field(
         default=125.0, ge=100, le=500, description="Poses a second that are told: 125 to 500 on an e-series."

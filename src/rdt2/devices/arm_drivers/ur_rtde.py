@@ -122,14 +122,15 @@ class URArm(BaseDevice):
         """Start the control script and hold the arm where it is, with the controller's own watchdog.
 
         Raises:
-            RobotError: it is not connected, is stopped by its safety system, or is not set up as the yaml says.
+            RobotError: it is not connected, is stopped by its safety system, or is not set up as the yaml says; its
+                speed slider is lower than that: only a person turns it up.
         """
         if not self._connected:
             raise RobotError(f"the {self.name} is not connected. Call connect() first.")
         with self._changing:
             if self._enabled:
                 return
-            if trouble := self._fault or self._link.trouble:
+            if trouble := self._fault or self._link.trouble or self._link.slowed:
                 raise RobotError(f"the {self.name} cannot be enabled: {trouble}.")
             self._take_control()
             self._rest()
@@ -223,7 +224,8 @@ class URArm(BaseDevice):
         elif np.abs(self._link.receive.getActualQd()).max() > STILL:
             raise RobotError(f"the {self.name} still moves. Hold it still, then give it back.")
         self._wants_hand, until = on, time.monotonic() + ANSWER_SECONDS
-        while self._in_hand != self._wants_hand:  # the thread that speaks to the controller says it
+        # The thread that speaks to the controller says it; who was refused freedrive counts as in it until it is ended.
+        while self._in_hand != on or (on and self._stopped):
             if self._stopped or time.monotonic() > until:
                 self._wants_hand = False
                 raise RobotError(
@@ -419,14 +421,17 @@ class URArm(BaseDevice):
         if on and self._servos:
             self._servos = False
             control.servoStop(SERVO_STOP)
-        if not (control.teachMode() if on else control.endTeachMode()):
+        taken = control.teachMode() if on else control.endTeachMode()
+        if not taken:
+            # A controller that does not end it hears nothing more: it ends its script then, and freedrive with that.
+            self._refused = self._refused or not on
             self.fail(
                 f"its controller refuses {'the beginning' if on else 'the end'} of freedrive. Look at the pendant"
             )
         elif not on and not self._stopped:
             self._measure()
             self._stay()
-        self._in_hand = on
+        self._in_hand = on or not taken
 
     def _drive(self, now: float) -> None:
         stream, options, control = self._stream, self._options, self._link.control

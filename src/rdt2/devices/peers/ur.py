@@ -233,8 +233,10 @@ class Controller:
                 self.frozen = trouble == "freeze"
             elif trouble == "push":
                 self.motion.push()
+            elif trouble in ("slow", "fast"):  # somebody at the speed slider
+                self.slider = 0.1 if trouble == "slow" else 1.0
             else:
-                return "there is protective_stop, emergency_stop, release, power on, drop, freeze, thaw, push"
+                return "try protective_stop, emergency_stop, release, power on, drop, freeze, thaw, push, slow, fast"
         return "ok"
 
     def ask(self, words: str) -> str:
