@@ -5,10 +5,10 @@
 
 Each scene is run twice, one after the other: in the real-time cell as `rdt2 run --robot cell_ur5e` drives it, and with
 drivers in between that speak the arms', the grippers' and the cameras' own protocols to peers, which move the arms of
-the same cell; a tracker is attached, too. The judge of the cell says of both whether the task was done. The figures hold both rates, and the
-difference with its interval and McNemar's exact p. The file is whole after every scene, and the same command goes on
-with it. Two cores do not carry it in real time: see slow_motion.py. A machine that cannot keep up shows: `slower` is
-the share of time by which the cell's clock stood still.
+the same cell; a tracker is attached, too. The judge of the cell says of both whether the task was done. The figures
+hold both rates, and the difference with its interval and McNemar's exact p. The file is whole after every scene, and
+the same command goes on with it. Two cores do not carry it in real time: see slow_motion.py. A machine that cannot keep
+up shows: `slower` is the share of time by which the cell's clock stood still.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from rdt2.devices.arm_drivers._load import LoadedArmOptions
 
 TORQUE_STEP = 2.5
 """N m by which franky may ask for more or less torque than the robot was commanded a millisecond ago. libfranka's
-low-pass filter of 100 Hz leaves 0.39 of such a step (`lowpass_filter.h`), so that the torque changes by 0.97 N m/ms; the
-robot allows 1 (`kMaxTorqueRate`). With franky's own 1 N m it lags so far behind quick motions that the arm begins to
-swing."""
+low-pass filter of 100 Hz leaves 0.39 of such a step (`lowpass_filter.h`), so that the torque changes by 0.97 N m/ms:
+the robot allows 1 (`kMaxTorqueRate`). With franky's own 1 N m it lags so far behind quick motions that the arm begins
+to swing."""
 
 
 class FrankyOptions(LoadedArmOptions):
