@@ -2,19 +2,20 @@
 
     python scripts/pictures.py docs/images        # demo.webp, and chunk.webp: what the model sees and what it answers
 
-An episode of each task on two UR5e, one after the other, no matter how they end; --seed chooses the scenes. The front
-camera faces the arms, so the right hand's picture is on the left of it.
+An episode of each task on two UR5e, one after the other, no matter how they end; --seed chooses the scenes. What the
+model sees is left | right; the front camera faces the arms, so there the right arm is on the left, and is labelled.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rdt2.action import ARMS, ActionChunk
+from rdt2.action import SIDES, ActionChunk
 from rdt2.control import Moment
 from rdt2.evaluation.cell import loop_config, run_trial
 from rdt2.evaluation.scenes import draw_trials
@@ -52,16 +53,17 @@ class Film:
             self.still = self._drawn(self._seen, moment.cycle.plan.poses)
 
     def _frame(self) -> Image.Image:
-        views = [
-            self._cell.render("right", size=(WRIST, WRIST)),
-            self._cell.render("front", size=(FRONT_WIDTH, WRIST)),
-            self._cell.render("left", size=(WRIST, WRIST)),
-        ]
+        views = [self._cell.render(side, size=(WRIST, WRIST)) for side in SIDES]
+        views.append(self._cell.render("front", size=(FRONT_WIDTH, WRIST)))
         frame = Image.new("RGB", (2 * WRIST + FRONT_WIDTH, WRIST + CAPTION), "white")
         frame.paste(Image.fromarray(np.concatenate(views, axis=1)), (0, 0))
         pen = ImageDraw.Draw(frame)
-        _label(pen, (8, 6), "right wrist")
-        _label(pen, (WRIST + FRONT_WIDTH + 8, 6), "left wrist")
+        for number, side in enumerate(SIDES):
+            _label(pen, (number * WRIST + 8, 6), f"{side} wrist")
+        front = 2 * WRIST
+        _label(pen, (front + 8, 6), "front camera, facing the arms")
+        _label(pen, (front + 8, WRIST - 26), "right arm", COLOURS["right"])
+        _label(pen, (frame.width - 76, WRIST - 26), "left arm", COLOURS["left"])
         pen.text((frame.width / 2, WRIST + CAPTION / 2), self._sentence, "black", LARGE, anchor="mm")
         return frame
 
@@ -70,7 +72,7 @@ class Film:
         height = 384
         front = Image.fromarray(self._cell.render("front", size=(576, height)))
         pen = ImageDraw.Draw(front)
-        for side in ARMS:
+        for side in SIDES:
             for number, pose in enumerate(poses[side]):
                 x, y = self._on_front(pose[:3, 3], front.size)
                 radius = 5 - 3 * number / len(poses[side])
@@ -84,9 +86,10 @@ class Film:
         middle = 2 * height + 24 + front.width / 2
         pen.text((middle, CAPTION / 2), "Out: 24 steps of both hands, 0.8 s", "black", LARGE, anchor="mm")
         pen.text((height, picture.height - CAPTION / 2), "384 x 768, RGB", "gray", SMALL, anchor="mm")
-        for side, where in (("right", -90), ("left", 90)):
-            at = (middle + where, picture.height - CAPTION / 2)
-            pen.text(at, f"{side} arm", COLOURS[side], SMALL, anchor="mm")
+        below = picture.height - CAPTION / 2
+        pen.text((middle, below), "front camera, facing the arms", "gray", SMALL, anchor="mm")
+        for side, where in (("right", -200), ("left", 200)):
+            pen.text((middle + where, below), f"{side} arm", COLOURS[side], SMALL, anchor="mm")
         return picture
 
     def _on_front(self, point: np.ndarray, size: tuple[int, int]) -> tuple[float, float]:
@@ -99,9 +102,9 @@ class Film:
         return size[0] / 2 + scale * x, size[1] / 2 - scale * y
 
 
-def _label(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -> None:
+def _label(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Any = "black") -> None:
     pen.rounded_rectangle(np.add(pen.textbbox(place, text, SMALL), (-4, -2, 4, 4)).tolist(), 4, "white")
-    pen.text(place, text, "black", SMALL)
+    pen.text(place, text, colour, SMALL)
 
 
 def main() -> None:
