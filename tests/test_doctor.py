@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.metadata
 import json
 import socket
 import subprocess
@@ -12,7 +13,12 @@ import pytest
 
 from rdt2 import doctor
 from rdt2.cli.main import main
+from rdt2.cli.robot import RobotServe
+from rdt2.cli.serve import Serve
+from rdt2.dashboard.options import Looking
+from rdt2.devices import known, libaravis
 from rdt2.doctor import Finding, examine, summary
+from rdt2.errors import RobotError
 
 
 def one(check) -> Finding:
@@ -52,6 +58,64 @@ def test_an_extra_that_is_missing(monkeypatch) -> None:
     assert found == Finding("extra ray", "optional", "not installed: ray", "pip install 'rdt2[ray]'")
 
 
+def drivers() -> dict[str, Finding]:
+    return {finding.name: finding for finding in doctor._drivers()}
+
+
+def test_a_driver_whose_library_is_missing(monkeypatch) -> None:
+    """Regression: drivers were all listed as ok, whatever they lacked."""
+    real = known._installed
+    monkeypatch.setattr(known, "_installed", lambda name: name != "openvr" and real(name))
+    found = drivers()
+    mend = "pip install 'rdt2[vive]'"
+    assert found["driver openvr"] == Finding("driver openvr", "optional", "not installed: openvr", mend)
+    assert "openvr" not in found["device drivers"].found
+    assert "uvc" in found["device drivers"].found
+
+
+def test_a_driver_that_this_python_cannot_have(monkeypatch) -> None:
+    told = [
+        'ur-rtde>=1.6; sys_platform == "linux" and python_version < "3.0" and extra == "ur"',
+        'mujoco>=3.6; extra == "ur"',
+        'mujoco>=3.6; extra == "fr3"',
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: told)
+    monkeypatch.setattr(known, "_installed", lambda name: name != "ur-rtde")
+    found = drivers()["driver ur_rtde"]
+    assert found.found == "not installed: ur-rtde"
+    assert found.mend.startswith("another Python or system: ur-rtde is only where sys_platform")
+    assert "extra" not in found.mend
+
+
+def test_cameras_without_their_library(monkeypatch) -> None:
+    def library():
+        raise RobotError("cameras need the library aravis 0.8 (no such file). Install it: apt-get")
+
+    monkeypatch.setattr(libaravis, "library", library)
+    found = drivers()["driver aravis"]
+    assert found.found == "cameras need the library aravis 0.8 (no such file)."
+    assert found.mend == libaravis.INSTALL
+
+
+def test_a_device_that_may_not_be_opened(monkeypatch, tmp_path) -> None:
+    port = tmp_path / "ttyUSB0"
+    places = {"serial ports": ((str(tmp_path / "ttyUSB*"),), "dialout")}
+    monkeypatch.setattr(doctor, "DEVICE_FILES", places)
+    (none,) = doctor._device_files()
+    assert none == Finding("serial ports", "ok", "none plugged in")
+    port.touch()
+    (found,) = doctor._device_files()
+    assert found == Finding("serial ports", "ok", str(port))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    (found,) = doctor._device_files()
+    assert found.state == "optional"
+    assert found.mend.startswith("sudo usermod -aG dialout ")
+
+
+def test_the_ports_are_those_of_the_commands() -> None:
+    assert set(doctor.PORTS) == {Serve().port, Looking().dashboard_port, RobotServe(robot="x").port}
+
+
 def test_rendering_that_breaks_or_hangs(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "_DRAW", "raise SystemError('no screen')")
     assert one(doctor._rendering) == Finding("rendering", "broken", "no screen", "apt-get install libosmesa6")
@@ -69,7 +133,7 @@ def test_a_port_that_is_taken(monkeypatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(doctor, "PORTS", {taken.getsockname()[1]: "rdt2 serve"})
+        monkeypatch.setattr(doctor, "PORTS", {taken.getsockname()[1]: ("rdt2 serve", "--port")})
         (found,) = doctor._ports()
     assert found.state == "optional"
     assert found.mend == "another --port for rdt2 serve"

@@ -9,6 +9,7 @@ something (a picture that is drawn, the hub that is asked) has its own process o
 from __future__ import annotations
 
 import getpass
+import glob
 import importlib.metadata
 import os
 import platform
@@ -22,18 +23,31 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rdt2.devices.known import Known
 
 State = Literal["ok", "optional", "broken"]
 
 PYTHON = ((3, 10), (3, 13))
-PORTS = {8000: "rdt2 serve", 8060: "the operator's page"}
+PORTS = {
+    8000: ("rdt2 serve", "--port"),
+    8060: ("the operator's page", "--dashboard-port"),
+    8790: ("rdt2 robot serve", "--port"),
+}
+"""Who listens there, and the option that names another one."""
+DEVICE_FILES = {
+    "serial ports": (("/dev/ttyUSB*", "/dev/ttyACM*"), "dialout"),
+    "USB cameras": (("/dev/video*",), "video"),
+}
+"""Where such devices appear, and the group of those who may open them."""
 DRAWN_SECONDS, HUB_SECONDS = 60.0, 4.0
 DESCRIPTORS = 4096
 SHARED_GB = 2.0
 """Of /dev/shm: batches of loader workers go through it."""
 MEMORY_GB = 4.0
-"""Of main memory: enough for the demo and the tests."""
+"""Of main memory, of which the demo takes 0.9 (benchmarks/footprint.py)."""
 _DRAW = "from rdt2.sim.render import require_rendering; require_rendering()"
 
 
@@ -62,7 +76,7 @@ def examine(*, hub: bool = True) -> Iterator[Finding]:
     """
     checks: list[Callable[[], Finding | list[Finding]]] = [
         _python, _core, _torch, _memory, _compiler, _rendering, _shared_memory, _descriptors, _real_time, _extras,
-        _drivers, _ports, _cache,
+        _drivers, _device_files, _ports, _cache,
     ]  # fmt: skip
     if hub:
         checks.append(_hub)
@@ -116,14 +130,14 @@ def _torch() -> list[Finding]:
         mend = "pip install --force-reinstall torch (this build of it has no CUDA)" if nvidia else ""
         told = (
             f"torch {torch.__version__}, CPU only: the demo runs; the published models need a GPU "
-            "(weights of RDT2-FM 8.9 GB, of RDT2-VQ 16.6 GB)"
+            "(weights of RDT2-FM 8.9 GB, of RDT2-VQ 18.3 GB)"
         )
         return [Finding("GPU", "optional", told, mend)]
     found = []
     for number, gpu in enumerate(gpus):
         free, total = torch.cuda.mem_get_info(number)
         told = f"{gpu.name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, torch {torch.__version__}"
-        small = total < 16e9
+        small = total < 19e9
         mend = "for RDT2-VQ: --quantize int8 or int4 (docs/models.md)" if small else ""
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             small, mend = True, "this GPU has no bfloat16: --dtype float32, or a newer one"
@@ -136,7 +150,10 @@ def _memory() -> Finding:
     told = f"{total:.0f} GB, {os.cpu_count()} cores"
     few = total < MEMORY_GB
     return Finding(
-        "memory", "optional" if few else "ok", told, f"{MEMORY_GB:.0f} GB for demo and tests" if few else ""
+        "memory",
+        "optional" if few else "ok",
+        told,
+        f"{MEMORY_GB:.0f} GB: the demo takes 0.9 beside the system" if few else "",
     )
 
 
@@ -228,26 +245,71 @@ def _extras() -> list[Finding]:
     return findings
 
 
-def _drivers() -> Finding:
-    from rdt2.devices import ARM_DRIVERS, CAMERA_DRIVERS, GRIPPER_DRIVERS, TRACKER_DRIVERS
+def _drivers() -> list[Finding]:
+    """Those that can be used as they are, in one finding; one for each that lacks something."""
+    from rdt2.devices.known import known_drivers
 
-    kinds = ARM_DRIVERS, GRIPPER_DRIVERS, CAMERA_DRIVERS, TRACKER_DRIVERS
-    names = dict.fromkeys(name for kind in kinds for name in kind)
-    return Finding(
-        "device drivers", "ok", f"{', '.join(names) or 'none'}: 'rdt2 device list' looks for devices"
-    )
+    ready: dict[str, None] = {}
+    lacking: dict[str, Finding] = {}
+    for each in known_drivers():
+        told, mend = _lacked_by(each)
+        if told:
+            name = f"driver {each.name}"
+            lacking[name] = Finding(name, "optional", told, mend)
+        else:
+            ready[each.name] = None
+    told = f"{', '.join(ready) or 'none'}: 'rdt2 device list --find' looks for devices"
+    return [Finding("device drivers", "ok", told), *lacking.values()]
+
+
+def _lacked_by(driver: Known) -> tuple[str, str]:
+    """What a driver cannot be used without, and how to get it; empty where nothing is missing."""
+    from packaging.requirements import Requirement
+
+    from rdt2.devices import libaravis
+    from rdt2.errors import RobotError
+
+    if driver.missing:
+        told = f"not installed: {', '.join(driver.missing)}"
+        for need in map(Requirement, importlib.metadata.requires("rdt2") or []):
+            where, _, extra = str(need.marker or "").rpartition(" and ")
+            here = need.marker is None or need.marker.evaluate({"extra": driver.extra})
+            if need.name in driver.missing and f'"{driver.extra}"' in extra and not here:
+                return told, f"another Python or system: {need.name} is only where {where.strip('()')}"
+        return told, f"pip install 'rdt2[{driver.extra}]'"
+    if driver.name == "aravis":
+        try:
+            libaravis.library()
+        except RobotError as error:
+            return str(error).rpartition(" Install it:")[0], libaravis.INSTALL
+    return "", ""
+
+
+def _device_files() -> list[Finding]:
+    """Whether this user may open the devices that are plugged in."""
+    findings = []
+    for name, (patterns, group) in DEVICE_FILES.items():
+        there = sorted(path for pattern in patterns for path in glob.glob(pattern))
+        closed = [path for path in there if not os.access(path, os.R_OK | os.W_OK)]
+        if closed:
+            told = f"{', '.join(closed)} may not be opened by {getpass.getuser()}"
+            mend = f"sudo usermod -aG {group} {getpass.getuser()}, then log in again"
+            findings.append(Finding(name, "optional", told, mend))
+        else:
+            findings.append(Finding(name, "ok", ", ".join(there) or "none plugged in"))
+    return findings
 
 
 def _ports() -> list[Finding]:
     findings = []
-    for port, user in PORTS.items():
+    for port, (user, option) in PORTS.items():
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
                 told = f"taken ({error.strerror})"
-                findings.append(Finding(f"port {port}", "optional", told, f"another --port for {user}"))
+                findings.append(Finding(f"port {port}", "optional", told, f"another {option} for {user}"))
             else:
                 findings.append(Finding(f"port {port}", "ok", f"free for {user}"))
     return findings
