@@ -54,7 +54,7 @@ def main() -> None:
         figures = measure_loaders(options.samples, options.augmented, options.device)
         show(figures)
     if options.json is not None:
-        from rdt2.evaluation.files import write_json
+        from rdt2.files import write_json
 
         write_json(options.json, figures)
 

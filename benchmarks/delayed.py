@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from rdt2.evaluation.cell import evaluate_cell, loop_config
-from rdt2.evaluation.files import write_json
 from rdt2.evaluation.results import CellEvaluation
 from rdt2.evaluation.statistics import Paired
+from rdt2.files import write_json
 from rdt2.policy import PolicySpec
 from rdt2.serving import ProcessEngine, ServerSettings, served
 

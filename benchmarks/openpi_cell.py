@@ -26,8 +26,8 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 from rdt2.action import absolute_rows
 from rdt2.errors import ConfigError
-from rdt2.evaluation.files import write_json
 from rdt2.evaluation.statistics import Paired, Rate
+from rdt2.files import write_json
 from rdt2.observation import Observation
 from rdt2.policy import PolicySpec, load_policy
 from rdt2.policy.digests import file_digests

@@ -51,7 +51,7 @@ def main() -> None:
         if isinstance(row, dict):
             print(name, " ".join(f"{key} {value:.2f}" for key, value in sorted(row.items())))
     if options.json is not None:
-        from rdt2.evaluation.files import write_json
+        from rdt2.files import write_json
 
         write_json(options.json, figures)
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from rdt2.evaluation.files import write_json
+from rdt2.files import write_json
 from rdt2.observation import Observation
 from rdt2.policy import PolicySpec
 from rdt2.serving import Client, ProcessEngine, RayEngine, ServerSettings, served

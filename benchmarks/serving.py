@@ -64,7 +64,7 @@ def main() -> None:
     for name, row in figures.items():
         print(name, " ".join(f"{key} {value:g}" for key, value in row.items()))
     if options.json is not None:
-        from rdt2.evaluation.files import write_json
+        from rdt2.files import write_json
 
         write_json(options.json, figures)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,6 +27,7 @@ from rdt2.files import (
     set_aside,
     whole_file,
     whole_folder,
+    write_json,
     write_whole,
 )
 
@@ -238,3 +241,25 @@ def test_what_is_set_aside_takes_the_place_of_what_was_there(tmp_path: Path) -> 
         write_whole(tmp_path / "step-1" / "a", content)
         assert set_aside(tmp_path / "step-1", "damaged-step-1") == tmp_path / "damaged-step-1"
     assert [file.read_text() for file in tmp_path.rglob("a")] == ["second"]
+
+
+def test_values_of_all_kinds_become_json(tmp_path):
+    path = write_json(
+        tmp_path / "deep" / "r.json",
+        {
+            "a": np.float32(0.5),
+            "b": np.arange(2),
+            "nan": float("nan"),
+            "path": tmp_path,
+            "t": (1, None),
+            "字": "字",
+        },
+    )
+    values = json.loads(path.read_text(encoding="utf-8"))
+    assert values == {"a": 0.5, "b": [0, 1], "nan": None, "path": str(tmp_path), "t": [1, None], "字": "字"}
+
+
+def test_a_folder_for_json_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordingError, match=r"r\.json"):
+        write_json(tmp_path / "file" / "r.json", {})

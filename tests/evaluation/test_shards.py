@@ -9,8 +9,8 @@ from rdt2.action import ActionChunk
 from rdt2.cli.main import main
 from rdt2.data import ShardIndex, ShardWriter, split_by_episode
 from rdt2.errors import ConfigError, ShardError
-from rdt2.evaluation.files import write_json
 from rdt2.evaluation.shards import MEAN_CHUNK, STAY_STILL, evaluate_shards, trained_with
+from rdt2.files import write_json
 
 
 def chunk(step: float, width: float) -> np.ndarray:

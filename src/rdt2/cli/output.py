@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rdt2.errors import ConfigError
-from rdt2.files import require_writable
+from rdt2.files import as_json, require_writable, write_json
 from rdt2.progress import note
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ def save_json(path: Path | None, values: dict[str, Any]) -> None:
     """Write a command's figures where `--json` says, and say so; "-" is stdout."""
     if path is None:
         return
-    from rdt2.evaluation.files import as_json, write_json
-
     if path == ALONE:
         print(as_json(values), end="", file=_stdout.get(), flush=True)
         return

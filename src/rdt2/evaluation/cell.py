@@ -26,7 +26,6 @@ import numpy as np
 
 from rdt2.action import ARMS
 from rdt2.errors import ConfigError, SimulationError
-from rdt2.evaluation.files import plain, write_json
 from rdt2.evaluation.identity import (
     code_digest,
     differences,
@@ -39,6 +38,7 @@ from rdt2.evaluation.judge import Judge
 from rdt2.evaluation.policies import Deprived, open_policy
 from rdt2.evaluation.results import CellEvaluation, EpisodeRecord, Event, read_evaluation
 from rdt2.evaluation.scenes import Trial, draw_trials, task_named
+from rdt2.files import plain, write_json
 from rdt2.policy.spec import PolicySpec
 from rdt2.progress import note
 from rdt2.workers import worker_pool
