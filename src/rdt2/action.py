@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 HORIZON = 24
+"""Rows of a chunk."""
 ACTION_DIM = 20
+"""Columns of a chunk."""
 NUM_TOKENS = 27
+"""Tokens that say a chunk."""
 FPS = 30.0
+"""Rows of a chunk a second."""
 ARMS: tuple[str, str] = ("right", "left")
 """In the order of an action's columns."""
 SIDES: tuple[str, str] = ("left", "right")

@@ -8,12 +8,12 @@ from typing import Any
 
 from rdt2.errors import ConfigError
 
-# Columns of the (24, 20) chunk: right arm 0..9, left arm 10..19; each position 3, rotation 6, width 1.
 PART_COLUMNS: dict[str, tuple[int, ...]] = {
     "pos": (0, 1, 2, 10, 11, 12),
     "rot": (3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 18),
     "grip": (9, 19),
 }
+"""Columns of the (24, 20) chunk: right arm 0..9, left arm 10..19; each position 3, rotation 6, width 1."""
 STAGES = (2, 4, 8)  # channel multipliers, one stride-2 stage each
 STRIDE = 2 ** len(STAGES)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 ARM_MODELS = Registry("arm", "rdt2.robot.models", variable="ARM", kind=ArmModel, error=TaskError)
+"""Descriptions of arms by name: the files of this folder, and what installed packages bring (`rdt2.registry`)."""
 
 MIRROR = {"right": -1.0, "left": 1.0}
 """Sign of y and of turns about z: a cell is symmetric about its x-z plane."""
