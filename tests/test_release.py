@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import rdt2
 from rdt2.cli.main import parse
 from rdt2.doctor import PYTHON
 
@@ -87,17 +89,39 @@ def test_a_workflow_runs_targets_and_files_that_are_there(path: Path) -> None:
         assert ROOT / f"docker/{image}.Dockerfile" in IMAGES
 
 
-def test_ci_runs_the_readme_on_every_python() -> None:
+def test_ci_runs_the_readme_and_the_wheel_on_every_python() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
     (low, high) = PYTHON
     versions = [f"3.{minor}" for minor in range(low[1], high[1] + 1)]
-    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == versions
+    for job in ("test", "wheel"):
+        assert workflow["jobs"][job]["strategy"]["matrix"]["python"] == versions
     assert f'requires-python = ">=3.{low[1]},<3.{high[1] + 1}"' in PROJECT
     for version in versions:
         assert f'"Programming Language :: Python :: {version}"' in PROJECT
     said = "\n".join(steps(workflow))
     for command in re.findall(r"^make \w+", (ROOT / "README.md").read_text("utf-8"), re.M):
         assert command in said, command
+
+
+def test_ci_installs_the_wheel_where_there_is_no_repository() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    *_, install, tried = workflow["jobs"]["wheel"]["steps"]
+    assert "pip install dist/*.whl" in install["run"]
+    assert "no-deps" not in install["run"]
+    assert tried["working-directory"] == "${{ runner.temp }}"
+    command, *_ = tried["run"].splitlines()
+    assert parse(shlex.split(command)[1:]).offline
+
+
+def test_links_to_others_are_looked_at_each_week() -> None:
+    """The rest of them by tests/test_docs.py."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    links = workflow["jobs"]["links"]
+    assert links["if"] == "github.event_name == 'schedule'"
+    (pages,) = [step["with"]["args"] for step in links["steps"] if "with" in step]
+    found = {path for pattern in re.findall(r"'(.*?)'", pages) for path in ROOT.glob(pattern)}
+    assert {ROOT / "README.md", ROOT / "docs/hy_embodied.zh.md", ROOT / "benchmarks/results/data.md"} <= found
+    assert workflow[True]["schedule"]  # yaml reads the key `on` so
 
 
 def test_a_release_is_trusted_and_has_no_password() -> None:
@@ -127,6 +151,7 @@ def test_how_to_cite_is_of_the_format() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= set(citation)
+    assert citation["version"] == rdt2.__version__
     paper = citation["preferred-citation"]
     assert {"type", "title", "authors"} <= set(paper)
     assert all(set(author) <= {"family-names", "given-names"} for author in paper["authors"])
@@ -151,3 +176,4 @@ def test_the_changelog_is_for_users() -> None:
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert len(text.splitlines()) < 80
     assert re.search(r"^## \[\d+\.\d+\.\d+\] - (unreleased|\d{4}-\d{2}-\d{2})$", text, re.M)
+    assert not re.search(r"\bgoals?\b", text)  # ours, not those of who reads it
