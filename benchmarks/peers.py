@@ -108,6 +108,8 @@ def run(trial: Trial, robot: str, way: str, policy: Any, max_seconds: float) -> 
         except RDT2Error as error:  # a device that gave up: as an episode that failed
             result = EpisodeResult(ending=str(error), success=stand.judge.success)
         over = stand.board.cell()
+    if result.ending.startswith("stopped by"):  # a person, or a signal: it counts for nothing
+        raise SystemExit(result.ending)
     return {
         "success": bool(result.success),
         "ending": result.ending,
