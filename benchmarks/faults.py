@@ -2,11 +2,13 @@
 
     python benchmarks/faults.py --json faults.json        # two minutes
 
-Every row is an episode in which something goes wrong while the arms move. `acted` is from the fault to the moment at
+Every row is an episode in which something goes wrong while the arms move; everything is recorded to disk as `rdt2 run
+--record` does, pictures as well, and `recorded` is what can be read back. `acted` is from the fault to the moment at
 which the loop lets the arms brake or stops them; devices and pictures count as wrong once they are older than the
 robot's file allows, so those rows hold that age. `still` is from there to rest: braking within the limits, and the
-latency of the arms. In the last rows the whole process of the loop is suspended, or killed: nobody is left to act but
-the devices, and `acted` is until the arms themselves are seen to slow down, their latency included.
+latency of the arms; its goal is 100 ms, whatever the arms were doing. In the last rows the whole process of the loop is
+suspended, or killed: nobody is left to act but the devices, and `acted` is until the arms themselves are seen to slow
+down, their latency included.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rdt2.control import EpisodeResult, LoopConfig, run_episode
+from rdt2.control import DiskRecorder, EpisodeResult, LoopConfig, run_episode
 from rdt2.errors import RDT2Error, SafetyError
 from rdt2.policy import PolicyProcess
 from rdt2.robot import Robot
@@ -41,7 +43,7 @@ from rdt2.sim import make_scene
 from rdt2.sim.board import Board
 from rdt2.sim.cell import cell_settings
 from rdt2.sim.realtime import RealtimeCell
-from wallclock import SENTENCE, SPEED, Speeds, machine, open_turns, turns
+from wallclock import SENTENCE, SPEED, Speeds, machine, open_turns, recorded, turns
 
 SCENE = make_scene("pick", 1)
 STILL = 0.02
@@ -50,30 +52,6 @@ AFTER = 1.5
 """Seconds of motion before the fault."""
 TRIES = 3
 """Episodes in which a fault is tried: on a busy machine one may end before."""
-
-
-class Lines:
-    """A recorder that appends a line a frame to a file, and runs out of disk where `full` says so."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.full = path, False
-        self.file = path.open("a", encoding="utf-8")
-
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def on_cycle(self, observation: Any, chunk: Any, time: float) -> None:
-        pass
-
-    def on_frame(self, moment: Any) -> None:
-        self.file.write(json.dumps({"time": moment.time}) + "\n")
-        self.file.flush()
-        if self.full:
-            with open("/dev/full", "w", encoding="utf-8") as disk:
-                disk.write("x")
 
 
 class Deaf(Listening):
@@ -89,7 +67,7 @@ class Run:
 
     robot: Robot
     policy: PolicyProcess
-    recorder: Lines
+    recorder: DiskRecorder
 
 
 def patch(device: Any, name: str, wrong: Callable[[Callable], Any]) -> None:
@@ -129,7 +107,13 @@ def arm_frozen(run: Run) -> None:
 
 
 def disk_full(run: Run) -> None:
-    run.recorder.full = True
+    """What the recording is written to is full from now on."""
+    (path,) = run.recorder.files
+    with open("/dev/full", "wb") as full:
+        for number in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):  # that of the listing is closed by now
+                if os.path.samestat(os.fstat(number), path.stat()):
+                    os.dup2(full.fileno(), number)
 
 
 def twice(run: Run) -> None:
@@ -214,8 +198,9 @@ def episode(name: str, cell: RealtimeCell, allowed: Patience) -> tuple[dict[str,
         PolicyProcess(turns(0.05, kind), open=open_turns) as policy,
         Speeds(cell.robot()) as speeds,
         Deaf("SIGINT", "SIGTERM"),  # a second one may come when the episode is over
-        Lines(Path(folder) / "frames.jsonl") as recorder,
     ):
+        recorder = DiskRecorder(folder, policy={})
+        recorder.begin(robot.clock, allowed.settings)
         run = Run(robot, policy, recorder)
         going_wrong = fifth_answer(policy, robot, happened) if kind else later(name, run, speeds, happened)
         try:
@@ -231,10 +216,12 @@ def episode(name: str, cell: RealtimeCell, allowed: Patience) -> tuple[dict[str,
                 raise
             return None, str(error)
         time.sleep(0.5)
-        lines = recorder.path.read_text(encoding="utf-8").splitlines()
-    if not happened or happened[0] > over:
-        return None, result.ending
-    return row(result, speeds, happened[0], stops, over, len(lines)), result.ending
+        recorder.end(result)
+        if not happened or happened[0] > over:
+            return None, result.ending
+        found = recorded(Path(folder))
+    result.unrecorded = " ".join(filter(None, (result.unrecorded, recorder.problem)))
+    return row(result, speeds, happened[0], stops, over, found), result.ending
 
 
 @contextlib.contextmanager
@@ -278,7 +265,12 @@ def moving(speeds: Speeds) -> bool:
 
 
 def row(
-    result: EpisodeResult, speeds: Speeds, fault: float, stops: list[float], over: float, lines: int
+    result: EpisodeResult,
+    speeds: Speeds,
+    fault: float,
+    stops: list[float],
+    over: float,
+    found: dict[str, int],
 ) -> dict[str, Any]:
     began = over - result.seconds
     paused = [began + pause.time for pause in result.pauses if began + pause.time > fault - 0.05]
@@ -289,7 +281,7 @@ def row(
         "still_ms": None if unharmed else round(1e3 * (speeds.still_after(acted, STILL) - acted)),
         "ending": result.ending,
         "unrecorded": result.unrecorded,
-        "lines_recorded": lines,
+        "recorded": found,
         "threads_left": sorted({thread.name for thread in threading.enumerate()} & {"servo", "recorder"}),
     }
 
@@ -297,17 +289,18 @@ def row(
 # ------------------------------------------------------------------------------------------- the process killed
 
 
-def victim(frames: Path, allowed: Patience) -> None:
+def victim(folder: Path, allowed: Patience) -> None:
     """An episode in a process that will be killed; says whom to look at."""
     with (
         RealtimeCell.of(allowed.settings, SCENE) as cell,
         PolicyProcess(turns(0.05), open=open_turns) as policy,
-        Lines(frames) as recorder,
     ):
         told = {"board": cell._board.name, "processes": [cell.process.pid, policy.pid]}
         print(json.dumps(told), flush=True)
+        robot, recorder = cell.robot(), DiskRecorder(folder, policy={})
+        recorder.begin(robot.clock, allowed.settings)
         result = run_episode(
-            cell.robot(), policy, SENTENCE, settings=allowed.settings, config=allowed.config, recorder=recorder,
+            robot, policy, SENTENCE, settings=allowed.settings, config=allowed.config, recorder=recorder,
             max_seconds=60.0,
         )  # fmt: skip
         raise SystemExit(f"the episode ended before its fault: {result.ending}")
@@ -328,33 +321,34 @@ def try_main(name: str, allowed: Patience) -> dict[str, Any]:
 def end_main(number: signal.Signals, allowed: Patience) -> dict[str, Any] | None:
     """A signal for the process that drives; nobody can do anything about it there. None: the arms did not move."""
     command = [sys.executable, __file__, *allowed.options, "--victim"]
-    with tempfile.TemporaryDirectory() as folder:
-        frames = Path(folder) / "frames.jsonl"
-        with subprocess.Popen([*command, str(frames)], stdout=subprocess.PIPE, text=True) as owner:
-            try:
-                assert owner.stdout is not None
-                told = json.loads(owner.stdout.readline())
-                with contextlib.closing(Board.watched(told["board"])) as board:
-                    if not wait(lambda: speed(board) > 0.5 * SPEED, 30):
-                        return None
-                    time.sleep(AFTER)
-                    if not wait(lambda: speed(board) > 0.5 * SPEED, 5):
-                        return None
-                    before, ended = speed(board), time.monotonic() - float(board.cell()["began"])
-                    os.kill(owner.pid, number)
-                    slower, still = slower_than(board, 0.9 * before), slower_than(board, STILL)
-                owner.kill()
-                owner.wait()
-                gone = wait(lambda: not any(map(runs, told["processes"])), 10)
-                lines = frames.read_text(encoding="utf-8").splitlines()
-            finally:
-                owner.kill()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen([*command, folder], stdout=subprocess.PIPE, text=True) as owner,
+    ):
+        try:
+            assert owner.stdout is not None
+            told = json.loads(owner.stdout.readline())
+            with contextlib.closing(Board.watched(told["board"])) as board:
+                if not wait(lambda: speed(board) > 0.5 * SPEED, 30):
+                    return None
+                time.sleep(AFTER)
+                if not wait(lambda: speed(board) > 0.5 * SPEED, 5):
+                    return None
+                before, ended = speed(board), time.monotonic() - float(board.cell()["began"])
+                os.kill(owner.pid, number)
+                slower, still = slower_than(board, 0.9 * before), slower_than(board, STILL)
+            owner.kill()
+            owner.wait()
+            gone = wait(lambda: not any(map(runs, told["processes"])), 10)
+            found = recorded(Path(folder))
+        finally:
+            owner.kill()
     return {
         "acted_ms": round(1e3 * (slower - ended)),
         "still_ms": round(1e3 * (still - slower)),
         "ending": "no process left when it was killed" if gone else "PROCESSES ARE LEFT",
         "unrecorded": "",
-        "lines_recorded": len(lines),
+        "recorded": found,
         "threads_left": [],
     }
 
@@ -422,12 +416,12 @@ def main() -> None:
             figures |= {name: try_fault(name, cell, allowed) for name in names if name not in WHOLE}
     figures |= {name: try_main(name, allowed) for name in WHOLE if name in names}
     table = Table(title="Faults while the arms move", title_justify="left")
-    for name in ("fault", "acted, ms", "still, ms", "how it ended"):
+    for name in ("fault", "acted, ms", "still, ms", "recorded", "pictures", "how it ended"):
         table.add_column(name)
     for name in names:
         each = figures[name]
         times = ("" if each[key] is None else str(each[key]) for key in ("acted_ms", "still_ms"))
-        table.add_row(name, *times, each["ending"])
+        table.add_row(name, *times, *map(str, each["recorded"].values()), each["ending"])
     Console().print(table)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

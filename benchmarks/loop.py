@@ -1,20 +1,23 @@
 """The loop in real time: limits, hand-over, recorder and servo at every delay of inference; and success by mode.
 
-    python benchmarks/loop.py --json loop.json                        # a minute
+    python benchmarks/loop.py --json loop.json                        # two minutes
     python benchmarks/loop.py --scenes 60 --workers 2 --json loop.json  # and success, hours on two cores
 
 Drives two UR5e of the real-time cell with a policy in a process of its own that takes so long and turns round with
-every chunk. What every arm is told is noted: `violations` counts limits that were exceeded, by finite differences, and
-poses that were due sooner than a period after the one before. `handover_mm` is the largest distance from what an arm is
-told when a chunk comes to what that chunk wishes for then; the guard makes a motion within limits of it. Where a mode
-is refused because a chunk would come too late, that is said and the loop runs synchronously. `--scenes` counts success
-of the modes in the same scenes, in simulated time.
+every chunk; then with `--policies` and real-time chunking, as `rdt2 run` drives them. Everything is recorded to disk as
+`rdt2 run --record` does, pictures as well; `recorder` says what can be read back of it, a second. What every arm is
+told is noted: `violations` counts limits that were exceeded, by finite differences, and poses that were due sooner than
+a period after the one before. `handover_mm` is the largest distance from what an arm is told when a chunk comes to what
+that chunk wishes for then; the guard makes a motion within limits of it. Where a mode is refused because a chunk would
+come too late, that is said and the loop runs synchronously. `--scenes` counts success of the modes in the same scenes,
+in simulated time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +25,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rdt2.control import EpisodeResult, LoopConfig, Mode, run_episode
+from rdt2.control import DiskRecorder, EpisodeResult, LoopConfig, Mode, run_episode
 from rdt2.errors import ConfigError
 from rdt2.evaluation.cell import evaluate_cell, loop_config
 from rdt2.evaluation.results import rate_cells
 from rdt2.evaluation.statistics import Paired
-from rdt2.policy import PolicyProcess
+from rdt2.policy import PolicyProcess, PolicySpec
+from rdt2.policy.process import Opener
 from rdt2.sim import make_scene
 from rdt2.sim.cell import cell_settings
 from rdt2.sim.realtime import RealtimeCell
-from wallclock import SENTENCE, Commands, machine, open_turns, turns
+from wallclock import SENTENCE, Commands, machine, open_turns, recorded, turns
 
 DELAYS = (0.0, 0.1, 0.2, 0.3, 0.5)
 MODES: tuple[Mode, ...] = ("synchronous", "asynchronous", "chunking")
 LATENCIES = (0.1, 0.3)
-
-
-class Counts:
-    """A recorder that counts."""
-
-    def __init__(self) -> None:
-        self.frames: list[float] = []
-
-    def on_cycle(self, observation: Any, chunk: Any, time: float) -> None:
-        pass
-
-    def on_frame(self, moment: Any) -> None:
-        self.frames.append(moment.time)
 
 
 def handover_mm(result: EpisodeResult, commands: Commands, latency: float) -> float:
@@ -65,33 +56,36 @@ def handover_mm(result: EpisodeResult, commands: Commands, latency: float) -> fl
     return 1e3 * furthest
 
 
-def drive(delay: float, seconds: float) -> dict[str, Any]:
-    """One episode at one delay."""
+def drive(spec: PolicySpec, wanted: Mode, seconds: float, opener: Opener | None = None) -> dict[str, Any]:
+    """One episode of one policy, recorded."""
     settings, scene = cell_settings("ur5e"), make_scene("pick", 1)
     settings = settings.changed({"safety.table_height": scene.table_height})
-    refused, mode = "", "asynchronous"
+    refused, mode = "", wanted
     with (
         RealtimeCell.of(settings, scene) as cell,
-        PolicyProcess(turns(delay), open=open_turns) as policy,
+        PolicyProcess(spec, open=opener) as policy,
+        tempfile.TemporaryDirectory() as folder,
     ):
-        robot, counts = cell.robot(), Counts()
-        commands = Commands(robot)
+        recorder = DiskRecorder(folder, policy={})
 
-        def episode(mode: Mode) -> EpisodeResult:
-            return run_episode(
-                robot, policy, SENTENCE, settings=settings, recorder=counts, max_seconds=seconds,
-                config=LoopConfig(mode=mode),
-            )  # fmt: skip
-
-        try:
-            result = episode("asynchronous")
-        except ConfigError as error:
-            refused, mode = str(error), "synchronous"
+        def episode(mode: Mode) -> tuple[EpisodeResult, Commands]:
             robot = cell.robot()
             robot.recover()
             commands = Commands(robot)
-            result = episode("synchronous")
-        speed = cell.real_time_factor
+            recorder.begin(robot.clock, settings)
+            result = run_episode(
+                robot, policy, SENTENCE, settings=settings, recorder=recorder, max_seconds=seconds,
+                config=LoopConfig(mode=mode),
+            )  # fmt: skip
+            recorder.end(result)
+            return result, commands
+
+        try:
+            result, commands = episode(wanted)
+        except ConfigError as error:
+            refused, mode = str(error), "synchronous"
+            result, commands = episode("synchronous")
+        found, speed = recorded(Path(folder)), cell.real_time_factor
     shares = commands.shares(settings.arms["left"].bounds)
     soonest = commands.soonest()
     periods = 1e3 * np.array(result.lateness)
@@ -100,12 +94,13 @@ def drive(delay: float, seconds: float) -> dict[str, Any]:
         "refused": refused,
         "ending": result.ending,
         "chunks": len(result.cycles),
+        "inference_ms": round(1e3 * float(np.median(result.inference))) if result.inference else None,
         "pauses": [pause.reason for pause in result.pauses],
         "shares_of_limits": {name: round(share, 3) for name, share in shares.items()},
         "violations": sum(share > 1.0 for share in shares.values()) + (soonest < 0.008 - 1e-6),
         "handover_mm": round(handover_mm(result, commands, settings.arms["left"].latency), 1),
-        "recorder_fps": round(len(counts.frames) / result.seconds, 2),
-        "unrecorded": result.unrecorded,
+        "recorder": {f"{name}_per_s": round(count / result.seconds, 2) for name, count in found.items()},
+        "unrecorded": " ".join(filter(None, (result.unrecorded, recorder.problem))),
         "servo_ms": {str(q): round(float(np.percentile(periods, q)), 2) for q in (50, 90, 99, 100)},
         "cell_real_time_factor": round(speed, 3),
         **machine(),
@@ -141,29 +136,42 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="of each episode")
-    parser.add_argument("--delays", type=float, nargs="+", default=DELAYS, help="seconds of inference")
+    parser.add_argument("--delays", type=float, nargs="*", default=DELAYS, help="seconds of inference")
+    parser.add_argument("--policies", nargs="*", default=["demo-fm"], help="driven with real-time chunking")
     parser.add_argument("--scenes", type=int, default=0, help="also count success in so many paired scenes")
     parser.add_argument("--policy", default="demo-fm", help="of --scenes")
     parser.add_argument("--workers", type=int, default=1, help="of --scenes")
     parser.add_argument("--max-seconds", type=float, default=20.0, help="of --scenes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = {f"{1e3 * delay:.0f} ms": drive(delay, options.seconds) for delay in options.delays}
+    turning = {
+        f"{1e3 * delay:.0f} ms": drive(turns(delay), "asynchronous", options.seconds, open_turns)
+        for delay in options.delays
+    }
+    chunked = {name: drive(PolicySpec(policy=name), "chunking", options.seconds) for name in options.policies}
+    rows = turning | chunked
     figures: dict[str, Any] = {
         "violations": sum(row["violations"] for row in rows.values()),
         "handover_mm": max(row["handover_mm"] for row in rows.values()),
-        "recorder": {"fps_min": min(row["recorder_fps"] for row in rows.values())},
+        "recorder": {
+            name: min(row["recorder"][name] for row in rows.values())
+            for name in ("moments_per_s", "pictures_per_s")
+        },
         "servo": {"p99_ms": max(row["servo_ms"]["99"] for row in rows.values())},
-        "delays": rows,
+        "delays": turning,
+        "policies": chunked,
     }
     table = Table(title="The loop in real time, two UR5e", title_justify="left")
-    for name in ("inference", "mode", "limits used, %", "hand-over, mm", "recorder, 1/s", "servo p99, ms"):
+    for name in (
+        "policy", "inference, ms", "mode", "limits used, %", "hand-over, mm", "recorded, 1/s", "pictures, 1/s",
+        "servo p99, ms",
+    ):  # fmt: skip
         table.add_column(name)
     for name, row in rows.items():
         used = 100 * max(row["shares_of_limits"].values())
         table.add_row(
-            name, row["mode"], f"{used:.0f}", f"{row['handover_mm']:.1f}", f"{row['recorder_fps']:.1f}",
-            f"{row['servo_ms']['99']:.1f}",
+            name, f"{row['inference_ms']}", row["mode"], f"{used:.0f}", f"{row['handover_mm']:.1f}",
+            *(f"{rate:.1f}" for rate in row["recorder"].values()), f"{row['servo_ms']['99']:.1f}",
         )  # fmt: skip
     Console().print(table)
     if options.scenes:

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS, HORIZON, ActionChunk, chunk_from_poses
 from rdt2.control.servo import TICK
+from rdt2.data.recordings import find_recordings, read_recording, topics
 from rdt2.errors import RDT2Error
 from rdt2.policy import PolicySpec
 from rdt2.robot import Robot
@@ -24,7 +25,8 @@ SENTENCE = "Pick up the red cube with the left hand."
 
 
 class Turns:
-    """Moves both arms along x at `SPEED` and turns round with every chunk, which no hand-over likes.
+    """Moves both arms along x at `SPEED` and turns round with every chunk, which no hand-over likes. It keeps no
+    promises: a chunk that went on from what the arms do would turn round within itself, and nothing be handed over.
 
     Args:
         delay: seconds of each prediction.
@@ -134,6 +136,15 @@ class Speeds:
         """When the arms came to rest for good, or `moment` if they were at rest."""
         moving = [time for time, speed in self.seen if speed > below and time > moment]
         return max(moving, default=moment)
+
+
+def recorded(folder: Path) -> dict[str, int]:
+    """What can be read back of the one recording in a folder: moments of the loop, which are 30 a second, and pictures
+    of the camera that has fewer."""
+    (path,) = find_recordings(folder)
+    recording = read_recording(path)
+    cameras = [len(recording.times(topics.CAMERA.format(side=side))) for side in recording.sides]
+    return {"moments": len(recording.times(topics.PERIOD)), "pictures": min(cameras)}
 
 
 def machine() -> dict[str, Any]:

@@ -171,7 +171,10 @@ def test_loop(run):
     options = ("--scenes", "1", "--policy", "untrained", "--max-seconds", "0.2")
     figures = run("loop", "--delays", "0.05", "0.5", "--seconds", "1.5", *options)
     assert figures["violations"] == 0
-    assert figures["recorder"]["fps_min"] > 5
+    assert figures["recorder"]["moments_per_s"] > 5
+    assert figures["recorder"]["pictures_per_s"] > 0
+    assert figures["policies"]["demo-fm"]["mode"] in ("chunking", "synchronous")
+    assert not any(row["unrecorded"] for row in (*figures["delays"].values(), *figures["policies"].values()))
     assert figures["servo"]["p99_ms"] > 7
     assert figures["delays"]["500 ms"]["mode"] == "synchronous"
     assert "to be driven until the next one comes" in figures["delays"]["500 ms"]["refused"]
@@ -200,7 +203,8 @@ def test_faults(run, capfd):
         # on the robot's clock, which stands still where the machine does not keep up
         assert 0 <= figures[name]["acted_ms"] < 1000
         assert 0 <= figures[name]["still_ms"] < 1000
-        assert figures[name]["lines_recorded"] > 10
+        assert figures[name]["recorded"]["moments"] > 10
+        assert figures[name]["recorded"]["pictures"] > 0
         assert not figures[name]["threads_left"]
     assert "leaked" not in capfd.readouterr().err
 
@@ -331,6 +335,23 @@ def test_remote(load, run, monkeypatch):
 
 @pytest.mark.realtime
 def test_serving(load, run, monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_disk_that_is_full_ends_the_recording_and_leaves_what_was_written(load, tmp_path, monkeypatch):
+    pytest.importorskip("mujoco")
+    pytest.importorskip("mcap")
+    from rdt2.control import DiskRecorder
+    from rdt2.sim.cell import cell_settings
+
+    faults, recorder = load("faults"), DiskRecorder(tmp_path, policy={})
+    recorder.begin(SimpleNamespace(now=time.monotonic), cell_settings("ur5e"))
+    recorder.mark("success")
+    faults.disk_full(SimpleNamespace(recorder=recorder))
+    for _ in range(2000):
+        recorder.mark("success")
+    assert "No space left on device" in recorder.problem
+    assert load("wallclock").recorded(tmp_path) == {"moments": 0, "pictures": 0}
+
+
     figures = run("serving", "--only", "overhead", "--repeats", "3")
     assert figures["raw"]["request_bytes"] > 5 * figures["jpeg"]["request_bytes"]
     assert all(figures[kind]["served_ms"] > figures[kind]["overhead_ms"] for kind in ("raw", "jpeg"))
