@@ -113,7 +113,7 @@ def arm_kinematics(
         flange=f"{side}/mount",
         tool=np.eye(4) if tool is None else tool,
         speeds=[link.speed for link in arm.links],
-        home=arm.home[side] if home is None else home,
+        home=arm.home[side] if home is None else home.tolist(),
     )
 
 
