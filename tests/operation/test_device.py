@@ -68,6 +68,33 @@ def test_a_gripper_that_moves_says_how_late_it_is(tmp_path):
     assert np.ptp(asked) == pytest.approx(0.01, abs=1e-3)
 
 
+def test_a_gripper_that_is_not_to_move_is_told_nothing(tmp_path):
+    """Regression: it was told to be as far open as it is, and what it held fell."""
+    robot, figures = fake_devices.robot_yaml(tmp_path), tmp_path / "gripper.json"
+    words = ["--robot", str(robot), "--side", "right", "--seconds", "0.3", "--yes", "--json", str(figures)]
+    main(["device", "test", "gripper", *words])
+    (gripper,) = fake_devices.made
+    assert gripper.calls == []
+    assert "commands_hz" not in json.loads(figures.read_text())
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_camera_is_compared_with_the_one_of_the_other_wrist(tmp_path, broken):
+    def change(values):
+        values["arms"]["left"]["camera"]["device"]["broken"] = broken
+
+    robot, figures = fake_devices.robot_yaml(tmp_path, change), tmp_path / "camera.json"
+    words = ["--robot", str(robot), "--side", "right", "--seconds", "0.3", "--yes", "--json", str(figures)]
+    main(["device", "test", "camera", *words])
+    values = json.loads(figures.read_text())
+    if broken:
+        assert values["skew"] == "not measured: no route to host"
+    else:
+        assert values["skew_worst_ms"] < 60  # each is taken when it is read, one after the other
+    assert len(fake_devices.made) == 2
+    assert not any(device.health().connected for device in fake_devices.made)
+
+
 def test_an_arm_is_lifted_through_the_guard(tmp_path):
     robot, figures = fake_devices.robot_yaml(tmp_path), tmp_path / "arm.json"
     words = [

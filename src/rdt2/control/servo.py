@@ -49,6 +49,8 @@ STANDS = 0.05, 0.2
 """m/s and rad/s up to which an arm counts as at rest when an episode begins: what moves must not be stopped dead."""
 SLACK = 5e-3
 """Metres by which a gripper may measure more than its stroke, or less than nothing."""
+SAME = 5e-4
+"""Metres by which an opening may differ from the one that was found and still be that one."""
 LATE = 0.2
 """Seconds between two ticks after which a plan is dropped: this process was suspended, and the world has gone on."""
 SHAPES: dict[type, dict[str, tuple[int | None, ...]]] = {
@@ -128,6 +130,11 @@ class Servo:
         self.widths: dict[str, float] = {}
         """Measured openings, metres."""
         self._openings: dict[str, GripperState] = {}
+        self._grips: dict[str, float] = {}
+        """Openings that are commanded, metres: those that were found, until a plan changes them."""
+        self._gripped: set[str] = set()
+        """Whose gripper a plan has moved. The others are told nothing: fingers that hold something stand further open
+        than they were told to be, and would let it go if they were told to be where they are."""
         self.overslept = 0.0
         """Seconds between two ticks, so many that the plan was dropped; who has taken note sets it to 0."""
         self.held = HeldBack(TICK)
@@ -141,13 +148,14 @@ class Servo:
         }
 
     def start(self, now: float) -> None:
-        """Look where the arms are; they are at rest there.
+        """Look where the arms are; they are at rest there, and the grippers hold what they hold.
 
         Raises:
             SafetyError: a device says nothing that may be believed, an arm moves, or a gripper is open further than
                 its settings know.
         """
         self._now = now
+        self._gripped.clear()
         self._stand(self._measure(now))
 
     def _stand(self, states: Mapping[str, ArmState]) -> None:
@@ -167,10 +175,11 @@ class Servo:
                     f"the {side} gripper is {1e3 * width:.0f} mm open, its settings say 0 to {1e3 * stroke:.0f} mm. "
                     f"Mend arms.{side}.gripper.stroke, or calibrate the gripper."
                 )
+        self._grips = openings | {side: self._grips[side] for side in self._gripped}
         self.guard.start(
             {side: state.pose for side, state in states.items()},
             {side: state.joints for side, state in states.items()},
-            openings,
+            self._grips,
         )
         for side, state in states.items():
             self._commands[side].start(np.asarray(state.pose, dtype=np.float64))
@@ -216,7 +225,7 @@ class Servo:
             self.stop(_told(error))
 
     def let_go(self) -> None:
-        """The person's hand is off: the arms, at rest, are commanded again, from where they are.
+        """The person's hand is off: the arms, at rest, are commanded again, from where they are; grippers as before.
 
         Raises:
             SafetyError: one of them still moves.
@@ -246,6 +255,9 @@ class Servo:
         # Behind each step goes the way to rest from it: where nothing more is heard of this process, arms brake.
         rest = self.guard.to_rest(BEHIND if robot.concurrent else 0)
         count = 1 + max(map(len, rest.values()))
+        # By another thread, while a device was waited for: a person may have let the robot go on since.
+        if self.stopped:
+            return
         taken = False
         with contextlib.suppress(
             LateError
@@ -253,12 +265,20 @@ class Servo:
             robot.execute(
                 due + TICK * np.arange(count),
                 {side: np.concatenate([pose[None], rest[side]]) for side, pose in command.poses.items()},
-                {side: np.full(count, width) for side, width in command.widths.items()},
+                {side: np.full(count, width) for side, width in self._moved_grips(command).items()},
             )
             taken = True
         self.held.note(now, command.slowed)
         self.told = Told(due, poses, widths, command, taken)
         self.ticks.append(Tick(now, self.states, self._openings, self.told))
+
+    def _moved_grips(self, command: Commanded) -> dict[str, float]:
+        """Openings of those grippers that a plan has moved, metres: what they are told."""
+        for side, width in command.widths.items():
+            if side in self._gripped or abs(width - self._grips[side]) > SAME:
+                self._gripped.add(side)
+                self._grips[side] = width
+        return {side: self._grips[side] for side in self._gripped}
 
     def _next(self, now: float) -> float:
         """When the next command is due: one period after the last.

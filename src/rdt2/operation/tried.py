@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rdt2.devices.clock import WallClock
 from rdt2.devices.drivers import TRACKER_DRIVERS
 from rdt2.devices.opening import driver_name, open_device, open_tracker
-from rdt2.devices.trial import held, lifted, opened_and_closed, watched
+from rdt2.devices.skew import skew
+from rdt2.devices.trial import Orders, held, lifted, opened_and_closed, watched
 from rdt2.errors import ConfigError, RobotError
 from rdt2.operation.opening import opened_cell
 from rdt2.operation.session import confirmed
@@ -19,7 +20,7 @@ from rdt2.registry import did_you_mean
 from rdt2.robot.protocols import Checked
 
 if TYPE_CHECKING:
-    from rdt2.robot.protocols import Clock
+    from rdt2.robot.protocols import Camera, Clock
     from rdt2.robot.settings import RobotSettings
 
 RATES = {"arm": 125.0, "gripper": 30.0}
@@ -57,8 +58,12 @@ def part_named(settings: RobotSettings, side: str, name: str) -> str:
 def _opened(
     settings: RobotSettings, side: str, parts: tuple[str, ...], tracker: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], Clock]]:
-    """Some devices of one side, not connected, by part; closed at the end."""
+    """Some devices of one side, not connected, by part, and with a camera the one of the other side as `other`; closed
+    at the end."""
     clock = WallClock()
+    places = {part: (side, part) for part in parts}
+    if parts == ("camera",) and len(settings.sides) == 2:
+        places["other"] = next(each for each in settings.sides if each != side), "camera"
     if parts == ("tracker",):
         device = open_tracker(tracker, settings, side, clock)
         with closing(device):
@@ -69,14 +74,16 @@ def _opened(
 
         with opened_cell(settings, make_scene("pick", 0)) as opened:
             robot = opened.robot
-            every = {"arm": robot.arms[side], "gripper": robot.grippers[side], "camera": robot.cameras[side]}
-            yield {part: every[part] for part in parts}, robot.clock
+            every: dict[str, Mapping[str, Any]] = {
+                "arm": robot.arms, "gripper": robot.grippers, "camera": robot.cameras
+            }  # fmt: skip
+            yield {name: every[part][of] for name, (of, part) in places.items()}, robot.clock
         return
     with ExitStack() as stack:
         found = {}
-        for part in parts:
-            found[part] = open_device(settings, side, part, clock)
-            stack.callback(found[part].close)
+        for name, (of, part) in places.items():
+            found[name] = open_device(settings, of, part, clock)
+            stack.callback(found[name].close)
         yield found, clock
 
 
@@ -133,11 +140,10 @@ def tried(
         figures |= (
             {"states_hz": news.rate} | _spread("age", news.age) | {"longest_gap_ms": 1e3 * news.longest}
         )
-        if part in RATES:
-            state = device.state()
-            here = state.pose if part == "arm" else min(max(state.width, 0.0), device.stroke)
-            orders = held(device, here, clock, seconds, rate=RATES[part])
-            figures |= {"commands_hz": orders.rate} | _spread("command", orders.takes) | {"late": orders.late}
+        if "other" in devices:
+            figures |= _apart(device, devices["other"], clock, seconds)
+        if part == "arm":
+            figures |= _orders(held(device, device.state().pose, clock, seconds, rate=RATES[part]))
         if move:
             what = "lifted by 2 cm and lowered" if part == "arm" else "opened or closed by 1 cm, and back"
             if not confirmed(f"The {name} will be {what}. Is the way free, and a hand at the stop?", yes=yes):
@@ -146,7 +152,9 @@ def tried(
                 stroke = settings.arms[side].gripper.stroke
                 width = min(max(devices["gripper"].state().width, 0.0), stroke)
                 latency = lifted(device, width, settings, side, clock)
-            else:
+            else:  # only now may it be told where it is: fingers that hold something let it go
+                here = min(max(device.state().width, 0.0), device.stroke)
+                figures |= _orders(held(device, here, clock, seconds, rate=RATES[part]))
                 latency = opened_and_closed(device, clock, rate=RATES[part])
             figures["latency_ms"] = 1e3 * latency
             arm = settings.arms[side]
@@ -169,6 +177,22 @@ def _first(read: Any, name: str) -> None:
             wall.sleep(0.02)
         else:
             return
+
+
+def _apart(camera: Camera, other: Camera, clock: Clock, seconds: float) -> dict[str, Any]:
+    """How far apart the two wrist cameras expose, where the other one gives pictures, too."""
+    try:
+        other.connect()
+        _first(other.read, "other camera")
+        found = skew(camera, other, clock, seconds)
+    except Exception as error:  # of any driver: this is not the camera that is tried
+        return {"skew": f"not measured: {error}"}
+    return {"skew_median_ms": 1e3 * found.median, "skew_worst_ms": 1e3 * found.worst}
+
+
+def _orders(orders: Orders) -> dict[str, float]:
+    """How a device took the commands to stay where it is."""
+    return {"commands_hz": orders.rate} | _spread("command", orders.takes) | {"late": orders.late}
 
 
 def _spread(what: str, values: tuple[float, float]) -> dict[str, float]:
