@@ -106,15 +106,75 @@ def test_what_stops_arms_where_their_way_has_ended_holds():
         assert all(arm.health().stopped for arm in robot.arms.values())
 
 
+@pytest.mark.parametrize("times", [1, 9])
+def test_an_arm_that_could_not_be_stopped_is_tried_again_and_told(times):
+    """Regression: it was told that the arms were stopped, and no word of the one that was not."""
+    settings = cell_settings("ur5e")
+    with Cell.of(settings, make_scene("pick", seed=3)) as cell:
+        robot = cell.robot()
+        way, began, tries = short_way(settings, robot), robot.clock.now(), []
+        arm, brake = robot.arms["left"], robot.arms["left"]._brake
+
+        def busy():
+            tries.append(1)
+            if len(tries) <= times:
+                raise OSError("the bus is busy")
+            brake()
+
+        arm._brake = busy
+        with pytest.raises(SafetyError) as told:
+            moves(robot, settings, way, lambda: "at the keyboard" if robot.clock.now() > began + 0.3 else "")
+        assert str(told.value).startswith("the arms were stopped on their way home: at the keyboard.")
+        assert ("The left arm could not be stopped: " in str(told.value)) == (times > 1)
+        assert len(tries) == 2
+
+
 def test_an_arm_that_is_not_on_its_way_is_stopped():
     settings = cell_settings("ur5e")
     with Cell.of(settings, make_scene("pick", seed=3)) as cell:
         robot = cell.robot()
         way = way_home(settings, robot, speed=30)
         robot.arms["right"].execute_joints = lambda times, joints: None  # a driver that does nothing
-        with pytest.raises(SafetyError, match=r"right arm is .* degrees off its way:"):
+        with pytest.raises(SafetyError, match=r"right arm is .* degrees off its way, and its TCP"):
             moves(robot, settings, way)
         assert robot.arms["left"].health().stopped
+
+
+def test_an_arm_whose_tcp_is_off_its_way_is_stopped_although_each_joint_is_near():
+    """Regression: joints 5 degrees off were allowed, and with them the TCP of a long arm 10 cm."""
+    settings = cell_settings("ur5e").changed({"safety.tracking_error_m": 0.02})
+    with Cell.of(settings, make_scene("pick", seed=3)) as cell:
+        robot = cell.robot()
+        way, began, state = short_way(settings, robot), robot.clock.now(), robot.arms["right"].state
+        turned = np.array([0.08, 0, 0, 0, 0, 0])  # about the base's axis, less than OFF
+
+        def said():
+            now = state()
+            return now if robot.clock.now() < began + 0.3 else replace(now, joints=now.joints + turned)
+
+        robot.arms["right"].state = said
+        with pytest.raises(
+            SafetyError, match=r"right arm is 5 degrees off its way, and its TCP \d+ mm and 5 degrees"
+        ):
+            moves(robot, settings, way)
+        assert robot.clock.now() < began + 0.5
+        assert robot.arms["left"].health().stopped
+
+
+def test_arms_whose_fingers_have_opened_since_their_way_was_looked_for_do_not_set_out():
+    """Regression: joints alone were compared, and a person may have taken minutes to say go."""
+    settings = cell_settings("ur5e")
+    with Cell.of(settings, make_scene("pick", seed=3)) as cell:
+        robot = cell.robot()
+        way, told = way_home(settings, robot, speed=30), []
+        gripper, state = robot.grippers["left"], robot.grippers["left"].state
+        gripper.state = lambda: replace(state(), width=way.widths["left"] + 0.02)
+        robot.arms["right"].execute_joints = lambda *waypoints: told.append(waypoints)
+        with pytest.raises(
+            SafetyError, match=r"left gripper is \d+ mm open, and was \d+ mm open when its way was"
+        ):
+            moves(robot, settings, way)
+        assert told == []
 
 
 @pytest.mark.parametrize(

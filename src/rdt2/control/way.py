@@ -7,7 +7,7 @@ brought home.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +48,8 @@ class Way:
 
     @property
     def seconds(self) -> float:
+    widths: Mapping[str, float] = field(default_factory=dict)
+    """Openings of the grippers with which it was found free, metres; empty where none were looked at."""
         """How long it takes."""
         return TICK * (max(map(len, self.joints.values())) - 1)
 
@@ -98,7 +100,7 @@ def free_way(
             for side in sides:
                 pieces[side].append(here[side] + shares * (there[side] - here[side]))
             here = there
-        way = Way({side: np.concatenate(parts) for side, parts in pieces.items()}, order)
+        way = Way({side: np.concatenate(parts) for side, parts in pieces.items()}, order, dict(widths))
         if not (reason := room.touched(way)):
             return way
         reasons.append(f"{order}: {reason}")

@@ -18,8 +18,9 @@ from rdt2.control.signals import Asked
 from rdt2.control.watch import Watch
 from rdt2.control.way import Way, free_way
 from rdt2.dashboard.messages import Shot
-from rdt2.errors import ConfigError, SafetyError
+from rdt2.errors import ConfigError, RDT2Error, SafetyError
 from rdt2.progress import note
+from rdt2.robot.kinematics import rotation_vector
 from rdt2.robot.models import arm_model
 from rdt2.robot.protocols import JointArm
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rdt2.control.recording import Recorder
     from rdt2.dashboard.figure import Figure
     from rdt2.robot import ArmState, Robot
+    from rdt2.robot.kinematics import ArmKinematics
     from rdt2.robot.settings import RobotSettings
 
 SLOWEST, FASTEST = 1.0, 30.0
@@ -39,7 +41,9 @@ AHEAD = 0.15
 LATE = 0.1
 """Seconds by which an arm may be before or behind its way, beside its latency."""
 OFF = 0.1
-"""Radians that a joint may be off its way."""
+"""Radians that a joint may be off its way. Its TCP may be off by the tracking errors of the robot's settings."""
+OPENED = 5e-3
+"""Metres by which a gripper may be open otherwise than when its way was looked for."""
 UNLIKE = 0.03
 """Radians by which joints may differ from the way where an arm is led by poses of its TCP."""
 MOVED = 0.02
@@ -133,20 +137,20 @@ def follow(
             is taken back by that. What has stopped them by then is raised.
 
     Raises:
-        SafetyError: somebody stopped it, a device has a fault, or an arm is not where it should be.
+        SafetyError: somebody stopped it, a device has a fault, an arm is not where it should be, or a gripper is open
+            otherwise than when the way was found free.
         KeyboardInterrupt: for Ctrl-C, when the arms have been stopped. Other signals do then what they do.
     """
-    clock, arms, doubts = robot.clock, robot.arms, Watch(settings)
-    states = _measured(robot, doubts)
+    clock, arms, doubts, kinematics = robot.clock, robot.arms, Watch(settings), settings.kinematics()
+    states = _measured(robot, doubts, way)
     for side, state in states.items():
         if not (moved := float(np.abs(state.joints - way.joints[side][0]).max())) <= MOVED:
             raise SafetyError(
                 f"the {side} arm has moved by {np.degrees(moved):.1f} degrees since its way was looked for. Try again."
             )
     tells = {side: _told(settings, side, arm) for side, arm in arms.items()}
-    failed: dict[str, str] = {}
     with Asked() as asked:
-        well = False
+        well, reason = False, ""
         try:
             began = clock.now()
             frame = began
@@ -154,13 +158,13 @@ def follow(
             while (since := (now := clock.now()) - began) < way.seconds + rest:
                 if asked.number:
                     break
-                if reason := permit():
-                    raise SafetyError(f"the arms were stopped {doing}: {reason}.")
+                if forbidden := permit():
+                    raise SafetyError(f"the arms were stopped {doing}: {forbidden}.")
                 if faults := robot.faults():
                     raise SafetyError(f"the arms were stopped {doing}: {' '.join(faults)}")
-                states = _measured(robot, doubts)
+                states = _measured(robot, doubts, way)
                 for side, state in states.items():
-                    _require_on_its_way(way, side, state, began, settings.arms[side].latency)
+                    _require_on_its_way(way, side, state, began, settings, kinematics[side])
                 if watch is not None and since < way.seconds + LATE and watch(now, since):
                     if not stays:
                         break
@@ -176,20 +180,30 @@ def follow(
                     recorder.on_frame(Moment(now, since, states, widths, None, None, None, None, ""))
                 clock.sleep_until(now + TICK)
             well = stays and not asked.number
+        except RDT2Error as error:
+            reason = str(error)
+            raise
         finally:
-            if not well:
-                failed = robot.stop()
-    if failed:
-        raise SafetyError(" ".join(f"The {name} could not be stopped: {why}" for name, why in failed.items()))
+            if not well and (failed := robot.stop() and robot.stop()):  # as the servo does, it tries again
+                unstopped = [f"The {name} could not be stopped: {why}" for name, why in failed.items()]
+                raise SafetyError(" ".join([reason, *unstopped]).strip())
     if asked.number:
         note(f"the arms were stopped {doing}: {asked.name}")
         signal.raise_signal(asked.number)
 
 
-def _measured(robot: Robot, doubts: Watch) -> dict[str, ArmState]:
-    """Where the arms are. Raises SafetyError for a state that is old, frozen, or holds no numbers."""
+def _measured(robot: Robot, doubts: Watch, way: Way) -> dict[str, ArmState]:
+    """Where the arms are. Raises SafetyError for a state that is old, frozen, or holds no numbers, and for a gripper
+    that is open otherwise than the way was looked for."""
     states = {side: arm.state() for side, arm in robot.arms.items()}
-    doubts.states(states, {}, now=robot.clock.now())
+    grippers = {side: robot.grippers[side].state() for side in way.widths}
+    doubts.states(states, grippers, now=robot.clock.now())
+    for side, width in way.widths.items():
+        if not abs((now := grippers[side].width) - width) <= OPENED:
+            raise SafetyError(
+                f"the {side} gripper is {1e3 * now:.0f} mm open, and was {1e3 * width:.0f} mm open when its way was "
+                "looked for. Try again."
+            )
     return states
 
 
@@ -202,7 +216,7 @@ def _halted(way: Way, states: Mapping[str, ArmState], since: float) -> Way:
         speed = (before[-1] - before[-2]) / TICK
         back = CubicHermiteSpline([0.0, HALT], [before[-1], state.joints], [speed, np.zeros_like(speed)])
         joints[side] = np.concatenate([before, back(np.arange(TICK, HALT + 0.5 * TICK, TICK))])
-    return Way(joints, way.order)
+    return Way(joints, way.order, way.widths)
 
 
 def shots(
@@ -253,13 +267,27 @@ def require_followed(settings: RobotSettings, side: str, way: Way) -> None:
             )
 
 
-def _require_on_its_way(way: Way, side: str, state: ArmState, began: float, latency: float) -> None:
-    """Raises SafetyError for an arm whose joints are nowhere near its way at that time."""
-    meant = state.timestamp - began - latency
-    times = np.linspace(meant - LATE, meant + LATE, 9)
-    off = min(float(np.abs(way.at(side, float(time)) - state.joints).max()) for time in times)
-    if not off <= OFF:
+def _require_on_its_way(
+    way: Way,
+    side: str,
+    state: ArmState,
+    began: float,
+    settings: RobotSettings,
+    kinematics: ArmKinematics | None,
+) -> None:
+    """Raises SafetyError for an arm that is nowhere near its way at that time, by its joints or by its TCP."""
+    assert kinematics is not None, "an arm that has a way has joints"
+    meant, safety = state.timestamp - began - settings.arms[side].latency, settings.safety
+    joints = np.stack([way.at(side, float(time)) for time in np.linspace(meant - LATE, meant + LATE, 9)])
+    off = float(np.abs(joints - state.joints).max(axis=1).min())
+    here = kinematics.forward(state.joints)
+    away = [np.linalg.inv(here) @ kinematics.forward(there) for there in joints]
+    distance = min(float(np.linalg.norm(pose[:3, 3])) for pose in away)
+    angle = min(float(np.linalg.norm(rotation_vector(pose[:3, :3]))) for pose in away)
+    if not (off <= OFF and distance <= safety.tracking_error_m and angle <= safety.tracking_error_rad):
         raise SafetyError(
-            f"the {side} arm is {np.degrees(off):.0f} degrees off its way: something holds it, or its driver does "
-            "not follow. It was stopped."
+            f"the {side} arm is {np.degrees(off):.0f} degrees off its way, and its TCP {1e3 * distance:.0f} mm and "
+            f"{np.degrees(angle):.0f} degrees; {np.degrees(OFF):.0f} degrees, {1e3 * safety.tracking_error_m:.0f} mm "
+            f"and {np.degrees(safety.tracking_error_rad):.0f} degrees are allowed. Something holds it, or its driver "
+            "does not follow. It was stopped."
         )
