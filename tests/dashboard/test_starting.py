@@ -37,6 +37,7 @@ class Typed:
 @pytest.fixture
 def opened(monkeypatch):
     monkeypatch.setattr("rdt2.dashboard.desk.Keyboard", Typed)
+    monkeypatch.setattr("rdt2.dashboard.desk.SETTLING", 0.0)  # nobody here says a word twice by mistake
     desks = []
 
     def make(**options):
@@ -278,8 +279,10 @@ def test_a_mark_that_comes_late_marks_nothing(opened):
     assert desk.mark == "success"
 
 
-def test_go_on_pressed_twice_starts_nothing(opened, monkeypatch):
-    """Regression: the second press arrived when the same button said start."""
+@pytest.mark.parametrize("again", ["start", ""], ids=["pressed", "typed"])
+def test_go_on_said_twice_starts_nothing(opened, monkeypatch, again):
+    """Regression: the second press arrived when the same button said start, and the second go ended nothing, but
+    started the arms."""
     desk = opened()
     begins = Begins(desk).start()
     desk._do(Asked("start", "next"))
@@ -288,13 +291,13 @@ def test_go_on_pressed_twice_starts_nothing(opened, monkeypatch):
     desk._do(Asked("start", "start"))  # the first time nothing was there before
     soon(lambda: begins.begun)
     desk._set(stage="over")
-    again = Begins(desk).start()
-    desk._do(Asked("start", "next"))
-    desk._do(Asked("start", "start"))
+    monkeypatch.setattr("rdt2.dashboard.desk.SETTLING", 10.0)
+    other = Begins(desk).start()
+    desk._do(Asked("start", again and "next"))
+    desk._do(Asked("start", again))
     assert desk._state.problem == TOO_SOON
     time.sleep(0.3)
-    assert not again.begun
-    monkeypatch.setattr("rdt2.dashboard.desk.SETTLING", 0.0)
+    assert not other.begun
     desk._settled = 0.0
-    desk._do(Asked("start", "start"))
-    soon(lambda: again.begun)
+    desk._do(Asked("start", again))
+    soon(lambda: other.begun)

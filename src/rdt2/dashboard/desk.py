@@ -39,7 +39,7 @@ PAUSE = "paused by the operator"
 DISTURBED = "the operator said something meanwhile"
 UNMOVED = "nothing moves until you start it"
 TOO_LATE = "the mark came too late: the episode that it was meant for is over, and has none"
-TOO_SOON = "start was pressed too soon: press it again"
+TOO_SOON = "start came too soon: press it again, or type go again"
 LET_GO = "the dead man's switch on the page was let go"
 GONE = "the page has ended, and with it the dead man's switch"
 HELD_SECONDS = 0.5
@@ -47,8 +47,8 @@ HELD_SECONDS = 0.5
 LOOK_EVERY = 0.1
 """Seconds between two looks at a robot that waits."""
 SETTLING = 1.0
-"""Seconds in which the page's start does not count when it has come up anew: who presses Go on, or start, twice does
-not mean it."""
+"""Seconds in which start does not count when it has come up anew, on the page or typed: who presses Go on, or types go,
+twice does not mean it."""
 NOTES_SECONDS = 1.0
 """Seconds that `close` waits for what is still to be told in the terminal."""
 PICTURES_EVERY = 10
@@ -412,7 +412,7 @@ class Desk:
         elif asked.what == "start":
             if asked.value and asked.value != ("start" if stage == "ready" else "next"):
                 return  # the button of a moment ago
-            if asked.value == "start" and wall.monotonic() < self._settled:
+            if stage == "ready" and wall.monotonic() < self._settled:
                 self._set(problem=TOO_SOON)
             elif stage == "over" or self._state.paused or not self._state.dead_man:
                 self._start()

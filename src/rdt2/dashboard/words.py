@@ -121,7 +121,7 @@ _REASONS = [
     (r"^nothing moves until you start it$", "您开始之前，机械臂不会运动"),
     (r"^the operator said something meanwhile$", "操作员中途有别的指示"),
     (r"^the mark came too late: .*", "标记来得太迟：对应的那次已结束，未作标记"),
-    (r"^start was pressed too soon: .*", "按得太早：请再按一次开始"),
+    (r"^start came too soon: .*", "来得太早：请再按一次或再输入一次“开始”"),
     (r"^there is nothing to take over$", "目前没有可以接管的运动"),
     (r"^the keys are those of the terminal: type take there$", "按键由终端接收：请在终端输入 take"),
     (r"^nothing is kept: .*", "没有可保留的内容：请用 --record 文件夹 --record-last 30 启动"),
