@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -18,6 +20,7 @@ pytest.importorskip("mujoco")
 
 import rdt2.control  # noqa: F401 - which knows the real PolicyProcess
 from rdt2.cli.main import main
+from rdt2.control.loop import STOPPED
 from rdt2.devices import open_robot
 from rdt2.errors import RobotError
 from rdt2.sim.pace import Paced
@@ -46,6 +49,7 @@ policies = []
 def fakes(monkeypatch):
     fake_devices.made.clear()
     monkeypatch.setattr("rdt2.policy.process.PolicyProcess", NoProcess)
+    monkeypatch.setattr("rdt2.dashboard.desk.SETTLING", 0.0)  # nobody here says a word twice by mistake
     policies.clear()
 
 
@@ -185,6 +189,33 @@ def test_nothing_moves_before_go_an_empty_line_stops_and_only_go_goes_on(tmp_pat
     assert first["ending"].startswith("stopped at the keyboard")
     assert (first["instruction"], first["mark"]) == ("Pick up the other apple.", None)
     assert (second["ending"], second["mark"], second["success"]) == ("done", "success", True)
+
+
+def test_ctrl_c_ends_the_command_and_no_next_episode_begins(tmp_path, monkeypatch, clock):
+    """Regression (PITFALLS 37): it ended the episode, and the next one began."""
+    typist, figures, over = Typist(monkeypatch), tmp_path / "run.json", threading.Event()
+    robot = fake_devices.robot_yaml(tmp_path)
+
+    def presses():
+        soon(lambda: len(arms()) == 2 and min(moved()) > 10)
+        os.kill(os.getpid(), signal.SIGINT)
+        while not over.wait(0.2):
+            typist.types("next", "go")  # whatever is typed after it
+
+    failed.clear()
+    thread = threading.Thread(target=presses, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(SystemExit) as done:
+            main(["run", "--robot", str(robot), *ASKED, "--yes", "--episodes", "3", "--json", str(figures)])
+    finally:
+        over.set()
+        thread.join()
+    assert done.value.code == 130
+    (episode,) = json.loads(figures.read_text())["episodes"]
+    assert episode["ending"] == STOPPED
+    assert all(arm.holds for arm in arms())
+    assert not any(device.health().connected for device in fake_devices.made)
 
 
 def test_a_pause_lets_the_arms_rest_and_takes_none_of_the_time(tmp_path, monkeypatch, clock):
