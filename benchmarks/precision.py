@@ -4,7 +4,7 @@
 
 The committed demo models, on pictures of the simulated cell: how far an FM policy's chunks, from the same noise, are
 from those in bfloat16, and how many of the 27 tokens of a VQ policy are others. Beside it the weights of both policies
-at the published 7B shape, counted without loading any. int4 needs the extra quant.
+at the published 7B shape, counted without loading any; VQ's with its action tokenizer. int4 needs the extra quant.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference import PRESETS, first_views
+from inference import PRESETS, first_views, size
 from rdt2.expert import Expert
 from rdt2.metrics import action_errors
 from rdt2.observation import IMAGE_SIZE, Observation
 from rdt2.policy import load_policy
+from rdt2.tokenizer import ActionTokenizer
 from rdt2.vlm.memory import offloadable, resident_bytes
 from rdt2.vlm.model import empty_vlm
 from rdt2.vlm.quantize import quantize_layers
@@ -56,7 +57,7 @@ def answers(seen: list[Observation], settings: dict[str, Any]) -> tuple[np.ndarr
 
 
 def published_gb(kind: str, settings: dict[str, Any]) -> float:
-    """Weights on the device at the 7B shape, GB of 10^9 bytes; the tokenizer is left out."""
+    """Weights on the device at the 7B shape, GB of 10^9 bytes: VLM and expert, or VLM and action tokenizer."""
     preset = PRESETS["full"]
     config = model_config(preset.vlm, train_tokenizer(["Pick up the apple."], num_embeddings=1024))
     config.text_config.vocab_size = preset.vocab_size
@@ -66,10 +67,11 @@ def published_gb(kind: str, settings: dict[str, Any]) -> float:
     quantize, dtype = settings.get("quantize"), settings["dtype"]
     names = quantize_layers(model, quantize) if quantize else ()
     total = resident_bytes(model, dtype=dtype, quantized=names, quantize=quantize, absent=absent)
-    if kind == "fm":
-        with torch.device("meta"):
-            expert = Expert(preset.expert).freeze_for_inference()
-        total += sum(p.numel() * dtype.itemsize for p in (*expert.parameters(), *expert.buffers()))
+    with torch.device("meta"):
+        if kind == "fm":
+            total += size(Expert(preset.expert).freeze_for_inference(), dtype=dtype)
+        else:  # which has float32 whatever the VLM has
+            total += size(ActionTokenizer(preset.tokenizer))
     return total / 1e9
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from rdt2.action import ARMS, FPS
+from rdt2.action import FPS, SIDES
 from rdt2.observation import Observation
 from rdt2.policy import load_policy
 from rdt2.sim import Cell, make_scene
@@ -53,7 +53,7 @@ chunks = policy.predict([Observation(left, right, sentence) for sentence in sent
 for sentence, chunk in zip(sentences, chunks, strict=True):
     chunk.require_valid()
     print(f"\n{sentence}  {chunk.values.shape}, {1000 * chunk.timing['total']:.0f} ms for both")
-    for arm in ARMS:
+    for arm in SIDES:
         last = chunk.relative_poses(arm)[-1]
         turn = np.degrees(np.arccos(np.clip((np.trace(last[:3, :3]) - 1) / 2, -1, 1)))
         way = 1000 * np.linalg.norm(last[:3, 3])
@@ -67,13 +67,13 @@ pictures.imshow(np.concatenate([left, right], axis=1))
 pictures.set_title("what the model sees: left | right")
 pictures.axis("off")
 seconds = np.arange(1, 25) / FPS
-for arm, colour in zip(ARMS, ("#c2571a", "#1a6fb0"), strict=True):
+for arm, colour in zip(SIDES, ("#1a6fb0", "#c2571a"), strict=True):
     for chunk, dash, sentence in zip(chunks, ("-", "--"), ("first", "second"), strict=True):
         room.plot(seconds, chunk.widths(arm), dash, color=colour, label=f"{arm}, {sentence} sentence")
 room.set(title="opening of the grippers", xlabel="s", ylabel="m", ylim=(0, 0.1))
 room.legend(fontsize=7)
 for axes, sentence, chunk in zip((first, second), sentences, chunks, strict=True):
-    for arm, colour in zip(ARMS, ("#c2571a", "#1a6fb0"), strict=True):
+    for arm, colour in zip(SIDES, ("#1a6fb0", "#c2571a"), strict=True):
         way = 1000 * np.linalg.norm(chunk.relative_poses(arm)[:, :3, 3], axis=1)
         axes.plot(seconds, way, color=colour, label=f"{arm} hand")
     axes.set(title=sentence, xlabel="s", ylabel="mm from here", ylim=(0, 350))

@@ -1,10 +1,11 @@
 # %% [markdown]
 # # The published weights on one GPU
 #
-# Needs a GPU and the published files, from the hub or from folders. The weights take 8.9 GB for RDT2-FM and 16.6 GB for
-# RDT2-VQ in bfloat16; `--quantize int8` makes that 5.3 and 9.4, `--offload 6` leaves six of the VLM's layers in CPU
+# Needs a GPU and the published files, from the hub or from folders. The weights take 8.9 GB for RDT2-FM and 18.3 GB for
+# RDT2-VQ in bfloat16; `--quantize int8` makes that 5.3 and 11.2, `--offload 6` leaves six of the VLM's layers in CPU
 # memory ([figures](../benchmarks/results/precision.md)). The pictures are your own (`--left`, `--right`), or, to see
-# that all runs, of the simulated cell, which these models have never seen.
+# that all runs, of the simulated cell, which these models have never seen. What they answer is drawn; the drawing is
+# not shown here, since it takes the published files to make one.
 
 # %%
 import argparse
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rdt2.action import ARMS, FPS
+from rdt2.action import FPS, SIDES
 from rdt2.observation import Observation, check_instruction, wrist_picture
 from rdt2.policy import load_policy
 
@@ -27,7 +28,7 @@ parser.add_argument("--vlm", default=f"{PUBLISHER}/RDT2-VQ", help="folder or hub
 parser.add_argument("--processor", default="Qwen/Qwen2.5-VL-7B-Instruct", help="folder or hub id")
 parser.add_argument("--tokenizer", default=f"{PUBLISHER}/RVQActionTokenizer", help="folder or hub id")
 parser.add_argument(
-    "--normalizer", default="umi_normalizer_wo_downsample_indentity_rot.pt", help="the published file"
+    "--normalizer", default=f"{PUBLISHER}/RVQActionTokenizer", help="folder or hub id, or the file"
 )
 parser.add_argument("--device", default="cuda")
 parser.add_argument("--quantize", choices=("int8", "int4"), default=None)
@@ -91,7 +92,7 @@ picture.imshow(np.concatenate([left, right], axis=1))
 picture.set_title(options.instruction)
 picture.axis("off")
 for axes, (kind, chunk) in zip(plots, chunks.items(), strict=True):
-    for arm in ARMS:
+    for arm in SIDES:
         way = 1000 * np.linalg.norm(chunk.relative_poses(arm)[:, :3, 3], axis=1)
         axes.plot(np.arange(1, 25) / FPS, way, label=f"{arm} hand")
     axes.set(title=f"RDT2-{kind.upper()}", xlabel="s", ylabel="mm from here")

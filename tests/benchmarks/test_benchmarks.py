@@ -69,6 +69,23 @@ def test_memory_calculates_every_mode(run):
     assert figures["qlora"]["calculated_gb"] < figures["lora"]["calculated_gb"] < 0.2
 
 
+def test_footprint_counts_all_processes_of_a_command(load, monkeypatch, tmp_path, capfd):
+    holds = "import time; held = bytearray(b'1') * 200_000_000; time.sleep(1)"
+    command = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {holds!r}]); print('done')"
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr(
+        sys, "argv", ["footprint.py", "--json", str(file), "--", sys.executable, "-c", command]
+    )
+    load("footprint").main()
+    figures = json.loads(file.read_text())
+    assert 0.2 < figures["peak_gb"] < 0.35
+    assert figures["seconds"] > 1
+    assert "done" in capfd.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["footprint.py", "--", sys.executable, "-c", "exit(3)"])
+    with pytest.raises(SystemExit, match="3"):
+        load("footprint").main()
+
+
 @pytest.mark.parametrize("mode", ["expert", "expert_int8", "lora", "qlora"])
 def test_memory_measures_a_step_that_trains(load, mode):
     if mode == "qlora":
@@ -111,6 +128,11 @@ def test_precision(run):
     figures = run("precision", "--scenes", "1", "--settings", "bfloat16", "int8")
     assert figures["bfloat16"]["position_mm"] == 0
     assert figures["int8"]["fm_gb"] < figures["bfloat16"]["fm_gb"]
+    # counted, as a GPU holds it: the action tokenizer with VQ's VLM
+    measured = json.loads((BENCHMARKS / "results/inference-full-h200.json").read_text())
+    for kind in ("fm", "vq"):
+        bytes_held = measured[kind]["weights_bytes"]["lean"]
+        assert figures["bfloat16"][f"{kind}_gb"] == pytest.approx(bytes_held / 1e9, rel=1e-4)
 
 
 def test_calibration(run):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import rdt2
 
@@ -68,6 +69,35 @@ def test_it_reads_as_a_notebook(name):
             assert all(line.startswith("#") for line in cell.strip().splitlines()[1:])
         else:
             compile(cell, name, "exec")
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_its_page_shows_its_picture_or_says_why_not(name):
+    said = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").replace("\n#", "")
+    shown = (EXAMPLES.parent / "docs" / "images" / f"{name}.webp").is_file()
+    assert shown is not ("not shown here" in said)
+
+
+def test_the_published_weights_are_asked_for_by_name(tmp_path, monkeypatch):
+    """Regression: the normalizer was a file that nobody has who begins."""
+    asked = {}
+
+    def load_policy(path, **options):
+        asked.update(options, policy=path)
+        raise StopIteration
+
+    picture = tmp_path / "wrist.png"
+    Image.new("RGB", (384, 384)).save(picture)
+    file = EXAMPLES / "published_weights_on_one_gpu.py"
+    monkeypatch.setattr("rdt2.policy.load_policy", load_policy)
+    monkeypatch.setattr(
+        sys, "argv",
+        [str(file), "--left", str(picture), "--right", str(picture), "--out", str(tmp_path / "out")],
+    )  # fmt: skip
+    with pytest.raises(StopIteration):
+        runpy.run_path(str(file), run_name="__main__")
+    for part in ("policy", "vlm", "processor", "normalizer"):
+        assert re.fullmatch(r"[\w-]+/[\w.-]+", asked[part]), part
 
 
 def test_a_robot_is_described_in_sixty_lines():
