@@ -1,4 +1,4 @@
-"""Goes every way into the project as someone new would, in a fresh clone with an empty home, and takes the time.
+"""Goes most ways into the project as someone new would, in a fresh clone with an empty home, and takes the time.
 
     python scripts/first_hour.py --json first_hour.json           # let nothing else run
     python scripts/first_hour.py --only try evaluate
@@ -83,7 +83,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "extend": ("python examples/new_task.py", "python examples/new_arm.py"),
     "others": ("make test-openpi",),
 }
-"""The rows of the README's table of ways, and the commands that are gone for each."""
+"""Rows of the README's table of ways, and the commands that are gone for each. Not gone: the published weights, the
+original scripts, the operator's page, LeRobot, vla-eval and Ray, which take a GPU, a person or gigabytes."""
 
 
 def gone(way: str, clone: Path, folder: Path, environment: dict[str, str]) -> dict[str, object]:
