@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -92,6 +93,14 @@ def droid() -> dict:
         "observation/gripper_position": np.zeros(1),
         "prompt": SENTENCE,
     }
+
+
+def test_the_guides_snippet_runs(port, capsys):
+    text = (ROOT / "docs/integrations.md").read_text("utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert '"127.0.0.1", 8000' in snippet
+    exec(snippet.replace('"127.0.0.1", 8000', f'"127.0.0.1", {port}, api_key={KEY!r}'), {})
+    assert capsys.readouterr().out == "(24, 20)\n"
 
 
 def test_metadata_says_what_the_actions_are(client) -> None:
