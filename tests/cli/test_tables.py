@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from made_up_episodes import record, settings
+from recorded import make_recording
 from rich.console import Console
 
+import rdt2
 from rdt2.action import ActionChunk
 from rdt2.cli import demo, predict, reset, run, serve, tokenizer
+from rdt2.cli.main import main
+from rdt2.devices.known import known_drivers
 from rdt2.evaluation.compare import compare
 from rdt2.evaluation.report import SummaryRow
 from rdt2.evaluation.results import CellEvaluation
@@ -66,3 +71,54 @@ def test_a_table_fits_80_columns(table, figures):
         assert figure in text
     if "│ left" in text:
         assert text.index("│ left") < text.index("│ right")
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """What a command prints on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*words) -> str:
+        main(words)
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= 80
+        assert "…" not in text
+        return text
+
+    return run
+
+
+def test_the_doctors_findings_fit(printed, monkeypatch):
+    found = types.SimpleNamespace(
+        state="optional", name="arms: franky", found="the driver of Franka Research 3, without its library",
+        mend="pip install 'rdt2[fr3]'    # wheels are there for Linux on x86_64, Python 3.10 to 3.13",
+    )  # fmt: skip
+    monkeypatch.setattr("rdt2.doctor.examine", lambda hub: [found])
+    monkeypatch.setattr("rdt2.doctor.summary", lambda findings: {})
+    assert "pip install 'rdt2[fr3]'" in printed("doctor", "--offline")
+
+
+def test_drivers_fit_also_where_nothing_is_installed(printed, monkeypatch):
+    """No option is broken, nor what there is to install."""
+    rows = known_drivers()
+    text = printed("device", "list")
+    assert all(name in text for row in rows for name in row.driver.options.model_fields)
+    bare = [replace(row, missing=("minimalmodbus", "pyserial", "pymodbus")) for row in rows]
+    monkeypatch.setattr("rdt2.devices.known.known_drivers", lambda: bare)
+    text = printed("device", "list")
+    for row in rows:
+        assert all(name in text for name in row.driver.options.model_fields), row.name
+        assert f"'rdt2[{row.extra}]'" in text
+
+
+def test_recordings_fit(printed, tmp_path):
+    pytest.importorskip("mcap")
+    (path,) = make_recording(tmp_path / ("a-long-name-of-a-folder-in-which-a-robot-keeps-its-recordings"))
+    assert path.name in printed("data", "recordings", str(path.parent))
+
+
+def test_a_tokenizers_layout_fits(printed):
+    text = printed(
+        "tokenizer", "inspect", "--tokenizer", str(rdt2.__path__[0] + "/checkpoints/demo/tokenizer")
+    )
+    assert "pos [0, 18], rot [18, 24], grip [24, 27]" in text

@@ -33,8 +33,8 @@ class DeviceList:
         from rdt2.robot.sense import RESETS
 
         rows = known_drivers()
-        table = Table(title="drivers", title_justify="left")
-        for name in ("part", "device: {type: ...}", "extra", "installed", "options"):
+        table = Table(title="drivers, and what to write: device: {type: ...}", title_justify="left")
+        for name in ("part", "type", "extra", "installed", "options"):
             table.add_column(name, overflow="fold")
         for row in rows:
             missing = ", ".join(row.missing)
