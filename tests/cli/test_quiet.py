@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from made_up import write_recordings
+from PIL import Image
 
 SMALL = (
     "steps=1",
@@ -21,25 +25,61 @@ SMALL = (
 )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what is printed without a GPU")
-def test_training_prints_its_own_lines_only(shards, tmp_path):
-    """regression: DeepSpeed, where it is installed, wrote on stdout that it found no GPU."""
-    from rdt2.data import fit_normalizer
+# Several commands in one process, and on both streams a line before each.
+PROGRAM = """
+import json, sys
+from rdt2.cli.main import main
+for words in json.loads(sys.argv[1]):
+    for stream in (sys.stdout, sys.stderr):
+        print("$", *words, file=stream, flush=True)
+    main(words)
+"""
 
-    fit_normalizer(shards).save_pretrained(shards)
-    words = ["train", "tokenizer", "--data", str(shards), "--out", str(tmp_path / "run")]
-    for setting in SMALL:
-        words += ["--set", setting]
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """What commands print where nothing is quieted from outside: by their names, (stdout, stderr), lines."""
+    pytest.importorskip("mujoco")
+    folder = tmp_path_factory.mktemp("quiet")
+    write_recordings(folder / "shards")
+    for side in ("left", "right"):
+        Image.new("RGB", (384, 384)).save(folder / f"{side}.png")
+    train = ["train", "tokenizer", "--data", "shards", "--out", "run"]
+    pictures = ["--left", "left.png", "--right", "right.png", "--instruction", "Pick up the red cube."]
+    words = [
+        [*train, *(part for setting in SMALL for part in ("--set", setting))],
+        ["predict", *pictures],
+        ["evaluate", "cell", "--policy", "demo-fm", "--episodes", "1", "--max-seconds", "0.3"],
+    ]
     environment = {
         k: v for k, v in os.environ.items() if k not in ("DS_ACCELERATOR", "TRANSFORMERS_VERBOSITY")
     }
     done = subprocess.run(
-        [sys.executable, "-m", "rdt2.cli.main", *words],
-        env=environment, capture_output=True, text=True, timeout=250, check=True,
+        [sys.executable, "-c", PROGRAM, json.dumps(words)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=250, check=True,
     )  # fmt: skip
-    assert done.stdout == ""
-    begins = ("training on ", "looked through ", "tokenizer: ", "model: ", "next: ")
-    assert [line for line in done.stderr.splitlines() if not line.startswith(begins)] == []
+    parts = [
+        [part.splitlines()[1:] for part in re.split(r"^\$ ", text, flags=re.M)[1:]]
+        for text in (done.stdout, done.stderr)
+    ]
+    return dict(zip(("train", "predict", "evaluate"), zip(*parts, strict=True), strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is printed without a GPU")
+@pytest.mark.parametrize(
+    ("command", "begins"),
+    [
+        ("train", ("training on ", "looked through ", "tokenizer: ", "model: ", "next: ")),
+        ("predict", ("loading demo-fm",)),
+        ("evaluate", ("loading demo-fm", "pick on ur5e: ")),
+    ],
+)
+def test_a_command_prints_its_own_lines_only(said, command, begins):
+    """regression: DeepSpeed, where it is installed, wrote on stdout that it found no GPU."""
+    out, err = said[command]
+    assert [line for line in err if not line.startswith(begins)] == []
+    table = r"[┏┡│└┃]|  |$|predicted motion|observation|demo-fm on "
+    assert [line for line in out if command == "train" or not re.match(table, line)] == []
 
 
 def test_bitsandbytes_does_not_ask_for_a_package_that_is_not_needed():
