@@ -130,13 +130,48 @@ def test_presets_are_found_without_the_repository(installed: Path) -> None:
     assert (known.returncode, "no such configuration" in known.stderr) == (2, False), known.stderr
 
 
-def test_robots_and_the_demo_are_found_without_the_repository(installed: Path) -> None:
+# Nothing is found but what the package says it needs, and what that needs; extras are as if they were not installed.
+ALONE = """
+import re, sys
+from importlib import metadata
+from importlib.machinery import PathFinder
+from packaging.requirements import Requirement
+
+known, seen, left = set(), set(), ["rdt2"]
+while left:
+    name = re.sub("[-_.]+", "-", left.pop()).lower()
+    if name in seen:
+        continue
+    seen.add(name)
+    try:
+        package = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        continue  # of other systems
+    tops = package.read_text("top_level.txt")
+    known |= set(tops.split() if tops else (path.parts[0].partition(".")[0] for path in package.files or ()))
+    wants = map(Requirement, package.requires or ())
+    left += [each.name for each in wants if not each.marker or each.marker.evaluate({"extra": ""})]
+
+class Alone(PathFinder):
+    @classmethod
+    def find_spec(cls, module, path=None, target=None):
+        found = super().find_spec(module, path, target)
+        borrowed = found and "site-packages" in f"{found.origin} {found.submodule_search_locations}"
+        return None if borrowed and module.partition(".")[0] not in known else found
+
+sys.meta_path = [Alone if each is PathFinder else each for each in sys.meta_path]
+assert "torch" in known and "mujoco" not in known
+"""
+
+
+def test_robots_and_the_demo_are_found_without_the_repository_and_the_extras(installed: Path) -> None:
+    """Regression: other packages are borrowed from this environment, so one that is not declared was found, too."""
     read = """
 from rdt2.policy import load_policy
 from rdt2.robot.settings import RobotSettings
 print(*RobotSettings.read("cell_ur5e").sides, type(load_policy("demo-fm")).__name__)
 """
-    found = run(installed, "python", "-c", read)
+    found = run(installed, "python", "-c", ALONE + read)
     assert sorted(found.stdout.split()) == ["FMPolicy", "left", "right"], found.stderr
 
 
