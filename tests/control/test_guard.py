@@ -14,6 +14,7 @@ from guarded import (
     Onlooker,
     down,
     guarded,
+    joints_at,
     kinematics,
     norms,
     settings,
@@ -255,6 +256,26 @@ def test_a_wish_out_of_reach_stops_where_the_joints_can_follow(model):
     # and it finds the way back
     commands = drive(guard, held(poses, 2.5), onlooker)
     np.testing.assert_allclose(commands[-1].poses["left"], poses["left"], atol=5e-3)
+
+
+@pytest.mark.parametrize("model", ["ur5e", "fr3"])
+def test_an_arm_that_stands_at_a_joints_stop_can_be_led_away(model):
+    """Regression: joints were pulled off their stop by the model alone, which then missed the measured pose."""
+    known = {side: kinematics(model, side) for side in SIDES}
+    joints = {side: joints_at(model, side, waiting(side)) for side in SIDES}
+    joints["left"][-1] = known["left"].upper[-1] + 0.015
+    poses = {side: known[side].forward(joints[side]) for side in SIDES}
+    guard, _ = guarded(model)
+    guard.start(poses, joints, WIDTHS)
+    onlooker = Onlooker(SIDES, model, poses, joints)
+    wish = {side: pose.copy() for side, pose in poses.items()}
+    wish["left"][:3, :3] = known["left"].forward(joints["left"] - 0.3 * np.eye(len(joints["left"]))[-1])[
+        :3, :3
+    ]
+    drive(guard, held(wish, 1.5), onlooker)
+    turned = np.stack(onlooker.joints["left"])[:, -1]
+    assert turned.max() == turned[0], "it turns away from the stop"
+    assert turned[-1] < known["left"].upper[-1] - 0.2
 
 
 def test_joints_that_do_not_belong_to_the_pose_are_refused():

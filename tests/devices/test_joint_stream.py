@@ -103,6 +103,23 @@ def test_after_a_pause_it_goes_on_within_its_bounds(stream) -> None:
         stream.step(11.3)
 
 
+def test_a_joint_at_its_stop_stays_there_until_it_is_led_back():
+    """Regression: the joint was pulled away as soon as the arm was enabled, and no way led back."""
+    kinematics = SETTINGS.kinematics()["left"]
+    start = np.array(HOME)
+    start[-1] = kinematics.upper[-1] + 0.015
+    stream = JointStream("left arm", kinematics, BOUNDS, start, 10.0)
+    steps(stream, 10.0, 10.2)
+    np.testing.assert_allclose(stream.joints, start, atol=1e-6)
+    out, back = start.copy(), start.copy()
+    out[-1], back[-1] = start[-1] + 0.01, start[-1] - 0.2
+    with pytest.raises(SafetyError, match=r"beyond its limits: joint 7 at .* degrees, expected"):
+        stream.execute_joints(np.array([10.5]), out[None], 10.2)
+    stream.execute_joints(np.array([11.0]), back[None], 10.2)
+    steps(stream, 10.2, 11.1)
+    np.testing.assert_allclose(stream.joints, back, atol=1e-6)
+
+
 def test_a_path_out_of_its_reach_is_said(stream) -> None:
     times = 10.0 + 0.02 * np.arange(1, 400)
     poses = np.repeat(stream.path.at(10.0)[None], len(times), axis=0)

@@ -10,11 +10,14 @@ Times are the robot's own clock's. Bounds allow for a machine that is busy with 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from rdt2.errors import RobotError, SafetyError
 from rdt2.robot import WATCHDOG, Arm, Camera, Clock, Gripper, Robot
+from rdt2.robot.protocols import GuidedArm, JointArm
 
 PERIOD = 0.02
 SPEED = 0.2
@@ -366,6 +369,58 @@ class Conformance(GripperConformance):
         brakes(stamps, speeds, within=WATCHDOG + step + late, rests=WATCHDOG + 0.2 + late)
         assert "heard nothing for 100 ms" in arm.health().fault
         assert height(robot, side) - start[2, 3] < ways[-1] + 0.01
+
+    def test_an_arm_that_takes_joints_is_led_along_them_and_no_further(self, robot: Robot) -> None:
+        ready(robot)
+        side = robot.sides[0]
+        arm = robot.arms[side]
+        if not isinstance(arm, JointArm):
+            pytest.skip("it takes poses of its TCP alone")
+        start = np.asarray(arm.state().joints)
+        goal = start.copy()
+        goal[-1] -= np.copysign(0.1, start[-1])
+        times = robot.clock.now() + 0.05 + PERIOD * np.arange(1, 41)
+        share = np.linspace(0.0, 1.0, 40)[:, None]
+        led = SimpleNamespace(execute=arm.execute_joints)
+        follow(robot, led, times, start + share**2 * (3 - 2 * share) * (goal - start))
+        run(robot, 0.2 + arm.timing.latency)
+        np.testing.assert_allclose(arm.state().joints, goal, atol=0.01)
+        now = robot.clock.now()
+        for late, joints in (
+            (0.1, goal + 1.0),
+            (9.0, np.full_like(goal, 10.0)),
+            (1.0, goal + np.nan),
+            (-9.0, goal),
+        ):
+            with pytest.raises(SafetyError):
+                arm.execute_joints(np.array([now + late]), joints[None])
+        run(robot, 0.3)
+        np.testing.assert_allclose(arm.state().joints, goal, atol=0.01)
+        follow(robot, arm, *path(robot, side, 0.2))
+        assert arm.health().ok
+
+    def test_an_arm_in_a_persons_hands_is_told_nothing(self, robot: Robot) -> None:
+        ready(robot)
+        side = robot.sides[0]
+        arm = robot.arms[side]
+        if not isinstance(arm, GuidedArm):
+            pytest.skip("nobody can move it by hand")
+        arm.guide(True)
+        arm.guide(True)
+        run(robot, 0.3)
+        assert arm.health().ok
+        assert arm.state().timestamp > robot.clock.now() - 0.2
+        with pytest.raises(SafetyError, match="hands"):
+            arm.execute(*path(robot, side, 0.2))
+        arm.guide(False)
+        arm.guide(False)
+        follow(robot, arm, *path(robot, side, 0.2))
+        run(robot, 0.3)
+        arm.guide(True)
+        arm.stop()
+        assert arm.health().stopped
+        with pytest.raises(SafetyError):
+            arm.execute(*path(robot, side, 0.2))
 
     def test_silence_at_rest_is_no_fault(self, robot: Robot) -> None:
         ready(robot)

@@ -108,8 +108,7 @@ class JointStream:
             ahead, checked = led.checked(times, joints, now=now)
             before, earlier = led.at(now), now
             for time, there in zip(ahead, checked, strict=True):
-                if ((there < self.kinematics.lower) | (there > self.kinematics.upper)).any():
-                    raise SafetyError(f"the {self.name} refuses joint angles beyond its limits.")
+                self.kinematics.require_within(self.joints, there, self.name)
                 if (np.abs(there - before) > self.kinematics.speeds * (time - earlier) + 1e-6).any():
                     raise SafetyError(f"the {self.name} refuses a path that is too fast for its joints.")
                 before, earlier = there, time
@@ -140,9 +139,7 @@ class JointStream:
             off = 0.0
             if self._ramp is not None:
                 brake, start, speeds = self._ramp
-                joints = np.clip(
-                    start + speeds * brake.way(now), self.kinematics.lower, self.kinematics.upper
-                )
+                joints = np.clip(start + speeds * brake.way(now), *self.kinematics.limits(start))
             elif self._led is not None:
                 most = self.kinematics.speeds * seconds
                 joints = self.joints + np.clip(self._led.at(now) - self.joints, -most, most)

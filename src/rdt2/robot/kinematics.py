@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LIMIT_MARGIN = 0.02
 """Radians kept from every joint limit."""
+PAST = 2e-3
+"""Radians by which commanded joints may be past where they are allowed: what was measured has noise."""
 ROTATION_WEIGHT = 0.25
 """Metres that one radian of error weighs: the two are minimised together."""
 NULLSPACE_GAIN = 2.0
@@ -91,18 +93,18 @@ def arm_kinematics(
     *,
     base: Float[ndarray, "4 4"] | None = None,
     tool: Float[ndarray, "4 4"] | None = None,
+    home: Float[ndarray, " n"] | None = None,
 ) -> ArmKinematics:
     """Kinematics of one arm. What is compiled of its description is kept: the second one costs nothing.
-    home: Float[ndarray, " n"] | None = None,
 
     Args:
         model: "ur5e" or "fr3".
         side: "right" or "left".
         base: (4, 4) base in the cell frame; default `base_pose(model, side)`.
         tool: (4, 4) TCP in the frame of the mount; default identity.
+        home: joint angles a redundant arm is drawn to, radians; default those in which it waits in the cell.
 
     Raises:
-        home: joint angles a redundant arm is drawn to, radians; default those in which it waits in the cell.
         TaskError: an arm that is not known.
     """
     arm = arm_model(model)
@@ -172,6 +174,23 @@ class ArmKinematics:
         self._linear = np.zeros((3, self.model.nv))
         self._angular = np.zeros((3, self.model.nv))
 
+    def limits(self, joints: Float[ndarray, " n"]) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
+        """Least and largest angles (radians) for an arm whose joints are at `joints`: one that stands past its limit,
+        as a person or a pendant may have left it, stays or comes back, and is not pulled in.
+        """
+        return np.minimum(self.lower, joints), np.maximum(self.upper, joints)
+
+    def require_within(self, joints: Float[ndarray, " n"], there: Float[ndarray, " n"], name: str) -> None:
+        """Raises SafetyError where the arm `name` may not go from `joints` to `there`, radians."""
+        low, high = self.limits(joints)
+        beyond = np.flatnonzero((there < low - PAST) | (there > high + PAST))
+        if beyond.size:
+            i = int(beyond[0])
+            raise SafetyError(
+                f"the {name} refuses joint angles beyond its limits: joint {i + 1} at {np.degrees(there[i]):.1f} "
+                f"degrees, expected {np.degrees(low[i]):.1f} to {np.degrees(high[i]):.1f}."
+            )
+
     def forward(self, joints: Float[ndarray, " n"]) -> Float[ndarray, "4 4"]:
         """TCP pose in the cell frame for joint angles in radians."""
         self.data.qpos[:] = joints
@@ -213,6 +232,7 @@ class ArmKinematics:
         error[3:] *= ROTATION_WEIGHT
         jacobian[3:] *= ROTATION_WEIGHT
 
+        lower, upper = self.limits(joints)
         moving = min(1.0, float(np.sqrt(error @ error)) / (DRIFTING * dt))
         drift = moving * NULLSPACE_GAIN * dt * (self.home - joints)
         most = self.speeds * (speed_scale * dt)
@@ -225,11 +245,11 @@ class ArmKinematics:
                 move[free] = _damped(jacobian[:, free], error, drift[free])
             # A uniform slow-down keeps the direction of the motion of the TCP.
             move *= min(1.0, float(np.min(most / np.maximum(np.abs(move), 1e-12))))
-            beyond = free & ((joints + move > self.upper) | (joints + move < self.lower))
+            beyond = free & ((joints + move > upper) | (joints + move < lower))
             if not beyond.any():
                 break
             free &= ~beyond
-        return np.clip(joints + move, self.lower, self.upper), distance, angle
+        return np.clip(joints + move, lower, upper), distance, angle
 
     def solve(
         self,
@@ -246,7 +266,9 @@ class ArmKinematics:
             SafetyError: no solution within the tolerances (metres, radians), which says how near it came.
         """
         joints = np.clip(
-            self.home if start is None else np.asarray(start, dtype=np.float64), self.lower, self.upper
+            self.home if start is None else np.asarray(start, dtype=np.float64),
+            self.lower - LIMIT_MARGIN,
+            self.upper + LIMIT_MARGIN,
         )
         for _ in range(iterations):
             # Steps of 0.1 s at full speed: large enough to converge soon, small enough for the linear model.
