@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
 
 import mujoco
@@ -10,8 +11,9 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.control.bodies import ArmBody, cross_pairs, distances, self_pairs
 from rdt2.control.guard import Guard
+from rdt2.robot.braking import Brake
 from rdt2.robot.grippers import GRIPPERS
-from rdt2.robot.kinematics import arm_kinematics
+from rdt2.robot.kinematics import LIMIT_MARGIN, arm_kinematics
 from rdt2.robot.models import arm_model, base_pose, mount_in_flange
 from rdt2.robot.settings import Bounds, RobotSettings
 from rdt2.sim.gripper import tcp_rotation
@@ -148,6 +150,7 @@ class Onlooker:
         self.poses = {side: [poses[side]] for side in sides}
         joints = joints or {side: joints_at(model, side, poses[side]) for side in sides}
         self.joints = {side: [joints[side]] for side in sides}
+        self.twists = {side: [np.zeros(6)] for side in sides}
         self.widths = {side: [(0.08, 0.08)] for side in sides}
         self.kinematics = {side: kinematics(model, side) if self.known else None for side in sides}
         self.bodies = {side: body_of(model, side) for side in sides}
@@ -156,11 +159,52 @@ class Onlooker:
         """`measured`: openings that a gripper reports, by side."""
         for side, pose in commanded.poses.items():
             self.poses[side].append(pose)
+            self.twists[side].append(commanded.velocity[side])
             width = commanded.widths[side]
             self.widths[side].append((width, measured[side] if measured else width))
             if self.known:
                 joints, *_ = self.kinematics[side].step(self.joints[side][-1], pose, dt=PERIOD)
                 self.joints[side].append(joints)
+
+    def stopped(self, bounds):
+        """Where all devices come to rest that are stopped at a tick, each on its own ramp: an onlooker that sees the
+        end of each of these, as joints extrapolated where there are any."""
+        seen = copy(self)
+        seen.poses, seen.joints = {}, {}
+        for side, twists in self.twists.items():
+            ways = []
+            for twist in twists:
+                speed, turn = np.linalg.norm(twist.reshape(2, 3), axis=1)
+                brake = Brake.of(
+                    0.0,
+                    (speed, bounds.acceleration, bounds.jerk),
+                    (turn, bounds.turn_acceleration, bounds.turn_jerk),
+                )
+                ways.append([brake.way(brake.ends)])
+            if self.known:
+                joints = np.stack(self.joints[side])
+                rates = np.diff(joints, axis=0, prepend=joints[:1]) / PERIOD
+                seen.joints[side] = list(joints + ways * rates)
+                seen.poses[side] = [self.kinematics[side].forward(each) for each in seen.joints[side]]
+            else:
+                moved, poses = ways * np.stack(twists), np.stack(self.poses[side])
+                poses[:, :3, 3] += moved[:, :3]
+                poses[:, :3, :3] = Rotation.from_rotvec(moved[:, 3:]).as_matrix() @ poses[:, :3, :3]
+                seen.poses[side] = list(poses)
+        return seen
+
+    def postures(self, side):
+        """Of an arm with joints, at every tick: metres and radians that it is off its command, what is left of its
+        joints' margins (radians), and how far from singular it is."""
+        known, poses, joints = self.kinematics[side], np.stack(self.poses[side]), np.stack(self.joints[side])
+        frames = self.bodies[side].frames(joints, poses, np.array(self.widths[side]))
+        reached = self.bodies[side].tcp(frames)
+        off = np.linalg.norm(reached[:, :3, 3] - poses[:, :3, 3], axis=1)
+        turned = Rotation.from_matrix(reached[:, :3, :3].transpose(0, 2, 1) @ poses[:, :3, :3]).magnitude()
+        margin = SAFETY["joint_margin"] - LIMIT_MARGIN
+        left = np.minimum(joints - known.lower, known.upper - joints).min(axis=1) - margin
+        singular = np.linalg.svd(self.bodies[side].jacobian(frames), compute_uv=False)[:, -1]
+        return off, turned, left, singular
 
     def limits(self, bounds):
         """Largest share of each limit that was used: speed, acceleration, jerk, and of turning."""

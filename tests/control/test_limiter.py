@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from guarded import CALM as BOUNDS
 from guarded import PERIOD, norms
 
 from rdt2.control.limiter import Limiter, LimitError, Motion, exponential
+from rdt2.robot.braking import Brake
 from rdt2.robot.kinematics import rotation_vector
 
 LOW, HIGH = np.array([-0.45, -0.6, -0.1]), np.array([0.45, 0.6, 0.7])
@@ -90,6 +93,31 @@ def test_the_norms_of_all_limits_hold_in_every_direction():
     assert used.max() <= 1.0 + 1e-6
     assert used[:3].min() > 0.85, "a straight motion may use nearly all of a limit"
     assert np.abs(np.stack(poses)[-1, :3, :3] @ np.stack(poses)[-1, :3, :3].T - np.eye(3)).max() < 1e-9
+
+
+@pytest.mark.parametrize("turn", [0.0, 3.0])
+@pytest.mark.parametrize("speed", [0.05, 0.3, 0.8, 1.4])
+def test_a_device_that_stops_by_itself_ends_within_what_is_left_of_a_way_to_rest(speed, turn):
+    """Regression: its ramp is pi / 4 * v^2 / a long, a way was v^2 / 2a, and moving ended before turning did."""
+    velocity = np.array([0.6 * speed, 0.0, 0.8 * speed, 0.0, turn, 0.0])
+    stop = Limiter(BOUNDS, period=PERIOD).stop(Motion(np.zeros(3), np.eye(3), velocity, np.zeros(6)))
+    moved = np.linalg.norm(np.diff(stop.positions, axis=0), axis=1)
+    turned = [np.linalg.norm(rotation_vector(b @ a.T)) for a, b in pairwise(stop.rotations)]
+    speeds = np.linalg.norm(stop.velocities.reshape(-1, 2, 3), axis=2)
+    for tick, (fast, turning) in enumerate(speeds[:-1]):
+        ramp = Brake.of(
+            0.0,
+            (fast, BOUNDS.acceleration, BOUNDS.jerk),
+            (turning, BOUNDS.turn_acceleration, BOUNDS.turn_jerk),
+        )
+        # a third of a^3 / j^2: the ramp's jerk, where a way brakes already
+        assert (
+            ramp.way(ramp.ends) * fast < moved[tick:].sum() + 0.34 * BOUNDS.acceleration**3 / BOUNDS.jerk**2
+        )
+        slack = 0.34 * BOUNDS.turn_acceleration**3 / BOUNDS.turn_jerk**2
+        assert ramp.way(ramp.ends) * turning < sum(turned[tick:]) + slack
+    if speed and turn:
+        assert (speeds[-3] > 0).all(), "all ends together"
 
 
 def test_an_arm_slows_down_before_the_end_of_its_workspace():

@@ -9,6 +9,8 @@ Whatever is commanded, there is a way to come to rest from it that has been veri
    other arm and the arm itself, the TCP against its workspace, the joints against their limits. If it is clean, the
    step is commanded and its way to rest is kept; if not, the arm at fault goes one step further on the way it has.
 
+A stopped device leaves that way: it brakes along its velocity, on a ramp of its own (`rdt2.robot.braking`). Ways are
+as long as such ramps; where a way bends, a ramp ends beside it.
 Fingers are where they were commanded and where they were measured, both at once. An arm that starts where it must not
 be, below the table, outside of its workspace or too near to something, may go everywhere where none of what is wrong
 gets worse.

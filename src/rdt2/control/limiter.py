@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.robot.braking import MEAN
 from rdt2.robot.kinematics import nearest_rotation, rotation_vector
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ NEARLY = 0.9
 LEAST = 1e-3
 """m/s, rad/s: Ruckig needs speed limits that are not zero."""
 WALL_BRAKING = 0.5
-"""Of the acceleration limit that an arm coming to the end of its workspace counts on."""
+"""Of the deceleration of ways to rest that an arm coming to the end of its workspace counts on."""
 
 IDENTITY = np.eye(3)
 
@@ -88,21 +89,19 @@ class LimitError(Exception):
 class Stop:
     """A motion, and how it comes to rest: tick 0 is the motion itself, one tick is one period."""
 
-    def __init__(self, motion: Motion, moving: Any, turning: Any, period: float) -> None:
-        self.ticks = ceil(max(moving.duration, turning.duration) / period - 1e-9)
+    def __init__(self, motion: Motion, trajectory: Any, period: float) -> None:
+        self.ticks = ceil(trajectory.duration / period - 1e-9)
         """After so many the arm stands still."""
         self.period = period
-        times = [k * period for k in range(self.ticks + 1)]
         # (ticks, position | velocity | acceleration, axis)
-        moves = np.array([moving.at_time(t) for t in times])
-        turns = np.array([turning.at_time(t) for t in times])
-        self.positions: Float[ndarray, "n 3"] = moves[:, 0]
-        self.velocities: Float[ndarray, "n 6"] = np.concatenate([moves[:, 1], turns[:, 1]], axis=1)
-        self._accelerations = np.concatenate([moves[:, 2], turns[:, 2]], axis=1)
-        self._parts = moving, turning
-        self.rotations: Float[ndarray, "n 3 3"] = np.empty((len(times), 3, 3))
+        moves = np.array([trajectory.at_time(k * period) for k in range(self.ticks + 1)])
+        self.positions: Float[ndarray, "n 3"] = moves[:, 0, :3]
+        self.velocities: Float[ndarray, "n 6"] = moves[:, 1]
+        self._accelerations = moves[:, 2]
+        self._trajectory = trajectory
+        self.rotations: Float[ndarray, "n 3 3"] = np.empty((len(moves), 3, 3))
         self.rotations[0] = rotation = motion.rotation
-        for k, step in enumerate(exponential(np.diff(turns[:, 0], axis=0))):
+        for k, step in enumerate(exponential(np.diff(moves[:, 0, 3:], axis=0))):
             self.rotations[k + 1] = rotation = step @ rotation
 
     def at(self, tick: int) -> Motion:
@@ -128,15 +127,14 @@ class Stop:
 
     def within(self, speed: float, turn_rate: float) -> bool:
         """Whether no norm of its speeds exceeds the limits (m/s, rad/s)."""
-        early = [0.25 * k * self.period for k in range(4 * EARLY)]
-        for part, axes, most in zip(self._parts, (slice(0, 3), slice(3, 6)), (speed, turn_rate), strict=True):
-            at_ticks = np.sqrt((self.velocities[:, axes] ** 2).sum(axis=1)).max()
-            # What still gains speed does so at the beginning, and may peak between two ticks.
-            if at_ticks > NEARLY * most:
-                at_ticks = np.sqrt((np.array([part.at_time(t)[1] for t in early]) ** 2).sum(axis=1).max())
-            if at_ticks > most:
-                return False
-        return True
+        squares, most = self.velocities**2, np.square([speed, turn_rate])
+        fastest = np.add.reduceat(squares, (0, 3), axis=1).max(axis=0)
+        # What still gains speed does so at the beginning, and may peak between two ticks.
+        if (fastest > NEARLY**2 * most).any():
+            early = [0.25 * k * self.period for k in range(4 * EARLY)]
+            squares = np.square([self._trajectory.at_time(t)[1] for t in early])
+            fastest = np.add.reduceat(squares, (0, 3), axis=1).max(axis=0)
+        return bool((fastest <= most).all())
 
 
 class Limiter:
@@ -159,11 +157,11 @@ class Limiter:
         self._input = InputParameter(3)
         self._input.synchronization = Synchronization.No
         self._input.target_position = self._input.target_velocity = [0.0] * 3
-        self._stopper = Ruckig(3)
-        self._stop = InputParameter(3)
-        self._stop.synchronization = Synchronization.No
+        self._stopper = Ruckig(6)
+        self._stop = InputParameter(6)
+        self._stop.synchronization = Synchronization.Time
         self._stop.control_interface = ControlInterface.Velocity
-        self._stop.target_velocity = [0.0] * 3
+        self._stop.target_velocity = [0.0] * 6
 
     def towards(
         self,
@@ -213,26 +211,23 @@ class Limiter:
         )
 
     def stop(self, motion: Motion) -> Stop:
-        """How `motion` comes to rest.
+        """How `motion` comes to rest: all of it at the same time, and no sooner than a device that stops by itself.
 
         Raises:
             LimitError: Ruckig found no way.
         """
-        parts = []
-        for part, start, (_, acceleration, jerk) in (
-            (slice(0, 3), motion.position.tolist(), self._limits[0]),
-            (slice(3, 6), [0.0] * 3, self._limits[1]),
-        ):
-            v, a = motion.velocity[part].tolist(), motion.acceleration[part].tolist()
+        stop, velocity, acceleration = self._stop, motion.velocity.tolist(), motion.acceleration.tolist()
+        accelerations: list[float] = []
+        jerks: list[float] = []
+        for part, (_, strongest, hardest) in zip((slice(0, 3), slice(3, 6)), self._limits, strict=True):
+            v, a = velocity[part], acceleration[part]
             need = _need([x + AHEAD * y for x, y in zip(v, a, strict=True)])
-            stop = self._stop
-            stop.current_position, stop.current_velocity, stop.current_acceleration = start, v, a
-            stop.max_acceleration = _box(acceleration, a, need)
-            stop.max_jerk = _box(
-                jerk, [0.0] * 3, [abs(x) / acceleration + n for x, n in zip(a, need, strict=True)]
-            )
-            parts.append(self._calculate(stop))
-        return Stop(motion, parts[0], parts[1], self.period)
+            accelerations += [MEAN * most for most in _box(strongest, a, need)]
+            jerks += _box(hardest, [0.0] * 3, [abs(x) / strongest + n for x, n in zip(a, need, strict=True)])
+        stop.current_position = [*motion.position.tolist(), 0.0, 0.0, 0.0]
+        stop.current_velocity, stop.current_acceleration = velocity, acceleration
+        stop.max_acceleration, stop.max_jerk = accelerations, jerks
+        return Stop(motion, self._calculate(stop), self.period)
 
     def _step(
         self,
@@ -317,7 +312,7 @@ class Limiter:
     def _calculate(self, stop: Any) -> Any:
         from ruckig import Trajectory
 
-        trajectory = Trajectory(3)
+        trajectory = Trajectory(6)
         try:
             result = self._stopper.calculate(stop, trajectory)
         except Exception as error:
@@ -352,8 +347,9 @@ def _stoppable(distance: float, fast: float, acceleration: float, jerk: float, p
     """Speed towards a wall from which an arm that is `fast` altogether stops within `distance`."""
     if distance <= 0:
         return 0.0
-    braking = WALL_BRAKING * acceleration
-    ramp = acceleration / jerk + period
+    strongest = MEAN * acceleration
+    braking = WALL_BRAKING * strongest
+    ramp = strongest / jerk + period
     delay = braking * ramp
     alone = sqrt(delay * delay + 2 * braking * distance) - delay
     return min(alone, distance / (0.5 * fast / braking + ramp))

@@ -51,8 +51,10 @@ class ArmLimits:
     """The same in radians."""
     braking: tuple[float, float] = (12.0, 400.0)
     """Deceleration (m/s^2) and jerk (m/s^3) of the TCP when it stops."""
-    joint_braking: tuple[float, float] = (30.0, 1500.0)
-    """The same of every joint, in radians."""
+    turn_braking: tuple[float, float] = (50.0, 1500.0)
+    """The same of its turning, in radians."""
+    joint_braking: tuple[float, float] = (120.0, 6000.0)
+    """The same of every joint, in radians: so much that the TCP decides, whose way to rest is checked beforehand."""
 
 
 class ArmController(BaseDevice):
@@ -191,8 +193,7 @@ class ArmController(BaseDevice):
         ahead, checked = led.checked(times, joints, now=now)
         before, earlier = led.at(now), now
         for time, there in zip(ahead, checked, strict=True):
-            if ((there < kinematics.lower) | (there > kinematics.upper)).any():
-                raise SafetyError(f"the {self.name} refuses joint angles beyond its limits.")
+            kinematics.require_within(self._joints, there, self.name)
             if (np.abs(there - before) > kinematics.speeds * (time - earlier) + 1e-9).any():
                 raise SafetyError(f"the {self.name} refuses a path that is too fast for its joints.")
             before, earlier = there, time
@@ -231,6 +232,7 @@ class ArmController(BaseDevice):
         self._ramp = Brake.of(
             self._ticked,
             (float(np.linalg.norm(velocity[:3])), *self.limits.braking),
+            (float(np.linalg.norm(velocity[3:])), *self.limits.turn_braking),
             (float(np.abs(self._speeds).max()), *self.limits.joint_braking),
         )
         self._stay(self._ticked)
