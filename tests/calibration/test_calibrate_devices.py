@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from rdt2.calibration.devices import gripper
+from rdt2.calibration import devices
 from rdt2.calibration.places import arms, fingertips, from_points, from_reports, table
 from rdt2.calibration.writing import write_changes
+from rdt2.cli.asking import entered
 from rdt2.cli.main import main
 from rdt2.devices.opening import open_device
 from rdt2.errors import CalibrationError, SafetyError
@@ -22,6 +25,7 @@ from rdt2.sim.cell import Cell
 from rdt2.sim.drawing import make_scene
 
 TRUE = RobotSettings.read("cell_ur5e")
+gripper = partial(devices.gripper, permit=lambda: "")
 
 
 def figures_of(folder, name):
@@ -135,6 +139,35 @@ def test_fingers_whose_opening_nobody_typed_are_not_believed() -> None:
     told = {"closed": 0.0, "open": None}
     found = gripper(Fingers(most=0.04), settings, "right", measured=None, ask=told.get)
     assert (found.changes, found.holds) == ({}, False)
+
+
+def test_fingers_that_somebody_stops_are_stopped() -> None:
+    """Regression: nothing but Ctrl-C did."""
+    settings, robot, said, stops = RobotSettings.read("bimanual_ur5e"), Fingers(), [], []
+
+    def permit() -> str:
+        said.append(robot.time)
+        return "emergency stop" if robot.time > 0.5 else ""
+
+    robot.stop = lambda: stops.append(robot.time)
+    with pytest.raises(SafetyError, match="the fingers were stopped: emergency stop"):
+        gripper(robot, settings, "right", permit=permit, measured=None)
+    assert stops == said[-1:]
+    assert 0.5 < stops[0] < 0.52
+    assert robot.width > 0.02, "they closed no further"
+
+
+def test_enter_is_a_stop_at_a_terminal_alone(monkeypatch) -> None:
+    ours, theirs = os.openpty()
+    with open(theirs) as terminal, open(os.devnull) as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        assert entered() == "", "what has ended is no terminal"
+        monkeypatch.setattr("sys.stdin", terminal)
+        assert entered() == ""
+        os.write(ours, b"\n")
+        assert entered() == "Enter was pressed."
+        assert entered() == ""
+    os.close(ours)
 
 
 def test_fingers_that_would_touch_something_stay() -> None:

@@ -173,6 +173,7 @@ def gripper(
     settings: RobotSettings,
     side: str,
     *,
+    permit: Callable[[], str],
     measured: tuple[float, float] | None,
     ask: Callable[[str], float | None] | None = None,
 ) -> Outcome:
@@ -185,13 +186,14 @@ def gripper(
         robot: enabled.
         settings: of it.
         side: whose.
+        permit: asked 125 times a second why the fingers may not move; "" when they may.
         measured: real openings (metres) closed and open, from a caliper; None: what `ask` is told.
         ask: is called with "closed" and "open" while the gripper is so; metres, or None where nobody measures.
 
     Raises:
         CalibrationError: it does not move, or what was measured is not of it as it moves now; nothing has moved where
-            it was told before and is no opening at all. SafetyError: fingers would touch something, or a device has a
-            fault.
+            it was told before and is no opening at all. SafetyError: fingers would touch something, somebody stopped
+            them, or a device has a fault.
     """
     if measured is not None:
         _require_openings(*measured)
@@ -201,7 +203,7 @@ def gripper(
     reached: dict[str, float] = {}
     seen: list[tuple[float, float, float]] = []
     for name, width in (("closed", 0.0), ("open", arm.stroke)):
-        reached[name] = _sent(robot, side, width, arm.stroke, seen)
+        reached[name] = _sent(robot, side, width, arm.stroke, seen, permit=permit)
         real[name] = ask(name) if measured is None and ask is not None else None
     if measured is not None:
         real = dict(zip(("closed", "open"), measured, strict=True))
@@ -305,20 +307,26 @@ def _require_room(robot: Robot, settings: RobotSettings, side: str) -> None:
 
 
 def _sent(
-    robot: Robot, side: str, width: float, stroke: float, seen: list[tuple[float, float, float]]
+    robot: Robot,
+    side: str,
+    width: float,
+    stroke: float,
+    seen: list[tuple[float, float, float]],
+    *,
+    permit: Callable[[], str],
 ) -> float:
     """Send fingers to an opening (metres), and tell where they came to; what was commanded and measured goes to `seen`.
 
     Raises:
-        SafetyError: a device has a fault.
+        SafetyError: somebody stopped them, or a device has a fault.
     """
     device, clock = robot.grippers[side], robot.clock
     began, start = clock.now(), float(np.clip(device.state().width, 0.0, stroke))
     offset = seen[-1][0] if seen else 0.0
     while (since := clock.now() - began) < 2 * SETTLES:
-        if faults := robot.faults():
+        if reason := permit() or " ".join(robot.faults()):
             robot.stop()
-            raise SafetyError(f"the fingers were stopped: {' '.join(faults)}")
+            raise SafetyError(f"the fingers were stopped: {reason}")
         ahead = TICK * np.arange(1, 16)
         share = np.clip((since + ahead) / SETTLES, 0.0, 1.0)
         device.execute(clock.now() + ahead, start + share * (width - start))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ def typed(text: str) -> str:
         return input(text).strip()
     except EOFError:
         return DONE
+
+
+def entered() -> str:
+    """A permit between two questions: that a person at a terminal has pressed Enter; "" until then."""
+    if not (sys.stdin.isatty() and select.select([sys.stdin], [], [], 0.0)[0]):
+        return ""
+    sys.stdin.readline()
+    return "Enter was pressed."
 
 
 def caliper(name: str) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rdt2.cli.asking import caliper, numbers, pairs, typed, wave_before, within
+from rdt2.cli.asking import caliper, entered, numbers, pairs, typed, wave_before, within
 from rdt2.dashboard.options import Looking
 
 if TYPE_CHECKING:
@@ -279,8 +279,8 @@ class CalibrateLatency(_Calibration):
 class CalibrateGripper(_Calibration):
     """Find how far a gripper opens, and what a metre really is.
 
-    Nothing may be between the fingers. It closes, and opens; measure the opening with a caliper each time, or say what
-    you have measured before.
+    Nothing may be between the fingers. It closes, and opens, and Enter stops it; measure the opening with a caliper
+    each time, or say what you have measured before.
 
     For example:
       rdt2 calibrate gripper --robot my_robot.yaml --side left
@@ -298,13 +298,13 @@ class CalibrateGripper(_Calibration):
         settings = self._settings()
         side = self._side(settings)
         if not confirmed(
-            f"The {side} gripper will close and open (Ctrl-C stops it): is nothing between its fingers?",
+            f"The {side} gripper will close and open (Enter stops it): is nothing between its fingers?",
             yes=self.yes,
         ):
             raise RobotError("not confirmed. Nothing has moved.")
         with self._standing(settings) as stand:
             outcome = gripper(
-                stand.opened.robot, stand.opened.settings, side, measured=self.measured,
+                stand.opened.robot, stand.opened.settings, side, permit=entered, measured=self.measured,
                 ask=None if self.yes else caliper,
             )  # fmt: skip
         self._tell(outcome, f"gripper_{side}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from rdt2.control.bodies import OPENINGS, SELF_CLEARANCE, cross_pairs, distances
 from rdt2.control.obstacles import Obstacles
@@ -29,8 +30,10 @@ SAMPLE = 4e-3
 """Metres that any part moves at most between two postures that are looked at."""
 TCP_SPEED = 0.25
 """m/s that a TCP on its way home has at most."""
-PEAK = 1.875
-"""Of a motion that begins and ends at rest with a smooth acceleration: its top speed, as a multiple of its mean."""
+PEAKS = 1.875, 10 / 3**0.5, 60.0
+"""Largest speed, acceleration and jerk of a motion of length 1 in 1 second that begins and ends at rest with a smooth
+acceleration."""
+PEAK = PEAKS[0]
 SHORTEST = 1.0
 """Seconds that any motion takes."""
 AT_ONCE = 64
@@ -45,11 +48,11 @@ class Way:
     """Radians, by side."""
     order: str
     """In words: "both arms at once", "the right arm, then the left"."""
+    widths: Mapping[str, float] = field(default_factory=dict)
+    """Openings of the grippers with which it was found free, metres; empty where none were looked at."""
 
     @property
     def seconds(self) -> float:
-    widths: Mapping[str, float] = field(default_factory=dict)
-    """Openings of the grippers with which it was found free, metres; empty where none were looked at."""
         """How long it takes."""
         return TICK * (max(map(len, self.joints.values())) - 1)
 
@@ -137,16 +140,21 @@ class Room:
         self._clearance = settings.safety.arm_clearance
 
     def ticks(self, start: Mapping[str, ndarray], end: Mapping[str, ndarray], speed: float) -> int:
-        """Periods that a motion takes: no joint turns faster than `speed` (rad/s), and no TCP is too fast."""
+        """Periods that a motion takes: no joint turns faster than `speed` (rad/s), and no TCP leaves its bounds."""
         seconds = SHORTEST
         for side, shadow in self._shadows.items():
-            turn = float(np.abs(end[side] - start[side]).max())
-            line = np.linspace(start[side], end[side], 65)
-            tcp = shadow.body.tcp(self._frames(side, line))[:, :3, 3]
-            way = 64 * float(
-                np.linalg.norm(np.diff(tcp, axis=0), axis=1).max()
-            )  # were it all as fast as the fastest
-            seconds = max(seconds, PEAK * turn / speed, PEAK * way / min(TCP_SPEED, self._bounds[side].speed))
+            bounds, line = self._bounds[side], np.linspace(start[side], end[side], 65)
+            tcp = shadow.body.tcp(self._frames(side, line))
+            steps = np.linalg.norm(np.diff(tcp[:, :3, 3], axis=0), axis=1)
+            turns = Rotation.from_matrix(tcp[1:, :3, :3] @ tcp[:-1, :3, :3].transpose(0, 2, 1)).magnitude()
+            for length, limits in (
+                (np.abs(end[side] - start[side]).max(), (speed,)),
+                # were it all as fast as the fastest
+                (64 * steps.max(), (min(TCP_SPEED, bounds.speed), bounds.acceleration, bounds.jerk)),
+                (64 * turns.max(), (bounds.turn_rate, bounds.turn_acceleration, bounds.turn_jerk)),
+            ):
+                for order, (peak, limit) in enumerate(zip(PEAKS, limits, strict=False), start=1):
+                    seconds = max(seconds, float(peak * length / limit) ** (1 / order))
         return int(np.ceil(seconds / TICK))
 
     def touched(self, way: Way) -> str:
@@ -199,6 +207,10 @@ class Room:
             low = shadow.body.lowest(frames[side], segments[side]) - shadow.ground
             fastest = motion[side].max(axis=1, keepdims=True)
             found.append((f"the {side} arm would touch the table", low, fastest))
+            tcp = shadow.body.tcp(frames[side])[:, :3, 3]
+            inside = np.concatenate([tcp - shadow.low, shadow.high - tcp], axis=1)
+            went = np.linalg.norm(np.diff(tcp, axis=0), axis=1)[:, None]
+            found.append((f"the {side} arm would leave its workspace", inside, went))
             a, b = shadow.pairs
             own = distances(segments[side], segments[side], shadow.body, shadow.body, shadow.pairs)
             found.append(
