@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rdt2.action import FPS, HORIZON
 from rdt2.robot.models import arm_model, flange_pose
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ SIDEWAYS = 0.1
 """Metres: so far the right arm may stand to the left of the left one; so far before them must workspaces be to tell."""
 FAR = 2.0
 """Metres from every workspace beyond which an obstacle is out of reach."""
+SPARE = 1.0
+"""Metres beyond its reach at which a bound of an arm's workspace is none."""
 RESETS = "reset_degrees", "reset_radians"
 """Under `arms.SIDE.device`: joints that the arm begins from and that `rdt2 reset` brings it to, whatever its driver."""
 SUNK = 0.02
@@ -43,6 +46,12 @@ def require_sense(robot: RobotSettings, side: str) -> None:
             f"safety.max_age is {safety.max_age:g} and pictures of {where}.camera are {age:g} s old when they can be "
             "read: none would be acted upon; expected more than that"
         )
+    if (left := HORIZON / FPS - age) <= safety.command_timeout:
+        raise ValueError(
+            f"safety.command_timeout is {safety.command_timeout:g}, and a chunk ends {HORIZON / FPS:g} s after its "
+            f"pictures, which are {age:g} s old when {where}.camera gives them: the arms would rest before; expected "
+            f"less than {left:g}"
+        )
     if arm.model is None or arm.tool is None:
         return
     reach = _reach(arm)
@@ -51,6 +60,14 @@ def require_sense(robot: RobotSettings, side: str) -> None:
         raise ValueError(
             f"{where}.bounds is {away:.2f} m from {where}.base, and the arm reaches {reach:.2f} m with its tool: "
             "expected a workspace that it reaches, in metres, in the cell frame and not in that of the base"
+        )
+    spare = np.append(stands - low, high - stands) - reach
+    if (most := float(spare.max())) > SPARE:
+        face = ("low x", "low y", "low z", "high x", "high y", "high z")[int(spare.argmax())]
+        raise ValueError(
+            f"{where}.bounds: {face} is {most:.1f} m beyond what the arm reaches ({reach:.2f} m from its base with its "
+            "tool) and bounds nothing; expected a workspace that ends where the TCP is to stop, in metres, in the cell "
+            "frame"
         )
     tcp = _resets(arm, where)
     if tcp is not None and (outside := float(np.max(np.maximum(low - tcp, tcp - high)))) > 0:

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from rdt2.action import FPS, HORIZON
 from rdt2.errors import ConfigError
 from rdt2.registry import Registry
+from rdt2.robot.braking import MEAN
 from rdt2.robot.grippers import GRIPPERS
+from rdt2.robot.kinematics import LIMIT_MARGIN
 from rdt2.robot.models import ARM_MODELS
 from rdt2.robot.sense import RESETS, require_apart, require_reached, require_sense
 from rdt2.robot.world import CellSettings
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 LONGEST_STOP = 2.0
 """Seconds in which an arm must be able to come to rest."""
+NEAREST_SINGULAR = 0.005
+"""Metres: nearer to a singular posture a joint turns by more than a radian for 5 mm, and its speed stops the arm long
+before."""
 THIN = 0.01
 """Metres: a workspace that is thinner lets an arm move nowhere."""
 
@@ -151,7 +157,8 @@ class Bounds(_Settings):
                 )
         for names in (("speed", "acceleration", "jerk"), ("turn_rate", "turn_acceleration", "turn_jerk")):
             speed, acceleration, jerk = (getattr(self, name) for name in names)
-            if (seconds := speed / acceleration + acceleration / jerk) > LONGEST_STOP:
+            braking = MEAN * acceleration
+            if (seconds := speed / braking + braking / jerk) > LONGEST_STOP:
                 said = ", ".join(f"{name} {getattr(self, name):g}" for name in names)
                 raise ValueError(
                     f"with {said} an arm at full speed needs {seconds:.3g} s to come to rest: expected "
@@ -315,13 +322,21 @@ class SafetySettings(_Settings):
         "Distance of parts that come nearer to each other, or to an obstacle, at which they begin to slow down, "
         "metres. Over the table nothing slows: wishes are lifted, and an arm stops in time.",
     )
-    joint_margin: Number = _positive(1, "Radians before a joint's limit at which the arm stops.")
+    joint_margin: Number = Field(
+        gt=LIMIT_MARGIN,
+        le=1,
+        allow_inf_nan=False,
+        description=f"Radians before a joint's limit at which the arm stops; inverse kinematics keep {LIMIT_MARGIN:g}.",
+    )
     singularity_slow: Number = _positive(
         1,
         "Smallest singular value of the arm's weighted Jacobian (a radian counts 0.25 m) where it begins to slow down.",
     )
-    singularity_stop: Number = _positive(
-        1, "That smallest singular value where the arm stops, less than singularity_slow."
+    singularity_stop: Number = Field(
+        ge=NEAREST_SINGULAR,
+        le=1,
+        allow_inf_nan=False,
+        description="That smallest singular value where the arm stops, less than singularity_slow.",
     )
     tracking_error_m: Number = _positive(
         0.2, "Metres that an arm may be off its command, its latency considered."
@@ -335,7 +350,8 @@ class SafetySettings(_Settings):
         "Seconds that the exposures of the two cameras may lie apart.",
     )
     command_timeout: Number = _positive(
-        1, "Seconds without a new chunk after which the arms come to rest, however much of the last is left."
+        HORIZON / FPS,
+        "Seconds without a new chunk after which the arms come to rest, however much of the last is left.",
     )
     faults_per_minute: Annotated[int, BeforeValidator(_number)] = Field(
         ge=1, le=600, description="More faults than these within a minute end the episode."
