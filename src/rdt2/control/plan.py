@@ -77,7 +77,7 @@ class Plan:
         return Plan(self.observed, self.times[: steps + 1], poses, widths)
 
     def pose(self, side: str, time: float) -> Float[ndarray, "4 4"]:
-        """Where a TCP is to be at `time`: its first pose before the plan begins, its last after it ends."""
+        """Where a TCP is to be at `time` (seconds): its first pose before the plan begins, its last after it ends."""
         return self._paths[side].at(time)  # type: ignore[attr-defined]
 
     def path(self, side: str, times: Float[ndarray, " n"]) -> Float[ndarray, "n 4 4"]:
