@@ -24,6 +24,7 @@ def watch(error=0.002):
                 for side in ("right", "left")
                 for device in ("", "gripper.", "camera.")
             }
+            | {"safety.command_timeout": 0.7}  # pictures that are older leave less of a chunk
         )
     )
 

@@ -78,11 +78,8 @@ class _Remote:
             ConfigError: an address or a number that cannot be.
         """
         checked_address(url)
-        for name, value in (
-            ("deadline", deadline),
-            ("timeout", timeout),
-            ("connect_seconds", connect_seconds),
-        ):
+        limits = {"deadline": deadline, "timeout": timeout, "connect_seconds": connect_seconds}
+        for name, value in limits.items():
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"{name} is {value}, expected seconds, more than 0.")
         self.url, self.jpeg, self.deadline = url, jpeg, deadline
@@ -465,11 +462,8 @@ def open_client(spec: PolicySpec, **options: Any) -> Client:
         ConfigError: options that the server decides. ServingError: it cannot be reached, or refuses.
     """
     usual = PolicySpec(policy=spec.policy, api_key_file=spec.api_key_file, jpeg=spec.jpeg)
-    set_here = [
-        each.name
-        for each in dataclasses.fields(spec)
-        if getattr(spec, each.name) != getattr(usual, each.name)
-    ]
+    names = (each.name for each in dataclasses.fields(spec))
+    set_here = [name for name in names if getattr(spec, name) != getattr(usual, name)]
     if set_here:
         raise ConfigError(
             f"{', '.join(set_here)}: the server {spec.policy} decides that. Leave it out here, and give it to "
