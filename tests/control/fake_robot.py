@@ -206,7 +206,7 @@ def fake_settings(changes=None, *, sides=SIDES):
     safety = {
         "table_height": -1, "table_clearance": 0, "arm_clearance": 0.01, "slow_within": 0.02, "joint_margin": 0.1,
         "singularity_slow": 0.06, "singularity_stop": 0.02, "tracking_error_m": 0.05, "tracking_error_rad": 0.2,
-        "max_age": 0.25, "max_skew": 0.05, "command_timeout": 0.79, "faults_per_minute": 6, "fault_seconds": 1,
+        "max_age": 0.25, "max_skew": 0.05, "command_timeout": 0.8, "faults_per_minute": 6, "fault_seconds": 1,
     }  # fmt: skip
     robot = {"name": "fake", "kind": "cell", "arms": {s: arm for s in sides}, "safety": safety}
     return RobotSettings(**robot).changed(changes or {})

@@ -184,7 +184,7 @@ def test_nothing_of_a_robot_has_a_default(tmp_path, key: str) -> None:
         ("safety.slow_within", 0.01, "expected arm_clearance < slow_within"),
         ("safety.joint_margin", 0.02, "safety.joint_margin: got 0.02; expected greater than 0.02"),
         ("safety.singularity_stop", 1e-9, "got 1e-09; expected greater than or equal to 0.005"),
-        ("safety.command_timeout", 0.75, "the arms would rest before; expected less than 0.7"),
+        ("safety.command_timeout", 0.9, "safety.command_timeout: got 0.9; expected less than or equal to 0.8"),
         ("arms.left.bounds.high", [4, 0.6, 0.7], "high x is 3.1 m beyond what the arm reaches"),
         ("arms.left.bounds.low", [-0.45, -4.9, -0.1], "and bounds nothing"),
         ("safety.table_height", 0.75, "below the table"),
