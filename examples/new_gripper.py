@@ -1,4 +1,5 @@
-"""A gripper of your own, in one file. This one is told "W 0.05" over TCP to open to 5 cm, and asked "?" how far it is.
+"""A gripper of your own, in one file. Over TCP this one is told "W 0.05" to open to 5 cm, and asked "?" how far it is
+open; it answers both with that.
 
     gripper: {..., device: {type: "new_gripper:DRIVER", address: 192.168.0.7}}
 
@@ -7,7 +8,6 @@ and this folder is put on Python's path: PYTHONPATH=examples rdt2 ... --robot ex
 
 import socket
 import threading
-import time
 
 from pydantic import Field
 
@@ -26,53 +26,55 @@ class LineGripper(BaseDevice):
     def __init__(self, opening):
         super().__init__(opening.name, Timing(opening.gripper.latency, opening.gripper.clock_error))
         self.stroke, self._options, self._clock = opening.gripper.stroke, opening.options, opening.clock
-        self._lock, self._path, self._number = threading.RLock(), WidthTrajectory(0.0), 0
+        self._lock, self._number, self._thread = threading.RLock(), 0, None
 
-    def _say(self, line: str) -> str:
+    def _say(self, line: str) -> None:
+        began = self._clock.now()
         print(line, file=self._line, flush=True)
-        return self._line.readline()
-
-    def _measure(self) -> None:
-        began, width = self._clock.now(), float(self._say("?"))
-        self._number += 1
+        width, self._number = float(self._line.readline()), self._number + 1
         self._state = GripperState((began + self._clock.now()) / 2, self._number, width)
 
     def connect(self) -> None:
-        if not self._connected:
-            try:
-                address = self._options.address, self._options.port
-                self._line = socket.create_connection(address, timeout=0.5).makefile("rw")
-                self._measure()
-            except (OSError, ValueError) as error:
-                raise RobotError(
-                    f"the {self.name} does not answer at {address}: {error}. Is it on?"
-                ) from error
-            super().connect()
-            threading.Thread(target=self._run, daemon=True).start()
+        if self._connected:
+            return
+        address = self._options.address, self._options.port
+        try:
+            with socket.create_connection(address, timeout=0.5) as connection:
+                self._line = connection.makefile("rw")  # it lasts as long as this
+            self._say("?")
+        except (OSError, ValueError) as error:
+            raise RobotError(f"the {self.name} does not answer at {address}: {error}. Is it on?") from error
+        self._path, self._moved = WidthTrajectory(self._state.width), False
+        super().connect()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:  # a thread of its own: whoever sends widths never waits for the gripper
-        while self._connected:
-            with self._lock:
-                now = self._clock.now()
-                self.watch(now, until=self._path.end[0])
-                width = self._path.at(now) if self._enabled else None
-            try:
-                if width is not None:
-                    self._say(f"W {width:.4f}")
-                self._measure()
-            except (OSError, ValueError) as error:  # gone, or it says what is no number
-                self.fail(f"it does not answer ({error}). See that it is on, then close and connect it again")
-                return
-            time.sleep(0.02)
+        try:
+            with self._line:
+                while self._connected:
+                    with self._lock:
+                        now = self._clock.now()
+                        self.watch(now, until=self._path.end[0])
+                        width = self._path.at(now)
+                    # before its first width it goes on holding what it holds
+                    self._say(f"W {width:.4f}" if self._moved else "?")
+                    self._clock.sleep_until(now + 0.02)
+        except (OSError, ValueError) as error:  # gone, or it says what is no number
+            self.fail(f"it does not answer ({error}). See that it is on, then close and connect it again")
 
     def _brake(self) -> None:  # and stays, with what it holds
         with self._lock:
             self._path.stay(self._path.at(self._clock.now()), now=self._clock.now())
 
-    def enable(self) -> None:
-        if self._connected and not self._enabled:
-            self._path.stay(self._state.width, now=self._clock.now())
-        super().enable()
+    def _rest(self) -> None:
+        if self._line.closed:  # a fault has ended the thread
+            raise RobotError(f"the {self.name} is not connected any more. Close and connect it again.")
+
+    def close(self) -> None:
+        super().close()
+        if self._thread is not None:
+            self._thread.join(1.0)  # which closes the connection
 
     def state(self) -> GripperState:
         return self._state
@@ -83,6 +85,7 @@ class LineGripper(BaseDevice):
             self._heard = now = self._clock.now()
             require_widths(self.name, self._path.checked(times, widths, now=now)[1], self.stroke)
             self._path.execute(times, widths, now=now)
+            self._moved = True
 
 
 DRIVER = Driver(open=LineGripper, options=LineOptions, extra="")

@@ -26,17 +26,22 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 class Lines(socketserver.StreamRequestHandler):
     def handle(self) -> None:
-        for line in self.rfile:
-            word = line.decode().split()
-            if word[0] == "W":
-                self.server.width = float(word[1])
-            self.wfile.write(f"{self.server.width}\n".encode())
+        self.server.connections += 1
+        try:
+            for line in self.rfile:
+                word = line.decode().split()
+                if word[0] == "W":
+                    self.server.width = float(word[1])
+                    self.server.told.append(self.server.width)
+                self.wfile.write(f"{self.server.width}\n".encode())
+        finally:
+            self.server.connections -= 1
 
 
 @pytest.fixture
 def server():
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Lines) as server:
-        server.daemon_threads, server.width = True, 0.08
+        server.daemon_threads, server.width, server.told, server.connections = True, 0.08, [], 0
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -65,6 +70,9 @@ def test_a_gripper_that_goes_away_is_a_fault(gripper, server) -> None:
     while not gripper.health().fault and time.monotonic() < until:
         time.sleep(0.01)
     assert "does not answer" in gripper.health().fault
+    with pytest.raises(RobotError, match="not connected any more"):
+        gripper.recover()  # nobody would speak with it
+    assert not gripper.health().ok
     gripper.close()
 
 
@@ -81,6 +89,33 @@ def test_what_is_not_there_is_said(gripper, server) -> None:
         GRIPPER_DRIVERS["os:path"]
 
 
+def test_closing_it_closes_its_connection_and_it_can_be_connected_again(gripper, server) -> None:
+    gripper.close()
+    for _ in range(2):
+        gripper.connect()
+        line = gripper._line
+        gripper.close()
+        assert line.closed
+    until = time.monotonic() + 10
+    while server.connections and time.monotonic() < until:
+        time.sleep(0.01)
+    assert server.connections == 0
+
+
+def test_what_it_holds_is_held_until_it_is_told_a_width(gripper, server) -> None:
+    gripper.connect()
+    gripper.enable()
+    time.sleep(0.1)
+    assert server.told == []
+    now = gripper._clock.now()
+    gripper.execute([now + 0.05], [0.03])
+    until = time.monotonic() + 10
+    while not server.told and time.monotonic() < until:
+        time.sleep(0.01)
+    assert server.told
+    gripper.close()
+
+
 def test_it_is_short() -> None:
-    code = [line for line in (EXAMPLES / "new_gripper.py").read_text().splitlines() if line.strip()]
-    assert len(code) <= 75
+    _, _, code = (EXAMPLES / "new_gripper.py").read_text().split('"""', 2)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 67
