@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -132,6 +133,25 @@ def test_the_readers_of_others_understand_it(tmp_path):
     assert [dim.size for dim in chunk.layout.dim] == [24, 20]
     assert len(theirs["/left/chunk"][0][2].poses) == 25
     assert theirs["/events"][-1][2].msg == "time is up"
+
+
+def test_rerun_shows_it(tmp_path):
+    pytest.importorskip("rerun", minversion="0.41", reason="pip install 'rdt2[view]'")
+    _, (path,) = record(tmp_path, seconds=0.5)
+    rerun, film = str(Path(sys.executable).with_name("rerun")), tmp_path / "recording.rrd"
+
+    def told(*words):
+        return subprocess.run([rerun, *words], check=True, capture_output=True, text=True, timeout=100).stdout
+
+    told("mcap", "convert", str(path), "-o", str(film))
+    chunks = re.findall(r" - (/\S+) - data columns: \[(.*)\]", told("rrd", "print", str(film)))
+    for topic, kind in {
+        "/left/tcp": "InstancePoses3D:translations",
+        "/left/camera": "EncodedImage:blob",
+        "/left/gripper/position": "Scalars:scalars",
+        "/events": "TextLog:text",
+    }.items():
+        assert any(name == topic and kind in columns for name, columns in chunks), topic
 
 
 def test_shards_of_a_recording_say_what_the_policy_commanded(tmp_path):
