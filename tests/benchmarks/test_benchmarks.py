@@ -10,6 +10,8 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -292,6 +294,30 @@ def test_device_faults(run):
     assert "more than a hand does" in figures["tracker jumps"]["message"]
     assert 0 <= figures["tracker jumps"]["acted_ms"] < 1000
     assert figures["tracker jumps"]["back"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_every_process_that_a_killed_one_had_started_is_looked_for(load):
+    """Regression: the policy's was, and the relays to the controllers, in sessions of their own, were not."""
+    pytest.importorskip("mujoco")
+    waits = "import time; print('here', flush=True); time.sleep(60)"
+    starts = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {waits!r}], start_new_session=True, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    found = load("device_faults")
+    with subprocess.Popen([sys.executable, "-c", starts], stdout=subprocess.PIPE, text=True) as owner:
+        child = int(owner.stdout.readline())
+        started = found.descendants(owner.pid)
+        owner.kill()
+    try:
+        assert started == [child]
+        assert found.runs(child)  # nobody has ended it
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_fault_is_tried_again_where_the_episode_ended_before(load, monkeypatch, capsys):
