@@ -73,3 +73,7 @@ def test_a_brake_that_failed_is_tried_again_until_it_has_come_through(device) ->
     assert device.brakes == before + 3
     device.recover()
     assert device.health().ok
+    device.busy = True
+    with pytest.raises(OSError, match="the bus is busy"):
+        device.close()
+    assert not device.health().connected

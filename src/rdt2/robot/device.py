@@ -102,9 +102,11 @@ class BaseDevice:
 
     def close(self) -> None:
         """Stop, and let go of the device."""
-        self.stop()
-        self._connected = self._enabled = self._stopped = False
-        self._fault = ""
+        try:
+            self.stop()
+        finally:
+            self._connected = self._enabled = self._stopped = self._unbraked = False
+            self._fault = ""
 
     def require_ready(self) -> None:
         """Raises SafetyError, with what to do, unless it may move."""
