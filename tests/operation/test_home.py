@@ -153,9 +153,7 @@ def test_an_arm_whose_tcp_is_off_its_way_is_stopped_although_each_joint_is_near(
             return now if robot.clock.now() < began + 0.3 else replace(now, joints=now.joints + turned)
 
         robot.arms["right"].state = said
-        with pytest.raises(
-            SafetyError, match=r"right arm is 5 degrees off its way, and its TCP \d+ mm"
-        ):
+        with pytest.raises(SafetyError, match=r"right arm is 5 degrees off its way, and its TCP \d+ mm"):
             moves(robot, settings, way)
         assert robot.clock.now() < began + 0.5
         assert robot.arms["left"].health().stopped
