@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -302,45 +301,44 @@ def test_an_evaluation_on_the_way_that_fails_loses_no_step(tmp_path, whole):
     assert same(tmp_path, whole)
 
 
+# Each run under a limit of the size of files, and on without it: (OUT, LIMIT, SAVE_EVERY) of each.
 LIMITED = """
-import resource, sys
+import json, resource, sys
+from pathlib import Path
 import torch
 from toy import ToyStage, config
 from rdt2.errors import TrainingError
 from rdt2.training.loop import fit
 
-stage = ToyStage()
-stage.module.more = torch.nn.Linear(300, 300)  # 360 kB
-limit = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-try:
-    fit(stage, config(save_every=int(sys.argv[3])), sys.argv[1], resume=True)
-except TrainingError as error:
-    sys.exit(f"said: {error}")
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+for out, limit, save_every in json.loads(sys.argv[1]):
+    for most in (limit, hard):
+        stage = ToyStage()
+        stage.module.more = torch.nn.Linear(300, 300)  # 360 kB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            fit(stage, config(save_every=save_every), out, resume=True)
+            print("done")
+        except TrainingError as error:
+            print([path.name for path in Path(out).rglob("*.partial")], error)
 """
 
 
-@pytest.mark.parametrize(
-    ("limit", "save_every", "file"), [(1100, 100, "metrics.jsonl"), (30_000, 4, "step-00000004")]
-)
-def test_files_that_may_not_grow_are_said_and_leave_nothing(tmp_path, limit, save_every, file):
+def test_files_that_may_not_grow_are_said_and_leave_nothing(tmp_path):
     """A real refusal of the system, of the log and of a checkpoint."""
     here = str(Path(__file__).parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
-
-    def start(limit: int) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", LIMITED, str(tmp_path / "out"), str(limit), str(save_every)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-    done = start(limit)
-    assert done.returncode == 1, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("said: ")
-    assert file in last
-    assert not list(tmp_path.rglob("*.partial"))
-    done = start(resource.RLIM_INFINITY)
+    log, checkpoint = runs = [str(tmp_path / "log"), str(tmp_path / "checkpoint")]
+    command = [sys.executable, "-c", LIMITED, json.dumps([(log, 1100, 100), (checkpoint, 30_000, 4)])]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert rows(tmp_path / "out")[-1]["step"] == 12
+    refused_log, went_on, refused_checkpoint, went_on_too = done.stdout.splitlines()
+    assert refused_log.startswith("[] ")
+    assert "metrics.jsonl" in refused_log
+    assert refused_checkpoint.startswith("[] ")
+    assert "step-00000004" in refused_checkpoint
+    assert went_on == went_on_too == "done"
+    assert [rows(Path(out))[-1]["step"] for out in runs] == [12, 12]
 
 
 def test_a_folder_that_is_none_is_said_at_once(tmp_path, monkeypatch):

@@ -123,6 +123,7 @@ def test_two_processes_stop_together(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port)
+    launcher += ("--shutdown-timeout", "10")  # in place of 30, after which it kills them
     run = start(*launcher, str(PROGRAM), str(tmp_path), "400", "0.05")
     assert run.stdout is not None
     for _ in range(6):
