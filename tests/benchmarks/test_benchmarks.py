@@ -335,6 +335,23 @@ def test_a_fault_is_tried_again_where_the_episode_ended_before(load, monkeypatch
         faults.try_fault("SIGTERM", None, None)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_disk_that_is_full_ends_the_recording_and_leaves_what_was_written(load, tmp_path, monkeypatch):
+    pytest.importorskip("mujoco")
+    pytest.importorskip("mcap")
+    from rdt2.control import DiskRecorder
+    from rdt2.sim.cell import cell_settings
+
+    faults, recorder = load("faults"), DiskRecorder(tmp_path, policy={})
+    recorder.begin(SimpleNamespace(now=time.monotonic), cell_settings("ur5e"))
+    recorder.mark("success")
+    faults.disk_full(SimpleNamespace(recorder=recorder))
+    for _ in range(2000):
+        recorder.mark("success")
+    assert "No space left on device" in recorder.problem
+    assert load("wallclock").recorded(tmp_path) == {"moments": 0, "pictures": 0}
+
+
 def test_no_fault_happens_behind_the_end_of_its_episode(load, monkeypatch):
     """Regression: one whose episode ended early came into what was done next; as SIGTERM it ended the process."""
     pytest.importorskip("mujoco")
@@ -383,23 +400,6 @@ def test_remote(load, run, monkeypatch):
 
 @pytest.mark.realtime
 def test_serving(load, run, monkeypatch):
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
-def test_a_disk_that_is_full_ends_the_recording_and_leaves_what_was_written(load, tmp_path, monkeypatch):
-    pytest.importorskip("mujoco")
-    pytest.importorskip("mcap")
-    from rdt2.control import DiskRecorder
-    from rdt2.sim.cell import cell_settings
-
-    faults, recorder = load("faults"), DiskRecorder(tmp_path, policy={})
-    recorder.begin(SimpleNamespace(now=time.monotonic), cell_settings("ur5e"))
-    recorder.mark("success")
-    faults.disk_full(SimpleNamespace(recorder=recorder))
-    for _ in range(2000):
-        recorder.mark("success")
-    assert "No space left on device" in recorder.problem
-    assert load("wallclock").recorded(tmp_path) == {"moments": 0, "pictures": 0}
-
-
     figures = run("serving", "--only", "overhead", "--repeats", "3")
     assert figures["raw"]["request_bytes"] > 5 * figures["jpeg"]["request_bytes"]
     assert all(figures[kind]["served_ms"] > figures[kind]["overhead_ms"] for kind in ("raw", "jpeg"))
