@@ -370,7 +370,7 @@ class Conformance(GripperConformance):
         assert "heard nothing for 100 ms" in arm.health().fault
         assert height(robot, side) - start[2, 3] < ways[-1] + 0.01
 
-    def test_an_arm_that_takes_joints_is_led_along_them_and_no_further(self, robot: Robot) -> None:
+    def test_an_arm_that_takes_joints_is_led_along_them(self, robot: Robot) -> None:
         ready(robot)
         side = robot.sides[0]
         arm = robot.arms[side]
@@ -386,12 +386,7 @@ class Conformance(GripperConformance):
         run(robot, 0.2 + arm.timing.latency)
         np.testing.assert_allclose(arm.state().joints, goal, atol=0.01)
         now = robot.clock.now()
-        for late, joints in (
-            (0.1, goal + 1.0),
-            (9.0, np.full_like(goal, 10.0)),
-            (1.0, goal + np.nan),
-            (-9.0, goal),
-        ):
+        for late, joints in ((1.0, goal + np.nan), (-9.0, goal), (1.0, goal[:-1])):
             with pytest.raises(SafetyError):
                 arm.execute_joints(np.array([now + late]), joints[None])
         run(robot, 0.3)
