@@ -29,7 +29,7 @@ from scipy.spatial.transform import Rotation
 from rdt2.control.shadow import LAG_ANGLE, LAG_POSITION
 from rdt2.errors import SafetyError
 
-EXAMPLES = int(os.environ.get("RDT2_SAFETY_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("RDT2_SAFETY_EXAMPLES", "150"))
 MISSED = {"box": 1e-6, "table": 5e-4, "wall": 3e-3, "gap": 3e-3}
 """Metres by which what has to be kept may be missed: by rounding, and between two samples of a sweep."""
 STOPPED = 5e-3
