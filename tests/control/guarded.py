@@ -49,6 +49,7 @@ def settings(model="ur5e", sides=SIDES, bounds=CALM, *, obstacles=None, **arm):
     return RobotSettings.model_validate({**whole, "arms": arms, "safety": safety})
 
 
+@cache
 def body_of(model, side):
     """The shape of an arm of the cell, or of a hand, by its TCP at `TOOL`."""
     known = model != "handheld"
