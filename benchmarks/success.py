@@ -57,12 +57,15 @@ def evaluated(options: str, file: Path) -> dict[str, Any]:
     Raises:
         SystemExit: it failed.
     """
-    command = f"evaluate cell {options} --workers 2"
-    ran = subprocess.run([sys.executable, "-m", "rdt2.cli.main", *shlex.split(command), "--json", str(file)])
+    command, again = f"evaluate cell {options} --workers 2", ["--resume"] if file.is_file() else []
+    ran = subprocess.run(
+        [sys.executable, "-m", "rdt2.cli.main", *shlex.split(command), "--json", str(file), *again]
+    )
     if ran.returncode:
         raise SystemExit(ran.returncode)
     found = json.loads(file.read_text("utf-8"))
-    return {"command": f"rdt2 {command}", **{name: found[name] for name in KEPT}, "ran": found["runs"]}
+    ran_on = [{name: each[name] for name in ("began", "platform")} for each in found["runs"]]
+    return {"command": f"rdt2 {command}", **{name: found[name] for name in KEPT}, "ran": ran_on}
 
 
 def main() -> None:

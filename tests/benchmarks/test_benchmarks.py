@@ -88,7 +88,7 @@ def test_footprint_counts_all_processes_of_a_command(load, monkeypatch, tmp_path
         load("footprint").main()
 
 
-def test_success_tells_what_the_evaluations_say(load, run, tmp_path, monkeypatch):
+def test_success_tells_what_the_evaluations_say_and_repeats_none(load, run, tmp_path, monkeypatch):
     pytest.importorskip("mujoco")
     untrained = load("success").ROWS["random weights pick UR5e"]
     monkeypatch.setitem(load("success").ROWS, "short", f"{untrained} --max-seconds 0.5")
@@ -96,6 +96,7 @@ def test_success_tells_what_the_evaluations_say(load, run, tmp_path, monkeypatch
     found = run("success", *options)["short"]
     assert (found["success"], found["episodes"], found["complete"]) == (0, 1, True)
     assert found["command"].endswith("--max-seconds 0.5 --seed 3 --episodes 1 --workers 2")
+    assert run("success", *options)["short"]["ran"] == found["ran"]
 
 
 @pytest.mark.parametrize("mode", ["expert", "expert_int8", "lora", "qlora"])
