@@ -73,6 +73,21 @@ def test_what_happens_when_a_device_fails(page, beginnings, fault) -> None:
     assert told(page, *beginnings) == [str(found["acted_ms"]), str(found["still_ms"])]
 
 
+@pytest.mark.parametrize("page", [*READMES, "docs/model_card.md", "docs/model_card.zh.md"])
+@pytest.mark.parametrize(
+    ("beginnings", "row"),
+    [
+        (("RDT2-FM, *pick*, UR5e |", "RDT2-FM，*pick*，UR5e |"), "FM pick UR5e"),
+        (("RDT2-FM, *pick and place*, UR5e", "RDT2-FM，*pick and place*，UR5e"), "FM place UR5e"),
+    ],
+)
+def test_success_of_the_demo(page, beginnings, row) -> None:
+    found = measured("success")[row]
+    low, high = (f"{100 * each:.0f}" for each in found["success_interval"])
+    figures = [str(found["success"]), str(found["episodes"]), low, high]
+    assert " ".join(figures) in " ".join(told(page, *beginnings))
+
+
 def test_the_doctor_tells_the_same_memory() -> None:
     counted = measured("precision")["bfloat16"]
     said = Path(doctor.__file__).read_text("utf-8")

@@ -34,20 +34,6 @@ def until(condition, seconds=15.0):
     return time.monotonic() - began
 
 
-def bring_home(robot, home):
-    """Where it was switched on, radians: tests leave it higher and higher."""
-    arm = ready(robot).arms["right"]
-    start = arm.state().joints
-    seconds = 0.1 + np.abs(start - home).max() / 0.8
-    times = robot.clock.now() + 0.05 + np.linspace(0, 1, 51)[1:] * seconds
-    joints = start + np.linspace(0, 1, 51)[1:, None] * (home - start)
-    while robot.clock.now() < times[-1] - 0.02:
-        ahead = times > robot.clock.now() + 0.005
-        arm.execute_joints(times[ahead], joints[ahead])
-        run(robot, 0.02)
-    run(robot, 0.1)
-
-
 class Moving:
     """An arm on its way up, told so fifty times a second until it takes no more."""
 

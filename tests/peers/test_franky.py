@@ -20,7 +20,7 @@ pytest.register_assert_rewrite("conformance")
 
 from conformance import Conformance, follow, path, ready, run  # noqa: E402
 from lateness import on_time  # noqa: E402
-from streamed import Moving, bring_home, is_moved_by_hand, robot_of, until  # noqa: E402
+from streamed import Moving, is_moved_by_hand, robot_of, until  # noqa: E402
 
 from rdt2.devices.arm_drivers import franky  # noqa: E402
 from rdt2.devices.arm_drivers._aside import within  # noqa: E402
@@ -72,10 +72,24 @@ def robot(peer):
     trouble(peer["address"], "release")
     robot.connect()
     robot.arms["right"].recover()
-    bring_home(robot, HOME)
+    bring_home(robot)
     robot.close()
     yield robot
     robot.close()
+
+
+def bring_home(robot):
+    """Where it was switched on: tests leave it higher and higher."""
+    arm = ready(robot).arms["right"]
+    start = arm.state().joints
+    seconds = 0.1 + np.abs(start - HOME).max() / 0.8
+    times = robot.clock.now() + 0.05 + np.linspace(0, 1, 51)[1:] * seconds
+    joints = start + np.linspace(0, 1, 51)[1:, None] * (HOME - start)
+    while robot.clock.now() < times[-1] - 0.02:
+        ahead = times > robot.clock.now() + 0.005
+        arm.execute_joints(times[ahead], joints[ahead])
+        run(robot, 0.02)
+    run(robot, 0.1)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ pytest.register_assert_rewrite("conformance")
 
 from conformance import Conformance, follow, path, ready, run  # noqa: E402
 from lateness import on_time  # noqa: E402
-from streamed import Moving, bring_home, is_moved_by_hand, robot_of, until  # noqa: E402
+from streamed import Moving, is_moved_by_hand, robot_of, until  # noqa: E402
 
 from rdt2.devices.peers import started  # noqa: E402
 from rdt2.devices.peers._ur_motion import CellMotion  # noqa: E402
@@ -64,12 +64,10 @@ def peer():
 
 @pytest.fixture
 def robot(peer):
-    for cure in ("release", "power on", "thaw", "fast"):
+    # at home, too: tests leave it higher and higher
+    for cure in ("release", "power on", "thaw", "fast", "home"):
         trouble(peer["address"], cure)
     robot = robot_of(settings())
-    bring_home(robot, np.radians(JOINTS))
-    robot.close()
-    trouble(peer["address"], "fast")
     yield robot
     robot.close()
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 APART = 0.02
 """Metres between the TCP of the controller and that of the arm's description: more is no calibration, but another
 tool."""
+ROUNDED = 5e-3
+"""Of the speed slider: what lies between what was set and what is said."""
 
 
 def settings_of(
@@ -49,7 +51,7 @@ def settings_of(
         ),
         Check(
             "speed slider", f"{100 * options.speed_slider:.0f} % at most", f"{100 * slider:.0f} %",
-            slider < options.speed_slider + 5e-3,
+            slider < options.speed_slider + ROUNDED,
         ),
         Check("kinematics", "the same TCP as the model's", f"{1e3 * apart:.1f} mm off", apart < APART),
     ]  # fmt: skip

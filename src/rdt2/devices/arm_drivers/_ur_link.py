@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.devices.arm_drivers._aside import ANSWER_SECONDS, NoAnswer, aside, within
+from rdt2.devices.arm_drivers._ur_checks import ROUNDED
 from rdt2.devices.arm_drivers._ur_words import PROTECTIVE, of_modes, of_refusal
 from rdt2.errors import RobotError
 from rdt2.pose import matrix_to_pose, pose_to_matrix
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 PORTS = {30004: "RTDE", 30003: "scripts", 29999: "the dashboard"}
 REACHED = 5.0
-ROUNDED = 5e-3
-"""Of the speed slider: what lies between what was set and what is said."""
 BEGINS = 2.0
 """Seconds in which a script that was started takes its first settings."""
 

@@ -87,12 +87,16 @@ class Motion(Hand):
     def __init__(self, joints: Sequence[float]) -> None:
         self._at_flange = np.linalg.inv(mount_in_flange("ur5e", "left"))
         self.kinematics = arm_kinematics("ur5e", "left", base=np.eye(4))
-        self.joints = np.array(joints, dtype=np.float64)
-        self.speeds = np.zeros(6)
+        self._begins = np.array(joints, dtype=np.float64)
+        self.go_home()
         self.fastest = np.array([link.speed for link in arm_model("ur5e").links])
         self.set_tcp(np.eye(4))
-        self._target: ndarray | None = None
         self._lag = 0.1
+
+    def go_home(self) -> None:
+        """Stand where it was switched on, at once."""
+        self.joints, self.speeds = self._begins.copy(), np.zeros(6)
+        self._target: ndarray | None = None
 
     def set_tcp(self, tcp: Float[ndarray, "4 4"]) -> None:
         """The TCP in the frame of the flange, metres."""

@@ -3,7 +3,8 @@
 It has addresses of its own, 127.0.0.x, because the robot's protocols fix the ports. On port `TROUBLE` of that address
 it takes a line and answers `ok`: `protective_stop`, `emergency_stop`, `release` (the button), `power on`, `drop` (all
 connections of RTDE), `freeze` (it says nothing more, and goes on moving), `thaw`, `push` (a hand, which moves it for a
-second in freedrive alone); see `trouble`. What follows a command is what the script of ur_rtde does; the script itself
+second in freedrive alone), `slow` and `fast` (the speed slider), `home` (where it was switched on; not an arm of the
+cell); see `trouble`. What follows a command is what the script of ur_rtde does; the script itself
 is taken and not read.
 """
 
@@ -28,6 +29,10 @@ from rdt2.pose import matrix_to_pose, pose_to_matrix
 from rdt2.threads import prefer
 
 RTDE, SCRIPT, DASHBOARD, TROUBLE = 30004, 30003, 29999, 30099
+TROUBLES = (
+    "protective_stop", "emergency_stop", "release", "power on", "drop", "freeze", "thaw", "push", "slow", "fast",
+    "home",
+)  # fmt: skip
 TURN = 2e-4
 """Seconds for which it always waits: a busy machine's lock would never be had by those who bring commands."""
 PERIOD = 0.004
@@ -235,8 +240,10 @@ class Controller:
                 self.motion.push()
             elif trouble in ("slow", "fast"):  # somebody at the speed slider
                 self.slider = 0.1 if trouble == "slow" else 1.0
+            elif trouble == "home" and isinstance(self.motion, Motion):
+                self.motion.go_home()
             else:
-                return "try protective_stop, emergency_stop, release, power on, drop, freeze, thaw, push, slow, fast"
+                return f"try {', '.join(TROUBLES)}"
         return "ok"
 
     def ask(self, words: str) -> str:
