@@ -96,7 +96,10 @@ def test_success_tells_what_the_evaluations_say_and_repeats_none(load, run, tmp_
     found = run("success", *options)["short"]
     assert (found["success"], found["episodes"], found["complete"]) == (0, 1, True)
     assert found["command"].endswith("--max-seconds 0.5 --seed 3 --episodes 1 --workers 2")
-    assert run("success", *options)["short"]["ran"] == found["ran"]
+    (file,) = (tmp_path / "kept").iterdir()
+    before = json.loads(file.read_text())["records"]
+    assert run("success", *options)["short"]["episodes"] == 1
+    assert json.loads(file.read_text())["records"] == before
 
 
 @pytest.mark.parametrize("mode", ["expert", "expert_int8", "lora", "qlora"])
