@@ -48,7 +48,7 @@ figures: setup  ## Draw the figures of docs/ again (half a minute)
 # What is judged by the clock runs alone, so that other tests take no turn of it away; each driver, whose
 # library keeps threads of its own, in a process of its own (5: a file without such tests).
 test: $(TESTABLE)  ## Run all tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not realtime"
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not realtime"
 	$(TEST_ENV) $(BIN)/python -m pytest -m realtime --reruns 2 --reruns-delay 2 --ignore tests/peers
 	for file in tests/peers/test_*.py; do \
 	  $(TEST_ENV) $(BIN)/python -m pytest -m realtime --reruns 2 --reruns-delay 2 $$file || [ $$? = 5 ] || exit 1; done

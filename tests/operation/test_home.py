@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -268,3 +270,21 @@ def test_a_robot_that_does_not_say_where_it_begins_is_not_brought_anywhere():
         home_joints(settings)
     with pytest.raises(ConfigError, match="no joints to bring home"):
         home_joints(cell_settings("handheld"))
+
+
+def test_who_leaves_before_go_is_told_and_the_command_fails(monkeypatch, capsys):
+    from rdt2.cli.main import main
+    from rdt2.operation.opening import Opened, at_its_table
+
+    @contextlib.contextmanager
+    def simulated(settings, scene, task=None):
+        settings = at_its_table(settings, scene)
+        with Cell.of(settings, scene) as cell:
+            yield Opened(cell.robot(settings.sides), settings)
+
+    monkeypatch.setattr("rdt2.operation.session.opened_cell", simulated)
+    monkeypatch.setattr("sys.stdin", io.StringIO("quit\n"))
+    with pytest.raises(SystemExit) as ended:
+        main(["reset", "--robot", "cell_ur5e"])
+    assert ended.value.code == 2
+    assert "not begun: you left before go" in capsys.readouterr().err

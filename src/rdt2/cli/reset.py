@@ -55,6 +55,7 @@ class Reset:
     def _bring_home(self, opened: Opened) -> None:
         from rdt2.cli.output import console, save_json
         from rdt2.dashboard.desk import Desk
+        from rdt2.errors import RobotError
         from rdt2.operation.home import follow, shots, way_home
         from rdt2.progress import note
 
@@ -69,8 +70,8 @@ class Reset:
         with Desk(self.looking, goes_on=False, typed=True, welcomed=self.yes, as_shown=True) as desk:
             shown = shots(way, settings, figure, states, robot)
             desk.begin(robot, figure, SENTENCE, title=f"home: {way.order}", shown=shown)
-            if desk.left:
-                return
+            if desk.left:  # not 0, which says that all is well
+                raise RobotError("not begun: you left before go. The arms are where they were.")
             follow(robot, settings, way, permit=desk.as_shown(), recorder=desk)
         note("the arms are home")
 

@@ -11,6 +11,7 @@ Whatever is commanded, there is a way to come to rest from it that has been veri
 
 A stopped device leaves that way: it brakes along its velocity, on a ramp of its own (`rdt2.robot.braking`). Ways are
 as long as such ramps; where a way bends, a ramp ends beside it.
+
 Fingers are where they were commanded and where they were measured, both at once. An arm that starts where it must not
 be, below the table, outside of its workspace or too near to something, may go everywhere where none of what is wrong
 gets worse.
@@ -18,9 +19,9 @@ gets worse.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from rdt2.control.bodies import SELF_CLEARANCE, cross_pairs
 from rdt2.control.limiter import IDENTITY, Limiter, LimitError, Motion, Stop
 from rdt2.control.obstacles import Obstacles
 from rdt2.control.pairs import Pairs
-from rdt2.control.shadow import Shadow, Sweep
+from rdt2.control.shadow import TURN_REACH, Course, Shadow, Sweep, watched_ticks
 from rdt2.control.yielding import Leash, parts
 from rdt2.errors import SafetyError
 from rdt2.robot.kinematics import nearest_rotation, rotation_vector
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 JAW_SPEED = 0.5
 """m/s of the opening at most: between two checks the fingers move by a few millimetres."""
-SPACING, TURN_REACH, MOST_SAMPLES = 0.015, 0.2, 10
-"""A sweep has a sample every so many metres of a TCP's way, a radian counting as 0.2 m, and not more than ten."""
 STANDING, STILL = 1e-5, 1e-3
 """Speed (m/s, rad/s) and acceleration below which an arm is at rest."""
 CREEP = 0.02
@@ -74,14 +73,6 @@ class Commanded:
     """Why the wish was not met in full, in a person's words; empty where it was."""
 
 
-class _Course(NamedTuple):
-    """What an arm may do: a path from its tick `first` on, with an opening of `width` metres."""
-
-    path: Stop
-    first: int
-    width: float
-
-
 class _Arm:
     """What the guard knows of one arm."""
 
@@ -93,9 +84,9 @@ class _Arm:
         self.wish: tuple[ndarray, ndarray] | None = None
 
     @property
-    def held(self) -> _Course:
+    def held(self) -> Course:
         """One period further on the verified way to rest."""
-        return _Course(self.shadow.path, self.shadow.tick + 1, self.shadow.width)
+        return Course(self.shadow.path, self.shadow.tick + 1, self.shadow.width)
 
 
 class Guard:
@@ -187,7 +178,7 @@ class Guard:
             if np.linalg.norm(held[:3, 3] - wish[:3, 3]) > UNSAID:
                 notes[side] = "presses no harder: something holds it"
             try:
-                fresh[side] = _Course(self._towards(side, held, opening, notes), 0, width)
+                fresh[side] = Course(self._towards(side, held, opening, notes), 0, width)
             except LimitError as error:
                 notes[side] = f"brakes: no motion was found ({error})"
         courses = self._allowed(fresh, notes)
@@ -339,8 +330,8 @@ class Guard:
         return path
 
     def _partly(
-        self, side: str, width: float, opening: float, courses: dict[str, _Course], notes: dict[str, str]
-    ) -> dict[str, _Course]:
+        self, side: str, width: float, opening: float, courses: dict[str, Course], notes: dict[str, str]
+    ) -> dict[str, Course]:
         """Courses in which one arm does what it can of a wish that is too much, and the other what it does already.
 
         Args:
@@ -354,7 +345,7 @@ class Guard:
         shadow, stops = arm.shadow, notes.get(side, "")
         others = {s: c for s, c in courses.items() if s != side and c != self._arms[s].held}
 
-        def able(course: _Course) -> bool:
+        def able(course: Course) -> bool:
             nonlocal courses
             tried = self._allowed({**others, side: course}, {})
             if tried[side] is not course or any(tried[s] is not c for s, c in others.items()):
@@ -364,7 +355,7 @@ class Guard:
             return True
 
         # The fingers first: where they may open or close, they do so on whatever way is found.
-        if width != shadow.width and not able(_Course(*arm.held[:2], width)):
+        if width != shadow.width and not able(Course(*arm.held[:2], width)):
             width = shadow.width
         wish, tip = np.eye(4), shadow.body.tip
         assert arm.wish is not None, "a step towards it was tried"
@@ -376,7 +367,7 @@ class Guard:
                 path = self._towards(side, part, opening, {}, whole=False)
             except LimitError:
                 continue
-            if able(_Course(path, 0, width)):
+            if able(Course(path, 0, width)):
                 break
         return courses
 
@@ -395,10 +386,10 @@ class Guard:
         away = max(away, shadow.ground + lifted - float(motion.position[2]))
         return away if away > UNSAID else 0.0
 
-    def _allowed(self, fresh: Mapping[str, _Course], notes: dict[str, str]) -> dict[str, _Course]:
+    def _allowed(self, fresh: Mapping[str, Course], notes: dict[str, str]) -> dict[str, Course]:
         """What each arm does: its step to the wish where the way to rest is clean, else what it holds."""
         held = {side: arm.held for side, arm in self._arms.items()}
-        ticks = _samples([*fresh.values(), *held.values()])
+        ticks = watched_ticks([*fresh.values(), *held.values()])
         moving: dict[str, Sweep] = {}
         for side, course in fresh.items():
             shadow = self._arms[side].shadow
@@ -426,7 +417,7 @@ class Guard:
         return ""
 
     def _attempts(
-        self, moving: Mapping[str, Sweep], held: Mapping[str, _Course], ticks: Int[ndarray, " s"]
+        self, moving: Mapping[str, Sweep], held: Mapping[str, Course], ticks: Int[ndarray, " s"]
     ) -> Iterator[tuple[str, ...]]:
         """Those of the `moving` arms that may go on together: first all, then each of two while the other stops."""
         if self._cross is None:
@@ -442,7 +433,7 @@ class Guard:
                 yield going
         yield ()
 
-    def _command(self, courses: Mapping[str, _Course]) -> None:
+    def _command(self, courses: Mapping[str, Course]) -> None:
         """Go on by one period, and see how fast the next may be."""
         for side, course in courses.items():
             arm = self._arms[side]
@@ -482,19 +473,3 @@ def _with_all(moves: ndarray, count: int) -> Int[ndarray, "2 p"]:
     """All that moves, with each of `count` obstacles."""
     a, b = np.meshgrid(np.flatnonzero(moves), np.arange(count), indexing="ij")
     return np.stack([a.ravel(), b.ravel()])
-
-
-def _samples(courses: Sequence[_Course]) -> Int[ndarray, " s"]:
-    """Ticks at which paths are looked at: the first, the last of all, and some between, equally far along the way."""
-    last = max(course.path.ticks - course.first for course in courses)
-    if last <= 0:
-        return np.zeros(1, dtype=int)
-    ways = np.zeros(last + 1)
-    for path, first, _ in courses:
-        speeds = path.speeds(TURN_REACH)[first:]
-        ways[: len(speeds)] = np.maximum(ways[: len(speeds)], speeds)
-    ways = np.cumsum(ways)
-    count = min(MOST_SAMPLES, 2 + int(ways[-1] * courses[0].path.period / SPACING))
-    ticks = np.searchsorted(ways, np.linspace(ways[0], ways[-1], count))
-    ticks[-1] = last
-    return np.unique(ticks)

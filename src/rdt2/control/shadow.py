@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from rdt2.robot.kinematics import DRIFTING, LIMIT_MARGIN, NULLSPACE_GAIN, ArmKin
 from rdt2.robot.models import arm_model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float, Int
     from numpy import ndarray
 
@@ -35,6 +37,8 @@ JOINT_SPEED = 0.95
 """Of a joint's top speed, from which the arm slows."""
 SLOWEST = 0.05
 """Share of the limits that singularities and joint margins leave: an arm must be able to get out of them."""
+SPACING, TURN_REACH, MOST_SAMPLES = 0.015, 0.2, 10
+"""A sweep has a sample every so many metres of a TCP's way, a radian counting as 0.2 m, and not more than ten."""
 BOX, LAG, SPEED, SINGULAR, JOINTS = slice(2, 8), 8, 9, 10, 11
 """Where these margins are among all."""
 TOLERANCES = {
@@ -57,6 +61,14 @@ REASONS = {
     "joint": "a joint is at its limit",
 }
 """What a person is told when a margin is used up."""
+
+
+class Course(NamedTuple):
+    """What an arm may do: a path from its tick `first` on, with an opening of `width` metres."""
+
+    path: Stop
+    first: int
+    width: float
 
 
 @dataclass(frozen=True)
@@ -344,3 +356,19 @@ def far(ends: Float[ndarray, "2 s c 3"]) -> Float[ndarray, "s c"]:
 def _singular(jacobians: Float[ndarray, "s 6 n"]) -> Float[ndarray, " s"]:
     """Smallest singular values."""
     return np.sqrt(np.maximum(np.linalg.eigvalsh(jacobians @ jacobians.transpose(0, 2, 1))[:, 0], 0.0))
+
+
+def watched_ticks(courses: Sequence[Course]) -> Int[ndarray, " s"]:
+    """Ticks at which paths are looked at: the first, the last of all, and some between, equally far along the way."""
+    last = max(course.path.ticks - course.first for course in courses)
+    if last <= 0:
+        return np.zeros(1, dtype=int)
+    ways = np.zeros(last + 1)
+    for path, first, _ in courses:
+        speeds = path.speeds(TURN_REACH)[first:]
+        ways[: len(speeds)] = np.maximum(ways[: len(speeds)], speeds)
+    ways = np.cumsum(ways)
+    count = min(MOST_SAMPLES, 2 + int(ways[-1] * courses[0].path.period / SPACING))
+    ticks = np.searchsorted(ways, np.linspace(ways[0], ways[-1], count))
+    ticks[-1] = last
+    return np.unique(ticks)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.devices.arm_drivers._load import millimetres
 from rdt2.robot.protocols import Check
 
 if TYPE_CHECKING:
@@ -33,29 +34,17 @@ def settings_of(
         said: the one that the controller said.
         apart: metres between the TCP by the controller and by the arm's description.
     """
-    mass, slider = receive.getPayload(), receive.getTargetSpeedFraction()
-    centre, inertia = np.array(receive.getPayloadCog()), np.array(receive.getPayloadInertia())[:3]
+    slider = receive.getTargetSpeedFraction()
+    centre, moments = np.array(receive.getPayloadCog()), receive.getPayloadInertia()[:3]
     return [
         Check(
-            "tool", f"the TCP at {_mm(tool[:3, 3])} of the flange", _mm(said[:3, 3]),
+            "tool", f"the TCP at {millimetres(tool[:3, 3])} of the flange", millimetres(said[:3, 3]),
             bool(np.abs(said - tool).max() < 1e-3),
         ),
-        Check("payload", f"{options.payload:g} kg", f"{mass:.3g} kg", abs(mass - options.payload) < 1e-3),
-        Check(
-            "payload's centre", _mm(options.payload_centre), _mm(centre),
-            bool(np.abs(centre - options.payload_centre).max() < 1e-3),
-        ),
-        Check(
-            "payload's inertia", f"{list(options.payload_inertia)} kg m^2", f"{inertia.round(6).tolist()} kg m^2",
-            bool(np.abs(inertia - options.payload_inertia).max() < 1e-5),
-        ),
+        *options.load_checks(receive.getPayload(), centre, np.diag(moments)),
         Check(
             "speed slider", f"{100 * options.speed_slider:.0f} % at most", f"{100 * slider:.0f} %",
             slider < options.speed_slider + ROUNDED,
         ),
         Check("kinematics", "the same TCP as the model's", f"{1e3 * apart:.1f} mm off", apart < APART),
     ]  # fmt: skip
-
-
-def _mm(point: Any) -> str:
-    return f"{np.round(1e3 * np.asarray(point), 1).tolist()} mm"

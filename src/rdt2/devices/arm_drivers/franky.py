@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.devices.arm_drivers._aside import NoAnswer, within
+from rdt2.devices.arm_drivers._franky_checks import matrix, settings_of
 from rdt2.devices.arm_drivers._franky_options import TORQUE_STEP, FrankyOptions
 from rdt2.devices.arm_drivers._franky_words import of_mode, of_refusal
 from rdt2.devices.drivers import Driver, Opening
@@ -167,7 +168,7 @@ class FrankyArm(BaseDevice):
         options, state = self._options, self._robot.state
         if trouble := of_mode(state):
             raise RobotError(f"the {self.name} cannot be enabled: {trouble}")
-        in_hand = np.linalg.inv(_matrix(state.F_T_NE)) @ self._tool
+        in_hand = np.linalg.inv(matrix(state.F_T_NE)) @ self._tool
         inertia = np.diag(options.payload_inertia)
         try:
             self._robot.set_ee(in_hand.T.ravel().tolist())
@@ -199,27 +200,8 @@ class FrankyArm(BaseDevice):
         return found + (self._set(state) if self._enabled else [])
 
     def _set(self, state: Any) -> list[Check]:
-        options, tool = self._options, _matrix(state.F_T_EE)
-        off = float(np.linalg.norm(tool[:3, 3] - self._tool[:3, 3]))
-        turned = float(np.linalg.norm(tool[:3, :3] - self._tool[:3, :3]))
-        at = np.linalg.norm(np.asarray(state.F_x_Cload) - options.payload_centre)
-        inertia = np.abs(np.asarray(state.I_load).reshape(3, 3) - np.diag(options.payload_inertia)).max()
-        here = self._kinematics().forward(state.q)
-        apart = np.linalg.norm((self.base @ _matrix(state.O_T_EE) - here)[:3, 3])
-        mass = state.m_load
-        return [
-            Check(
-                "tool", f"the TCP at {_mm(self._tool[:3, 3])} of the flange", f"{_mm(tool[:3, 3])}",
-                off < 1e-3 and turned < 1e-2,
-            ),
-            Check("payload", f"{options.payload:g} kg", f"{mass:.3g} kg", abs(mass - options.payload) < 1e-3),
-            Check("payload's centre", _mm(options.payload_centre), _mm(state.F_x_Cload), bool(at < 1e-3)),
-            Check(
-                "payload's inertia", f"{list(options.payload_inertia)} kg m^2",
-                f"{np.round(np.diag(np.asarray(state.I_load).reshape(3, 3)), 6).tolist()} kg m^2", bool(inertia < 1e-5),
-            ),
-            Check("kinematics", "the same TCP as the model's", f"{1e3 * apart:.1f} mm off", bool(apart < 2e-3)),
-        ]  # fmt: skip
+        expected = np.linalg.inv(self.base) @ self._kinematics().forward(state.q)
+        return settings_of(state, self._options, self._tool, expected)
 
     def _begin(self) -> None:
         """Hold it where it is, by impedance. Raises RobotError."""
@@ -310,7 +292,8 @@ class FrankyArm(BaseDevice):
             else:
                 self._hold()
 
-    def _hold(self) -> None:  # where it is, taken from a person's hands
+    def _hold(self) -> None:
+        """Stay where it is, taken from a person's hands."""
         assert self._stream is not None
         self._stream.rest(self._joints(), self._clock.now())
         self._set_stiffness(1.0)
@@ -487,14 +470,6 @@ class FrankyArm(BaseDevice):
     def _speeds(self) -> ndarray:
         """rad/s of the joints, as measured last."""
         return self._dq
-
-
-def _matrix(pose: Any) -> Float[ndarray, "4 4"]:
-    return np.asarray(pose.matrix, dtype=np.float64)
-
-
-def _mm(point: Any) -> str:
-    return f"{np.round(1e3 * np.asarray(point), 1).tolist()} mm"
 
 
 DRIVER = Driver(open=FrankyArm, options=FrankyOptions, extra="fr3")
