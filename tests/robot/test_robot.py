@@ -84,6 +84,9 @@ def test_what_one_refuses_stops_all(error: Exception) -> None:
     assert [fault for fault in robot.faults() if "camera" not in fault] == [
         f"{name}: stopped" for name in ("right arm", "left arm", "right gripper", "left gripper")
     ]
+    assert robot.faults(stops=False) == []
+    robot.arms["left"].fail("a protective stop")
+    assert robot.faults(stops=False) == ["left arm: stopped: a protective stop"]
     with pytest.raises(SafetyError, match="right arm takes no command: stopped"):
         robot.arms["right"].execute(soon(robot), shifted(robot, "right"))
     robot.recover()

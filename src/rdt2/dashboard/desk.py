@@ -22,7 +22,6 @@ from rdt2.dashboard.showing import Showing
 from rdt2.errors import RDT2Error, RobotError
 from rdt2.observation import check_instruction
 from rdt2.progress import note, wait_for_notes
-from rdt2.robot.protocols import Health
 
 if TYPE_CHECKING:
     from rdt2.action import ActionChunk
@@ -243,7 +242,7 @@ class Desk:
         self._put(Scene(title, figure.bodies, figure.grippers, robot.sides))
         for message in shown:
             self._put(message)
-        problem = f"{self._stopping}; {UNMOVED}" if self._stopping else "; ".join(_broken(robot))
+        problem = f"{self._stopping}; {UNMOVED}" if self._stopping else "; ".join(robot.faults(stops=False))
         said = sentence
         while True:
             self.touched = said != sentence
@@ -488,9 +487,3 @@ class Desk:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _broken(robot: Robot) -> list[str]:
-    """What is more than a stop: faults, and devices that are not connected."""
-    stopped = f": {Health(connected=True, enabled=True, stopped=True)}"
-    return [fault for fault in robot.faults() if not fault.endswith(stopped)]

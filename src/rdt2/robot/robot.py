@@ -169,9 +169,11 @@ class Robot:
                 "it is safe to move, recover it once more."
             )
 
-    def faults(self) -> list[str]:
-        """What is wrong with any device, a line each: "left arm: stopped: heard nothing for 100 ms"."""
+    def faults(self, *, stops: bool = True) -> list[str]:
+        """What is wrong with any device, a line each: "left arm: stopped: heard nothing for 100 ms". Without `stops`
+        nothing of those that were only stopped: they wait for `recover`, and nothing is wrong with them."""
         found = []
+        only_stopped = Health(connected=True, enabled=True, stopped=True)
         for name, device in self.devices():
             try:
                 health = device.health()
@@ -182,7 +184,7 @@ class Robot:
                     found.append(
                         f"{name}: its health() gave {health!r}, expected a Health. Look at its driver."
                     )
-                elif not health.ok:
+                elif not health.ok and (stops or health != only_stopped):
                     found.append(f"{name}: {health}")
         return found
 
