@@ -1,5 +1,5 @@
 # %% [markdown]
-# # A new robot in under 100 lines
+# # A new robot in 60 lines
 #
 # An arm is one variable: its links, where it stands, where it waits. This one is the UR10e, from its maker's
 # Denavit-Hartenberg table, in the looks of the UR5e, stretched. Copied to `src/rdt2/robot/models/ur10e.py` it is the

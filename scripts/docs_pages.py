@@ -20,6 +20,7 @@ ELSEWHERE = {
     "README.zh-CN.md": "index.zh.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     **{
         f"benchmarks/results/{path.name}": f"results/{path.name}"
         for path in ROOT.glob("benchmarks/results/*.md")

@@ -174,8 +174,27 @@ def test_links_become_those_of_the_site(tmp_path):
     training = (tmp_path / "training.md").read_text("utf-8")
     assert "](files/configs/training/vq_lora.yaml)" in training
     assert (tmp_path / "files/configs/training/vq_lora.yaml").is_file()
-    assert "--config configs/training/vq_lora.yaml" in training
     assert "[中文]" not in training
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/architecture.zh.md"])
+def test_every_room_is_on_the_plan(page):
+    told = (ROOT / page).read_text("utf-8")
+    floors = re.search(
+        r"^layers = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text("utf-8"), flags=re.M | re.S
+    )
+    assert floors is not None
+    for room in re.findall(r"\w+", floors[1]):
+        assert f"`{room}`" in told
+
+
+def test_code_in_a_page_stays_as_it_is(tmp_path, monkeypatch):
+    hook, block = script("docs_pages"), "```python\nchunks[0](other.md)\n```"
+    (tmp_path / "page.md").write_text(f"[a link](other.md)\n\n{block}\n")
+    monkeypatch.setattr(hook, "ROOT", tmp_path)
+    told = hook.linked("page.md", {"page.md": "here/page.md", "other.md": "other.md"}, tmp_path / "site")
+    assert "[a link](../other.md)" in told
+    assert block in told
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):

@@ -326,7 +326,7 @@ def _cache() -> Finding:
             "hub cache", "optional", f"{where} cannot be written to", "export HF_HOME=/a/folder/of/yours"
         )
     few = free < 40
-    mend = "export HF_HOME=/a/larger/disk (the published models take 17 GB each)" if few else ""
+    mend = "export HF_HOME=/a/larger/disk (RDT2-VQ takes 17 GB, RDT2-FM 1 GB beside it)" if few else ""
     return Finding("hub cache", "optional" if few else "ok", f"{where}, {free:.0f} GB free", mend)
 
 

@@ -155,13 +155,17 @@ def test_a_phone_shows_it_all_in_its_width_and_in_chinese(open_page):
         operated.join()
 
 
-def test_a_whole_command_behind_a_key(browser, tmp_path):
-    """The line of docs/dashboard.md, short, from another machine: without its key nobody gets in."""
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate cell --policy demo-fm --dashboard --max-seconds 0.5", "demo --dashboard --task press"],
+)
+def test_a_whole_command_behind_a_key(command, browser, tmp_path):
+    """The lines of README and docs/dashboard.md, short, from another machine: without its key nobody gets in."""
     figures = tmp_path / "figures.json"
-    command = "evaluate cell --policy demo-fm --dashboard --dashboard-host 0.0.0.0 --dashboard-port 0"
-    short = ["--episodes", "1", "--max-seconds", "0.5", "--robot", "handheld", "--json", str(figures)]
-    words = [sys.executable, "-m", "rdt2.cli.main", *command.split(), *short]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    short = ["--dashboard-host", "0.0.0.0", "--dashboard-port", "0", "--episodes", "1", "--robot", "handheld"]
+    words = [sys.executable, "-m", "rdt2.cli.main", *command.split(), *short, "--json", str(figures)]
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(words, **pipes, text=True, cwd=tmp_path) as process:
         try:
             said = []
             for line in process.stderr:
@@ -181,6 +185,11 @@ def test_a_whole_command_behind_a_key(browser, tmp_path):
                 says(page, "Nothing moves until you press start", 3 * PATIENT)  # the policy is loaded first
                 # Not the click of a mouse, for which a page that is drawn by a busy CPU must hold still.
                 page.get_by_role("button", name="Start", exact=True).dispatch_event("click", timeout=PATIENT)
+                if command.startswith("demo"):  # where each scene waits for the operator
+                    says(page, "Episode over", 2 * PATIENT)
+                    page.get_by_role("button", name="Go on", exact=True).dispatch_event(
+                        "click", timeout=PATIENT
+                    )
                 assert process.wait(100) == 0
             rest.join()
         finally:

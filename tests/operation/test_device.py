@@ -157,3 +157,24 @@ def test_latency_is_what_lies_between_what_was_asked_and_what_was_seen():
     assert latency(asked, seen) == pytest.approx(0.123, abs=1e-3)
     with pytest.raises(RobotError, match="asked to move by 20 mm and moved by 0 mm"):
         latency(asked, seen * (1, 0))
+
+
+def test_a_device_that_is_not_set_up_as_the_yaml_says_is_a_problem_found(tmp_path, capsys):
+    def wrong(values):
+        values["arms"]["left"]["device"]["says"] = 1.5
+
+    figures = tmp_path / "arm.json"
+    words = [
+        "--robot",
+        fake_devices.robot_yaml(tmp_path, wrong),
+        "--side",
+        "left",
+        "--seconds",
+        "0.3",
+        "--yes",
+    ]
+    with pytest.raises(SystemExit) as done:
+        main(["device", "test", "arm", *map(str, words), "--json", str(figures)])
+    assert done.value.code == 1
+    assert "1.5 kg (NOT 0.82 kg)" in capsys.readouterr().out
+    assert not all(check["ok"] for check in json.loads(figures.read_text())["checks"])

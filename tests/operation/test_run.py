@@ -191,6 +191,16 @@ def test_nothing_moves_before_go_an_empty_line_stops_and_only_go_goes_on(tmp_pat
     assert (second["ending"], second["mark"], second["success"]) == ("done", "success", True)
 
 
+def test_who_leaves_before_go_is_told_and_the_command_fails(tmp_path, monkeypatch, clock, capsys):
+    typist, figures = Typist(monkeypatch), tmp_path / "run.json"
+    with running("--robot", fake_devices.robot_yaml(tmp_path), *ASKED, "--json", figures):
+        typist.types(*ANSWERS, "quit")
+    (ended,) = failed
+    assert (ended.code, moved()) == (2, [0, 0])
+    assert "not begun: you left before go. Nothing has moved." in capsys.readouterr().err
+    assert json.loads(figures.read_text())["episodes"] == []
+
+
 def test_ctrl_c_ends_the_command_and_no_next_episode_begins(tmp_path, monkeypatch, clock):
     """Regression (PITFALLS 37): it ended the episode, and the next one began."""
     typist, figures, over = Typist(monkeypatch), tmp_path / "run.json", threading.Event()

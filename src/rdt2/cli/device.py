@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,6 +147,8 @@ class DeviceTest:
             )
         console().print(table)
         save_json(self.json, {"robot": settings.name, "side": self.side, "part": part, **figures})
+        if not all(check["ok"] for check in figures["checks"]):
+            sys.exit(1)
 
 
 @dataclass(kw_only=True)

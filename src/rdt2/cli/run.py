@@ -44,7 +44,8 @@ class Run:
 
     spec: PolicySpec = field(default_factory=PolicySpec)
     robot: str
-    """The yaml of a robot, or the name of one in configs/robots: cell_ur5e, cell_fr3, cell_handheld, bimanual_ur5e."""
+    """The yaml of a robot, or the name of one in configs/robots: cell_ur5e, cell_fr3, cell_handheld,
+    bimanual_ur5e, bimanual_fr3."""
     instruction: str | None = None
     """What the arms are to do: "Pick up the apple." None: what the scene of the cell was made for."""
     dry_run: bool = False
@@ -120,6 +121,7 @@ class Run:
         from rdt2.cli.recording import marked
         from rdt2.dashboard.desk import Desk
         from rdt2.dashboard.figure import Figure
+        from rdt2.errors import RobotError
         from rdt2.evaluation.identity import policy_identity
         from rdt2.operation.driving import drive
         from rdt2.progress import note
@@ -161,6 +163,8 @@ class Run:
                         note(f"recorded: {path}" + (f" ({mark}, says {by})" if mark else " (without a mark)"))
                 if driven is not None:
                     records.append(_record(driven, desk))
+                if driven is None and not records:  # not 0, which says that all is well
+                    raise RobotError("not begun: you left before go. Nothing has moved.")
                 if driven is None or driven.interrupted or desk.left or len(records) == self.episodes:
                     break
                 if (following := next(every, None)) is None:

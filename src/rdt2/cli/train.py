@@ -24,7 +24,7 @@ class _Train:
     out: Path
     """Folder of the run: checkpoints, metrics, and the finished model."""
     config: Path | None = None
-    """Yaml preset, such as configs/training/vq_tiny.yaml, or the name of a shipped one, such as vq_tiny; none is the
+    """Name of a preset that comes with the package, such as vq_tiny, or a yaml of your own; none is the
     published recipe."""
     overrides: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")] = ()
     """One setting on top of the preset; repeat it for more: --set steps=1000 --set seed=3. All are listed below,
@@ -99,7 +99,7 @@ class TrainTokenizer(_Train):
     """Train the action tokenizer (residual VQ) on actions.
 
     For example:
-      rdt2 train tokenizer --config configs/training/tokenizer_tiny.yaml --data data/mixed --out runs/rvq
+      rdt2 train tokenizer --config tokenizer_tiny --data data/mixed --out runs/rvq
     """
 
     stage: ClassVar[Stage] = "tokenizer"
@@ -113,7 +113,7 @@ class TrainPointing(_Train):
     with; only the demo needs it.
 
     For example:
-      rdt2 train pointing --config configs/training/pointing_tiny.yaml --data data/mixed --out runs/pointing
+      rdt2 train pointing --config pointing_tiny --data data/mixed --out runs/pointing
     """
 
     stage: ClassVar[Stage] = "pointing"
@@ -124,7 +124,7 @@ class TrainVQ(_Train):
     """Train RDT2-VQ: the VLM learns to write the 27 action tokens.
 
     For example:
-      rdt2 train vq --config configs/training/vq_tiny.yaml --data data/demo --out runs/vq \\
+      rdt2 train vq --config vq_tiny --data data/demo --out runs/vq \\
         --set tokenizer=runs/tokenizer/model
     """
 
@@ -136,7 +136,7 @@ class TrainExpert(_Train):
     """Train RDT2-FM: a flow-matching expert on the frozen VLM.
 
     For example:
-      rdt2 train expert --config configs/training/expert_tiny.yaml --data data/tokens --out runs/fm --resume
+      rdt2 train expert --config expert_tiny --data data/tokens --out runs/fm --resume
     """
 
     stage: ClassVar[Stage] = "expert"
@@ -150,7 +150,7 @@ class TrainDistill(_Train):
     one step.
 
     For example:
-      rdt2 train distill --config configs/training/distill_tiny.yaml --data data/tokens --out runs/fast
+      rdt2 train distill --config distill_tiny --data data/tokens --out runs/fast
     """
 
     stage: ClassVar[Stage] = "distill"

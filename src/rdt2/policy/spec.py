@@ -16,11 +16,9 @@ BUILT_IN = ("demo-fm", "demo-vq")
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySpec:
-    """Which policy, made of what, and how it runs.
+    """Which policy, made of what, and how it runs."""
 
-    Plain values, so that other processes can load the same policy for themselves.
-    """
-
+    # Plain values, so that other processes can load the same policy for themselves.
     policy: str = "demo-fm"
     """Folder, policy.json or hub id; demo-fm and demo-vq are built in; in evaluations untrained has random weights;
     ws://host:8000 is a server of rdt2 serve."""
