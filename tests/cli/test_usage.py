@@ -146,6 +146,7 @@ def test_without_a_terminal_work_is_told_in_lines(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("loading: at work, ")
     assert lines[-1].endswith(" s")
+    monkeypatch.setattr(progress, "LINE_EVERY", (10.0, 60.0))  # a busy machine makes nothing long of it
     with progress.progress("quick", 1) as advance:
         advance(0)
         advance()

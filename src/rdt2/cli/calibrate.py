@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rdt2.cli.asking import caliper, entered, numbers, pairs, typed, wave_before, within
+from rdt2.cli.choices import PageOptions
 from rdt2.dashboard.options import Looking
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class _Calibration:
     """Answer what is asked with yes, and begin without waiting for go."""
     seed: int = 0
     """In the cell: which scene, and so from where."""
-    looking: Looking = field(default_factory=Looking)
+    looking: PageOptions = field(default_factory=Looking)
 
     def _settings(self) -> RobotSettings:
         from rdt2.calibration.writing import written_to

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from rdt2.dashboard.options import Looking
+from rdt2.policy.spec import PolicySpec
 from rdt2.registry import kind_names
 
 Data = Annotated[Positional[str], arg(metavar="DATA")]
@@ -17,6 +19,9 @@ Data = Annotated[Positional[str], arg(metavar="DATA")]
 DataPath = Annotated[Positional[Path], arg(metavar="DATA")]
 Out = Annotated[Positional[Path], arg(metavar="OUT")]
 """What is written: the last word, or --out."""
+PolicyOptions = Annotated[PolicySpec, arg(name="policy")]
+PageOptions = Annotated[Looking, arg(name="page")]
+"""Several options at once; the name is that of their part of the help."""
 
 if TYPE_CHECKING:
     TaskName = str

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rdt2.cli.choices import RobotName, TaskNameOrAll
+from rdt2.cli.choices import PageOptions, PolicyOptions, RobotName, TaskNameOrAll
 from rdt2.dashboard.options import Looking
 from rdt2.policy.spec import PolicySpec
 
@@ -41,7 +41,7 @@ class Demo:
 
     out_is_file: ClassVar[bool] = True
 
-    spec: PolicySpec = field(default_factory=PolicySpec)
+    spec: PolicyOptions = field(default_factory=PolicySpec)
     robot: RobotName = "ur5e"
     """Which arms."""
     task: TaskNameOrAll = "all"
@@ -56,7 +56,7 @@ class Demo:
     """The report: one HTML file."""
     json: Path | None = None
     """Write the figures to this file. - is stdout, alone."""
-    looking: Looking = field(default_factory=Looking)
+    looking: PageOptions = field(default_factory=Looking)
 
     def run(self) -> None:
         from rdt2.cli.output import console, save_json

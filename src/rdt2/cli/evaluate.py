@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rdt2.cli.choices import SceneryName, TaskNameOrAll
+from rdt2.cli.choices import PageOptions, PolicyOptions, SceneryName, TaskNameOrAll
 from rdt2.cli.driving import Driving
 from rdt2.dashboard.options import Looking
 from rdt2.policy.spec import PolicySpec
@@ -32,7 +32,7 @@ class EvaluateShards:
       rdt2 evaluate shards --policy demo-vq --data data/other --split all --limit 500
     """
 
-    spec: PolicySpec = field(default_factory=PolicySpec)
+    spec: PolicyOptions = field(default_factory=PolicySpec)
     data: str
     """Folder of shards, a tar, a URL, a range such as shards/shard-{000000..000044}.tar, or a dataset yaml."""
     split: Literal["held_out", "train", "all"] = "held_out"
@@ -112,7 +112,7 @@ class EvaluateCell:
       rdt2 evaluate cell --policy demo-fm --dashboard               look on, stop it, and mark what you see
     """
 
-    spec: PolicySpec = field(default_factory=PolicySpec)
+    spec: PolicyOptions = field(default_factory=PolicySpec)
     robot: str = "ur5e"
     """Which arms: ur5e, fr3, handheld, or the yaml of another simulated robot (see configs/robots)."""
     task: TaskNameOrAll = "pick"
@@ -151,7 +151,7 @@ class EvaluateCell:
     film: Literal["failures", "all", "none"] = "failures"
     """Which episodes the --report shows in full. Unless none, every episode is filmed while it runs, which takes a bit
     longer."""
-    looking: Looking = field(default_factory=Looking)
+    looking: PageOptions = field(default_factory=Looking)
 
     def run(self) -> None:
         from rdt2.cli.output import console, figures_file, save_json

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rdt2.cli.choices import PolicyOptions
 from rdt2.errors import ConfigError
 from rdt2.policy.spec import PolicySpec
 
@@ -30,7 +31,7 @@ class Predict:
 
     out_is_file: ClassVar[bool] = True
 
-    spec: PolicySpec = field(default_factory=PolicySpec)
+    spec: PolicyOptions = field(default_factory=PolicySpec)
     left: Path
     """Picture of the left wrist camera; other sizes are cropped to the middle square and resized to 384."""
     right: Path

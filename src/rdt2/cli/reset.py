@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rdt2.cli.choices import PageOptions
 from rdt2.dashboard.options import Looking
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Reset:
     """In the cell: which scene, and so from where."""
     json: Path | None = None
     """Write the joints now and at home, and how long the way takes, to this file; - is stdout, alone."""
-    looking: Looking = field(default_factory=Looking)
+    looking: PageOptions = field(default_factory=Looking)
 
     def run(self) -> None:
         from rdt2.operation.checklist import Checklist

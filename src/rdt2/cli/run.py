@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdt2.cli.choices import TaskName
+from rdt2.cli.choices import PageOptions, PolicyOptions, TaskName
 from rdt2.cli.driving import Driving
 from rdt2.cli.recording import Recording
 from rdt2.dashboard.options import Looking
@@ -42,7 +42,7 @@ class Run:
       rdt2 run --robot cell_ur5e --record recordings --pilot keyboard      type take to correct it: docs/recording.md
     """
 
-    spec: PolicySpec = field(default_factory=PolicySpec)
+    spec: PolicyOptions = field(default_factory=PolicySpec)
     robot: str
     """The yaml of a robot, or the name of one in configs/robots: cell_ur5e, cell_fr3, cell_handheld,
     bimanual_ur5e, bimanual_fr3."""
@@ -66,7 +66,7 @@ class Run:
     recording: Recording = field(default_factory=Recording)
     json: Path | None = None
     """Write how every episode went to this file. - is stdout, alone."""
-    looking: Looking = field(default_factory=Looking)
+    looking: PageOptions = field(default_factory=Looking)
 
     def run(self) -> None:
         from rdt2.cli.output import save_json

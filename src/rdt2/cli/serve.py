@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rdt2.cli.choices import PolicyOptions
 from rdt2.errors import ConfigError
 from rdt2.policy.spec import PolicySpec
 
@@ -29,7 +30,7 @@ class Serve:
       rdt2 evaluate cell --policy ws://localhost:8000 --episodes 20        in another terminal
     """
 
-    spec: PolicySpec = field(default_factory=PolicySpec)
+    spec: PolicyOptions = field(default_factory=PolicySpec)
     host: str = "127.0.0.1"
     """Of this machine, the address to listen at: 127.0.0.1 for programs of this machine alone, 0.0.0.0 for all."""
     port: int = 8000
@@ -139,7 +140,7 @@ class Client:
       rdt2 client --policy ws://gpu-machine:8000 --jpeg --number 100 --json times.json
     """
 
-    spec: PolicySpec = field(default_factory=lambda: PolicySpec(policy="ws://127.0.0.1:8000"))
+    spec: PolicyOptions = field(default_factory=lambda: PolicySpec(policy="ws://127.0.0.1:8000"))
     number: int = 20
     """Requests, one after the other."""
     instruction: str = "Pick up the red cube with the left hand."
