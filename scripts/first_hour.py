@@ -33,7 +33,10 @@ WAYS: dict[str, tuple[str, ...]] = {
         "python examples/05_serve_and_drive.py",
     ),
     "fine-tune": (
-        "rdt2 data convert pick data/own --from sim --episodes 24",
+        # in place of recordings of your own: a set of LeRobot's
+        "rdt2 data record --episodes 24 --out data/recorded",
+        "rdt2 data to-lerobot data/recorded data/lerobot",
+        "rdt2 data convert data/lerobot data/own --from lerobot",
         "rdt2 data check data/own --report check.html",
         "rdt2 data view data/own --out own.html",
         "rdt2 data stats data/own --fit runs/normalizer --mode mean_std",
@@ -128,11 +131,21 @@ def main() -> int:
             "HOME": str(home),
             "PATH": f"{clone / '.venv' / 'bin'}:{os.environ['PATH']}",
         }
+        commit = ["git", "rev-parse", "--short", "HEAD"]
+        about = {
+            "commit": subprocess.run(
+                commit, cwd=clone, capture_output=True, text=True, check=True
+            ).stdout.strip(),
+            "date": time.strftime("%Y-%m-%d"),
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+        }
         for way in [SET_UP, *(options.only or [way for way in WAYS if way != SET_UP])]:
             found[way] = gone(way, clone, folder, environment)
             if options.json is not None:
-                figures = {"cores": os.cpu_count(), "machine": platform.machine(), "ways": found}
-                options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+                options.json.write_text(
+                    json.dumps({**about, "ways": found}, indent=2) + "\n", encoding="utf-8"
+                )
     for way, row in found.items():
         seconds = sum(row["seconds"].values())  # type: ignore[attr-defined]
         print(f"{way:10} {seconds / 60:5.1f} min {'FAILED' if 'failed' in row else ''}")
