@@ -22,8 +22,8 @@ from rdt2.training.cli import run_training
 VLM = Path(rdt2.__file__).parent / "checkpoints" / "demo" / "vlm"
 
 # %% [markdown]
-# `--size full` records some 20 minutes of motion and trains for 2000 steps, which takes a while on two cores; `small`
-# only shows that all of it runs. For that reason the plot of the loss, which either leaves, is not shown here.
+# `--size full` records some 20 minutes of motion and trains for 2000 steps: some 40 minutes on two cores. `small` shows
+# only that all of it runs.
 
 # %%
 SIZES = {

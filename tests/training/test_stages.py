@@ -20,6 +20,7 @@ from rdt2.observation import Observation
 from rdt2.policy import load_policy
 from rdt2.policy.export import export_policies
 from rdt2.training.cli import run_training
+from rdt2.training.evaluation import mean_over_batches
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +212,8 @@ def test_no_normalizer_is_said(shards, tmp_path):
         run_training(
             "tokenizer", config=None, overrides=[*SHORT, "size=tiny"], data=data, out=tmp_path / "run"
         )
+
+
+def test_an_evaluation_says_how_many_samples_it_looked_at():
+    """Regression: those of one batch."""
+    assert mean_over_batches(3, lambda i: {"loss": i, "samples": 4}) == {"loss": 1.0, "samples": 12.0}

@@ -9,7 +9,8 @@ import torch
 
 
 def mean_over_batches(count: int, figures: Callable[[int], dict[str, Any]]) -> dict[str, float]:
-    """Mean of each figure over ``count`` batches of equal size, of which every process computes its share.
+    """Mean of each figure over ``count`` batches of equal size, of which every process computes its share; of how many
+    ``samples`` there were, the sum.
 
     All processes must call it together. Where weights are sharded every forward gathers them, so a process whose
     share is smaller computes its last batch once more, and does not count it.
@@ -30,4 +31,4 @@ def mean_over_batches(count: int, figures: Callable[[int], dict[str, Any]]) -> d
         total = torch.tensor([sums[key] for key in sorted(sums)], device=place.device, dtype=torch.float64)
         torch.distributed.all_reduce(total)
         sums = dict(zip(sorted(sums), total.tolist(), strict=True))
-    return {key: value / count for key, value in sums.items()}
+    return {key: value if key.endswith("samples") else value / count for key, value in sums.items()}
