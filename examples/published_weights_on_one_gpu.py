@@ -46,6 +46,8 @@ options.out.mkdir(parents=True, exist_ok=True)
 # "Verb + object.", as in training.
 
 # %%
+if (options.left is None) is not (options.right is None):
+    parser.error("one picture, expected --left and --right, or neither")
 if options.left is not None and options.right is not None:
     left, right = (wrist_picture(Image.open(path).convert("RGB")) for path in (options.left, options.right))
 else:

@@ -134,7 +134,7 @@ def running(*words):
 
 
 ANSWERS = ["y"] * 11  # to enable; payload, inertia, speed, tool of two arms; exposure of two cameras
-ASKED = ("--instruction", "Pick up the apple.", "--max-seconds", "30")
+ASKED = ("--policy", "demo-fm", "--instruction", "Pick up the apple.", "--max-seconds", "30")
 
 
 def test_a_dry_run_shows_the_chunk_and_enables_nothing(tmp_path, capsys):
@@ -230,7 +230,7 @@ def test_ctrl_c_ends_the_command_and_no_next_episode_begins(tmp_path, monkeypatc
 
 def test_a_pause_lets_the_arms_rest_and_takes_none_of_the_time(tmp_path, monkeypatch, clock):
     typist, figures = Typist(monkeypatch), tmp_path / "run.json"
-    words = ("--instruction", "Pick up the apple.", "--max-seconds", "3", "--yes", "--episodes", "1")
+    words = (*ASKED[:4], "--max-seconds", "3", "--yes", "--episodes", "1")
     with running("--robot", fake_devices.robot_yaml(tmp_path), *words, "--json", figures):
         soon(lambda: policies and len(policies[0].seen) > 4)
         typist.types("pause")
@@ -266,6 +266,14 @@ def test_a_device_that_is_not_set_up_as_the_yaml_says_is_not_enabled(tmp_path, c
     assert done.value.code == 2
     assert "left arm: payload is 1.5 kg, expected 0.82 kg" in capsys.readouterr().err
     assert not any(arm.health().connected for arm in arms())
+
+
+def test_the_cells_small_model_moves_no_real_arm_by_mistake(tmp_path, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path)), "--instruction", "Fold it.", "--yes"])
+    assert done.value.code == 2
+    assert "is not the simulated cell, and no policy was named: write --policy" in capsys.readouterr().err
+    assert not fake_devices.made
 
 
 def test_what_a_device_can_tell_is_not_asked(tmp_path, monkeypatch, capsys):
@@ -308,7 +316,7 @@ def test_nobody_who_could_start_the_arms_is_told(tmp_path, monkeypatch, capsys):
 
 def test_a_real_robot_needs_to_be_told_what_to_do(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path)), "--yes"])
+        main(["run", "--robot", str(fake_devices.robot_yaml(tmp_path)), *ASKED[:2], "--yes"])
     assert '--instruction "Pick up the apple."' in capsys.readouterr().err
 
 

@@ -14,7 +14,7 @@ from rdt2.cli.choices import PageOptions, PolicyOptions, TaskName
 from rdt2.cli.driving import Driving
 from rdt2.cli.recording import Recording
 from rdt2.dashboard.options import Looking
-from rdt2.policy.spec import PolicySpec
+from rdt2.policy.spec import BUILT_IN, UNSAID, PolicySpec
 
 if TYPE_CHECKING:
     from rdt2.dashboard.desk import Desk
@@ -38,11 +38,12 @@ class Run:
       rdt2 run --robot cell_fr3 --task press --dashboard
       rdt2 run --robot my_robot.yaml --policy runs/policy/fm.json --instruction "Pick up the apple." --dry-run
       rdt2 run --robot my_robot.yaml --policy ws://gpu-machine:8000 --instruction "Pick up the apple." --dashboard
-      rdt2 run --robot my_robot.yaml --instruction "Fold the towel." --max-seconds 120 --rerun towel.rrd
+      rdt2 run --robot my_robot.yaml --policy runs/expert/model --vlm owner/vlm --device cuda \\
+        --instruction "Fold the towel." --max-seconds 120 --rerun towel.rrd
       rdt2 run --robot cell_ur5e --record recordings --pilot keyboard      type take to correct it: docs/recording.md
     """
 
-    spec: PolicyOptions = field(default_factory=PolicySpec)
+    spec: PolicyOptions = field(default_factory=lambda: PolicySpec(policy=UNSAID))
     robot: str
     """The yaml of a robot, or the name of one in configs/robots: cell_ur5e, cell_fr3, cell_handheld,
     bimanual_ur5e, bimanual_fr3."""
@@ -89,6 +90,13 @@ class Run:
         self.driving.config(None)
         self.recording.recorder({})  # says what is missing before anything is opened
         settings = RobotSettings.read(self.robot)
+        if self.spec.policy == UNSAID:
+            if settings.kind != "cell":  # the small model of the cell must not move a real arm by mistake
+                raise ConfigError(
+                    f"{settings.name} is not the simulated cell, and no policy was named: write --policy, a folder, a "
+                    "bundle's .json, a hub id or ws://host:8000."
+                )
+            self.spec = dataclasses.replace(self.spec, policy=BUILT_IN[0])
         checklist = Checklist(settings, lambda text: confirmed(text, yes=self.yes))
         every = episodes(
             settings,

@@ -12,6 +12,8 @@ from rdt2.registry import did_you_mean
 
 BUILT_IN = ("demo-fm", "demo-vq")
 """Policies that come with the package."""
+UNSAID = ""
+"""In place of a policy: none was named, where that means something of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
