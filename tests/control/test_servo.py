@@ -95,6 +95,28 @@ def test_what_a_gripper_holds_is_held_when_a_person_gives_the_arms_back(robot, s
     assert servo.told.command.widths["left"] == pytest.approx(0.02, abs=1e-3)
 
 
+def test_a_thread_that_wakes_late_sends_no_pose_sooner_than_a_period_after_the_one_before(monkeypatch):
+    """Regression: of arms that count as resting a period before their way to rest ends, the next pose could be due 4 ms
+    after the last one that had been sent."""
+    monkeypatch.setattr("rdt2.control.guard.STANDING", 0.01)
+    monkeypatch.setattr("rdt2.control.guard.STILL", 10.0)
+    robot = replace(fake_robot(), concurrent=True)
+    settings = fake_settings()
+    servo = Servo(robot, settings, Guard(settings, settings.kinematics(), period=TICK), Watch(settings), None)
+    servo.start(robot.clock.now())
+    now, away = robot.clock.now(), np.eye(4)
+    away[0, 3] = 0.02
+    poses = {side: np.stack([servo.states[side].pose, away @ servo.states[side].pose]) for side in SIDES}
+    servo.drive(Plan(now, now + np.array([0.0, 1.0]), poses, {side: np.full(2, 0.05) for side in SIDES}), now)
+    for late in np.arange(0.01, 0.05, 0.0017):
+        ticks(servo, 5)
+        robot.clock.time += late
+    told = list[float]()
+    for _, times, _ in robot.arms["left"].calls:
+        told = [due for due in told if due < times[0] - 1e-6] + [float(due) for due in times]
+    assert np.diff(told).min() > TICK - 1e-6
+
+
 def test_a_tick_that_hung_while_the_robot_was_stopped_and_let_go_on_tells_the_arms_nothing(robot, servo):
     ticks(servo, 3)
     arm = robot.arms["left"]

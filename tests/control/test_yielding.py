@@ -80,6 +80,26 @@ def follows(side, commands):
     return commands[-min(LATE, len(commands))]
 
 
+@pytest.mark.parametrize("follows", [False, True])
+def test_an_arm_that_does_not_move_is_known_also_where_its_wish_goes_to_and_fro(follows):
+    """Regression: each time the wish came by the arm was forgotten, and a driver that did nothing was never told."""
+    leash = Leash(TIP, error=ERROR, period=PERIOD)
+    leash.measure(posed([0.01, 0, 0], [0, 0, 0]), posed([0.01, 0, 0], [0, 0, 0])[None])  # it has moved before
+    known = None
+    for k in range(round(10 / PERIOD)):
+        wish = posed([0.01 + 0.05 * np.sin(2 * np.pi * k * PERIOD), 0, 0], [0, 0, 0])
+        command = leash.hold(wish)
+        arm = command if follows else posed([0.01, 0, 0], [0, 0, 0])
+        leash.measure(arm, command[None])
+        if leash.wrong and known is None:
+            known = k * PERIOD, leash.wrong
+    if follows:
+        assert known is None
+    else:
+        assert known[0] < 7
+        assert "stood still for 4 s" in known[1]
+
+
 def test_an_arm_that_follows_is_not_on_a_leash():
     def wishes(poses):
         for k in range(120):

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil, isfinite
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -284,7 +285,7 @@ class Servo:
         """When the next command is due: one period after the last.
 
         Where this thread wakes too late for that, devices have gone on along the way to rest that was sent before; the
-        guard is taken along it, and the motion goes on from there.
+        guard is taken along it, and the motion goes on from there, whole periods after what they were sent last.
         """
         if not self.robot.concurrent:
             return max(self._due, now) + TICK
@@ -292,7 +293,10 @@ class Servo:
         while due < earliest and not self.guard.at_rest:
             self._note(due, self.guard.brake())
             due += TICK
-        return due if due >= earliest else earliest + AHEAD
+        if due >= earliest:
+            return due
+        later = earliest + AHEAD
+        return due + TICK * ceil((later - due) / TICK) if isfinite(due) else later
 
     def _note(self, due: float, command: Commanded) -> None:
         self._due = due

@@ -68,7 +68,8 @@ class Leash:
         self._seconds = self._seconds + self._period if self._left > 0 else 0.0
         if self._stretch(_difference(pose, self._stood, self._tip)) > MOVED:
             self._stood, self._alive, self._still = pose, True, 0.0
-        self._still = self._still + self._period if off > TAUT else 0.0
+        # A wish that goes to and fro comes by the arm time and again.
+        self._still = max(self._still + (self._period if off > TAUT else -0.5 * self._period), 0.0)
 
     @property
     def wrong(self) -> str:
