@@ -17,6 +17,7 @@ from rdt2.data.recordings import find_recordings, read_recording
 from rdt2.errors import ConfigError
 from rdt2.operation.opening import Opened
 from rdt2.operation.session import Episode
+from rdt2.policy.spec import PolicySpec
 
 SENTENCE = "Pick up the red cube with the left hand."
 
@@ -31,7 +32,12 @@ def test_run_records_what_it_drives_and_the_mark(tmp_path, capsys):
         yield from ()
 
     command = Run(
-        robot="cell_ur5e", yes=True, episodes=1, max_seconds=1.0, recording=Recording(record=tmp_path / "r")
+        spec=PolicySpec(),
+        robot="cell_ur5e",
+        yes=True,
+        episodes=1,
+        max_seconds=1.0,
+        recording=Recording(record=tmp_path / "r"),
     )
     records: list = []
     command._drive(
