@@ -2,7 +2,8 @@
 
     python scripts/pictures.py docs/images        # demo.webp, and chunk.webp: what the model sees and what it answers
 
-An episode of each task on two UR5e, one after the other, no matter how they end; --seed chooses the scenes. What the
+An episode of each task on two UR5e, one after the other, no matter how they end; --seed chooses the scenes
+(with the one of the README all three are done: the table beside it says how often that is so). What the
 model sees is left | right; the front camera faces the arms, so there the right arm is on the left, and is labelled.
 """
 
@@ -112,7 +113,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--max-seconds", type=float, default=20.0)
     parser.add_argument("--tasks", nargs="+", default=["pick", "place", "press"])
     asked = parser.parse_args()
