@@ -45,6 +45,7 @@ docs: $(DOCUMENTED)  ## Build the site of all guides into build/site; a warning 
 figures: setup  ## Draw the figures of docs/ again (half a minute)
 	$(BIN)/python scripts/figures.py docs/images
 
+# In the order of files, so that none of the long ones comes last and leaves a process without work.
 # What is judged by the clock runs alone, so that other tests take no turn of it away; each driver, whose
 # library keeps threads of its own, in a process of its own (5: a file without such tests).
 test: $(TESTABLE)  ## Run all tests

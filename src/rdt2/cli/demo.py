@@ -33,7 +33,7 @@ class Demo:
       rdt2 demo                                            all three tasks on two UR5e
       rdt2 demo --robot fr3 --task press --episodes 4
       rdt2 demo --policy demo-vq --task pick --seed 7
-      rdt2 demo --policy runs/policy/fm.json --steps 1
+      rdt2 demo --policy own-policy/fm.json --steps 1
       rdt2 demo --policy owner/expert --vlm owner/vlm --normalizer normalizer.pt --device cuda
       rdt2 demo --dashboard                                an operator's page: type a sentence, press start
       rdt2 demo --instruction "Pick up the red cube with the left hand."

@@ -14,7 +14,7 @@ from rdt2.cli.choices import PageOptions, PolicyOptions, TaskName
 from rdt2.cli.driving import Driving
 from rdt2.cli.recording import Recording
 from rdt2.dashboard.options import Looking
-from rdt2.policy.spec import BUILT_IN, UNSAID, PolicySpec
+from rdt2.policy.spec import UNSAID, PolicySpec
 
 if TYPE_CHECKING:
     from rdt2.dashboard.desk import Desk
@@ -31,12 +31,13 @@ class Run:
     Nothing moves until you type go, or press start on the page; whatever stops the arms, only your word lets them go
     on. While they move, a line that you type is a new instruction, and Enter alone stops them; type help for the rest.
     Before an arm is enabled its payload, speed slider, TCP and exposure are looked up, and asked where a device cannot
-    tell. First the cell, then --dry-run, then slowly: docs/robots.md.
+    tell. Only the cell is driven without --policy, by its own small model. First the cell, then --dry-run, then slowly:
+    docs/robots.md.
 
     For example:
       rdt2 run --robot cell_ur5e --instruction "Pick up the red cube with the left hand."
       rdt2 run --robot cell_fr3 --task press --dashboard
-      rdt2 run --robot my_robot.yaml --policy runs/policy/fm.json --instruction "Pick up the apple." --dry-run
+      rdt2 run --robot my_robot.yaml --policy own-policy/fm.json --instruction "Pick up the apple." --dry-run
       rdt2 run --robot my_robot.yaml --policy ws://gpu-machine:8000 --instruction "Pick up the apple." --dashboard
       rdt2 run --robot my_robot.yaml --policy runs/expert/model --vlm owner/vlm --device cuda \\
         --instruction "Fold the towel." --max-seconds 120 --rerun towel.rrd
@@ -96,7 +97,7 @@ class Run:
                     f"{settings.name} is not the simulated cell, and no policy was named: write --policy, a folder, a "
                     "bundle's .json, a hub id or ws://host:8000."
                 )
-            self.spec = dataclasses.replace(self.spec, policy=BUILT_IN[0])
+            self.spec = dataclasses.replace(self.spec, policy=PolicySpec.policy)
         checklist = Checklist(settings, lambda text: confirmed(text, yes=self.yes))
         every = episodes(
             settings,

@@ -25,7 +25,7 @@ class Serve:
 
     For example:
       rdt2 serve --policy demo-fm
-      rdt2 serve --policy runs/policy/fm.json --device cuda --compile --host 0.0.0.0 --api-key-file key
+      rdt2 serve --policy own-policy/fm.json --device cuda --compile --host 0.0.0.0 --api-key-file key
       rdt2 serve --policy demo-fm --engine ray --replicas 2
       rdt2 evaluate cell --policy ws://localhost:8000 --episodes 20        in another terminal
     """
