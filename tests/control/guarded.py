@@ -226,8 +226,8 @@ class Onlooker:
         """Everything at every tick and half way between: segments and lowest points by side."""
         result = {}
         for side, body in self.bodies.items():
-            joints = _halves(np.stack(self.joints[side])) if self.known else None
             poses = np.stack(self.poses[side])
+            joints = _halves(np.stack(self.joints[side])) if self.known else np.zeros((len(poses), 0))
             between = poses[:-1].copy()
             between[:, :3, 3] = 0.5 * (poses[:-1, :3, 3] + poses[1:, :3, 3])
             every = np.empty((2 * len(poses) - 1, 4, 4))

@@ -7,12 +7,8 @@ import pytest
 from guarded import SIDES, body_of, geoms, kinematics, place, two_arms
 from scipy.optimize import minimize
 
-from rdt2.control.bodies import (
-    cross_pairs,
-    distances,
-    segment_distance,
-    self_pairs,
-)
+from rdt2.control.bodies import cross_pairs, distances, self_pairs
+from rdt2.control.geometry import segment_distance
 from rdt2.robot.models import arm_model
 
 mujoco = pytest.importorskip("mujoco")
@@ -105,7 +101,7 @@ def test_segment_distances_are_the_least():
     b[0], d[1] = a[0], c[1]  # points
     d[2] = c[2] + (b[2] - a[2])  # parallel
     c[3], d[3] = a[3] + 0.2 * (b[3] - a[3]), a[3] + 2 * (b[3] - a[3])  # along one line
-    found = segment_distance(a, b, c, d)
+    found = [segment_distance(*ends) for ends in zip(a, b, c, d, strict=True)]
 
     def gap(s, i):
         return np.linalg.norm(a[i] + s[0] * (b[i] - a[i]) - c[i] - s[1] * (d[i] - c[i]))

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from rdt2.control.shadow import LAG_ANGLE, LAG_POSITION
+from rdt2.control.geometry import LAG_ANGLE, LAG_POSITION
 from rdt2.errors import SafetyError
 
 EXAMPLES = int(os.environ.get("RDT2_SAFETY_EXAMPLES", "1000"))

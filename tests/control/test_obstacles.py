@@ -34,7 +34,8 @@ def test_distances_from_boxes_are_the_least():
     end[0] = start[0]
     start[1], end[1] = boxes["1"].centre, np.add(boxes["1"].centre, (0, 0, 5.0))  # from within
     which = np.arange(60) % 3
-    found = Obstacles(boxes).gaps(start[None], end[None], which)[0]
+    pairs = np.stack([np.arange(60), which])
+    found = Obstacles(boxes).gaps(np.stack([start, end])[:, None], np.zeros(60), pairs)[0]
     for i, box in enumerate(boxes[str(k)] for k in which):
         turn = Rotation.from_euler("z", box.turn, degrees=True).as_matrix()
 

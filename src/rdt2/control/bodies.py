@@ -14,6 +14,8 @@ import numpy as np
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
+from rdt2.control import geometry
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -36,8 +38,6 @@ OPENINGS = 2
 """A gripper is where it was commanded and where it was measured, both at once: its fingers are on the way between."""
 JOINED = 0.03
 """Parts with one link between them that are nearer in the home posture than this (metres) belong together."""
-WEIGHT = 0.25
-"""Metres that one radian weighs where translation and rotation meet, as in inverse kinematics."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,10 @@ class ArmBody:
         self.links = len(model.links) if model else 0
         """Joints; 0 without a model."""
         self.together = model.together if model else ()
-        self._base = np.asarray(base, dtype=np.float64)
-        self._tool = np.linalg.inv(tool)
-        self.tool = np.asarray(tool, dtype=np.float64)
+        to_gripper = np.linalg.inv(tool)
         palm = self.links + 1 if model else 0
         capsules: list[_Capsule] = []
         if model:
-            self._chain = _chain(model, mount)
             capsules += _of_shapes(model.base_shapes, 0)
             capsules.append(_capsule(*PEDESTAL, 0))
             for i, link in enumerate(model.links):
@@ -91,22 +88,25 @@ class ArmBody:
         capsules += _of_parts(gripper.palm, palm)
         for k in range(2 * OPENINGS):
             capsules += _of_parts(gripper.fingers[k % 2], palm + 1 + k)
-        self.start = np.stack([c.start for c in capsules])
-        self.end = np.stack([c.end for c in capsules])
-        self._ends = np.stack([self.start, self.end])
+        ends = np.array([[c.start for c in capsules], [c.end for c in capsules]])
+        self.start, self.end = ends
         self.radius = np.array([c.radius for c in capsules])
         self.frame = np.array([c.frame for c in capsules])
         self.order = np.minimum(self.frame, self.links if model else 0)
         """Of the body that carries each capsule: neighbours along the arm differ by one."""
-        self.gripper, self._finger_z = palm, gripper.finger_z
-        self._corners = [_hull(parts) for parts in (gripper.palm, *gripper.fingers)]
-        self.tip: ndarray = self._tool[:3, 3] + self._tool[:3, 2] * (
-            self._finger_z + self._corners[1][:, 2].max()
+        self.gripper = palm
+        self.arrays = (*_chain(model, mount), *_contiguous(base, tool, to_gripper), float(gripper.finger_z))
+        """What `geometry` computes with."""
+        corners = [_hull(parts) for parts in (gripper.palm, *gripper.fingers)]
+        self.tip: ndarray = to_gripper[:3, 3] + to_gripper[:3, 2] * (
+            gripper.finger_z + corners[1][:, 2].max()
         )
         """Between the ends of the fingers, in the TCP's frame, metres."""
         self.moves = self.frame > 0 if model else np.ones(len(self.frame), dtype=bool)
         """Of each capsule: all but those of the base."""
-        self._carrying = self.moves & (self.frame < palm) if model else np.arange(len(self.frame)) == 0
+        carrying = self.moves & (self.frame < palm) if model else np.arange(len(self.frame)) == 0
+        self.shapes = (ends, self.frame, self.radius, np.flatnonzero(carrying), *corners)
+        """As `arrays`."""
 
     def __len__(self) -> int:
         return len(self.radius)
@@ -118,68 +118,31 @@ class ArmBody:
 
         `widths` are the gripper's openings in metres, `OPENINGS` of them.
         """
-        count = len(joints) if self.links else len(poses)
-        result = np.empty((count, self.gripper + 1 + 2 * OPENINGS, 4, 4))
-        if self.links:
-            cos, sin = np.cos(joints)[..., None, None], np.sin(joints)[..., None, None]
-            fixed, by_cos, by_sin, hand = self._chain
-            local = fixed + cos * by_cos + sin * by_sin
-            result[:, 0] = pose = self._base
-            for i in range(self.links):
-                result[:, i + 1] = pose = pose @ local[:, i]
-            result[:, self.gripper] = pose @ hand
-        else:
-            result[:, 0] = poses @ self._tool
-        palm = result[:, self.gripper]
-        base, way = palm[:, :3, 3] + self._finger_z * palm[:, :3, 2], palm[:, :3, 1]
-        for k in range(2 * OPENINGS):
-            jaw = result[:, self.gripper + 1 + k]
-            jaw[:] = palm
-            jaw[:, :3, 3] = base + (0.5, -0.5)[k % 2] * widths[:, k // 2, None] * way
-        return result
+        joints, poses = np.asarray(joints, dtype=np.float64), np.asarray(poses, dtype=np.float64)
+        return geometry.frames(self.arrays, joints, poses, widths)
 
     def tcp(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "s 4 4"]:
         """TCP in the cell frame."""
-        return frames[:, self.gripper] @ self.tool
+        return geometry.tcp(self.arrays, frames)
 
     def jacobian(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "s 6 n"]:
         """Velocity of the TCP along the cell's axes (m/s, then rad/s times `WEIGHT`) for joint speeds of 1 rad/s."""
-        axes, origins = frames[:, 1 : self.links + 1, :3, 2], frames[:, 1 : self.links + 1, :3, 3]
-        arm = self.tcp(frames)[:, None, :3, 3] - origins
-        result = np.empty((len(frames), 6, self.links))
-        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-            result[:, i] = axes[..., j] * arm[..., k] - axes[..., k] * arm[..., j]
-            result[:, 3 + i] = WEIGHT * axes[..., i]
-        return result
+        return geometry.jacobian(self.arrays, frames)
 
     def segments(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "2 s c 3"]:
         """Starts and ends of all capsules in the cell frame, metres."""
-        carrier = frames[:, self.frame]
-        rotation, origin = carrier[..., :3, :3], carrier[..., :3, 3]
-        return np.einsum("scij,ecj->esci", rotation, self._ends) + origin
+        return geometry.segments(self.shapes, frames)
 
     def lowest(
         self, frames: Float[ndarray, "s f 4 4"], segments: Float[ndarray, "2 s c 3"]
     ) -> Float[ndarray, "s 2"]:
         """Heights in the cell frame (metres) of the gripper's lowest corner, and of the lowest moving link or what
         carries the gripper; infinity where there is none."""
-        up = frames[:, self.gripper :, 2]
-        palm, *fingers = self._corners
-        corners = [
-            (up[:, k, :3] @ points.T).min(axis=1) + up[:, k, 3]
-            for k, points in enumerate([palm, *(fingers * OPENINGS)])
-        ]
-        links = segments[..., 2].min(axis=0)[:, self._carrying] - self.radius[self._carrying]
-        return np.stack([np.min(corners, axis=0), links.min(axis=1)], axis=1)
+        return geometry.lowest(self.arrays, self.shapes, frames, segments)
 
     def hang(self, rotations: Float[ndarray, "n 3 3"], widths: Float[ndarray, " o"]) -> Float[ndarray, " n"]:
         """How far (metres) the gripper's lowest corner is below its TCP, turned so, at the worst of some openings."""
-        up = rotations[:, 2] @ self._tool[:3, :3]
-        palm, finger, opposite = ((up @ corners.T).min(axis=1) for corners in self._corners)
-        jaw = 0.5 * np.multiply.outer(widths, up[:, 1])
-        lowest = np.minimum(finger + jaw, opposite - jaw).min(axis=0) + self._finger_z * up[:, 2]
-        lowest = np.minimum(palm, lowest)
-        return -lowest - rotations[:, 2] @ self._tool[:3, 3]
+        return geometry.hang(self.arrays, self.shapes, rotations, widths)
 
 
 def cross_pairs(first: ArmBody, second: ArmBody) -> Int[ndarray, "2 p"]:
@@ -211,38 +174,21 @@ def distances(
     one: ArmBody, other: ArmBody, pairs: Int[ndarray, "2 p"],
 ) -> Float[ndarray, "s p"]:  # fmt: skip
     """Metres between the capsules of `pairs`, at each posture; negative where they overlap."""
-    a, b = pairs
-    gap = segment_distance(first[0][:, a], first[1][:, a], second[0][:, b], second[1][:, b])
-    return gap - (one.radius[a] + other.radius[b])
+    return geometry.distances(first, second, solids(one.radius, other.radius), pairs)
 
 
-def segment_distance(
-    a: Float[ndarray, "*n 3"], b: Float[ndarray, "*n 3"], c: Float[ndarray, "*n 3"], d: Float[ndarray, "*n 3"]
-) -> Float[ndarray, " *n"]:
-    """Metres between the segments a-b and c-d (Ericson, Real-Time Collision Detection, 5.1.9); points are allowed."""
-    first, second, between = b - a, d - c, a - c
-    aa, bb = _dot(first, first) + 1e-18, _dot(second, second) + 1e-18
-    ab, af, bf = _dot(first, second), _dot(first, between), _dot(second, between)
-    square = aa * bb
-    s = _unit((ab * bf - af * bb) / np.maximum(square - ab * ab, 1e-12 * square))
-    t = _unit((ab * s + bf) / bb)
-    s = _unit((ab * t - af) / aa)
-    gap = between + s[..., None] * first - t[..., None] * second
-    return np.sqrt(_dot(gap, gap))
+def solids(
+    one: Float[ndarray, " c"], other: Float[ndarray, " d"], boxes: tuple[ndarray, ndarray, ndarray] | None = None
+) -> tuple[ndarray, ...]:
+    """What `geometry` needs to know of parts that may meet: radii (metres), or the `boxes` that the others are."""
+    return one, other, *(boxes or (np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 3, 3))))
 
 
-def _unit(values: ndarray) -> ndarray:
-    return np.minimum(np.maximum(values, 0.0), 1.0)
-
-
-def _dot(a: ndarray, b: ndarray) -> ndarray:
-    return np.einsum("...i,...i->...", a, b)
-
-
-def _chain(model: ArmModel, mount: Float[ndarray, "4 4"]) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+def _chain(model: ArmModel | None, mount: Float[ndarray, "4 4"]) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     """Each link in its parent as fixed + cos(q) * by_cos + sin(q) * by_sin, and the gripper in the last."""
-    fixed, by_cos, by_sin = np.zeros((3, len(model.links), 4, 4))
-    for i, link in enumerate(model.links):
+    links = model.links if model else ()
+    fixed, by_cos, by_sin = np.zeros((3, len(links), 4, 4))
+    for i, link in enumerate(links):
         place = np.eye(4)
         place[:3, :3] = Rotation.from_euler("x", link.tilt).as_matrix()
         place[:3, 3] = link.position
@@ -250,8 +196,12 @@ def _chain(model: ArmModel, mount: Float[ndarray, "4 4"]) -> tuple[ndarray, ndar
         by_cos[i] = place @ np.diag([1.0, 1.0, 0.0, 0.0])
         by_sin[i, :, 0], by_sin[i, :, 1] = place[:, 1], -place[:, 0]
     flange = np.eye(4)
-    flange[2, 3] = model.flange
+    flange[2, 3] = model.flange if model else 0.0
     return fixed, by_cos, by_sin, flange @ mount
+
+
+def _contiguous(*arrays: ndarray) -> list[ndarray]:
+    return [np.array(array, dtype=np.float64, order="C") for array in arrays]
 
 
 def _capsule(start: Iterable[float], end: Iterable[float], radius: float, frame: int) -> _Capsule:
@@ -317,8 +267,9 @@ def _needed(capsules: list[_Capsule]) -> list[_Capsule]:
     kept: list[_Capsule] = []
     for capsule in sorted(capsules, key=lambda c: -np.linalg.norm(c.end - c.start) - c.radius):
         for k, other in enumerate(kept):
-            ends = np.stack([capsule.start, capsule.end])
-            reach = float(segment_distance(ends, ends, other.start, other.end).max()) + capsule.radius
+            reach = capsule.radius + max(
+                geometry.segment_distance(end, end, other.start, other.end) for end in (capsule.start, capsule.end)
+            )
             if reach <= CONTAINED * other.radius:
                 kept[k] = _Capsule(other.start, other.end, max(other.radius, reach), other.frame)
                 break

@@ -412,8 +412,8 @@ class Guard:
         if side in self._around:
             groups.append((self._around[side], self._obstacles.sweep(sweep.segments.shape[1])))
         for group, other in groups:
-            if (met := group.meet(sweep, other)).size:
-                return f"it would touch {group.told(int(met[0]))[side]}"
+            if (met := group.meet(sweep, other)) is not None:
+                return f"it would touch {group.told(met)[side]}"
         return ""
 
     def _attempts(
@@ -429,7 +429,7 @@ class Guard:
             for side in {one, other} - set(going) - set(resting):
                 resting[side] = self._arms[side].shadow.sweep(*held[side][:2], ticks, held[side].width)
             sweeps = {**resting, **{side: moving[side] for side in going}}
-            if not going or not self._cross.meet(sweeps[one], sweeps[other]).size:
+            if not going or self._cross.meet(sweeps[one], sweeps[other]) is None:
                 yield going
         yield ()
 

@@ -104,6 +104,9 @@ class Stop:
         for k, step in enumerate(exponential(np.diff(moves[:, 0, 3:], axis=0))):
             self.rotations[k + 1] = rotation = step @ rotation
 
+        self.arrays = self.positions, self.rotations, self.velocities, period
+        """What `rdt2.control.geometry` computes with."""
+
     def at(self, tick: int) -> Motion:
         """The motion at a tick; at rest for good after the last."""
         if tick >= self.ticks:

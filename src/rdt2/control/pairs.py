@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.control.bodies import distances
+from rdt2.control import geometry
+from rdt2.control.bodies import solids
 from rdt2.control.obstacles import Obstacles
-from rdt2.control.shadow import Shadow, Sweep, far
+from rdt2.control.shadow import Shadow, Sweep
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -27,11 +28,16 @@ class Pairs:
         self.pairs, self.clearance = pairs, clearance
         self._one, self._other = one, other
         self._between = min(BETWEEN, clearance / 4)
+        self._solids = solids(
+            one.body.radius,
+            np.zeros(len(other)) if isinstance(other, Obstacles) else other.body.radius,
+            other.boxes if isinstance(other, Obstacles) else None,
+        )
 
     def start(self) -> None:
         """Take what is, as what may not get less where it is too little."""
         self._segments = self._one.segments, self._other.segments
-        self.gaps = self._distances(*self._segments, self.pairs)[0]
+        self.gaps = geometry.distances(*self._segments, self._solids, self.pairs)[0]
         self._floors = np.minimum(self.clearance, self.gaps)
 
     def told(self, pair: int) -> dict[str, str]:
@@ -54,38 +60,17 @@ class Pairs:
 
         Of the other pairs it is enough to know how near they can be at most: they are not computed anew.
         """
-        before = self.gaps
         now = self._one.segments, self._other.segments
-        one, other = (far(new - old)[0] for new, old in zip(now, self._segments, strict=True))
-        self.gaps = before - one[self.pairs[0]] - other[self.pairs[1]]
-        near = np.flatnonzero(self.gaps < horizon)
-        self.gaps[near] = self._distances(*now, self.pairs[:, near])[0]
-        self._segments = now
-        self._floors[near] = np.minimum(np.maximum(self._floors[near], self.gaps[near]), self.clearance)
-        near = near[self.gaps[near] < horizon]
-        return near, self.gaps[near], before[near] - self.gaps[near]
-
-    def meet(self, first: Sweep, second: Sweep) -> Int[ndarray, " n"]:
-        """The pairs that come nearer in a sweep than they may."""
-        a, b = self.pairs
-        near = np.flatnonzero(self.gaps - first.reach[a] - second.reach[b] < self.clearance)
-        if not near.size:
-            return near
-        pairs, floors = self.pairs[:, near], self._floors[near]
-        gaps = self._distances(first.segments, second.segments, pairs)
-        wrong = (gaps[1:] < floors - EXACT).any(axis=0)
-        if wrong.any():
-            return near[wrong]
-        # Between two samples a gap is no less than its mean there less half of what the two can move to each other.
-        moved = np.diff(
-            second.segments[None][:, :, :, pairs[1]] - first.segments[:, None][:, :, :, pairs[0]], axis=2
+        found = geometry.move(
+            *self._segments, *now, self._solids, self.pairs, self.gaps, self._floors, self.clearance, horizon
         )
-        motion = np.sqrt(np.einsum("...i,...i->...", moved, moved)).max(axis=(0, 1))
-        return near[(0.5 * (gaps[:-1] + gaps[1:] - motion) < floors - self._between).any(axis=0)]
+        self._segments = now
+        return found
 
-    def _distances(self, first: ndarray, second: ndarray, pairs: ndarray) -> ndarray:
-        one, other = self._one, self._other
-        if isinstance(other, Obstacles):
-            a, b = pairs
-            return other.gaps(first[0][:, a], first[1][:, a], b) - one.body.radius[a]
-        return distances(first, second, one.body, other.body, pairs)
+    def meet(self, first: Sweep, second: Sweep) -> int | None:
+        """The pair that comes nearer in a sweep than it may, or one of them."""
+        pair = geometry.meet(
+            first.segments, second.segments, first.reach, second.reach, self._solids, self.pairs, self.gaps,
+            self._floors, self.clearance, EXACT, self._between,
+        )  # fmt: skip
+        return None if pair < 0 else pair
