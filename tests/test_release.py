@@ -143,7 +143,9 @@ def test_the_extra_all_brings_what_users_may_want() -> None:
 def test_who_moves_arms_has_what_the_guard_needs(extra) -> None:
     """Regression: the documented install for real arms had no ruckig, and every command ended in a traceback."""
     (line,) = re.findall(rf"^{extra} = \[(.+)\]$", PROJECT, re.M)
-    assert {"ruckig", "mujoco"} <= {Requirement(each).name for each in re.findall(r'"([^"]+)"', line)}
+    assert {"ruckig", "numba", "mujoco"} <= {
+        Requirement(each).name for each in re.findall(r'"([^"]+)"', line)
+    }
 
 
 def test_how_to_cite_is_of_the_format() -> None:

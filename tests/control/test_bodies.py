@@ -8,7 +8,7 @@ from guarded import SIDES, body_of, geoms, kinematics, place, two_arms
 from scipy.optimize import minimize
 
 from rdt2.control.bodies import cross_pairs, distances, self_pairs
-from rdt2.control.geometry import segment_distance
+from rdt2.control.gaps import segment_distance
 from rdt2.robot.models import arm_model
 
 mujoco = pytest.importorskip("mujoco")

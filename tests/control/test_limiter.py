@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from guarded import CALM as BOUNDS
 from guarded import PERIOD, norms
+from scipy.spatial.transform import Rotation
 
-from rdt2.control.limiter import Limiter, LimitError, Motion, exponential
+from rdt2.control.limiter import Limiter, LimitError, Motion
 from rdt2.robot.braking import Brake
 from rdt2.robot.kinematics import rotation_vector
 
@@ -67,7 +68,7 @@ def test_the_norms_of_all_limits_hold_in_every_direction():
     poses = [motion.pose] * 4
     stop, tick = limiter.stop(motion), 0
     for _ in range(60):
-        goal, turn = rng.uniform(LOW, HIGH), exponential(rng.normal(size=(1, 3)))[0]
+        goal, turn = rng.uniform(LOW, HIGH), Rotation.from_rotvec(rng.normal(size=3)).as_matrix()
         for _ in range(rng.integers(1, 30)):
             following = limiter.towards(motion, goal, turn, np.zeros(6), low=LOW, high=HIGH)
             path = limiter.stop(following)
@@ -129,7 +130,7 @@ def test_an_arm_slows_down_before_the_end_of_its_workspace():
 
 def test_a_quarter_turn_ends_where_it_should():
     limiter = Limiter(BOUNDS, period=PERIOD)
-    goal = exponential(np.array([[0.3, -1.2, 0.9]]))[0]
+    goal = Rotation.from_rotvec([0.3, -1.2, 0.9]).as_matrix()
     motion = Motion.at_rest(np.eye(4))
     for _ in range(150):
         motion = limiter.towards(motion, np.zeros(3), goal, np.zeros(6), low=LOW, high=HIGH)

@@ -27,6 +27,7 @@ _EXTRAS = {
     "mujoco": "sim",
     "mink": "sim",
     "ruckig": "sim",
+    "numba": "sim",
     "av": "sim",
     "matplotlib": "sim",
     "tensorboard": "train",

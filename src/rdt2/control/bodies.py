@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
-from rdt2.control import geometry
+from rdt2.control import gaps, geometry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -174,13 +174,15 @@ def distances(
     one: ArmBody, other: ArmBody, pairs: Int[ndarray, "2 p"],
 ) -> Float[ndarray, "s p"]:  # fmt: skip
     """Metres between the capsules of `pairs`, at each posture; negative where they overlap."""
-    return geometry.distances(first, second, solids(one.radius, other.radius), pairs)
+    return gaps.distances(first, second, solids(one.radius, other.radius), pairs)
 
 
 def solids(
-    one: Float[ndarray, " c"], other: Float[ndarray, " d"], boxes: tuple[ndarray, ndarray, ndarray] | None = None
+    one: Float[ndarray, " c"],
+    other: Float[ndarray, " d"],
+    boxes: tuple[ndarray, ndarray, ndarray] | None = None,
 ) -> tuple[ndarray, ...]:
-    """What `geometry` needs to know of parts that may meet: radii (metres), or the `boxes` that the others are."""
+    """What `gaps` needs to know of parts that may meet: radii (metres), or the `boxes` that the others are."""
     return one, other, *(boxes or (np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 3, 3))))
 
 
@@ -268,7 +270,8 @@ def _needed(capsules: list[_Capsule]) -> list[_Capsule]:
     for capsule in sorted(capsules, key=lambda c: -np.linalg.norm(c.end - c.start) - c.radius):
         for k, other in enumerate(kept):
             reach = capsule.radius + max(
-                geometry.segment_distance(end, end, other.start, other.end) for end in (capsule.start, capsule.end)
+                gaps.segment_distance(end, end, other.start, other.end)
+                for end in (capsule.start, capsule.end)
             )
             if reach <= CONTAINED * other.radius:
                 kept[k] = _Capsule(other.start, other.end, max(other.radius, reach), other.frame)

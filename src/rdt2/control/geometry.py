@@ -1,20 +1,11 @@
-"""Where the parts of an arm are and how far they are apart, for many postures at once, compiled by Numba.
-
-The guard asks for this a thousand times a second, and NumPy spends more time on being called than on so few numbers.
-Types are declared, so that all is compiled when this is imported (once: what was compiled is kept on disk), and nothing
-in the first moment of a motion. Whatever is called here is called through `rdt2.control.bodies`, which says what it
-means.
-"""
+"""Where the parts of an arm are in some postures, and what is left of its margins: what bodies and shadows compute."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
-from numba import njit, types
+from numba import types
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from rdt2.control.compiled import INDICES, INTEGER, MATRIX, NUMBER, STACK, STACKS, VECTOR, array, compiled
 
 WEIGHT = 0.25
 """Metres that one radian weighs where translation and rotation meet, as in inverse kinematics."""
@@ -23,21 +14,9 @@ REFINED, REFINEMENTS = 1e-3, 3
 DAMPING = 1e-6
 LAG_POSITION, LAG_ANGLE = 0.005, float(np.deg2rad(2.0))
 """How far the joints may stay behind a commanded pose."""
-BOX, LAG, SPEED, SINGULAR, JOINTS = slice(2, 8), 8, 9, 10, 11
-"""Where these margins are among all, see `Shadow.names`; the first two are heights of the gripper and the links."""
-HALVINGS = 11
-"""Of a capsule's axis, until its point nearest to a box is known: a tenth of a millimetre on half a metre."""
-
-
-def _array(dimensions: int, kind: Any = types.float64, *, written: bool = False) -> types.Array:
-    return types.Array(kind, dimensions, "A", readonly=not written)
-
-
-NUMBER, INTEGER = types.float64, types.int64
-VECTOR, MATRIX, STACK, STACKS = (_array(n) for n in (1, 2, 3, 4))
-"""Any array of one to four dimensions, which is only read."""
-INDICES, PAIRS = (_array(n, INTEGER) for n in (1, 2))
-ARM = types.Tuple([STACK, STACK, STACK, MATRIX, MATRIX, MATRIX, MATRIX, NUMBER])
+LAG, SPEED, SINGULAR, JOINTS = 8, 9, 10, 11
+"""Where these margins are among all, see `Shadow.names`: behind the heights of gripper and links, and the box's."""
+BODY = types.Tuple([STACK, STACK, STACK, MATRIX, MATRIX, MATRIX, MATRIX, NUMBER])
 """`ArmBody.arrays`: each link in its parent as fixed + cos(q) * by_cos + sin(q) * by_sin, the gripper in the last, the
 base, the TCP in the gripper and the gripper in the TCP, and how far the fingers' frames are along the gripper's z."""
 SHAPES = types.Tuple([STACK, INDICES, VECTOR, INDICES, MATRIX, MATRIX, MATRIX])
@@ -52,23 +31,9 @@ DRIFT = types.UniTuple(NUMBER, 2)
 """Speed of the TCP from which a redundant arm goes there as fast as it does, and how fast (1/s)."""
 PATH = types.Tuple([MATRIX, STACK, MATRIX, NUMBER])
 """`Stop.arrays`: positions, rotations, velocities, and seconds between two."""
-SOLIDS = types.Tuple([VECTOR, VECTOR, MATRIX, MATRIX, STACK])
-"""`Pairs.solids`: radii of the ones, of the others, and where the others are boxes their centres, halves and turns."""
 
 
-def compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function for arguments of these types."""
-
-    def compile_now(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return njit(arguments, cache=True)(function)
-        except RuntimeError:  # nowhere to keep it: neither beside this file nor in the user's cache
-            return njit(arguments)(function)
-
-    return compile_now
-
-
-@compiled(MATRIX, MATRIX, _array(2, written=True))
+@compiled(MATRIX, MATRIX, array(2, written=True))
 def _compose(a, b, result):
     """result = a @ b, of rigid transforms."""
     for i in range(3):
@@ -78,15 +43,46 @@ def _compose(a, b, result):
     result[3, 0], result[3, 1], result[3, 2], result[3, 3] = 0.0, 0.0, 0.0, 1.0
 
 
-@compiled(MATRIX, _array(2, written=True))
+@compiled(MATRIX, array(2, written=True))
 def _copy(pose, result):
-    """result = pose. (Loops, as everywhere here: array expressions take seconds to compile.)"""
+    """result = pose."""
     for i in range(4):
         for j in range(4):
             result[i, j] = pose[i, j]
 
 
-@compiled(ARM, MATRIX, STACK, MATRIX)
+@compiled(MATRIX, MATRIX)
+def turned(start, vectors):
+    """Rotations (n + 1, 3, 3): one, and each of those that follow by turning it by a rotation vector (radians, along
+    the axes of the cell); Rodrigues' formula."""
+    result, turn = np.empty((len(vectors) + 1, 3, 3)), np.empty((3, 3))
+    for i in range(3):
+        for j in range(3):
+            result[0, i, j] = start[i, j]
+    for k in range(len(vectors)):
+        x, y, z = vectors[k]
+        angle = np.sqrt(x * x + y * y + z * z)
+        sine, half = 1.0, 0.5
+        if angle > 1e-12:
+            sine, half = np.sin(angle) / angle, 2.0 * (np.sin(0.5 * angle) / angle) ** 2
+        turn[0, 0], turn[0, 1], turn[0, 2] = -y * y - z * z, x * y, x * z
+        turn[1, 0], turn[1, 1], turn[1, 2] = x * y, -x * x - z * z, y * z
+        turn[2, 0], turn[2, 1], turn[2, 2] = x * z, y * z, -x * x - y * y
+        for i in range(3):
+            for j in range(3):
+                turn[i, j] = half * turn[i, j] + (1.0 if i == j else 0.0)
+        turn[0, 1], turn[1, 0] = turn[0, 1] - sine * z, turn[1, 0] + sine * z
+        turn[0, 2], turn[2, 0] = turn[0, 2] + sine * y, turn[2, 0] - sine * y
+        turn[1, 2], turn[2, 1] = turn[1, 2] - sine * x, turn[2, 1] + sine * x
+        for i in range(3):
+            for j in range(3):
+                result[k + 1, i, j] = 0.0
+                for m in range(3):
+                    result[k + 1, i, j] += turn[i, m] * result[k, m, j]
+    return result
+
+
+@compiled(BODY, MATRIX, STACK, MATRIX)
 def frames(arm, joints, poses, widths):
     """See `ArmBody.frames`."""
     fixed, by_cos, by_sin, hand, base, _, to_gripper, finger_z = arm
@@ -117,7 +113,7 @@ def frames(arm, joints, poses, widths):
     return result
 
 
-@compiled(ARM, STACKS)
+@compiled(BODY, STACKS)
 def tcp(arm, frames):
     """See `ArmBody.tcp`."""
     links, tool = len(arm[0]), arm[5]
@@ -128,7 +124,7 @@ def tcp(arm, frames):
     return result
 
 
-@compiled(ARM, STACKS)
+@compiled(BODY, STACKS)
 def jacobian(arm, frames):
     """See `ArmBody.jacobian`."""
     links = len(arm[0])
@@ -188,7 +184,7 @@ def inverse(jacobian):
     return result
 
 
-@compiled(ARM, _array(2, written=True), STACK, MATRIX)
+@compiled(BODY, array(2, written=True), STACK, MATRIX)
 def follow(arm, found, poses, widths):
     """Change joints so that they put the TCP at poses (Newton's method), and return the frames."""
     where = frames(arm, found, poses, widths)
@@ -235,7 +231,7 @@ def _bottom(x, y, z, corners):
     return least
 
 
-@compiled(ARM, SHAPES, STACKS, STACKS)
+@compiled(BODY, SHAPES, STACKS, STACKS)
 def lowest(arm, shapes, frames, segments):
     """See `ArmBody.lowest`."""
     _, _, radius, carrying, corners, first, second = shapes
@@ -255,7 +251,7 @@ def lowest(arm, shapes, frames, segments):
     return result
 
 
-@compiled(ARM, SHAPES, STACK, VECTOR)
+@compiled(BODY, SHAPES, STACK, VECTOR)
 def hang(arm, shapes, rotations, widths):
     """See `ArmBody.hang`."""
     palm, first, second = shapes[4:]
@@ -274,154 +270,7 @@ def hang(arm, shapes, rotations, widths):
     return result
 
 
-@compiled(VECTOR, VECTOR, VECTOR, VECTOR)
-def segment_distance(a, b, c, d):
-    """Metres between the segments a-b and c-d (Ericson, Real-Time Collision Detection, 5.1.9); points are allowed."""
-    aa = bb = 1e-18
-    ab = af = bf = 0.0
-    for x in range(3):
-        first, second, between = b[x] - a[x], d[x] - c[x], a[x] - c[x]
-        aa, bb, ab = aa + first * first, bb + second * second, ab + first * second
-        af, bf = af + first * between, bf + second * between
-    square = aa * bb
-    s = min(max((ab * bf - af * bb) / max(square - ab * ab, 1e-12 * square), 0.0), 1.0)
-    t = min(max((ab * s + bf) / bb, 0.0), 1.0)
-    s = min(max((ab * t - af) / aa, 0.0), 1.0)
-    square = 0.0
-    for x in range(3):
-        gap = a[x] - c[x] + s * (b[x] - a[x]) - t * (d[x] - c[x])
-        square += gap * gap
-    return np.sqrt(square)
-
-
-@compiled(VECTOR, VECTOR, VECTOR, VECTOR, MATRIX)
-def box_distance(start, end, centre, half, turn):
-    """Metres from a segment to a box, negative inside, where it counts from the nearest face. Along a segment the
-    distance falls, then rises: its slope is halved towards zero."""
-    here, way = np.zeros(3), np.zeros(3)
-    for x in range(3):
-        for k in range(3):
-            here[x] += turn[k, x] * (start[k] - centre[k])
-            way[x] += turn[k, x] * (end[k] - start[k])
-    low, high = 0.0, 1.0
-    over = np.empty(3)
-    for halving in range(HALVINGS + 1):
-        middle = 0.5 * (low + high)
-        deepest = -np.inf
-        for x in range(3):
-            over[x] = abs(here[x] + middle * way[x]) - half[x]
-            deepest = max(deepest, over[x])
-        if halving == HALVINGS:
-            break
-        slope = 0.0
-        for x in range(3):
-            pushed = max(over[x], 0.0) if deepest > 0 else (1.0 if over[x] == deepest else 0.0)
-            slope += pushed * np.sign(here[x] + middle * way[x]) * way[x]
-        if slope > 0:
-            high = middle
-        else:
-            low = middle
-    outside = 0.0
-    for x in range(3):
-        outside += max(over[x], 0.0) ** 2
-    return np.sqrt(outside) + min(deepest, 0.0)
-
-
-@compiled(STACKS, STACKS, INTEGER, INTEGER, INTEGER, SOLIDS)
-def _gap(first, second, s, a, b, solids):
-    """Metres between two parts in a posture, negative where they overlap."""
-    one, other, centres, halves, turns = solids
-    start, end = first[0, s, a], first[1, s, a]
-    if len(halves):
-        return box_distance(start, end, centres[b], halves[b], turns[b]) - one[a]
-    return segment_distance(start, end, second[0, s, b], second[1, s, b]) - (one[a] + other[b])
-
-
-@compiled(STACKS, STACKS, SOLIDS, PAIRS)
-def distances(first, second, solids, pairs):
-    """Metres between the parts of pairs (2, p) at each posture: (s, p), negative where they overlap."""
-    result = np.empty((first.shape[1], pairs.shape[1]))
-    for s in range(first.shape[1]):
-        for p in range(pairs.shape[1]):
-            result[s, p] = _gap(first, second, s, pairs[0, p], pairs[1, p], solids)
-    return result
-
-
-@compiled(STACKS, STACKS)
-def _moved(before, after):
-    """How far (metres) each capsule got from its first posture in one array to any of another."""
-    result = np.zeros(after.shape[2])
-    for e in range(2):
-        for s in range(after.shape[1]):
-            for c in range(after.shape[2]):
-                square = 0.0
-                for x in range(3):
-                    square += (after[e, s, c, x] - before[e, 0, c, x]) ** 2
-                result[c] = max(result[c], np.sqrt(square))
-    return result
-
-
-@compiled(STACKS, STACKS, INTEGER, INTEGER, INTEGER)
-def _closing(first, second, s, a, b):
-    """How far (metres) two capsules can move to each other until a posture since the one before: the most that any end
-    of one moves as seen from an end of the other."""
-    most = 0.0
-    for i in range(2):
-        for j in range(2):
-            square = 0.0
-            for x in range(3):
-                moved = second[j, s, b, x] - second[j, s - 1, b, x]
-                square += (moved - (first[i, s, a, x] - first[i, s - 1, a, x])) ** 2
-            most = max(most, square)
-    return np.sqrt(most)
-
-
-@compiled(STACKS, STACKS, VECTOR, VECTOR, SOLIDS, PAIRS, VECTOR, VECTOR, NUMBER, NUMBER, NUMBER)
-def meet(first, second, reach, other_reach, solids, pairs, gaps, floors, clearance, exact, between):
-    """See `Pairs.meet`: the first pair that comes nearer than its floor, at a posture or else between two; -1 for none.
-
-    Between two postures a gap is no less than its mean there less half of what the two can move to each other.
-    """
-    perhaps = -1
-    for p in range(pairs.shape[1]):
-        a, b = pairs[0, p], pairs[1, p]
-        if gaps[p] - reach[a] - other_reach[b] >= clearance:
-            continue
-        before = _gap(first, second, 0, a, b, solids)
-        for s in range(1, first.shape[1]):
-            gap = _gap(first, second, s, a, b, solids)
-            if gap < floors[p] - exact:
-                return p
-            if perhaps < 0:
-                least = 0.5 * (before + gap - _closing(first, second, s, a, b))
-                if least < floors[p] - between:
-                    perhaps = p
-            before = gap
-    return perhaps
-
-
-@compiled(
-    STACKS, STACKS, STACKS, STACKS, SOLIDS, PAIRS, _array(1, written=True), _array(1, written=True), NUMBER, NUMBER
-)
-def move(old_first, old_second, first, second, solids, pairs, gaps, floors, clearance, horizon):
-    """See `Pairs.move`: writes the new gaps and floors."""
-    one, other = _moved(old_first, first), _moved(old_second, second)
-    near, closed, count = np.empty(len(gaps), np.int64), np.empty(len(gaps)), 0
-    for p in range(len(gaps)):
-        a, b = pairs[0, p], pairs[1, p]
-        before = gaps[p]
-        gaps[p] = before - one[a] - other[b]
-        if gaps[p] >= horizon:
-            continue
-        gaps[p] = _gap(first, second, 0, a, b, solids)
-        floors[p] = min(max(floors[p], gaps[p]), clearance)
-        if gaps[p] < horizon:
-            near[count], closed[count] = p, before - gaps[p]
-            count += 1
-    return near[:count], gaps[near[:count]], closed[:count]
-
-
-@compiled(ARM, SHAPES, LIMITS, STACKS, STACKS, MATRIX, STACK)
+@compiled(BODY, SHAPES, LIMITS, STACKS, STACKS, MATRIX, STACK)
 def margins(arm, shapes, limits, frames, segments, joints, poses):
     """Least of all margins in some postures but those of the box, joint speed and singularity, which stay infinite."""
     _, _, lower, upper, _, ground = limits
@@ -448,7 +297,7 @@ def margins(arm, shapes, limits, frames, segments, joints, poses):
     return result
 
 
-@compiled(ARM, SHAPES, LIMITS, VECTOR, STACK, MATRIX)
+@compiled(BODY, SHAPES, LIMITS, VECTOR, STACK, MATRIX)
 def look(arm, shapes, limits, joints, pose, widths):
     """One posture: the TCP, all capsules, the Jacobian, and the margins but the one of singularity."""
     low, high, links = limits[0], limits[1], len(arm[0])
@@ -463,10 +312,10 @@ def look(arm, shapes, limits, joints, pose, widths):
     return tcp(arm, where), parts, jacobian(arm, where), least
 
 
-@compiled(ARM, SHAPES, LIMITS, DRIFT, POSTURE, PATH, INTEGER, INDICES, MATRIX)
+@compiled(BODY, SHAPES, LIMITS, DRIFT, POSTURE, PATH, INTEGER, INDICES, MATRIX)
 def sweep(arm, shapes, limits, drifting, now, path, first, ticks, widths):
-    """See `Shadow.sweep`: all capsules now and at each tick, how far each gets, the least margins but the one of
-    singularity, and the last Jacobian."""
+    """See `Shadow.sweep`: all capsules now and at each tick, the least margins but the one of singularity, and the last
+    Jacobian."""
     low, high, _, _, speeds, ground = limits
     joints, here, present, to_joints, drift = now
     positions, rotations, velocities, period = path
@@ -519,4 +368,4 @@ def sweep(arm, shapes, limits, drifting, now, path, first, ticks, widths):
         for i in range(links):
             moved = abs(found[s, i] - (found[s - 1, i] if s else joints[i]))
             least[SPEED] = min(least[SPEED], 1.0 - moved / (seconds * speeds[i]))
-    return parts, _moved(parts, parts), least, jacobian(arm, where[-1:])
+    return parts, least, jacobian(arm, where[-1:])

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rdt2.control.geometry import turned
 from rdt2.robot.braking import MEAN
 from rdt2.robot.kinematics import nearest_rotation, rotation_vector
 
@@ -99,10 +100,9 @@ class Stop:
         self.velocities: Float[ndarray, "n 6"] = moves[:, 1]
         self._accelerations = moves[:, 2]
         self._trajectory = trajectory
-        self.rotations: Float[ndarray, "n 3 3"] = np.empty((len(moves), 3, 3))
-        self.rotations[0] = rotation = motion.rotation
-        for k, step in enumerate(exponential(np.diff(moves[:, 0, 3:], axis=0))):
-            self.rotations[k + 1] = rotation = step @ rotation
+        self.rotations: Float[ndarray, "n 3 3"] = turned(
+            motion.rotation, moves[1:, 0, 3:] - moves[:-1, 0, 3:]
+        )
 
         self.arrays = self.positions, self.rotations, self.velocities, period
         """What `rdt2.control.geometry` computes with."""
@@ -196,9 +196,8 @@ class Limiter:
             motion.velocity[:3], motion.acceleration[:3], velocity[:3], self._limits[0], scale, NEAR[0],
             [(h - a, b - h) for h, a, b in zip(here, *walls, strict=True)],
         )  # fmt: skip
-        turn = rotation_vector(rotation @ motion.rotation.T)
-        turned, rate, turn_change = self._step(
-            turn.tolist(),
+        turn, rate, turn_change = self._step(
+            rotation_vector(rotation @ motion.rotation.T).tolist(),
             motion.velocity[3:],
             motion.acceleration[3:],
             velocity[3:],
@@ -208,7 +207,7 @@ class Limiter:
         )
         return Motion(
             motion.position + moved,
-            nearest_rotation(exponential(np.array([turned]))[0] @ motion.rotation),
+            nearest_rotation(turned(motion.rotation, np.array([turn]))[1]),
             np.array(speed + rate),
             np.array(change + turn_change),
         )
@@ -356,19 +355,3 @@ def _stoppable(distance: float, fast: float, acceleration: float, jerk: float, p
     delay = braking * ramp
     alone = sqrt(delay * delay + 2 * braking * distance) - delay
     return min(alone, distance / (0.5 * fast / braking + ramp))
-
-
-def exponential(vectors: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3 3"]:
-    """Rotation matrices of rotation vectors (radians)."""
-    angle = np.sqrt((vectors**2).sum(axis=1))
-    result = np.zeros((len(vectors), 3, 3))
-    x, y, z = vectors.T
-    result[:, 0, 1], result[:, 0, 2], result[:, 1, 2] = -z, y, -x
-    result[:, 1, 0], result[:, 2, 0], result[:, 2, 1] = z, -y, x
-    angle = np.maximum(angle, 1e-20)  # sin(x) / x is then exactly 1
-    half = np.sin(0.5 * angle) / (0.5 * angle)
-    square = result @ result
-    result *= (np.sin(angle) / angle)[:, None, None]
-    result += 0.5 * (half * half)[:, None, None] * square
-    result += IDENTITY
-    return result

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from rdt2.control import geometry
+from rdt2.control import gaps
 from rdt2.control.bodies import solids
 from rdt2.control.shadow import Sweep
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from rdt2.robot.settings import Obstacle
+
 
 class Obstacles:
     """Boxes that stand still, each an end of `Pairs`."""
@@ -39,10 +40,11 @@ class Obstacles:
 
     def sweep(self, moments: int) -> Sweep:
         """What they do meanwhile: nothing."""
-        return Sweep(np.zeros((2, moments, len(self), 3)), np.zeros(len(self)), np.zeros(0))
+        still = np.zeros((moments - 1, len(self)))
+        return Sweep(np.zeros((2, moments, len(self), 3)), still, np.zeros(len(self)), np.zeros(0))
 
     def gaps(
         self, segments: Float[ndarray, "2 s c 3"], radius: Float[ndarray, " c"], pairs: Int[ndarray, "2 p"]
     ) -> Float[ndarray, "s p"]:
         """Metres from capsules to boxes, by pairs, negative inside, where it counts from the nearest face."""
-        return geometry.distances(segments, self.segments, solids(radius, np.zeros(len(self)), self.boxes), pairs)
+        return gaps.distances(segments, self.segments, solids(radius, np.zeros(len(self)), self.boxes), pairs)

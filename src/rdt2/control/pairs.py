@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.control import geometry
+from rdt2.control import gaps
 from rdt2.control.bodies import solids
 from rdt2.control.obstacles import Obstacles
 from rdt2.control.shadow import Shadow, Sweep
@@ -37,7 +37,7 @@ class Pairs:
     def start(self) -> None:
         """Take what is, as what may not get less where it is too little."""
         self._segments = self._one.segments, self._other.segments
-        self.gaps = geometry.distances(*self._segments, self._solids, self.pairs)[0]
+        self.gaps = gaps.distances(*self._segments, self._solids, self.pairs)[0]
         self._floors = np.minimum(self.clearance, self.gaps)
 
     def told(self, pair: int) -> dict[str, str]:
@@ -61,7 +61,7 @@ class Pairs:
         Of the other pairs it is enough to know how near they can be at most: they are not computed anew.
         """
         now = self._one.segments, self._other.segments
-        found = geometry.move(
+        found = gaps.move(
             *self._segments, *now, self._solids, self.pairs, self.gaps, self._floors, self.clearance, horizon
         )
         self._segments = now
@@ -69,8 +69,8 @@ class Pairs:
 
     def meet(self, first: Sweep, second: Sweep) -> int | None:
         """The pair that comes nearer in a sweep than it may, or one of them."""
-        pair = geometry.meet(
-            first.segments, second.segments, first.reach, second.reach, self._solids, self.pairs, self.gaps,
-            self._floors, self.clearance, EXACT, self._between,
+        pair = gaps.meet(
+            first[:3], second[:3], self._solids, self.pairs, self.gaps, self._floors, self.clearance, EXACT,
+            self._between,
         )  # fmt: skip
         return None if pair < 0 else pair

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from rdt2.control import geometry
 from rdt2.control.bodies import ArmBody, self_pairs
-from rdt2.control.geometry import BOX, SINGULAR
+from rdt2.control.gaps import motions
+from rdt2.control.geometry import SINGULAR
 from rdt2.errors import SafetyError
 from rdt2.robot.grippers import GRIPPERS
 from rdt2.robot.kinematics import DRIFTING, LIMIT_MARGIN, NULLSPACE_GAIN, ArmKinematics, rotation_vector
@@ -64,13 +64,14 @@ class Course(NamedTuple):
     width: float
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(NamedTuple):
     """One arm at some moments of a path; the first is now."""
 
     segments: Float[ndarray, "2 s c 3"]
+    motion: Float[ndarray, "t c"]
+    """How far each capsule moves from one moment to the next, metres."""
     reach: Float[ndarray, " c"]
-    """How far each capsule gets from where it is now, metres."""
+    """How far it gets from where it is now, metres."""
     margins: Float[ndarray, " k"]
     """The least of each margin after now, see `Shadow.names`."""
 
@@ -168,13 +169,14 @@ class Shadow:
     def sweep(self, path: Stop, first: int, ticks: Int[ndarray, " s"], width: float) -> Sweep:
         """The arm now, and at `ticks` (0 and up) of a path after its tick `first`, with an opening of `width` then."""
         body = self.body
-        segments, reach, margins, jacobian = geometry.sweep(
+        segments, margins, jacobian = geometry.sweep(
             body.arrays, body.shapes, self._limits, (DRIFTING, NULLSPACE_GAIN), self._now, path.arrays, first, ticks,
             self.openings(width),
         )  # fmt: skip
         if body.links:
             margins[SINGULAR] = _singular(jacobian) - self._safety.singularity_stop
-        return Sweep(segments, reach, margins)
+        motion, reach = motions(segments)
+        return Sweep(segments, motion, reach, margins)
 
     def broken(self, sweep: Sweep) -> str:
         """What a sweep would violate, or more than now; empty where nothing."""
@@ -215,7 +217,12 @@ class Shadow:
         """Take in the present posture."""
         body = self.body
         tcp, self._segments, jacobians, margins = geometry.look(
-            body.arrays, body.shapes, self._limits, self.joints, self.motion.pose[None], self.openings(self.width)
+            body.arrays,
+            body.shapes,
+            self._limits,
+            self.joints,
+            self.motion.pose[None],
+            self.openings(self.width),
         )
         inverse, drift, self._singular = np.zeros((0, 6)), np.zeros(0), np.inf
         """Smallest singular value of the Jacobian (metres; a radian weighs `WEIGHT`)."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.control.limiter import exponential
+from rdt2.control.geometry import turned
 from rdt2.robot.kinematics import rotation_vector
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ class Leash:
         ahead = _difference(wish, self._arm, self._tip)
         if self._stretch(ahead) <= 1.0:
             return wish
-        moved, turned = (
+        moved, turn = (
             part * min(most / max(_length(part), 1e-12), 1.0)
             for part, most in zip(ahead, self._lengths, strict=True)
         )
-        return _moved(self._arm, moved, turned, self._tip)
+        return _moved(self._arm, moved, turn, self._tip)
 
 
 def parts(
@@ -114,10 +114,10 @@ def parts(
         tip: what moves or stays, in the TCP's frame, metres.
         other: the other arm's tip in the cell frame, where there is one.
     """
-    moved, turned = _difference(wish, command, tip)
+    moved, turn = _difference(wish, command, tip)
     still = np.zeros(3)
     yield _moved(command, moved, still, tip)
-    yield _moved(command, still, turned, tip)
+    yield _moved(command, still, turn, tip)
     flat = moved * (1.0, 1.0, moved[2] > 0)
     if other is not None:
         way = other - command[:3, 3] - command[:3, :3] @ tip
@@ -127,10 +127,10 @@ def parts(
     yield _moved(command, flat, still, tip)
 
 
-def _moved(pose: ndarray, moved: ndarray, turned: ndarray, tip: ndarray) -> ndarray:
+def _moved(pose: ndarray, moved: ndarray, turn: ndarray, tip: ndarray) -> ndarray:
     """A pose after a motion of its tip and a turn about it."""
     result = np.eye(4)
-    result[:3, :3] = exponential(turned[None])[0] @ pose[:3, :3]
+    result[:3, :3] = turned(pose[:3, :3], turn[None])[1]
     result[:3, 3] = pose[:3, 3] + moved + (pose[:3, :3] - result[:3, :3]) @ tip
     return result
 
