@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rdt2.control.servo import TICK, Servo
-from rdt2.threads import hurry
+from rdt2.threads import ahead_together, hurry
 
 if TYPE_CHECKING:
     from rdt2.robot import Clock
@@ -25,14 +25,15 @@ tick, and the servo may have to wait several times in one."""
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Within the block threads of this process take short turns, and the garbage collector sweeps only what is new:
-    a sweep of all that a large library leaves takes tenths of seconds, and nobody has a turn meanwhile, drivers of arms
-    that are enabled no more than others: so there is none at first either."""
+    """Within the block threads of this process take short turns and wait for no other process, and the garbage
+    collector sweeps only what is new: a sweep of all that a large library leaves takes tenths of seconds, and nobody
+    has a turn meanwhile, drivers of arms that are enabled no more than others: so there is none at first either."""
     turn, frozen = sys.getswitchinterval(), gc.get_freeze_count()
     gc.freeze()
     sys.setswitchinterval(TURN)
     try:
-        yield
+        with ahead_together():
+            yield
     finally:
         sys.setswitchinterval(turn)
         if not frozen:

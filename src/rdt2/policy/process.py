@@ -148,8 +148,8 @@ def _serve(
 ) -> None:
     """Load a policy and answer, until whoever asks has gone."""
     leave_terminal_to_parent()
-    if hasattr(os, "nice"):
-        os.nice(NICE)
+    if hasattr(os, "nice"):  # whoever started this one may be preferred
+        os.nice(max(NICE - os.nice(0), 0))
     keep_freed_memory()
     end_with_parent()
     with contextlib.suppress(EOFError, OSError):

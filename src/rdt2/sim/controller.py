@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TICK = 0.008
 """Seconds between two steps of inverse kinematics; in between, the joint angles are interpolated."""
+LATE = 0.02
+"""Seconds over which a path of joints may at least be spread from where it is to its first new waypoint."""
 WINDOW = 4 * TICK
 """Seconds over which the speed of a commanded path is judged, whether its waypoints lie 8 or 33 ms apart."""
 
@@ -191,7 +193,8 @@ class ArmController(BaseDevice):
         behind = now - self._world.latency
         led = copy(self._led) if self._led is not None else JointTrajectory(self._joints, behind)
         ahead, checked = led.checked(times, joints, now=now)
-        before, earlier = led.at(now), now
+        # A command that comes late leaves less time than was meant; the joints make up for it as fast as they can.
+        before, earlier = led.at(now), min(now, ahead[0] - LATE)
         for time, there in zip(ahead, checked, strict=True):
             kinematics.require_within(self._joints, there, self.name)
             if (np.abs(there - before) > kinematics.speeds * (time - earlier) + 1e-9).any():
@@ -257,7 +260,8 @@ class ArmController(BaseDevice):
             if self._ramp is None:
                 due = now + TICK - self._world.latency
                 if self._led is not None:
-                    self._joints = self._led.at(due)
+                    most = self.kinematics.speeds * TICK
+                    self._joints = self._joints + np.clip(self._led.at(due) - self._joints, -most, most)
                 target = (
                     self.trajectory.at(due) if self._led is None else self.kinematics.forward(self._joints)
                 )
