@@ -36,7 +36,6 @@ from rich.console import Console
 from rich.table import Table
 
 from faults import AFTER, SCENE, STILL, patch, runs, slower_than, speed, wait
-from rdt2.action import ARMS, HORIZON, ActionChunk, chunk_from_poses
 from rdt2.control import DiskRecorder, LoopConfig, run_episode
 from rdt2.data.recordings import find_recordings, read_recording
 from rdt2.devices import open_robot, open_tracker
@@ -44,21 +43,17 @@ from rdt2.devices.peers import Started, started
 from rdt2.devices.peers import cell as cell_peer
 from rdt2.devices.peers import ur as ur_peer
 from rdt2.errors import RDT2Error
-from rdt2.policy import PolicyProcess, PolicySpec
+from rdt2.policy import PolicyProcess
 from rdt2.robot import Robot
 from rdt2.robot.settings import RobotSettings
 from rdt2.sim.board import Board
 from rdt2.sim.cell import cell_settings
-from wallclock import SENTENCE, machine
+from wallclock import SENTENCE, machine, moves, open_moves
 
-SWING, PERIOD = 0.1, 4.0
-"""Metres and seconds of the swing along x of both arms: real policies move smoothly, and this one keeps no hand-over
-busy. It is up to 0.16 m/s fast."""
-SPEED = 2 * np.pi * SWING / PERIOD
+SPEED = 0.16
+"""m/s at which the policy swings both arms, at most."""
 RATE, OLD, APART = 15, 0.5, 0.2
 """Pictures a second, and seconds that they may be old, and apart."""
-SEEN = 0.15
-"""Seconds before a prediction that its pictures were taken, about."""
 CONFIG = LoopConfig(deadline=0.5)
 TRIES = 12
 """Episodes in which a fault is tried: on a busy machine one may end before."""
@@ -66,28 +61,8 @@ BACK = 20.0
 """Seconds in which a person's word, said again and again, has to bring the robot back."""
 
 
-class Swings:
-    """A policy that swings both arms along x."""
-
-    keeps_promises, patience = False, None
-
-    def predict(self, observations: Any, *, seed: Any = None, promised: Any = None) -> list[ActionChunk]:
-        time.sleep(0.05)
-        began = time.monotonic() - SEEN
-        way = SWING * np.sin(2 * np.pi / PERIOD * (began + np.arange(HORIZON + 1) / 30))
-        steps = np.repeat(np.eye(4)[None], HORIZON, axis=0)
-        steps[:, 0, 3] = way[1:] - way[0]
-        still = {side: np.eye(4) for side in ARMS}
-        widths = {side: np.full(HORIZON, 0.05) for side in ARMS}
-        return [ActionChunk(chunk_from_poses(still, {side: steps for side in ARMS}, widths))]
-
-
-def open_swings(spec: PolicySpec) -> Swings:
-    return Swings()
-
-
 def swings() -> PolicyProcess:
-    return PolicyProcess(PolicySpec(policy="swings"), open=open_swings)
+    return PolicyProcess(moves("swings", 0.05, SPEED), open=open_moves)
 
 
 @dataclasses.dataclass

@@ -1,7 +1,10 @@
 """Faults while the loop drives two UR5e of the real-time cell: how soon the arms are at rest, and what is left.
 
-    python benchmarks/faults.py --json faults.json        # two minutes
+    python benchmarks/faults.py --json faults.json                       # two minutes
+    python benchmarks/faults.py --motion swings --json faults_swings.json
 
+A policy moves both arms at 0.3 m/s. One that `turns` round with every chunk wants them somewhere else each time it
+answers, and they go there as fast as they may, up to 1.5 m/s; one that `swings` them moves smoothly, as real ones do.
 Every row is an episode in which something goes wrong while the arms move; everything is recorded to disk as `rdt2 run
 --record` does, pictures as well, and `recorded` is what can be read back. `acted` is from the fault to the moment at
 which the loop lets the arms brake or stops them; devices and pictures count as wrong once they are older than the
@@ -34,18 +37,22 @@ from rich.console import Console
 from rich.table import Table
 
 from rdt2.control import DiskRecorder, EpisodeResult, LoopConfig, run_episode
+from rdt2.control.limiter import Limiter, Motion
+from rdt2.control.servo import TICK
 from rdt2.errors import RDT2Error, SafetyError
 from rdt2.policy import PolicyProcess
 from rdt2.robot import Robot
-from rdt2.robot.settings import RobotSettings
+from rdt2.robot.settings import Bounds, RobotSettings
 from rdt2.signals import Listening
 from rdt2.sim import make_scene
 from rdt2.sim.board import Board
 from rdt2.sim.cell import cell_settings
 from rdt2.sim.realtime import RealtimeCell
-from wallclock import SENTENCE, SPEED, Speeds, machine, open_turns, recorded, turns
+from wallclock import MOVES, SENTENCE, SPEED, Speeds, machine, moves, open_moves, recorded
 
 SCENE = make_scene("pick", 1)
+FAST = 0.8 * SPEED
+"""m/s: from here on a fault may come."""
 STILL = 0.02
 """m/s: below it an arm counts as at rest."""
 AFTER = 1.5
@@ -145,33 +152,35 @@ WHOLE = {
 
 
 @dataclasses.dataclass
-class Patience:
-    """What is allowed to devices and the policy before the loop calls it a fault."""
+class Drive:
+    """How the arms move, and what is allowed to devices and the policy before the loop calls it a fault."""
 
+    motion: str
     settings: RobotSettings
     config: LoopConfig
     options: list[str]
     """Of the command line."""
 
 
-def patience(slow: bool) -> Patience:
+def driving(motion: str, slow: bool) -> Drive:
     """As the robot's file says; or, on a slow machine, as much as such a file may say."""
     robot = cell_settings("ur5e").changed({"safety.table_height": SCENE.table_height})
     if not slow:
-        return Patience(robot, LoopConfig(deadline=0.5), [])
+        return Drive(motion, robot, LoopConfig(deadline=0.5), ["--motion", motion])
     late = {"max_age": 1.0, "max_skew": 0.5, "fault_seconds": 20.0, "faults_per_minute": 60}
     robot = robot.changed({f"safety.{name}": value for name, value in late.items()})
-    return Patience(robot, LoopConfig(mode="synchronous", execute_steps=20), ["--slow"])
+    config = LoopConfig(mode="synchronous", execute_steps=20)
+    return Drive(motion, robot, config, ["--motion", motion, "--slow"])
 
 
-def try_fault(name: str, cell: RealtimeCell, allowed: Patience) -> dict[str, Any]:
+def try_fault(name: str, cell: RealtimeCell, drive: Drive) -> dict[str, Any]:
     """A fault in the middle of an episode. One that ends before its fault was ended by the machine: there is another.
 
     Raises:
         SystemExit: none lasted until its fault.
     """
     for number in range(1, TRIES + 1):
-        figures, ending = episode(name, cell, allowed)
+        figures, ending = episode(name, cell, drive)
         if figures is not None:
             return figures
         print(f"{name}: episode {number} of {TRIES} ended before its fault: {ending}", file=sys.stderr)
@@ -180,7 +189,7 @@ def try_fault(name: str, cell: RealtimeCell, allowed: Patience) -> dict[str, Any
     )
 
 
-def episode(name: str, cell: RealtimeCell, allowed: Patience) -> tuple[dict[str, Any] | None, str]:
+def episode(name: str, cell: RealtimeCell, drive: Drive) -> tuple[dict[str, Any] | None, str]:
     """One episode with one fault: its figures, None if it ended before its fault; and how it ended."""
     kind = {"policy: NaN": "NaN", "policy: hangs 5 s": "hangs"}.get(name, "")
     robot = cell.robot()
@@ -195,19 +204,19 @@ def episode(name: str, cell: RealtimeCell, allowed: Patience) -> tuple[dict[str,
         patch(arm, "stop", noted)
     with (
         tempfile.TemporaryDirectory() as folder,
-        PolicyProcess(turns(0.05, kind), open=open_turns) as policy,
+        PolicyProcess(moves(drive.motion, 0.05, fault=kind), open=open_moves) as policy,
         Speeds(cell.robot()) as speeds,
         Deaf("SIGINT", "SIGTERM"),  # a second one may come when the episode is over
     ):
         recorder = DiskRecorder(folder, policy={})
-        recorder.begin(robot.clock, allowed.settings)
+        recorder.begin(robot.clock, drive.settings)
         run = Run(robot, policy, recorder)
         going_wrong = fifth_answer(policy, robot, happened) if kind else later(name, run, speeds, happened)
         try:
             robot.recover()
             with going_wrong:
                 result = run_episode(
-                    robot, policy, SENTENCE, settings=allowed.settings, config=allowed.config, recorder=recorder,
+                    robot, policy, SENTENCE, settings=drive.settings, config=drive.config, recorder=recorder,
                     max_seconds=8.0,
                 )  # fmt: skip
                 over = robot.clock.now()
@@ -230,12 +239,14 @@ def later(name: str, run: Run, speeds: Speeds, happened: list[float]) -> Iterato
     over = threading.Event()
 
     def go_wrong() -> None:
-        while not moving(speeds):
-            if over.wait(0.01):
+        for seconds in (AFTER, 0.0):  # one that swings stands still twice in a period
+            while not moving(speeds):
+                if over.wait(0.001):
+                    return
+            if over.wait(seconds):
                 return
-        if not over.wait(AFTER):
-            happened.append(run.robot.clock.now())
-            FAULTS[name](run)
+        happened.append(run.robot.clock.now())
+        FAULTS[name](run)
 
     thread = threading.Thread(target=go_wrong, name="fault", daemon=True)
     thread.start()
@@ -261,7 +272,7 @@ def fifth_answer(policy: PolicyProcess, robot: Robot, happened: list[float]) -> 
 
 
 def moving(speeds: Speeds) -> bool:
-    return bool(speeds.seen) and speeds.seen[-1][1] > 0.5 * SPEED
+    return bool(speeds.seen) and speeds.seen[-1][1] > FAST
 
 
 def row(
@@ -289,27 +300,27 @@ def row(
 # ------------------------------------------------------------------------------------------- the process killed
 
 
-def victim(folder: Path, allowed: Patience) -> None:
+def victim(folder: Path, drive: Drive) -> None:
     """An episode in a process that will be killed; says whom to look at."""
     with (
-        RealtimeCell.of(allowed.settings, SCENE) as cell,
-        PolicyProcess(turns(0.05), open=open_turns) as policy,
+        RealtimeCell.of(drive.settings, SCENE) as cell,
+        PolicyProcess(moves(drive.motion, 0.05), open=open_moves) as policy,
     ):
         told = {"board": cell._board.name, "processes": [cell.process.pid, policy.pid]}
         print(json.dumps(told), flush=True)
         robot, recorder = cell.robot(), DiskRecorder(folder, policy={})
-        recorder.begin(robot.clock, allowed.settings)
+        recorder.begin(robot.clock, drive.settings)
         result = run_episode(
-            robot, policy, SENTENCE, settings=allowed.settings, config=allowed.config, recorder=recorder,
+            robot, policy, SENTENCE, settings=drive.settings, config=drive.config, recorder=recorder,
             max_seconds=60.0,
         )  # fmt: skip
         raise SystemExit(f"the episode ended before its fault: {result.ending}")
 
 
-def try_main(name: str, allowed: Patience) -> dict[str, Any]:
+def try_main(name: str, drive: Drive) -> dict[str, Any]:
     """A signal for the process that drives, in the middle of a motion. Raises SystemExit as `try_fault`."""
     for number in range(1, TRIES + 1):
-        if (figures := end_main(WHOLE[name], allowed)) is not None:
+        if (figures := end_main(WHOLE[name], drive)) is not None:
             return figures
         print(f"{name}: in episode {number} of {TRIES} the arms did not move any more", file=sys.stderr)
     raise SystemExit(
@@ -318,9 +329,9 @@ def try_main(name: str, allowed: Patience) -> dict[str, Any]:
     )
 
 
-def end_main(number: signal.Signals, allowed: Patience) -> dict[str, Any] | None:
+def end_main(number: signal.Signals, drive: Drive) -> dict[str, Any] | None:
     """A signal for the process that drives; nobody can do anything about it there. None: the arms did not move."""
-    command = [sys.executable, __file__, *allowed.options, "--victim"]
+    command = [sys.executable, __file__, *drive.options, "--victim"]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen([*command, folder], stdout=subprocess.PIPE, text=True) as owner,
@@ -329,10 +340,10 @@ def end_main(number: signal.Signals, allowed: Patience) -> dict[str, Any] | None
             assert owner.stdout is not None
             told = json.loads(owner.stdout.readline())
             with contextlib.closing(Board.watched(told["board"])) as board:
-                if not wait(lambda: speed(board) > 0.5 * SPEED, 30):
+                if not wait(lambda: speed(board) > FAST, 30):
                     return None
                 time.sleep(AFTER)
-                if not wait(lambda: speed(board) > 0.5 * SPEED, 5):
+                if not wait(lambda: speed(board) > FAST, 5):
                     return None
                 before, ended = speed(board), time.monotonic() - float(board.cell()["began"])
                 os.kill(owner.pid, number)
@@ -391,6 +402,16 @@ def runs(pid: int) -> bool:
     return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
 
 
+def braking(bounds: Bounds) -> dict[str, int]:
+    """By a speed of the TCP, m/s: ms along a checked way to rest until it is slower than `STILL`."""
+    limiter, found = Limiter(bounds, period=TICK), {}
+    for speed in (SPEED, 1.0, bounds.speed):
+        motion = dataclasses.replace(Motion.at_rest(np.eye(4)), velocity=np.array([speed, 0, 0, 0, 0, 0.0]))
+        speeds = np.linalg.norm(limiter.stop(motion).velocities[:, :3], axis=1)
+        found[f"{speed:g}"] = round(1e3 * TICK * int(np.argmax(speeds < STILL)))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -402,19 +423,20 @@ def main() -> None:
         help="for a machine on which episodes end before their fault, because it draws pictures too slowly: they may "
         "be 1 s old and 0.5 s apart, and the arms wait for each chunk; rows of cameras and of the policy are of that",
     )
+    parser.add_argument("--motion", choices=MOVES, default="turns", help="how the policy moves the arms")
     parser.add_argument("--victim", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    allowed = patience(options.slow)
+    drive = driving(options.motion, options.slow)
     if options.victim:
-        victim(options.victim, allowed)
+        victim(options.victim, drive)
         return
     names = options.only or [*FAULTS, *WHOLE]
     figures: dict[str, Any] = {"machine": machine()}
     if set(names) - set(WHOLE):
         with RealtimeCell.of(cell_settings("ur5e"), SCENE) as cell:
-            figures |= {name: try_fault(name, cell, allowed) for name in names if name not in WHOLE}
-    figures |= {name: try_main(name, allowed) for name in WHOLE if name in names}
+            figures |= {name: try_fault(name, cell, drive) for name in names if name not in WHOLE}
+    figures |= {name: try_main(name, drive) for name in WHOLE if name in names}
     table = Table(title="Faults while the arms move", title_justify="left")
     for name in ("fault", "acted, ms", "still, ms", "recorded", "pictures", "how it ended"):
         table.add_column(name)
@@ -423,6 +445,11 @@ def main() -> None:
         times = ("" if each[key] is None else str(each[key]) for key in ("acted_ms", "still_ms"))
         table.add_row(name, *times, *map(str, each["recorded"].values()), each["ending"])
     Console().print(table)
+    figures["braking_ms"] = braking(drive.settings.arms["right"].bounds)
+    ways = ", ".join(f"{took} ms from {speed} m/s" for speed, took in figures["braking_ms"].items())
+    print(
+        f"To brake along a checked way takes {ways}; the arms are {1e3 * drive.settings.arms['right'].latency:.0f} ms late."
+    )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

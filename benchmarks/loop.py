@@ -35,7 +35,7 @@ from rdt2.policy.process import Opener
 from rdt2.sim import make_scene
 from rdt2.sim.cell import cell_settings
 from rdt2.sim.realtime import RealtimeCell
-from wallclock import SENTENCE, Commands, machine, open_turns, recorded, turns
+from wallclock import SENTENCE, Commands, machine, moves, open_moves, recorded
 
 DELAYS = (0.0, 0.1, 0.2, 0.3, 0.5)
 MODES: tuple[Mode, ...] = ("synchronous", "asynchronous", "chunking")
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     turning = {
-        f"{1e3 * delay:.0f} ms": drive(turns(delay), "asynchronous", options.seconds, open_turns)
+        f"{1e3 * delay:.0f} ms": drive(moves("turns", delay), "asynchronous", options.seconds, open_moves)
         for delay in options.delays
     }
     chunked = {name: drive(PolicySpec(policy=name), "chunking", options.seconds) for name in options.policies}

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -116,6 +117,7 @@ def run(trial: Trial, robot: str, way: str, policy: Any, max_seconds: float) -> 
         "seconds": round(result.seconds, 2),
         "chunks": len(result.inference),
         "pauses": [pause.reason for pause in result.pauses],
+        "inference_seconds": round(statistics.median(result.inference), 3) if result.inference else None,
         "held_back_seconds": round(sum(held.seconds for held in result.slowed), 2),
         "slower": round(
             float((over["elapsed"] - over["time"] - lost) / max(over["elapsed"] - started_at, 1e-9)), 3

@@ -1,4 +1,4 @@
-"""What the benchmarks of the loop in real time share: a policy that turns round, and who looks on."""
+"""What the benchmarks of the loop in real time share: policies that move to and fro, and who looks on."""
 
 from __future__ import annotations
 
@@ -20,29 +20,38 @@ from rdt2.robot import Robot
 from rdt2.robot.settings import Bounds
 
 SPEED = 0.3
-"""m/s at which the policy moves both arms, to and fro."""
+"""m/s at which a policy moves both arms, to and fro."""
+SWING_SECONDS = 2.0
+"""Of one swing to and fro."""
+SEEN = 0.1
+"""Seconds before a prediction begins that its pictures were taken, about."""
 SENTENCE = "Pick up the red cube with the left hand."
 
 
 class Turns:
-    """Moves both arms along x at `SPEED` and turns round with every chunk, which no hand-over likes. It keeps no
-    promises: a chunk that went on from what the arms do would turn round within itself, and nothing be handed over.
+    """Moves both arms along x and turns round with every chunk, which no hand-over likes. It keeps no promises: a chunk
+    that went on from what the arms do would turn round within itself, and nothing be handed over.
 
     Args:
         delay: seconds of each prediction.
+        speed: m/s.
         fault: what goes wrong from prediction `first` on: "", "hangs", "NaN".
     """
 
     keeps_promises, patience = False, None
 
-    def __init__(self, delay: float, fault: str = "", first: int = 5) -> None:
-        self.delay, self.fault, self.first, self.asked = delay, fault, first, 0
+    def __init__(self, delay: float, speed: float = SPEED, fault: str = "", first: int = 5) -> None:
+        self.delay, self.speed, self.fault, self.first, self.asked = delay, speed, fault, first, 0
+
+    def way(self) -> np.ndarray:
+        """Metres along x of each step of a chunk."""
+        return (-1) ** self.asked * self.speed / 30 * np.arange(1, HORIZON + 1)
 
     def predict(self, observations: Any, *, seed: Any = None, promised: Any = None) -> list[ActionChunk]:
         self.asked += 1
         time.sleep(self.delay)
         steps = np.repeat(np.eye(4)[None], HORIZON, axis=0)
-        steps[:, 0, 3] = (-1) ** self.asked * SPEED / 30 * np.arange(1, HORIZON + 1)
+        steps[:, 0, 3] = self.way()
         if self.asked >= self.first and self.fault == "hangs":
             time.sleep(5.0)
         if self.asked >= self.first and self.fault == "NaN":
@@ -52,14 +61,27 @@ class Turns:
         return [ActionChunk(chunk_from_poses(still, {side: steps for side in ARMS}, widths))]
 
 
-def turns(delay: float, fault: str = "") -> PolicySpec:
-    """For `PolicyProcess(turns(0.1), open=open_turns)`."""
-    return PolicySpec(policy=f"{delay} {fault}")
+class Swings(Turns):
+    """Swings both arms along x, at most so fast: real policies move smoothly, and this one keeps no hand-over busy."""
+
+    def way(self) -> np.ndarray:
+        """Metres along x of each step of a chunk."""
+        rate, began = 2 * np.pi / SWING_SECONDS, time.monotonic() - self.delay - SEEN
+        way = self.speed / rate * np.sin(rate * (began + np.arange(HORIZON + 1) / 30))
+        return way[1:] - way[0]
 
 
-def open_turns(spec: PolicySpec) -> Turns:
-    delay, fault = spec.policy.split(" ")
-    return Turns(float(delay), fault)
+MOVES = {"turns": Turns, "swings": Swings}
+
+
+def moves(kind: str, delay: float, speed: float = SPEED, fault: str = "") -> PolicySpec:
+    """For `PolicyProcess(moves("turns", 0.1), open=open_moves)`."""
+    return PolicySpec(policy=f"{kind} {delay} {speed} {fault}")
+
+
+def open_moves(spec: PolicySpec) -> Turns:
+    kind, delay, speed, fault = spec.policy.split(" ")
+    return MOVES[kind](float(delay), float(speed), fault)
 
 
 class Commands:

@@ -2,12 +2,12 @@
 # From the repository's root:
 #
 #   docker build -f docker/robot.Dockerfile -t rdt2-robot .
-#   docker run --network host --ulimit rtprio=50 --device /dev/ttyUSB0 -e RDT2_HOST=192.168.0.5 \
-#     -v ./my_robot.yaml:/robot/robot.yaml:ro -v ./key:/run/secrets/rdt2_key:ro rdt2-robot
+#   docker run --network host --ulimit rtprio=50 --ulimit nice=35 --device /dev/ttyUSB0 \
+#     -e RDT2_HOST=192.168.0.5 -v ./my_robot.yaml:/robot/robot.yaml:ro -v ./key:/run/secrets/rdt2_key:ro rdt2-robot
 #
 # RDT2_HOST: the address of this machine in the robots' own network; without it, only programs of this machine may come.
-# --device names the grippers' serial port; --ulimit lets the servo have its turn in time, and an FR3 needs a real-time
-# kernel of the host as well. Nothing here replaces the emergency stop.
+# --device names the grippers' serial port; --ulimit lets the arms' threads have their turn in time, and an FR3 needs a
+# real-time kernel of the host as well. Nothing here replaces the emergency stop.
 
 FROM python:3.11-slim-bookworm AS built
 RUN pip install --no-cache-dir "uv>=0.8"
@@ -25,6 +25,8 @@ RUN useradd --uid 1000 --create-home --groups dialout rdt2
 COPY --from=built /opt/rdt2 /opt/rdt2
 ENV PATH=/opt/rdt2/bin:$PATH PYTHONUNBUFFERED=1 RDT2_HOST=127.0.0.1
 USER rdt2
+# What is computed of paths is compiled once, and not whenever a container starts.
+RUN python -c "import rdt2.control"
 WORKDIR /robot
 EXPOSE 8790
 STOPSIGNAL SIGINT

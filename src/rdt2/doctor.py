@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rdt2.threads import AHEAD
+
 if TYPE_CHECKING:
     from rdt2.devices.known import Known
 
@@ -206,17 +208,20 @@ def _descriptors() -> Finding:
 
 
 def _real_time() -> Finding:
-    """Whether the servo may ask for a real-time priority: only robots need it."""
+    """Whether the servo may ask for a real-time priority, and its process go ahead of others: only robots need it."""
     import resource
 
     if not hasattr(resource, "RLIMIT_RTPRIO"):
         return Finding("real-time priority", "ok", "not on this system")
-    soft, _ = resource.getrlimit(resource.RLIMIT_RTPRIO)
-    if os.geteuid() == 0 or soft > 0:
+    (rtprio, _), (nice, _) = map(resource.getrlimit, (resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE))
+    allowed = rtprio > 0 and (nice >= 20 - AHEAD or nice == resource.RLIM_INFINITY)
+    if os.geteuid() == 0 or allowed:
         return Finding("real-time priority", "ok", "the servo of a robot gets one")
+    user = getpass.getuser()
     return Finding(
         "real-time priority", "optional", "not allowed: on a busy machine the servo of a robot is later",
-        f"echo '{getpass.getuser()} - rtprio 50' | sudo tee -a /etc/security/limits.conf, then log in again",
+        f"printf '%s\\n' '{user} - rtprio 50' '{user} - nice {AHEAD}' | sudo tee -a /etc/security/limits.conf, "
+        "then log in again",
     )  # fmt: skip
 
 
