@@ -445,11 +445,10 @@ def main() -> None:
         times = ("" if each[key] is None else str(each[key]) for key in ("acted_ms", "still_ms"))
         table.add_row(name, *times, *map(str, each["recorded"].values()), each["ending"])
     Console().print(table)
-    figures["braking_ms"] = braking(drive.settings.arms["right"].bounds)
+    arm = drive.settings.arms["right"]
+    figures["braking_ms"] = braking(arm.bounds)
     ways = ", ".join(f"{took} ms from {speed} m/s" for speed, took in figures["braking_ms"].items())
-    print(
-        f"To brake along a checked way takes {ways}; the arms are {1e3 * drive.settings.arms['right'].latency:.0f} ms late."
-    )
+    print(f"To brake along a checked way takes {ways}; the arms are {1e3 * arm.latency:.0f} ms late.")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
