@@ -1,0 +1,25 @@
+"""What is compiled is compiled wherever the package is installed, and anew whenever it changes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from rdt2.control import compiled, gaps, geometry
+
+
+def test_what_can_be_kept_nowhere_is_compiled_all_the_same():
+    """Regression guard: an image whose user has no home, and whose packages belong to root."""
+    made: dict = {}
+    exec("def twice(x):\n    return 2 * x\n", made)  # of no file: Numba finds no place to keep it beside
+    assert compiled.compiled(compiled.NUMBER)(made["twice"])(1.5) == 3.0
+
+
+@pytest.mark.parametrize("module", [gaps, geometry])
+def test_compiled_functions_call_none_of_another_file(module):
+    """Numba keeps what it compiled for as long as that file stays as it is, whatever happens to others."""
+    tree = ast.parse(Path(module.__file__).read_text("utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name for name in imported if name and name.startswith("rdt2")} == {"rdt2.control.compiled"}
