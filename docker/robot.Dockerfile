@@ -24,8 +24,6 @@ FROM python:3.11-slim-bookworm
 RUN useradd --uid 1000 --create-home --groups dialout rdt2
 COPY --from=built /opt/rdt2 /opt/rdt2
 ENV PATH=/opt/rdt2/bin:$PATH PYTHONUNBUFFERED=1 RDT2_HOST=127.0.0.1
-# What is computed of paths is compiled once, and not whenever a container starts.
-RUN su rdt2 -c "/opt/rdt2/bin/python -c 'import rdt2.control'"
 USER rdt2
 WORKDIR /robot
 EXPOSE 8790

@@ -214,14 +214,18 @@ def _real_time() -> Finding:
     if not hasattr(resource, "RLIMIT_RTPRIO"):
         return Finding("real-time priority", "ok", "not on this system")
     (rtprio, _), (nice, _) = map(resource.getrlimit, (resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE))
-    allowed = rtprio > 0 and (nice >= 20 - AHEAD or nice == resource.RLIM_INFINITY)
-    if os.geteuid() == 0 or allowed:
+    lacking = []
+    if rtprio == 0:
+        lacking.append("rtprio 50")
+    if 0 <= nice < 20 - AHEAD:  # below 0: as one likes
+        lacking.append(f"nice {AHEAD}")
+    if os.geteuid() == 0 or not lacking:
         return Finding("real-time priority", "ok", "the servo of a robot gets one")
-    user = getpass.getuser()
+    lines = " ".join(f"'{getpass.getuser()} - {each}'" for each in lacking)
     return Finding(
-        "real-time priority", "optional", "not allowed: on a busy machine the servo of a robot is later",
-        f"printf '%s\\n' '{user} - rtprio 50' '{user} - nice {AHEAD}' | sudo tee -a /etc/security/limits.conf, "
-        "then log in again",
+        "real-time priority", "optional",
+        f"no {' and no '.join(lacking)}: on a busy machine the servo of a robot is later",
+        f"printf '%s\\n' {lines} | sudo tee -a /etc/security/limits.conf, then log in again",
     )  # fmt: skip
 
 

@@ -35,16 +35,18 @@ def prefer() -> bool:
 
 @contextlib.contextmanager
 def ahead_together() -> Iterator[None]:
-    """Within the block all threads of this process that run Python, and those that they start, get more than whom
-    `prefer` prefers, where the system permits it. One that waits for a core may hold Python's lock, and then so long
-    waits whoever has to be in time."""
+    """Within the block all threads of this process that run Python, or are preferred, get more than whom `prefer`
+    prefers, where the system permits it; so do those that they start meanwhile, for as long as they last. One that
+    waits for a core may hold Python's lock, and then so long waits whoever has to be in time."""
     before: dict[int, int] = {}
-    for thread in threading.enumerate():
-        with contextlib.suppress(OSError, AttributeError):
-            number = thread.native_id or 0
+    python = {thread.native_id for thread in threading.enumerate()}
+    tasks = os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else []
+    for number in map(int, tasks):
+        with contextlib.suppress(OSError):  # it has ended, or the system does not permit it
             niceness = os.getpriority(os.PRIO_PROCESS, number)
-            os.setpriority(os.PRIO_PROCESS, number, min(AHEAD, niceness))
-            before[number] = niceness
+            if number in python or niceness <= PREFERRED:
+                os.setpriority(os.PRIO_PROCESS, number, min(AHEAD, niceness))
+                before[number] = niceness
     try:
         yield
     finally:

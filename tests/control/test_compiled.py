@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 
 from rdt2.control import compiled, gaps, geometry
+from rdt2.robot import kinematics
 
 
 def test_what_can_be_kept_nowhere_is_compiled_all_the_same():
     """Regression guard: an image whose user has no home, and whose packages belong to root."""
     made: dict = {}
     exec("def twice(x):\n    return 2 * x\n", made)  # of no file: Numba finds no place to keep it beside
-    assert compiled.compiled(compiled.NUMBER)(made["twice"])(1.5) == 3.0
+    with pytest.warns(RuntimeWarning, match=r"cannot be kept \(RuntimeError\).*NUMBA_CACHE_DIR"):
+        twice = compiled.compiled(compiled.NUMBER)(made["twice"])
+    assert twice(1.5) == 3.0
+
+
+def test_a_radian_weighs_the_same_in_both_kinematics():
+    """Inverse kinematics is on a lower floor, and compiled files read constants of no other."""
+    assert geometry.WEIGHT == kinematics.ROTATION_WEIGHT
 
 
 @pytest.mark.parametrize("module", [gaps, geometry])

@@ -228,6 +228,27 @@ def test_arms_stay_where_they_are_told(bench):
         np.testing.assert_allclose(controller.state().pose[:3, 3], waiting(side)[:3, 3], atol=1e-3)
 
 
+def stream_of_joints(bench, speed, every):
+    """The last joint of the right arm is told where to be 12 ms later, every so many seconds, at a share of its top
+    speed."""
+    _, data, controllers = bench
+    arm = controllers["right"]
+    start, began = arm.state().joints.copy(), data.time
+    direction = np.zeros(len(start))
+    direction[-1] = -np.copysign(arm.kinematics.speeds[-1], start[-1])
+    for seconds in np.resize(every, 40):
+        advance(bench, seconds)
+        due = data.time + 0.012
+        arm.execute_joints(np.array([due]), (start + speed * direction * (due - began))[None])
+
+
+def test_joints_make_up_for_commands_that_come_late_and_go_no_faster_than_they_can(bench):
+    """Regression: a path of joints was refused where the machine had been busy for a few milliseconds."""
+    stream_of_joints(bench, 0.6, (0.008, 0.020, 0.004))
+    with pytest.raises(SafetyError, match="too fast for its joints"):
+        stream_of_joints(bench, 1.5, (0.008,))
+
+
 def test_tracks_a_stream_of_waypoints_at_half_a_metre_a_second(bench):
     """30 Hz waypoints of a smooth motion that peaks at 0.5 m/s: within 6 mm all the way, both arms."""
     _, data, controllers = bench

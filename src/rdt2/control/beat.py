@@ -25,7 +25,7 @@ tick, and the servo may have to wait several times in one."""
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Within the block threads of this process take short turns and wait for no other process, and the garbage
+    """Within the block threads of this process take short turns and go ahead of others, and the garbage
     collector sweeps only what is new: a sweep of all that a large library leaves takes tenths of seconds, and nobody
     has a turn meanwhile, drivers of arms that are enabled no more than others: so there is none at first either."""
     turn, frozen = sys.getswitchinterval(), gc.get_freeze_count()

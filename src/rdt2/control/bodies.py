@@ -15,6 +15,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
 from rdt2.control import gaps, geometry
+from rdt2.errors import SafetyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -118,7 +119,15 @@ class ArmBody:
 
         `widths` are the gripper's openings in metres, `OPENINGS` of them.
         """
-        joints, poses = np.asarray(joints, dtype=np.float64), np.asarray(poses, dtype=np.float64)
+        joints, poses, widths = (np.asarray(each, dtype=np.float64) for each in (joints, poses, widths))
+        count = len(joints) if self.links else len(poses)
+        if (self.links and joints.shape != (count, self.links)) or (
+            widths.shape not in {(1, OPENINGS), (count, OPENINGS)}
+        ):
+            raise SafetyError(
+                f"joints of shape {joints.shape} with openings of shape {widths.shape}, expected (s, {self.links}) and "
+                f"(s, {OPENINGS}) or (1, {OPENINGS})."
+            )
         return geometry.frames(self.arrays, joints, poses, widths)
 
     def tcp(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "s 4 4"]:
@@ -142,6 +151,7 @@ class ArmBody:
 
     def hang(self, rotations: Float[ndarray, "n 3 3"], widths: Float[ndarray, " o"]) -> Float[ndarray, " n"]:
         """How far (metres) the gripper's lowest corner is below its TCP, turned so, at the worst of some openings."""
+        rotations, widths = np.asarray(rotations, dtype=np.float64), np.asarray(widths, dtype=np.float64)
         return geometry.hang(self.arrays, self.shapes, rotations, widths)
 
 
@@ -165,8 +175,8 @@ def self_pairs(body: ArmBody, home: Sequence[float] | None) -> Int[ndarray, "2 p
         return pairs
     frames = body.frames(np.asarray(home, dtype=np.float64)[None], np.eye(4)[None], np.zeros((1, OPENINGS)))
     segments = body.segments(frames)
-    gaps = distances(segments, segments, body, body, pairs)[0]
-    return pairs[:, (steps > 2) | (gaps > JOINED)]
+    apart = distances(segments, segments, body, body, pairs)[0]
+    return pairs[:, (steps > 2) | (apart > JOINED)]
 
 
 def distances(
@@ -199,7 +209,7 @@ def _chain(model: ArmModel | None, mount: Float[ndarray, "4 4"]) -> tuple[ndarra
         by_sin[i, :, 0], by_sin[i, :, 1] = place[:, 1], -place[:, 0]
     flange = np.eye(4)
     flange[2, 3] = model.flange if model else 0.0
-    return fixed, by_cos, by_sin, flange @ mount
+    return fixed, by_cos, by_sin, flange @ mount if model else flange
 
 
 def _contiguous(*arrays: ndarray) -> list[ndarray]:

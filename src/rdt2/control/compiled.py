@@ -3,11 +3,13 @@
 The guard asks for where parts are and how far they are apart some thousand times a second, and NumPy spends more time
 on being called than on so few numbers. Types are declared, so that all is compiled when it is imported (once: what was
 compiled is kept on disk), and nothing in the first moment of a motion. Loops are plain: array expressions take seconds
-to compile. A file's functions call none of another file: what was kept of them would not be compiled anew with those.
+to compile. A file's functions call none of another file: what was kept of them would not be compiled anew with those,
+nor with what is said here to Numba.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from numba import njit, types
@@ -33,7 +35,13 @@ def compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Callable[..., An
     def compile_now(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return njit(arguments, cache=True)(function)
-        except RuntimeError:  # nowhere to keep it: neither beside this file nor in the user's cache
+        except Exception as error:  # of a folder that cannot be written, or of a file that is damaged in it
+            warnings.warn(
+                f"what is compiled of rdt2.control cannot be kept ({type(error).__name__}), so that every start takes "
+                "seconds longer. Name a folder for it in NUMBA_CACHE_DIR, or empty the one that it names.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             return njit(arguments)(function)
 
     return compile_now

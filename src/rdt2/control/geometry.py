@@ -14,8 +14,8 @@ REFINED, REFINEMENTS = 1e-3, 3
 DAMPING = 1e-6
 LAG_POSITION, LAG_ANGLE = 0.005, float(np.deg2rad(2.0))
 """How far the joints may stay behind a commanded pose."""
-LAG, SPEED, SINGULAR, JOINTS = 8, 9, 10, 11
-"""Where these margins are among all, see `Shadow.names`: behind the heights of gripper and links, and the box's."""
+BOX, LAG, SPEED, SINGULAR, JOINTS = 2, 8, 9, 10, 11
+"""Where these margins begin among all, see `Shadow.names`: behind the heights of gripper and links."""
 BODY = types.Tuple([STACK, STACK, STACK, MATRIX, MATRIX, MATRIX, MATRIX, NUMBER])
 """`ArmBody.arrays`: each link in its parent as fixed + cos(q) * by_cos + sin(q) * by_sin, the gripper in the last, the
 base, the TCP in the gripper and the gripper in the TCP, and how far the fingers' frames are along the gripper's z."""
@@ -23,10 +23,10 @@ SHAPES = types.Tuple([STACK, INDICES, VECTOR, INDICES, MATRIX, MATRIX, MATRIX])
 """`ArmBody.shapes`: both ends of each capsule, its frame, its radius; which of them are low at all; and the corners of
 palm and fingers."""
 LIMITS = types.Tuple([VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, NUMBER])
-"""`Shadow.limits`: corners of the workspace (m), least and largest angles and top speeds of the joints (rad), and the
+"""`Shadow._limits`: corners of the workspace (m), least and largest angles and top speeds of the joints (rad), and the
 height of the ground (m)."""
 POSTURE = types.Tuple([VECTOR, STACK, STACKS, MATRIX, VECTOR])
-"""`Shadow.now`: joints, the TCP, all capsules, joint motion for a motion of the TCP, and where a redundant arm goes."""
+"""`Shadow._now`: joints, the TCP, all capsules, joint motion for one of the TCP, and where a redundant arm goes."""
 DRIFT = types.UniTuple(NUMBER, 2)
 """Speed of the TCP from which a redundant arm goes there as fast as it does, and how fast (1/s)."""
 PATH = types.Tuple([MATRIX, STACK, MATRIX, NUMBER])
@@ -142,7 +142,8 @@ def jacobian(arm, frames):
 
 @compiled(STACK, STACK)
 def errors(poses, wanted):
-    """From poses to others: metres, and weighted rotation vectors (their sine: Newton's steps make up for it)."""
+    """From poses (s or 1, 4, 4) to others (s, 4, 4): (s, 6), metres, and weighted rotation vectors, or their sine, for
+    which Newton's steps make up."""
     result = np.zeros((len(wanted), 6))
     for s in range(len(wanted)):
         here, there = poses[min(s, len(poses) - 1)], wanted[s]
@@ -186,7 +187,8 @@ def inverse(jacobian):
 
 @compiled(BODY, array(2, written=True), STACK, MATRIX)
 def follow(arm, found, poses, widths):
-    """Change joints so that they put the TCP at poses (Newton's method), and return the frames."""
+    """Change the joints `found` (s, n) so that they put the TCP at poses (s, 4, 4); returns the frames. Newton's
+    method."""
     where = frames(arm, found, poses, widths)
     for _ in range(REFINEMENTS):
         off = errors(tcp(arm, where), poses)
@@ -308,7 +310,7 @@ def look(arm, shapes, limits, joints, pose, widths):
     parts = segments(shapes, where)
     least = margins(arm, shapes, limits, where, parts, angles, pose)
     for x in range(3):
-        least[2 + x], least[5 + x] = pose[0, x, 3] - low[x], high[x] - pose[0, x, 3]
+        least[BOX + x], least[BOX + 3 + x] = pose[0, x, 3] - low[x], high[x] - pose[0, x, 3]
     return tcp(arm, where), parts, jacobian(arm, where), least
 
 
@@ -361,8 +363,8 @@ def sweep(arm, shapes, limits, drifting, now, path, first, ticks, widths):
     for k in range(start, last + 1):
         least[0] = min(least[0], positions[k, 2] - hangs[k - start] - ground)
         for x in range(3):
-            least[2 + x] = min(least[2 + x], positions[k, x] - low[x])
-            least[5 + x] = min(least[5 + x], high[x] - positions[k, x])
+            least[BOX + x] = min(least[BOX + x], positions[k, x] - low[x])
+            least[BOX + 3 + x] = min(least[BOX + 3 + x], high[x] - positions[k, x])
     for s in range(len(ticks)):
         seconds = period * (ticks[s] - (ticks[s - 1] if s else -1))
         for i in range(links):

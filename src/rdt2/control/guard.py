@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rdt2.control.bodies import SELF_CLEARANCE, cross_pairs
-from rdt2.control.limiter import IDENTITY, Limiter, LimitError, Motion, Stop
+from rdt2.control.limiter import Limiter, LimitError, Motion, Stop
 from rdt2.control.obstacles import Obstacles
 from rdt2.control.pairs import Pairs
 from rdt2.control.shadow import TURN_REACH, Course, Shadow, Sweep, watched_ticks
@@ -227,10 +227,11 @@ class Guard:
         """
         safety = self._safety
         for side, state in states.items():
-            if not np.isfinite(state.pose).all():
+            pose = np.asarray(state.pose, dtype=np.float64)
+            if not np.isfinite(pose).all():
                 raise SafetyError(f"the {side} arm reports a pose that is not finite. Look at its driver.")
-            distance = float(np.linalg.norm(meant[side][:, :3, 3] - state.pose[:3, 3], axis=1).min())
-            trace = np.einsum("nij,ij->n", meant[side][:, :3, :3], state.pose[:3, :3]).max()
+            distance = float(np.linalg.norm(meant[side][:, :3, 3] - pose[:3, 3], axis=1).min())
+            trace = np.einsum("nij,ij->n", meant[side][:, :3, :3], pose[:3, :3]).max()
             angle = float(np.arccos(np.clip((trace - 1) / 2, -1.0, 1.0)))
             away = f"{1e3 * distance:.0f} mm and {np.degrees(angle):.1f} degrees from"
             if distance > safety.tracking_error_m or angle > safety.tracking_error_rad:
@@ -240,7 +241,7 @@ class Guard:
                     "driver does not follow."
                 )
             leash = self._arms[side].leash
-            leash.measure(state.pose, meant[side])
+            leash.measure(pose, meant[side])
             if wrong := leash.wrong:
                 raise SafetyError(
                     f"the {side} arm {wrong}; now it is {away} them. Something holds it, or its driver does not follow."
@@ -278,7 +279,7 @@ class Guard:
                     "expected a (4, 4) matrix and metres. The arms must brake."
                 )
             rotation = pose[:3, :3]
-            if np.abs(rotation @ rotation.T - IDENTITY).max() > 1e-3 or np.linalg.det(rotation) < 0:
+            if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
                 raise SafetyError(
                     f"the {side} arm's pose holds no rotation in its upper left 3x3. The arms must brake."
                 )

@@ -55,8 +55,6 @@ LEAST = 1e-3
 WALL_BRAKING = 0.5
 """Of the deceleration of ways to rest that an arm coming to the end of its workspace counts on."""
 
-IDENTITY = np.eye(3)
-
 
 @dataclass(frozen=True)
 class Motion:

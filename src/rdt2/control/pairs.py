@@ -51,9 +51,8 @@ class Pairs:
 
     def see(self) -> None:
         """Fingers are elsewhere than was thought: what that brings too near may stay there."""
-        floors = self._floors
         self.move(self.clearance)
-        self._floors = np.minimum(np.minimum(floors, self.gaps), self.clearance)
+        self._floors = np.minimum(np.minimum(self._floors, self.gaps), self.clearance)
 
     def move(self, horizon: float) -> tuple[Int[ndarray, " n"], Float[ndarray, " n"], Float[ndarray, " n"]]:
         """Take in the present postures; returns the pairs nearer than `horizon`, their gaps, and how much they closed.

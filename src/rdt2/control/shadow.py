@@ -173,6 +173,7 @@ class Shadow:
             body.arrays, body.shapes, self._limits, (DRIFTING, NULLSPACE_GAIN), self._now, path.arrays, first, ticks,
             self.openings(width),
         )  # fmt: skip
+        self._require_finite(segments)
         if body.links:
             margins[SINGULAR] = _singular(jacobian) - self._safety.singularity_stop
         motion, reach = motions(segments)
@@ -224,6 +225,7 @@ class Shadow:
             self.motion.pose[None],
             self.openings(self.width),
         )
+        self._require_finite(self._segments)
         inverse, drift, self._singular = np.zeros((0, 6)), np.zeros(0), np.inf
         """Smallest singular value of the Jacobian (metres; a radian weighs `WEIGHT`)."""
         if self.kinematics is not None:
@@ -235,6 +237,13 @@ class Shadow:
         self._now = self.joints, tcp, self._segments, inverse, drift
         self.margins = margins
         """Of the present posture."""
+
+    def _require_finite(self, segments: Float[ndarray, "2 s c 3"]) -> None:
+        """Raises SafetyError: compiled comparisons take what is not a number for plenty of room."""
+        if not np.isfinite(segments).all():
+            raise SafetyError(
+                f"no posture of the {self.side} arm was found for where it is to go. The arms must brake."
+            )
 
     @property
     def segments(self) -> Float[ndarray, "2 1 c 3"]:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from rdt2.control.bodies import OPENINGS, SELF_CLEARANCE, cross_pairs, distances
+from rdt2.control.gaps import motions
 from rdt2.control.obstacles import Obstacles
 from rdt2.control.pairs import BETWEEN, EXACT
 from rdt2.control.servo import TICK
@@ -202,7 +203,7 @@ class Room:
         """What is near to what: what would be touched, its distance beyond what is kept clear (s, p) in metres, and how
         far the two move towards each other from each sample to the next (s - 1, p)."""
         found: list[tuple[str, ndarray, ndarray]] = []
-        motion = {side: _motion(ends) for side, ends in segments.items()}
+        motion = {side: motions(ends)[0] for side, ends in segments.items()}
         for side, shadow in self._shadows.items():
             low = shadow.body.lowest(frames[side], segments[side]) - shadow.ground
             fastest = motion[side].max(axis=1, keepdims=True)
@@ -246,12 +247,7 @@ class Room:
         moved, every = np.zeros(count - 1), np.arange(count)
         for side in self._shadows:
             ends = self._shadows[side].body.segments(self._frames(side, way.joints[side], every))
-            moved = np.maximum(moved, _motion(ends).max(axis=1))
+            moved = np.maximum(moved, motions(ends)[0].max(axis=1))
         sums = np.concatenate([[0.0], np.cumsum(moved)])
         wanted = np.arange(0.0, sums[-1], SAMPLE)
         return np.unique(np.append(np.searchsorted(sums, wanted), count - 1))
-
-
-def _motion(ends: Float[ndarray, "2 s c 3"]) -> Float[ndarray, "t c"]:
-    """How far (metres) each capsule gets from one posture to the next: the further of its ends."""
-    return np.linalg.norm(np.diff(ends, axis=1), axis=-1).max(axis=0)

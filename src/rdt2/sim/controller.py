@@ -193,11 +193,13 @@ class ArmController(BaseDevice):
         behind = now - self._world.latency
         led = copy(self._led) if self._led is not None else JointTrajectory(self._joints, behind)
         ahead, checked = led.checked(times, joints, now=now)
-        # A command that comes late leaves less time than was meant; the joints make up for it as fast as they can.
+        # A command that comes late leaves less time than was meant. The joints make up for it as fast as they can, and
+        # may be so far behind.
         before, earlier = led.at(now), min(now, ahead[0] - LATE)
         for time, there in zip(ahead, checked, strict=True):
             kinematics.require_within(self._joints, there, self.name)
-            if (np.abs(there - before) > kinematics.speeds * (time - earlier) + 1e-9).any():
+            whole = np.abs(there - self._joints) > kinematics.speeds * (time - behind + LATE) + 1e-9
+            if (whole | (np.abs(there - before) > kinematics.speeds * (time - earlier) + 1e-9)).any():
                 raise SafetyError(f"the {self.name} refuses a path that is too fast for its joints.")
             before, earlier = there, time
         led.execute(times, joints, now=behind)
@@ -253,7 +255,7 @@ class ArmController(BaseDevice):
     def update(self) -> None:
         """Write this step's joint commands; called before every physics step."""
         now = float(self._data.time)
-        self.watch(now, until=(self._led or self.trajectory).end[0])
+        self.watch(now, until=self.trajectory.end[0] if self._led is None else self._led.end[0] + LATE)
         if now - self._ticked > TICK - 1e-9:
             self._ticked = now
             self._previous = self._joints
