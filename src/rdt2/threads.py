@@ -35,18 +35,17 @@ def prefer() -> bool:
 
 @contextlib.contextmanager
 def ahead_together() -> Iterator[None]:
-    """Within the block all threads of this process that run Python, or are preferred, get more than whom `prefer`
-    prefers, where the system permits it; so do those that they start meanwhile, for as long as they last. One that
-    waits for a core may hold Python's lock, and then so long waits whoever has to be in time."""
+    """Within the block all threads of this process that run Python get more than whom `prefer` prefers, where the
+    system permits it; so do those that they start meanwhile, for as long as they last. One that waits for a core may
+    hold Python's lock, and then so long waits whoever has to be in time."""
     before: dict[int, int] = {}
-    python = {thread.native_id for thread in threading.enumerate()}
-    tasks = os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else []
-    for number in map(int, tasks):
-        with contextlib.suppress(OSError):  # it has ended, or the system does not permit it
+    for number in filter(
+        None, [thread.native_id for thread in threading.enumerate()]
+    ):  # None: it only begins
+        with contextlib.suppress(OSError, AttributeError):
             niceness = os.getpriority(os.PRIO_PROCESS, number)
-            if number in python or niceness <= PREFERRED:
-                os.setpriority(os.PRIO_PROCESS, number, min(AHEAD, niceness))
-                before[number] = niceness
+            os.setpriority(os.PRIO_PROCESS, number, min(AHEAD, niceness))
+            before[number] = niceness
     try:
         yield
     finally:
