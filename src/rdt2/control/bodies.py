@@ -118,6 +118,9 @@ class ArmBody:
         """All frames in the cell frame: from the joints (rad) where the model is known, else from the TCP's pose.
 
         `widths` are the gripper's openings in metres, `OPENINGS` of them.
+
+        Raises:
+            SafetyError: arrays of other shapes, which compiled code would read past their ends.
         """
         joints, poses, widths = (np.asarray(each, dtype=np.float64) for each in (joints, poses, widths))
         count = len(joints) if self.links else len(poses)
