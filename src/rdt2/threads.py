@@ -39,9 +39,8 @@ def ahead_together() -> Iterator[None]:
     system permits it; so do those that they start meanwhile, for as long as they last. One that waits for a core may
     hold Python's lock, and then so long waits whoever has to be in time."""
     before: dict[int, int] = {}
-    for number in filter(
-        None, [thread.native_id for thread in threading.enumerate()]
-    ):  # None: it only begins
+    begun = [thread.native_id for thread in threading.enumerate() if thread.native_id is not None]
+    for number in begun:
         with contextlib.suppress(OSError, AttributeError):
             niceness = os.getpriority(os.PRIO_PROCESS, number)
             os.setpriority(os.PRIO_PROCESS, number, min(AHEAD, niceness))

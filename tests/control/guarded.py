@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from rdt2.control.bodies import ArmBody, cross_pairs, distances, self_pairs
+from rdt2.control.geometry import jacobian
 from rdt2.control.guard import Guard
 from rdt2.robot.braking import Brake
 from rdt2.robot.grippers import GRIPPERS
@@ -204,7 +205,7 @@ class Onlooker:
         turned = Rotation.from_matrix(reached[:, :3, :3].transpose(0, 2, 1) @ poses[:, :3, :3]).magnitude()
         margin = SAFETY["joint_margin"] - LIMIT_MARGIN
         left = np.minimum(joints - known.lower, known.upper - joints).min(axis=1) - margin
-        singular = np.linalg.svd(self.bodies[side].jacobian(frames), compute_uv=False)[:, -1]
+        singular = np.linalg.svd(jacobian(self.bodies[side].arrays, frames), compute_uv=False)[:, -1]
         return off, turned, left, singular
 
     def limits(self, bounds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,21 @@ def test_what_can_be_kept_nowhere_is_compiled_all_the_same():
     with pytest.warns(RuntimeWarning, match=r"cannot be kept \(RuntimeError\).*NUMBA_CACHE_DIR"):
         twice = compiled.compiled(compiled.NUMBER)(made["twice"])
     assert twice(1.5) == 3.0
+
+
+def test_what_was_kept_and_is_damaged_is_compiled_all_the_same(tmp_path):
+    """As a power cut leaves it: the file is there, and is not whole."""
+    path = tmp_path / "made.py"
+    path.write_text(
+        "from rdt2.control.compiled import NUMBER, compiled\n@compiled(NUMBER)\ndef twice(x):\n    return 2 * x\n"
+    )
+    assert runpy.run_path(str(path))["twice"](1.5) == 3.0
+    kept = list(tmp_path.rglob("*.nbi"))
+    assert kept
+    for each in kept:
+        each.write_bytes(each.read_bytes()[:-20])
+    with pytest.warns(RuntimeWarning, match="cannot be kept"):
+        assert runpy.run_path(str(path))["twice"](1.5) == 3.0
 
 
 def test_a_radian_weighs_the_same_in_both_kinematics():

@@ -90,7 +90,6 @@ class ArmBody:
         for k in range(2 * OPENINGS):
             capsules += _of_parts(gripper.fingers[k % 2], palm + 1 + k)
         ends = np.array([[c.start for c in capsules], [c.end for c in capsules]])
-        self.start, self.end = ends
         self.radius = np.array([c.radius for c in capsules])
         self.frame = np.array([c.frame for c in capsules])
         self.order = np.minimum(self.frame, self.links if model else 0)
@@ -136,10 +135,6 @@ class ArmBody:
     def tcp(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "s 4 4"]:
         """TCP in the cell frame."""
         return geometry.tcp(self.arrays, frames)
-
-    def jacobian(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "s 6 n"]:
-        """Velocity of the TCP along the cell's axes (m/s, then rad/s times `WEIGHT`) for joint speeds of 1 rad/s."""
-        return geometry.jacobian(self.arrays, frames)
 
     def segments(self, frames: Float[ndarray, "s f 4 4"]) -> Float[ndarray, "2 s c 3"]:
         """Starts and ends of all capsules in the cell frame, metres."""

@@ -126,7 +126,8 @@ def tcp(arm, frames):
 
 @compiled(BODY, STACKS)
 def jacobian(arm, frames):
-    """See `ArmBody.jacobian`."""
+    """Velocity of the TCP along the cell's axes (m/s, then rad/s times `WEIGHT`) for joint speeds of 1 rad/s:
+    (s, 6, n)."""
     links = len(arm[0])
     ends = tcp(arm, frames)
     result = np.empty((len(frames), 6, links))

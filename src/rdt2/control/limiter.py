@@ -101,7 +101,6 @@ class Stop:
         self.rotations: Float[ndarray, "n 3 3"] = turned(
             motion.rotation, moves[1:, 0, 3:] - moves[:-1, 0, 3:]
         )
-
         self.arrays = self.positions, self.rotations, self.velocities, period
         """What `rdt2.control.geometry` computes with."""
 
