@@ -4,7 +4,7 @@
 # An arm is one variable: its links, where it stands, where it waits. This one is the UR10e, from its maker's
 # Denavit-Hartenberg table, in the looks of the UR5e, stretched. Copied to `src/rdt2/robot/models/ur10e.py` it is the
 # arm `ur10e`; without that its name is `new_arm:ARM`. Safety keeps clear of what is described here, in the cell and on
-# a real robot; a driver for a device of your own is another file ([new_gripper.py](new_gripper.py)).
+# a real robot; what speaks with a real one is another file, its driver ([new_arm_driver.py](new_arm_driver.py)).
 
 # %%
 from dataclasses import replace

@@ -34,10 +34,10 @@ def texts(file: Path) -> list[str]:
     return sorted(filter(None, found))
 
 
-@pytest.mark.parametrize("name", figures.PLAIN)
+@pytest.mark.parametrize("name", [*figures.PLAIN, *figures.RUN])
 def test_a_drawing_says_what_the_package_says(name, tmp_path) -> None:
-    """As committed; after a change of the package: make figures."""
-    figures.save(figures.PLAIN[name](), tmp_path / "drawn.svg")
+    """As committed; after a change of the package, the built-in model or the cell: make figures."""
+    figures.save({**figures.PLAIN, **figures.RUN}[name](), tmp_path / "drawn.svg")
     assert texts(tmp_path / "drawn.svg") == texts(IMAGES / f"{name}.svg")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,12 @@ def test_a_help_has_no_line_that_ends_early(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["calibrate", "table", "--help"])
     assert "is written to --out, with which later commands go on. (required)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_no_help_speaks_of_none(path, capsys):
+    """Regression: "(default: None)" behind most options; nobody can type None, the parser refuses it."""
+    assert not re.search(r"\bNone\b", shown(capsys, *path, "--help"))
 
 
 def test_every_command_names_data_policy_and_output_alike():

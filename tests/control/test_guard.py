@@ -349,15 +349,16 @@ def test_openings_move_at_the_speed_of_jaws_within_the_stroke():
 # -------------------------------------------------------------------------------------------------------- checking
 
 
-def state(pose):
-    return SimpleNamespace(pose=pose)
-
-
 def test_an_arm_that_is_elsewhere_is_noticed():
     guard, poses = guarded()
+    joints = joints_at("ur5e", "left", poses["left"])
+
+    def state(pose):
+        return SimpleNamespace(pose=pose, joints=joints)
+
     commands = drive(guard, [shifted(poses, "left", 0.8 * PERIOD * k, 0, 0) for k in range(30)])
     meant = {s: np.stack([c.poses[s] for c in commands[-10:-5]]) for s in SIDES}
-    guard.check({"left": state(commands[-8].poses["left"]), "right": state(poses["right"])}, meant)
+    guard.check({"left": state(commands[-8].poses["left"])}, meant)
     behind = commands[-8].poses["left"].copy()
     behind[1, 3] += 0.06
     with pytest.raises(SafetyError, match="left arm is 60 mm"):
@@ -368,6 +369,19 @@ def test_an_arm_that_is_elsewhere_is_noticed():
         guard.check({"left": state(turned)}, meant)
     with pytest.raises(SafetyError, match="not finite"):
         guard.check({"right": state(np.full((4, 4), np.nan))}, meant)
+
+
+def test_an_elbow_that_is_elsewhere_is_noticed_though_the_tcp_is_where_it_should_be():
+    """Regression: a host with another `reset_radians` held the elbow of its FR3 where nothing had been checked."""
+    guard, poses = guarded("fr3")
+    start = joints_at("fr3", "left", poses["left"])
+    commands = drive(guard, [shifted(poses, "left", 0.4 * PERIOD * k, 0, 0) for k in range(30)])
+    meant = {s: np.stack([c.poses[s] for c in commands[-5:]]) for s in SIDES}
+    now = kinematics("fr3", "left").solve(commands[-1].poses["left"], start)
+    guard.check({"left": SimpleNamespace(pose=commands[-1].poses["left"], joints=now)}, meant)
+    swivelled = now + 0.3 * np.linalg.svd(kinematics("fr3", "left").jacobian(now)[1])[2][-1] / 0.5
+    with pytest.raises(SafetyError, match=r"left arm's joints are \d+ degrees from .*holds the elbow elsewhere"):
+        guard.check({"left": SimpleNamespace(pose=commands[-1].poses["left"], joints=swivelled)}, meant)
 
 
 def test_the_way_to_rest_is_told_before_it_is_driven():

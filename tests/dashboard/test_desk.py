@@ -146,6 +146,23 @@ def test_an_emergency_stop_stops_within_ticks_and_only_a_release_lets_it_start_a
     finish(operator, again)
 
 
+def test_a_fault_that_comes_while_it_waits_is_shown_before_a_word_can_clear_it(operator, desk):
+    """Regression: go recovered a robot from a protective stop that nobody had been told of."""
+    episode = Episode(desk)
+    soon(lambda: stage(operator) == "ready" and operator.heard_of(Pictures))
+    arm = episode.robot.arms["left"]
+    with desk._doing:  # between two looks
+        arm.fail("in a protective stop")
+        operator.does("start")
+    soon(lambda: "protective stop" in operator.heard_of(State)[-1].problem)
+    soon(lambda: stage(operator) == "ready")
+    assert not episode.moves
+    assert arm.health().fault
+    operator.does("start")
+    soon(lambda: episode.moves)
+    finish(operator, episode)
+
+
 def test_another_sentence_is_heard_while_the_arms_move(operator, desk):
     episode = Episode(desk)
     begin(operator)

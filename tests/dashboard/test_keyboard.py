@@ -30,6 +30,13 @@ RUNNING = State("running", "Pick up the apple.", False, None, False, False)
         ("failure\n", "failure"), ("next\n", "next"), ("q\n", "quit"), ("?\n", "help"),
         ("\n", "stop"), ("   \n", "stop"), ("stop\n", "stop"), ("STOP!!\n", "stop"), ("Stop it now\n", "stop"),
         ("halt, please\n", "stop"), ("停\n", "stop"), ("stpo\n", "stop"), ("...\n", "stop"), ("aargh\n", "stop"),
+        *((f"{line}\n", "stop") for line in (
+            "停！", "停。", "停……", "停～", "停？", "！停", "停 停 停", "停停停！", "停下", "停下来，别动",
+            "停止！", "快停", "快停！！", "别动", "别动。", "住手", "住手！", "stop！", "Stop，别动", "ｓｔｏｐ", "。。。",
+            "开始？",
+        )),
+        ("暂停。\n", "pause"), ("继续！\n", "go"), ("成功。\n", "success"), ("？\n", "help"),
+        ("用左手拿起苹果，别动杯子。\n", "say"), ("快把苹果放下！\n", "say"), ("S-shaped blocks first.\n", "say"),
     ],
 )  # fmt: skip
 def test_what_a_line_means_while_the_arms_move(line, wanted):
@@ -37,10 +44,13 @@ def test_what_a_line_means_while_the_arms_move(line, wanted):
     assert what == wanted
     if line.startswith("Pick"):
         assert text == "Pick up the red cube."
+    if line.startswith("用"):
+        assert text == "用左手拿起苹果，别动杯子。"  # the policy hears it as it was typed
 
 
 def test_a_word_that_nobody_knows_is_no_instruction_and_starts_nothing():
-    assert meant("gp\n", running=False)[0] == "help"
+    for line in ("gp\n", "go?\n", "开始？\n"):
+        assert meant(line, running=False)[0] == "help"
 
 
 def listen(lines, *, obeyed=False, as_shown=False, state=RUNNING):

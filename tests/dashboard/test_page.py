@@ -241,3 +241,23 @@ def test_go_on_and_start_are_two_buttons():
         assert asked == [Asked("start", "start"), Asked("start", "next")]
     finally:
         page.close()
+
+
+@pytest.mark.parametrize("typed", ["停！", "停下", "别动", "stop", "Stop it now."])
+def test_a_stop_that_is_typed_as_an_instruction_stops(typed):
+    """Regression: the policy was told it, and the arms moved on."""
+    asked = []
+    page = Page("127.0.0.1", 0, None, asked.append)
+    try:
+        for stage, pressed in (("running", page._tell), ("ready", lambda: page._pressed("start", "start"))):
+            page.take(State(stage, SENTENCE, False, None, False, False))
+            page._text.value = typed
+            pressed()
+            assert asked.pop() == Asked("stop")
+            assert not asked
+            assert page._text.value == SENTENCE
+        page._text.value = "Pick it up."
+        page._pressed("start", "start")
+        assert asked == [Asked("say", "Pick it up."), Asked("start", "start")]
+    finally:
+        page.close()

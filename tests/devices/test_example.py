@@ -1,4 +1,4 @@
-"""The worked example of a new device: one file and one yaml, found, opened, and as conforming as all others."""
+"""The worked examples of new devices: one file and one yaml, found, opened, and as conforming as all others."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("conformance")
 
-from conformance import GripperConformance  # noqa: E402
+from conformance import Conformance, GripperConformance  # noqa: E402
 from fake_robot import fake_robot  # noqa: E402
 
 from rdt2.devices import GRIPPER_DRIVERS, open_device  # noqa: E402
@@ -116,6 +117,69 @@ def test_what_it_holds_is_held_until_it_is_told_a_width(gripper, server) -> None
     gripper.close()
 
 
-def test_it_is_short() -> None:
-    _, _, code = (EXAMPLES / "new_gripper.py").read_text().split('"""', 2)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 67
+class Joints(socketserver.StreamRequestHandler):
+    """An arm that is where it was last told to be; its speed is that of the last telling."""
+
+    def handle(self) -> None:
+        arm, joints = self.server, np.array(self.server.joints)
+        told, speeds = time.monotonic(), np.zeros(6)
+        for line in self.rfile:
+            word, *numbers = line.decode().split()
+            now = time.monotonic()
+            if word == "J":
+                there = np.array(numbers, np.float64)
+                speeds, joints, told = (there - joints) / (now - told), there, now
+                arm.jumps.append(float(np.abs(speeds).max()))
+            arm.joints = joints.tolist()
+            self.wfile.write((" ".join(map(str, [*joints, *speeds])) + "\n").encode())
+            if arm.silent:
+                return
+
+
+@pytest.fixture
+def arm_server():
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Joints) as server:
+        server.daemon_threads, server.jumps, server.silent = True, [], False
+        server.joints = np.radians([-102.0, -112.0, -138.89, 54.98, 81.91, -1.68]).tolist()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def arm(arm_server, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    address, port = arm_server.server_address
+    device = {"type": "new_arm_driver:DRIVER", "address": address, "port": port}
+    settings = RobotSettings.read(EXAMPLES / "new_gripper.yaml")
+    return open_device(settings.changed({"arms.right.device": device}), "right", "arm")
+
+
+class TestArmConformance(Conformance):
+    @pytest.fixture
+    def robot(self, arm):
+        return replace(fake_robot(sides=("right",), honest=True, real=True), arms={"right": arm})
+
+
+def test_an_arm_that_goes_away_is_a_fault(arm, arm_server) -> None:
+    arm.connect()
+    arm.enable()
+    arm_server.silent = True
+    until = time.monotonic() + 10
+    while not arm.health().fault and time.monotonic() < until:
+        time.sleep(0.01)
+    assert "does not answer" in arm.health().fault
+    with pytest.raises(RobotError, match="not connected any more"):
+        arm.recover()
+    arm.close()
+    arm_server.silent = False
+    arm.connect()
+    arm.enable()
+    assert arm.health().ok
+    arm.close()
+
+
+@pytest.mark.parametrize(("name", "lines"), [("new_gripper", 67), ("new_arm_driver", 100)])
+def test_it_is_short(name, lines) -> None:
+    _, _, code = (EXAMPLES / f"{name}.py").read_text().split('"""', 2)
+    assert len([line for line in code.splitlines() if line.strip()]) <= lines

@@ -103,6 +103,36 @@ def test_after_a_pause_it_goes_on_within_its_bounds(stream) -> None:
         stream.step(11.3)
 
 
+def test_who_brakes_and_was_not_led_for_a_while_does_not_jump(stream) -> None:
+    """Regression: after a connection that hung, an arm that stood was told to be where its ramp would have ended."""
+    stream.execute(*upwards(stream, speed=0.4), 10.0)
+    before = steps(stream, 10.0, 10.4)[-1]
+    stream.brake(10.4)
+    heights = np.append(before, steps(stream, 10.7, 11.2))
+    assert 0 < np.diff(heights)[0] <= 0.4 * LONGEST * 1.01
+    assert np.diff(heights).max() <= 0.4 * LONGEST * 1.01
+    assert np.diff(heights)[1:].max() <= 0.4 * BEAT * 1.01
+    assert stream.braked(11.2)
+    assert np.abs(stream.speeds).max() < 1e-6
+
+
+def test_joints_are_led_within_the_bounds_of_the_tcp(stream) -> None:
+    """Regression: only the joints' own top speeds held, several times those of the yaml at the TCP."""
+    goal = stream.joints + [0.6, 0, 0, 0, 0, 0, 0]
+    before = stream.joints.copy()
+    with pytest.raises(SafetyError, match=r"left arm refuses a path of 0\.\d+ m/s .* at most 0\.5 m/s"):
+        stream.execute_joints(np.array([10.4]), goal[None], 10.0)
+    stream.execute_joints(np.array([11.2]), goal[None], 10.0)
+    steps(stream, 10.0, 10.3)
+    here = stream.kinematics.forward(stream.joints)[:3, 3]
+    there = stream.kinematics.forward(stream.step(10.45)[0])[:3, 3]  # a beat that came late
+    assert 0 < np.linalg.norm(there - here) <= 1.25 * BOUNDS.speed * LONGEST
+    for now in np.arange(10.454, 11.4, BEAT):
+        stream.step(now)
+    np.testing.assert_allclose(stream.joints, goal, atol=1e-3)
+    assert (stream.joints != before).any()
+
+
 def test_a_joint_at_its_stop_stays_there_until_it_is_led_back():
     """Regression: the joint was pulled away as soon as the arm was enabled, and no way led back."""
     kinematics = SETTINGS.kinematics()["left"]

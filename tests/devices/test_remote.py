@@ -193,6 +193,7 @@ def test_a_stop_comes_through_while_the_host_is_busy_with_something_else(there, 
     [
         ({"arms.right.base": np.diag([1.0, 1.0, 1.0, 1.0]) + np.eye(4, k=3) * 0.01}, "another base"),
         ({"arms.right.gripper.stroke": 0.1}, "stroke of 0.2 m"),
+        ({"arms.right.bounds.acceleration": 30}, r"another bounds \(acceleration.*brake along another way"),
     ],
 )
 def test_another_yaml_on_the_host_is_noticed(there, host, change, told) -> None:

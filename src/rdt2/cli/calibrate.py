@@ -30,7 +30,7 @@ class _Calibration:
     """The yaml of a robot, or the name of one in configs/robots: of that a changed copy is written to --out, with which
     later commands go on."""
     side: Literal["right", "left"] | None = None
-    """Which arm; None: the right one, or the only one."""
+    """Which arm. None: the right one, or the only one."""
     out: Path = Path("calibration")
     """Folder for the page with plots, the figures and recordings."""
     json: Path | None = None

@@ -38,7 +38,7 @@ class EvaluateShards:
     split: Literal["held_out", "train", "all"] = "held_out"
     """Which samples; all is for a folder that was not trained on."""
     held_out: float | None = None
-    """The share of the episodes that training left out, its setting of that name. None takes that of the run in whose
+    """The share of the episodes that training left out, its setting of that name. None: that of the run in whose
     folder the policy lies, else 0.05; with another one, samples that were trained on would be evaluated."""
     limit: int | None = None
     """At most so many samples, spread evenly."""

@@ -22,9 +22,9 @@ class RobotServe:
     """Let another machine move arms and grippers of this one.
 
     A real-time host runs this beside its arm. The machine with the policy then needs neither a real-time kernel nor
-    the arm's library: its robot yaml says 'device: {type: remote, address: "ws://HOST:8790"}' for the arm (and the
-    gripper), and all else as the yaml here does; where the two differ in base, tool or stroke, it is told so and
-    nothing moves.
+    the arm's library: its robot yaml says 'device: {type: remote, address: "ws://HOST:8790", ...}' for the arm (and the
+    gripper), and all else as the yaml here does, reset_radians among it; where the two differ in base, tool, stroke,
+    limits of braking, or in where an arm of seven joints begins from, it is told so and nothing moves.
 
     An arm stops where its client is silent for 100 ms while it moves, and where the connection ends, however it ends.
     It stays stopped until a person says over there that it may go on. One client at a time moves a device. Ctrl-C stops

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from rdt2.cli.options import Option, options, spelled
 from rdt2.errors import ConfigError
@@ -147,19 +147,24 @@ def _settings_of_policies() -> set[str]:
 
 def fill_lines(kind: Any) -> None:
     """Give the options of a command their docstrings as one line each: where these go on behind an indent, tyro breaks
-    them as they stand, whatever the width of the terminal."""
+    them as they stand, whatever the width of the terminal. None, which nobody can type, is neither shown as a default
+    nor named where a docstring says what it means."""
     from docstring_parser import parse_from_object
+    from tyro.conf import arg
 
     told = {
-        each.arg_name: " ".join(each.description.split())
+        each.arg_name: re.sub(r"\bNone: ", "Without it: ", " ".join(each.description.split()))
         for owner in reversed(kind.__mro__)
         if dataclasses.is_dataclass(owner)
         for each in parse_from_object(owner).params
         if each.description
     }
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name in told:
             field.metadata = MappingProxyType({**field.metadata, "help": told[field.name]})
-        if dataclasses.is_dataclass(hints[field.name]):
-            fill_lines(hints[field.name])
+        if field.default is None:
+            kind.__annotations__[field.name] = Annotated[hints[field.name], arg(help_behavior_hint="")]
+        inner = get_args(hints[field.name])[:1] or (hints[field.name],)
+        if dataclasses.is_dataclass(inner[0]):
+            fill_lines(inner[0])

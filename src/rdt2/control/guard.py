@@ -19,8 +19,10 @@ gets worse.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +58,11 @@ LITTLE = 1e-4
 """Metres: a part of a wish that is nearer than this is no way on."""
 LAG = 5e-3
 """Metres by which an arm may follow its wish, as every arm with limits does, before somebody is told."""
+POSTURE = 0.25
+"""Radians that a joint may be off all that was checked for it lately: an arm of seven joints can hold its TCP where it
+should be, and have its elbow elsewhere."""
+LATELY = 0.6
+"""Seconds: longer than any device's latency."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,12 @@ class Commanded:
 class _Arm:
     """What the guard knows of one arm."""
 
-    def __init__(self, shadow: Shadow, limiter: Limiter, leash: Leash, arm: ArmSettings) -> None:
+    def __init__(
+        self, shadow: Shadow, limiter: Limiter, leash: Leash, arm: ArmSettings, period: float
+    ) -> None:
         self.shadow, self.limiter, self.leash = shadow, limiter, leash
+        self.postures: deque[ndarray] = deque(maxlen=ceil(LATELY / period))
+        """Joints that were checked lately, the newest last."""
         self.bounds, self.stroke = arm.bounds, arm.gripper.stroke
         self.slow: tuple[float, str] = (np.inf, "")
         """How many times faster than now it may be, and why."""
@@ -108,7 +119,7 @@ class Guard:
             shadow = Shadow(side, arm, settings.safety, kinematics.get(side), period=period)
             errors = settings.safety.tracking_error_m, settings.safety.tracking_error_rad
             leash = Leash(shadow.body.tip, error=errors, period=period)
-            self._arms[side] = _Arm(shadow, Limiter(arm.bounds, period=period), leash, arm)
+            self._arms[side] = _Arm(shadow, Limiter(arm.bounds, period=period), leash, arm, period)
         clearance = settings.safety.arm_clearance
         self._own = {
             side: Pairs(arm.shadow, arm.shadow, arm.shadow.pairs, min(SELF_CLEARANCE, clearance))
@@ -147,6 +158,8 @@ class Guard:
             arm.shadow.start(rest, np.asarray(joints[side], dtype=np.float64), float(widths[side]))
             arm.slow, arm.wish = (np.inf, ""), None
             arm.leash.start(pose)
+            arm.postures.clear()
+            arm.postures.append(arm.shadow.joints)
         for group in self._groups:
             group.start()
         self._started = True
@@ -240,7 +253,16 @@ class Guard:
                     f"{np.degrees(safety.tracking_error_rad):.1f} degrees are allowed. Something holds it, or its "
                     "driver does not follow."
                 )
-            leash = self._arms[side].leash
+            arm = self._arms[side]
+            if arm.shadow.kinematics is not None:
+                off = float(np.abs(np.stack(arm.postures) - state.joints).max(axis=1).min())
+                if not off <= POSTURE:
+                    raise SafetyError(
+                        f"the {side} arm's joints are {np.degrees(off):.0f} degrees from those that its way was "
+                        f"checked with; {np.degrees(POSTURE):.0f} are allowed. Its driver holds the elbow elsewhere: "
+                        "give it the base, tool and reset_radians (or reset_degrees) of this robot's yaml."
+                    )
+            leash = arm.leash
             leash.measure(pose, meant[side])
             if wrong := leash.wrong:
                 raise SafetyError(
@@ -439,6 +461,7 @@ class Guard:
         for side, course in courses.items():
             arm = self._arms[side]
             arm.shadow.commit(*course)
+            arm.postures.append(arm.shadow.joints)
             arm.slow = arm.shadow.slowing()
         within = self._safety.slow_within
         for group in self._groups:

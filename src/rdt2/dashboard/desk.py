@@ -43,6 +43,7 @@ LET_GO = "the dead man's switch on the page was let go"
 GONE = "the page has ended, and with it the dead man's switch"
 HELD_SECONDS = 0.5
 """A dead man's switch says ten times a second that it is held; silence for so long counts as let go."""
+LET_GO_SECONDS = 2.0  # so long where something was wrong: a page that hung for a moment is no new word
 LOOK_EVERY = 0.1
 """Seconds between two looks at a robot that waits."""
 SETTLING = 1.0
@@ -91,7 +92,7 @@ class Desk:
         self._cycle: Cycle | None = None
         self._simulated = False
         self._started, self._changed = False, threading.Event()
-        self._stopping, self._emergency = "", False
+        self._stopping, self._emergency, self._faults = "", False, list[str]()
         self._held = self._settled = -float("inf")
         self._welcomed = not looking.dashboard if welcomed is None else welcomed
         self._unbidden = bool(welcomed)
@@ -242,10 +243,13 @@ class Desk:
         self._put(Scene(title, figure.bodies, figure.grippers, robot.sides))
         for message in shown:
             self._put(message)
-        problem = f"{self._stopping}; {UNMOVED}" if self._stopping else "; ".join(robot.faults(stops=False))
+        problem = f"{self._stopping}; {UNMOVED}" if self._stopping else ""
         said = sentence
         while True:
             self.touched = said != sentence
+            self._faults = robot.faults(stops=False)
+            unsaid = [each for each in self._faults if each not in problem]
+            problem = "; ".join([problem, *unsaid] if problem else unsaid)
             self._get_ready(said, problem)
             while not (begins := self._started or self._by_itself()) and not (self.left or self.gone):
                 self._watch(robot, until=self._by_itself)
@@ -285,7 +289,10 @@ class Desk:
         """Recover a robot that was stopped, once. Why it may not move all the same; it is stopped then."""
         problem = ""
         try:
-            if not self.permit() and robot.faults():
+            # What came while the robot waited who said start has not been told.
+            if new := [each for each in robot.faults(stops=False) if each not in self._faults]:
+                problem = f"{'; '.join(new)}; {UNMOVED}"
+            elif not self.permit() and robot.faults():
                 robot.recover()
                 if prepare is not None:
                     prepare()
@@ -339,7 +346,10 @@ class Desk:
             self._changed.clear()
 
     def _look(self, robot: Robot, *, pictures: bool) -> None:
-        now = robot.clock.now()
+        now, faults = robot.clock.now(), robot.faults(stops=False)
+        if self._state.stage == "ready" and faults and faults != self._faults:
+            self._faults = faults
+            self._set(problem="; ".join(faults))
         try:
             states = {side: arm.state() for side, arm in robot.arms.items()}
             widths = {side: gripper.state().width for side, gripper in robot.grippers.items()}
@@ -406,7 +416,8 @@ class Desk:
         elif asked.what == "holding":
             before, self._held = self._held, wall.monotonic()
             # Who goes on holding what has stopped has not said another word.
-            if stage == "ready" and self._state.dead_man and self._held - before > HELD_SECONDS:
+            let_go = LET_GO_SECONDS if self._state.problem else HELD_SECONDS
+            if stage == "ready" and self._state.dead_man and self._held - before > let_go:
                 self._start()
         elif asked.what == "start":
             if asked.value and asked.value != ("start" if stage == "ready" else "next"):

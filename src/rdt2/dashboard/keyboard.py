@@ -1,7 +1,7 @@
 """What a person types while arms move: a line is a new instruction, a word of `WORDS` does what it says.
 
-What might have been meant as a stop stops: an empty line, whatever begins with "stop", and while the arms move any
-single word that is none of these. So does a terminal that ends.
+What might have been meant as a stop stops: an empty line, whatever begins with "stop" or "停", and while the arms move
+any single word that is none of these. So does a terminal that ends.
 
 A person who takes over with the keyboard drives with single keys; Enter stops then, too.
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -33,7 +35,7 @@ Word = Literal["go", "pause", "stop", "success", "failure", "next", "keep", "tak
 WORDS: dict[str, Word] = {
     **dict.fromkeys(("go", "start", "g", "开始", "继续"), "go"),
     **dict.fromkeys(("pause", "p", "暂停"), "pause"),
-    **dict.fromkeys(("stop", "halt", "s", "停", "停止"), "stop"),
+    **dict.fromkeys(("stop", "halt", "s", "停", "停止", "停下", "快停", "别动", "住手"), "stop"),
     **dict.fromkeys(("success", "ok", "成功"), "success"),
     **dict.fromkeys(("failure", "fail", "失败"), "failure"),
     **dict.fromkeys(("next", "n", "下一个"), "next"),
@@ -42,6 +44,10 @@ WORDS: dict[str, Word] = {
     **dict.fromkeys(("quit", "exit", "q", "退出"), "quit"),
     **dict.fromkeys(("help", "h", "?", "帮助"), "help"),
 }
+MARKS = ".!,:;。、"
+"""What stands around a word and says nothing. Full-width "！" and "，", and "…", are read as "!", "," and "..."."""
+UNSPACED = tuple(word for word, what in WORDS.items() if what == "stop" and not word.isascii())
+"""Words for stopping after which no space is written: a line that begins with one of them stops."""
 HELP = """\
 Type and press Enter:
   go                 start, or go on after a pause
@@ -70,19 +76,29 @@ BLINK = 0.1
 
 def meant(line: str, *, running: bool) -> tuple[Word | Literal["say"], str]:
     """What a line asks for, and the sentence or what is to be told about it."""
-    words = line.split()
-    bare = " ".join(words).casefold().strip(".!,:;")
+    words, bare = line.split(), _bare(line)
     if not bare:
         return "stop", ""
     if bare in WORDS:
         return WORDS[bare], ""
-    first = words[0].casefold().strip(".!,:;")
-    if WORDS.get(first) == "stop":
+    if says_stop(line):
         return "stop", ""
-    if len(words) == 1 and bare.isascii():
+    if len(words) == 1 and (bare.isascii() or bare.rstrip("?") in WORDS):  # "go?" is not go
         unknown = f"{words[0]!r} is no word known here, and an instruction has several"
         return ("stop", f"{unknown}: stopped, to be safe") if running else ("help", unknown)
     return "say", " ".join(words)
+
+
+def says_stop(line: str) -> bool:
+    """Whether a line begins with a word for stopping, whatever follows."""
+    bare = _bare(line)
+    return WORDS.get(re.split(rf"[\s?{MARKS}]", bare, maxsplit=1)[0]) == "stop" or bare.startswith(UNSPACED)
+
+
+def _bare(line: str) -> str:
+    """A line as words are looked up: small letters of usual width, single spaces, no marks around it."""
+    plain = unicodedata.normalize("NFKC", line.replace("～", " ")).casefold()  # else it were "~"
+    return " ".join(plain.split()).strip(MARKS)
 
 
 class Keyboard:

@@ -15,6 +15,7 @@ import numpy as np
 from rdt2.dashboard.door import open_server
 from rdt2.dashboard.drawing import MADE, MEASURED, RAW, SENT, Drawing
 from rdt2.dashboard.history import History
+from rdt2.dashboard.keyboard import says_stop
 from rdt2.dashboard.messages import Asked, Chunk, Pictures, Scene, Shot, State
 from rdt2.dashboard.words import LANGUAGES, Language, reason, word
 
@@ -90,7 +91,7 @@ class Page:
         self._take_over = self._button("take", "violet", "take")
         self._keep = self._button("keep", "gray", "keep")
         self._text = gui.add_text(self._word("instruction"), self._state.sentence)
-        gui.add_button(self._word("say"), color="blue").on_click(lambda _: self._ask("say", self._text.value))
+        gui.add_button(self._word("say"), color="blue").on_click(lambda _: self._tell())
         self._captions = gui.add_html("")
         nothing = np.full((96, 192, 3), 235, np.uint8)
         self._images = gui.add_image(nothing, format="jpeg", jpeg_quality=80)
@@ -148,8 +149,19 @@ class Page:
 
     def _pressed(self, what: Any, value: str) -> None:
         if value == "start" and self._state.stage == "ready" and self._text.value != self._state.sentence:
-            self._ask("say", self._text.value)  # typed and not sent: start means it
+            if not self._tell():  # typed and not sent: start means it
+                return
         self._ask(what, value)
+
+    def _tell(self) -> bool:
+        """Send what is typed; a stop stops the arms, as at the keyboard. Whether it was an instruction."""
+        typed = self._text.value
+        if not says_stop(typed):
+            self._ask("say", typed)
+            return True
+        self._ask("stop")
+        self._text.value = self._state.sentence  # or the next start would mean it
+        return False
 
     def _ticked(self, what: Any) -> Callable[[Any], None]:
         def update(event: Any) -> None:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.devices.hosted import Hosted, Sockets, told
+from rdt2.devices.hosted import Hosted, Sockets, about_arm, told
 from rdt2.errors import ConfigError, WireError
 from rdt2.robot.protocols import Arm, Clock, Gripper
 from rdt2.serving.security import Bounds, Rates, allowed
@@ -114,7 +114,7 @@ class DeviceHost:
         about: dict[str, dict[str, Any]] = {}
         for side in robot.sides:
             arm = robot.arms[side]
-            about[f"{side} arm"] = {"base": arm.base, "model": arm.model, "tool": arm.tool}
+            about[f"{side} arm"] = about_arm(arm)
             about[f"{side} gripper"] = {"stroke": arm.gripper.stroke}
         return cls(devices, clock, about=about, settings=settings)
 

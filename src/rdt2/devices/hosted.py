@@ -9,6 +9,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rdt2.errors import LateError, RDT2Error, RobotError
 from rdt2.robot.protocols import WATCHDOG, Arm, Checked, Clock, Gripper, Health, JointArm
 from rdt2.threads import hurry
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from websockets.sync.server import ServerConnection
 
     from rdt2.devices.host import Session
+    from rdt2.robot.settings import ArmSettings
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,23 @@ LOST = 1.0
 STOPS = 16
 """Connections for stopping one device that are open at a time."""
 UNSTOPPED = "it could not be stopped"
+POSE_JOINTS = 6
+"""An arm of more joints holds its elbow by where it begins from."""
 _LOOK = 0.01
 _STATE = {"arm": ("pose", "velocity", "joints", "wrench"), "gripper": ("width",)}
+
+
+def about_arm(arm: ArmSettings) -> dict[str, Any]:
+    """What both machines have to agree on, for poses to mean the same places and arms to go the same ways there."""
+    bounds, home = arm.bounds, arm.begins
+    braking = bounds.acceleration, bounds.jerk, bounds.turn_acceleration, bounds.turn_jerk
+    return {
+        "base": arm.base,
+        "model": arm.model,
+        "tool": arm.tool,
+        "braking": np.array(braking, dtype=np.float64),
+        "home": home if home is not None and len(home) > POSE_JOINTS else None,
+    }
 
 
 class Sockets:

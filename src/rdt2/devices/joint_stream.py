@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,9 +70,9 @@ class JointStream:
             return (self.path if self._led is None else self._led).end[0]
 
     def braked(self, now: float) -> bool:
-        """Whether the way to rest has ended."""
+        """Whether the way to rest has ended, or there is none and nothing moves."""
         with self.lock:
-            return self._ramp is not None and now > self._ramp[0].ends
+            return not self.speeds.any() if self._ramp is None else now > self._ramp[0].ends
 
     def settled(self, now: float) -> bool:
         """Whether it has braked, and given way to what it pressed on."""
@@ -88,18 +89,21 @@ class JointStream:
             # a command that comes late leaves less time to its first waypoint than was meant; `step` is bounded anyway
             before, earlier = path.at(now), min(now, ahead[0] - LATE)
             for time, there in zip(ahead, checked, strict=True):
-                seconds = FASTER * (time - earlier)
-                way = float(np.linalg.norm(there[:3, 3] - before[:3, 3]))
-                turn = float(np.linalg.norm(rotation_vector(before[:3, :3].T @ there[:3, :3])))
-                if way > self.bounds.speed * seconds + 1e-3 or turn > self.bounds.turn_rate * seconds + 3e-3:
-                    raise SafetyError(
-                        f"the {self.name} refuses a path of {way / (time - earlier):.2f} m/s and "
-                        f"{turn / (time - earlier):.2f} rad/s, expected at most {self.bounds.speed:g} m/s and "
-                        f"{self.bounds.turn_rate:g} rad/s (arms.{self.name.split()[0]}.bounds)."
-                    )
+                self._require_slow(before, there, time - earlier)
                 before, earlier = there, time
             path.execute(times, poses, now=now)
             self.path, self._led = path, None
+
+    def _require_slow(self, before: ndarray, there: ndarray, seconds: float) -> None:
+        """Raises SafetyError: between two poses the TCP would be faster than its bounds."""
+        way = float(np.linalg.norm(there[:3, 3] - before[:3, 3]))
+        turn = float(np.linalg.norm(rotation_vector(before[:3, :3].T @ there[:3, :3])))
+        most, bounds = FASTER * seconds, self.bounds
+        if way > bounds.speed * most + 1e-3 or turn > bounds.turn_rate * most + 3e-3:
+            raise SafetyError(
+                f"the {self.name} refuses a path of {way / seconds:.2f} m/s and {turn / seconds:.2f} rad/s, expected "
+                f"at most {bounds.speed:g} m/s and {bounds.turn_rate:g} rad/s (arms.{self.name.split()[0]}.bounds)."
+            )
 
     def execute_joints(self, times: Float[ndarray, " n"], joints: Float[ndarray, "n j"], now: float) -> None:
         """See `rdt2.robot.protocols.JointArm.execute_joints`."""
@@ -107,11 +111,13 @@ class JointStream:
             led = copy(self._led) if self._led is not None else JointTrajectory(self.joints, now)
             ahead, checked = led.checked(times, joints, now=now)
             before, earlier = led.at(now), now
+            pose, since = self.kinematics.forward(before), min(now, ahead[0] - LATE)  # as in `execute`
             for time, there in zip(ahead, checked, strict=True):
                 self.kinematics.require_within(self.joints, there, self.name)
                 if (np.abs(there - before) > self.kinematics.speeds * (time - earlier) + 1e-6).any():
                     raise SafetyError(f"the {self.name} refuses a path that is too fast for its joints.")
-                before, earlier = there, time
+                self._require_slow(pose, pose := self.kinematics.forward(there), time - since)
+                before, earlier, since = there, time, time
             led.execute(times, joints, now=now)
             self._led = led
 
@@ -133,16 +139,22 @@ class JointStream:
             SafetyError: the arm cannot follow the path.
         """
         with self.lock:
-            seconds, self._stepped = min(now - self._stepped, LONGEST), now
+            before, self._stepped = self._stepped, now
+            seconds = min(now - before, LONGEST)
             if seconds <= 0:
                 return self.joints, self.speeds
             off = 0.0
             if self._ramp is not None:
                 brake, start, speeds = self._ramp
+                # nobody may have been led along it for a while, such as while a connection hung
+                missed = max(now - max(before, brake.began) - LONGEST, 0.0)
+                brake = replace(brake, began=brake.began + missed)
+                self._ramp = brake, start, speeds
                 joints = np.clip(start + speeds * brake.way(now), *self.kinematics.limits(start))
             elif self._led is not None:
                 most = self.kinematics.speeds * seconds
-                joints = self.joints + np.clip(self._led.at(now) - self.joints, -most, most)
+                move = np.clip(self._led.at(now) - self.joints, -most, most)
+                joints = self.joints + self._bounded(move, seconds)
             else:
                 joints, off, _ = self.kinematics.step(self.joints, self.path.at(now), dt=seconds)
                 joints = self.joints + self._bounded(joints - self.joints, seconds)

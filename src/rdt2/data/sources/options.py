@@ -34,7 +34,7 @@ METRES: dict[str, float] = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How to read a recording. None where the source should guess; a guess is shown, never silent."""
+    """How to read a recording. What is left out the source guesses; a guess is shown, never silent."""
 
     arms: ArmOrder | None = None
     """Which arm robot 0 is, then robot 1; one name for one-armed data. UMI: right-left; FastUMI: left-right."""

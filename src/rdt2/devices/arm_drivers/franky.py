@@ -255,6 +255,8 @@ class FrankyArm(BaseDevice):
             except Exception as error:
                 raise RobotError(f"the {self.name} cannot go on: {of_refusal(error)}") from error
             self._rest()
+            if self._in_hand:
+                self._hold()
             if self._enabled and self._motion is None:
                 self._set_up()
                 self._begin()
@@ -285,8 +287,11 @@ class FrankyArm(BaseDevice):
                 return
             if on:
                 self.require_ready()
+                self._in_hand = True  # before it is: who stops it meanwhile sees that it has to be held
                 self._set_stiffness(0.0)
-                self._in_hand = True
+                if self._stopped:
+                    self._hold()
+                    raise RobotError(f"the {self.name} was stopped, and is held. Recover it first.")
             elif np.abs(self._speeds()).max() > STILL:
                 raise RobotError(f"the {self.name} still moves. Hold it still, then give it back.")
             else:

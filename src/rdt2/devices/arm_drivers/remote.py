@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rdt2.devices.drivers import Driver, Opening
+from rdt2.devices.hosted import about_arm
 from rdt2.devices.remote import RemoteDevice, RemoteOptions
 from rdt2.errors import RobotError, SafetyError
 from rdt2.robot.models import arm_model
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 
 SAME = 1e-4
 """Metres, and parts of a unit vector, that two files may differ by and mean the same."""
+CHECKED = {
+    "base": ("base", "Poses would mean other places"),
+    "model": ("model", "Poses would mean other places"),
+    "tool": ("tool", "Poses would mean other places"),
+    "braking": (
+        "bounds (acceleration, jerk, turn_acceleration, turn_jerk)",
+        "It would brake along another way than the one that is kept free here",
+    ),
+    "home": (
+        "reset_radians (or reset_degrees; they stay beside type: remote)",
+        "Its elbow would be elsewhere than where it is kept clear of things here",
+    ),
+}
+"""What is compared with the host, how the yaml calls it, and what a difference would do."""
 
 
 class RemoteArm(RemoteDevice):
@@ -35,18 +50,17 @@ class RemoteArm(RemoteDevice):
         self._path = PoseTrajectory(np.eye(4))
 
     def _compare(self, about: dict[str, Any]) -> None:
-        arm = self._opening.arm
-        for key, here in (("base", arm.base), ("tool", arm.tool), ("model", arm.model)):
+        for key, here in about_arm(self._opening.arm).items():
             there = about.get(key)
             if here is None or there is None or isinstance(here, str):
                 same = here == there
             else:
-                same = np.shape(there) == (4, 4) and np.abs(np.asarray(there) - here).max() <= SAME
+                same = np.shape(there) == np.shape(here) and np.abs(np.asarray(there) - here).max() <= SAME
             if not same:
+                called, harm = CHECKED[key]
                 raise RobotError(
-                    f"the {self.name} has another {key} in the robot's yaml of its host than in the one here: "
-                    f"{_told(there)} there, {_told(here)} here. Poses would mean other places: give both machines the "
-                    "same file."
+                    f"the {self.name} has another {called} in the robot's yaml of its host than in the one here: "
+                    f"{_told(there)} there, {_told(here)} here. {harm}: give both machines the same file."
                 )
 
     def state(self) -> ArmState:

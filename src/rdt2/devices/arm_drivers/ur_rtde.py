@@ -163,7 +163,12 @@ class URArm(BaseDevice):
                 raise RobotError(f"the {self.name} is not connected. Call connect() first.")
             if not self._stopped:
                 return
-            self._end_serving()
+            self._wait_for_brake()  # the script that brakes is about to be ended
+            if not self._end_serving():
+                raise RobotError(
+                    f"the {self.name} cannot go on: its driver still waits for its controller, to which it may yet say "
+                    "where to go. Recover it again in some seconds, or close and connect it."
+                )
             link = self._link
             try:
                 if link.lost or self._is_old():
@@ -259,11 +264,7 @@ class URArm(BaseDevice):
             if not self._connected:
                 return
             super().stop()
-            until, stream = time.monotonic() + BRAKES, self._stream
-            while (
-                self._servos and stream and not stream.braked(self._clock.now()) and time.monotonic() < until
-            ):
-                time.sleep(0.005)
+            self._wait_for_brake()
             self._end_serving()
             if self._link.receive is not None:
                 self._link.close()
@@ -271,11 +272,20 @@ class URArm(BaseDevice):
             super().close()
             self._measured = self._stream = None
 
-    def _end_serving(self) -> None:
+    def _wait_for_brake(self) -> None:
+        until, stream = time.monotonic() + BRAKES, self._stream
+        while self._servos and stream and not stream.braked(self._clock.now()) and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def _end_serving(self) -> bool:
+        """Whether the thread that speaks to the controller has ended; one that hangs in its library ends later."""
         self._ending.set()
         if self._serving is not None and self._serving is not threading.current_thread():
             self._serving.join(1.0)
+            if self._serving.is_alive():
+                return False
         self._serving = None
+        return True
 
     # ------------------------------------------------------------------------------------------ what is asked of it
 
