@@ -32,8 +32,8 @@ RUNNING = State("running", "Pick up the apple.", False, None, False, False)
         ("halt, please\n", "stop"), ("停\n", "stop"), ("stpo\n", "stop"), ("...\n", "stop"), ("aargh\n", "stop"),
         *((f"{line}\n", "stop") for line in (
             "停！", "停。", "停……", "停～", "停？", "！停", "停 停 停", "停停停！", "停下", "停下来，别动",
-            "停止！", "快停", "快停！！", "别动", "别动。", "住手", "住手！", "stop！", "Stop，别动", "ｓｔｏｐ", "。。。",
-            "开始？",
+            "停止！", "快停", "快停！！", "别动", "别动。", "住手", "住手！", "stop！", "Stop，别动", "ｓｔｏｐ",
+            "。。。", "开始？",
         )),
         ("暂停。\n", "pause"), ("继续！\n", "go"), ("成功。\n", "success"), ("？\n", "help"),
         ("用左手拿起苹果，别动杯子。\n", "say"), ("快把苹果放下！\n", "say"), ("S-shaped blocks first.\n", "say"),

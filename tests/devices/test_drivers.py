@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import Field
 
@@ -81,3 +83,14 @@ def test_cameras_of_the_robots_that_come_along_are_opened_by_their_driver(robot)
         camera = open_device(settings, side, "camera")
         assert not camera.health().connected
         assert camera.timing.latency == settings.arms[side].camera.latency
+
+
+def test_any_ur_that_is_described_has_its_driver(monkeypatch):
+    """Regression: a UR10e, which examples/new_arm.py describes, was refused by the driver of all UR arms."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    settings = RobotSettings.read("bimanual_ur5e").changed({"arms.left.model": "new_arm:ARM"})
+    assert open_device(settings, "left", "arm").model.name == "ur10e"
+    fr3 = RobotSettings.read("bimanual_fr3")
+    device = {"type": "ur_rtde", "address": "127.0.0.1", **dict(settings.arms["left"].device)}
+    with pytest.raises(ConfigError, match="of model 'fr3': expected an arm of six joints"):
+        open_device(fr3.changed({"arms.left.device": device}), "left", "arm")

@@ -10,6 +10,8 @@ Times are the robot's own clock's. Bounds allow for a machine that is busy with 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -324,6 +326,29 @@ class Conformance(GripperConformance):
         follow(robot, arm, times, poses)
         run(robot, 0.1 + arm.timing.latency)
         assert height(robot, side) > resting[2, 3] + 0.02
+
+    def test_who_recovers_at_once_does_not_cut_its_brake_off(self, robot: Robot) -> None:
+        """As where the next episode begins by itself. It waits, or is refused while the arm moves."""
+        ready(robot)
+        side = robot.sides[0]
+        arm = robot.arms[side]
+        times, poses = path(robot, side, 1.0)
+        follow(robot, arm, times, poses, until=times[15])
+        arm.stop()
+        if robot.concurrent:
+            with ThreadPoolExecutor(1) as aside:
+                recovered = aside.submit(arm.recover)
+                stamps, speeds = watched(robot, side, 0.6)
+                with suppress(RobotError):
+                    recovered.result(10)
+        else:
+            with suppress(RobotError):
+                arm.recover()
+            stamps, speeds = watched(robot, side, 0.6)
+        brakes(stamps, speeds, within=0.1 + arm.timing.latency, rests=0.4 + arm.timing.latency)
+        arm.recover()
+        follow(robot, arm, *path(robot, side, 0.2))
+        assert arm.health().ok
 
     def test_an_arm_that_hears_nothing_while_it_moves_stops_by_itself(self, robot: Robot) -> None:
         ready(robot)

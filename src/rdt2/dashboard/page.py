@@ -148,9 +148,9 @@ class Page:
             self._send(Asked(what, value))
 
     def _pressed(self, what: Any, value: str) -> None:
-        if value == "start" and self._state.stage == "ready" and self._text.value != self._state.sentence:
-            if not self._tell():  # typed and not sent: start means it
-                return
+        unsent = self._state.stage == "ready" and self._text.value != self._state.sentence
+        if value == "start" and unsent and not self._tell():  # typed and not sent: start means it
+            return
         self._ask(what, value)
 
     def _tell(self) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class LoadedArmOptions(Options):
     """Options of an arm whose controller wants to know its load: nothing about it is guessed."""
 
-    payload: float = Field(ge=0, le=5, description="kg on the flange: gripper, camera, cables.")
+    payload: float = Field(ge=0, le=35, description="kg on the flange: gripper, camera, cables.")
     payload_centre: tuple[float, float, float] = Field(
         description="Its centre of mass in the flange's frame, metres: [0, 0, 0.06] is 6 cm in front of the flange. "
         "A wrong one lets a guided arm sink, and collisions be felt late. Controllers measure it (payload wizard)."

@@ -52,6 +52,7 @@ SCRIPT_ENDED = (
     "the script on its controller has ended: it heard nothing for 100 ms, or somebody stopped it on the pendant. See "
     "that the arm is free, then recover"
 )
+JOINTS = 6
 SERVO_STOP = 10.0
 """rad/s^2 with which the controller ends the servo mode of an arm that stands."""
 
@@ -60,13 +61,15 @@ class URArm(BaseDevice):
     """See `rdt2.robot.protocols.JointArm`, and `GuidedArm`: by the controller's freedrive (teach mode)."""
 
     def __init__(self, opening: Opening[UROptions]) -> None:
-        """Nothing is connected yet. Raises ConfigError for an arm of another model."""
+        """Nothing is connected yet. Raises ConfigError for an arm that is none of UR's."""
         super().__init__(opening.name, Timing(opening.arm.latency, opening.arm.clock_error))
-        if opening.arm.model != "ur5e" or opening.arm.tool is None:
+        model = None if opening.arm.model is None else arm_model(opening.arm.model)
+        if model is None or opening.arm.tool is None or len(model.links) != JOINTS:
             raise ConfigError(
-                f"the {opening.name} is driven by ur_rtde and of model {opening.arm.model!r}: expected ur5e."
+                f"the {opening.name} is driven by ur_rtde and of model {opening.arm.model!r}: expected an arm of six "
+                "joints, such as ur5e; examples/new_arm.py describes a UR10e."
             )
-        self.base, self.model = opening.arm.base, arm_model("ur5e")
+        self.base, self.model = opening.arm.base, model
         self._opening, self._options, self._clock = opening, opening.options, opening.clock
         self._tool = np.asarray(opening.arm.tool)
         self._link = URLink(self.name, opening.options)
@@ -106,7 +109,7 @@ class URArm(BaseDevice):
         self._stamps, self._stamp = ClockMap(), float("-inf")
         self._measure()
         kinematics = self._opening.robot.kinematics()[self._opening.side]
-        assert kinematics is not None  # it is a ur5e
+        assert kinematics is not None  # it has joints
         self._nominal = kinematics.tool
         bounds, now = self._opening.arm.bounds, self._clock.now()
         self._stream = JointStream(self.name, kinematics, bounds, self._joints(), now)
