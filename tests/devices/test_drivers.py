@@ -91,6 +91,7 @@ def test_any_ur_that_is_described_has_its_driver(monkeypatch):
     settings = RobotSettings.read("bimanual_ur5e").changed({"arms.left.model": "new_arm:ARM"})
     assert open_device(settings, "left", "arm").model.name == "ur10e"
     fr3 = RobotSettings.read("bimanual_fr3")
-    device = {"type": "ur_rtde", "address": "127.0.0.1", **dict(settings.arms["left"].device)}
+    device = {**settings.arms["left"].device, "type": "ur_rtde"}
+    del device["reset_degrees"]
     with pytest.raises(ConfigError, match="of model 'fr3': expected an arm of six joints"):
         open_device(fr3.changed({"arms.left.device": device}), "left", "arm")
