@@ -65,7 +65,8 @@ def drive(guard, wishes, feel, widths=None, onlooker=None):
         if commands:
             poses = {s: feel(s, [c.poses[s] for c in commands]) for s in SIDES}
             meant = {s: said[s].meant(PERIOD * k) for s in SIDES}
-            guard.check({s: SimpleNamespace(pose=pose) for s, pose in poses.items()}, meant)
+            joints = {s: guard._arms[s].postures[-1] for s in SIDES}  # what is asked here is about TCPs
+            guard.check({s: SimpleNamespace(pose=poses[s], joints=joints[s]) for s in SIDES}, meant)
         commands.append(guard.step(wish, widths or dict.fromkeys(SIDES, 0.08)))
         for s in SIDES:
             if k == 0:
