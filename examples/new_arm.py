@@ -3,8 +3,10 @@
 #
 # An arm is one variable: its links, where it stands, where it waits. This one is the UR10e, from its maker's
 # Denavit-Hartenberg table, in the looks of the UR5e, stretched. Copied to `src/rdt2/robot/models/ur10e.py` it is the
-# arm `ur10e`; without that its name is `new_arm:ARM`. Safety keeps clear of what is described here, in the cell and on
-# a real robot; what speaks with a real one is another file, its driver ([new_arm_driver.py](new_arm_driver.py)).
+# arm `ur10e`; without that its name is `new_arm:ARM`. `--robot ur10e` wants a robot that has two of them, too: a copy
+# of `configs/robots/cell_ur5e.yaml` called `cell_ur10e.yaml`, with that name, and this model and base for each arm.
+# Safety keeps clear of what is described here, in the cell and on a real robot; what speaks with a real one is another
+# file, its driver ([new_arm_driver.py](new_arm_driver.py)).
 
 # %%
 from dataclasses import replace

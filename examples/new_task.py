@@ -3,8 +3,12 @@
 #
 # A task is one variable: what stands on the table, how it is asked for, and when it is done. This one is picking with
 # manners: the named hand lifts its object by 5 cm and holds it for a second, and no other object has been moved.
-# Copied to `src/rdt2/sim/tasks/tidy.py` it is the task `tidy` of every command; a package of your own names it as an
-# entry point of the group `rdt2.tasks`; and without either its name in Python is `new_task:TASK`.
+# Copied to `src/rdt2/sim/tasks/tidy.py` it is the task `tidy` of every command but `rdt2 data record`, whose scripted
+# demonstrator knows pick, place and press; a package of your own names it as an entry point of the group `rdt2.tasks`;
+# and without either its name in Python is `new_task:TASK`. A new task is demonstrated by a person, who types take:
+#
+#     rdt2 run --robot cell_ur5e --task tidy --seed 100 --record recordings --pilot keyboard --dashboard
+#     rdt2 data convert recordings data/tidy --from recording --marks corrections
 
 # %%
 from rdt2.sim.objects import graspable

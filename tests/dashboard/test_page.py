@@ -222,42 +222,50 @@ def test_an_address_that_cannot_be_had_is_refused_in_words(options, words):
         Operated(Looking(dashboard=True, **options))
 
 
-def test_go_on_and_start_are_two_buttons():
-    """Regression: they were one, and a second press of Go on was a start."""
+@pytest.fixture(scope="module")
+def unwatched():
+    """A page that no browser shows, and what it asks for. One for all: viser does not start twice in a process."""
     asked = []
     page = Page("127.0.0.1", 0, None, asked.append)
-    try:
-        for stage, paused, shown in (
-            ("ready", False, "start"),
-            ("over", False, "next"),
-            ("running", True, "next"),
-            ("running", False, ""),
-        ):
-            page.take(State(stage, SENTENCE, False, None, False, False, paused=paused))
-            visible = {"start": page._start.visible, "next": page._next.visible}
-            assert [name for name, seen in visible.items() if seen] == ([shown] if shown else []), stage
-        for name in ("start", "next"):
-            page._pressed("start", name)
-        assert asked == [Asked("start", "start"), Asked("start", "next")]
-    finally:
-        page.close()
+    yield page, asked
+    page.close()
+
+
+def test_go_on_and_start_are_two_buttons(unwatched):
+    """Regression: they were one, and a second press of Go on was a start."""
+    page, asked = unwatched
+    asked.clear()
+    for stage, paused, shown in (
+        ("ready", False, "start"),
+        ("over", False, "next"),
+        ("running", True, "next"),
+        ("running", False, ""),
+    ):
+        page.take(State(stage, SENTENCE, False, None, False, False, paused=paused))
+        visible = {"start": page._start.visible, "next": page._next.visible}
+        assert [name for name, seen in visible.items() if seen] == ([shown] if shown else []), stage
+    for name in ("start", "next"):
+        page._pressed("start", name)
+    assert asked == [Asked("start", "start"), Asked("start", "next")]
 
 
 @pytest.mark.parametrize("typed", ["停！", "停下", "别动", "stop", "Stop it now."])
-def test_a_stop_that_is_typed_as_an_instruction_stops(typed):
+@pytest.mark.parametrize("stage", ["running", "ready"])
+def test_a_stop_that_is_typed_as_an_instruction_stops(unwatched, typed, stage):
     """Regression: the policy was told it, and the arms moved on."""
-    asked = []
-    page = Page("127.0.0.1", 0, None, asked.append)
-    try:
-        for stage, pressed in (("running", page._tell), ("ready", lambda: page._pressed("start", "start"))):
-            page.take(State(stage, SENTENCE, False, None, False, False))
-            page._text.value = typed
-            pressed()
-            assert asked.pop() == Asked("stop")
-            assert not asked
-            assert page._text.value == SENTENCE
-        page._text.value = "Pick it up."
-        page._pressed("start", "start")
-        assert asked == [Asked("say", "Pick it up."), Asked("start", "start")]
-    finally:
-        page.close()
+    page, asked = unwatched
+    asked.clear()
+    page.take(State(stage, SENTENCE, False, None, False, False))
+    page._text.value = typed
+    page._tell() if stage == "running" else page._pressed("start", "start")
+    assert asked == [Asked("stop")]
+    assert page._text.value == SENTENCE  # the next start does not mean it
+
+
+def test_what_is_typed_and_not_sent_is_meant_by_start(unwatched):
+    page, asked = unwatched
+    asked.clear()
+    page.take(State("ready", SENTENCE, False, None, False, False))
+    page._text.value = "Pick it up."
+    page._pressed("start", "start")
+    assert asked == [Asked("say", "Pick it up."), Asked("start", "start")]

@@ -13,8 +13,10 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS
 from rdt2.errors import ConfigError, SimulationError, TaskError
+from rdt2.robot.reading import CONFIGS
 from rdt2.robot.settings import RobotSettings
-from rdt2.sim import Cell, make_scene
+from rdt2.sim import EMBODIMENTS, Cell, make_scene
+from rdt2.sim.cell import cell_settings
 from rdt2.sim.render import CellRenderer
 
 pytest.importorskip("mujoco")
@@ -244,6 +246,17 @@ def test_errors_say_what_to_do(cell: Cell) -> None:
         cell.object_pose("ghost")
     with pytest.raises(ConfigError, match="1280x960"):
         cell.render("front", (4000, 100))
+
+
+def test_an_arm_that_no_robot_of_the_cell_has_is_told_what_to_write(monkeypatch, tmp_path) -> None:
+    """Regression: --robot ur10e was offered, and then there was no robot called 'cell_ur10e'."""
+    ur5e = (CONFIGS / "cell_ur5e.yaml").read_text()
+    monkeypatch.setattr("rdt2.robot.reading.CONFIGS", tmp_path)
+    monkeypatch.setattr("rdt2.sim.cell.EMBODIMENTS", (*EMBODIMENTS, "ur10e"))
+    with pytest.raises(ConfigError, match=r"Copy cell_ur5e\.yaml .*to cell_ur10e\.yaml, .*name, .*model and base"):
+        cell_settings("ur10e")
+    (tmp_path / "cell_ur10e.yaml").write_text(ur5e.replace("name: cell_ur5e", "name: cell_ur10e"))
+    assert cell_settings("ur10e").name == "cell_ur10e"
 
 
 def test_without_opengl_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
