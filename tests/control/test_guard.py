@@ -380,7 +380,9 @@ def test_an_elbow_that_is_elsewhere_is_noticed_though_the_tcp_is_where_it_should
     now = kinematics("fr3", "left").solve(commands[-1].poses["left"], start)
     guard.check({"left": SimpleNamespace(pose=commands[-1].poses["left"], joints=now)}, meant)
     swivelled = now + 0.3 * np.linalg.svd(kinematics("fr3", "left").jacobian(now)[1])[2][-1] / 0.5
-    with pytest.raises(SafetyError, match=r"left arm's joints are \d+ degrees from .*holds the elbow elsewhere"):
+    with pytest.raises(
+        SafetyError, match=r"left arm's joints are \d+ degrees from .*holds the elbow elsewhere"
+    ):
         guard.check({"left": SimpleNamespace(pose=commands[-1].poses["left"], joints=swivelled)}, meant)
 
 

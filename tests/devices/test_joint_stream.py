@@ -118,7 +118,7 @@ def test_who_brakes_and_was_not_led_for_a_while_does_not_jump(stream) -> None:
 
 def test_joints_are_led_within_the_bounds_of_the_tcp(stream) -> None:
     """Regression: only the joints' own top speeds held, several times those of the yaml at the TCP."""
-    goal = stream.joints + [0.6, 0, 0, 0, 0, 0, 0]
+    goal = stream.joints + np.array([0.6, 0, 0, 0, 0, 0, 0])
     before = stream.joints.copy()
     with pytest.raises(SafetyError, match=r"left arm refuses a path of 0\.\d+ m/s .* at most 0\.5 m/s"):
         stream.execute_joints(np.array([10.4]), goal[None], 10.0)

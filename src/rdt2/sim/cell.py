@@ -90,9 +90,9 @@ def cell_settings(robot: str) -> RobotSettings:
 
     if robot in EMBODIMENTS and f"cell_{robot}" not in shipped():  # an arm that somebody has added
         raise ConfigError(
-            f"the arm {robot!r} is described, but no robot of the cell has two of them. Copy cell_ur5e.yaml in {CONFIGS} "
-            f"to cell_{robot}.yaml, and change in it the name, and each arm's model and base; also tool, policy_to_tcp "
-            "and gripper.mount where the description's tcp or mount_yaw is not that of the UR5e."
+            f"the arm {robot!r} is described, but no robot of the cell has two of them. Copy cell_ur5e.yaml in "
+            f"{CONFIGS} to cell_{robot}.yaml, and change in it the name, and each arm's model and base; also tool, "
+            "policy_to_tcp and gripper.mount where the description's tcp or mount_yaw is not that of the UR5e."
         )
     settings = RobotSettings.read(f"cell_{robot}" if robot in EMBODIMENTS else robot)
     if settings.kind != "cell":
