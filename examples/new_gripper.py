@@ -56,9 +56,8 @@ class LineGripper(BaseDevice):
                     with self._lock:
                         now = self._clock.now()
                         self.watch(now, until=self._path.end[0])
-                        width = self._path.at(now)
-                    # before its first width it goes on holding what it holds
-                    self._say(f"W {width:.4f}" if self._moved else "?")
+                        line = f"W {self._path.at(now):.4f}" if self._moved else "?"  # untold, it holds on
+                    self._say(line)
                     self._clock.sleep_until(now + 0.02)
         except (OSError, ValueError) as error:  # gone, or it says what is no number
             self.fail(f"it does not answer ({error}). See that it is on, then close and connect it again")
@@ -82,10 +81,11 @@ class LineGripper(BaseDevice):
     def execute(self, times, widths) -> None:
         with self._lock:
             self.require_ready()
-            self._heard = now = self._clock.now()
-            require_widths(self.name, self._path.checked(times, widths, now=now)[1], self.stroke)
-            self._path.execute(times, widths, now=now)
-            self._moved = True
+            now = self._clock.now()
+            path = self._path if self._moved else WidthTrajectory(self._state.width, now)  # where it is now
+            require_widths(self.name, path.checked(times, widths, now=now)[1], self.stroke)
+            path.execute(times, widths, now=now)
+            self._path, self._moved, self._heard = path, True, now  # what is refused is no sign of life
 
 
 DRIVER = Driver(open=LineGripper, options=LineOptions, extra="")

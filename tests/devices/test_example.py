@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socketserver
 import threading
 import time
@@ -17,7 +18,7 @@ from conformance import Conformance, GripperConformance  # noqa: E402
 from fake_robot import fake_robot  # noqa: E402
 
 from rdt2.devices import GRIPPER_DRIVERS, open_device  # noqa: E402
-from rdt2.errors import ConfigError, RobotError  # noqa: E402
+from rdt2.errors import ConfigError, RobotError, SafetyError  # noqa: E402
 from rdt2.robot.settings import RobotSettings  # noqa: E402
 
 pytestmark = pytest.mark.realtime
@@ -183,3 +184,31 @@ def test_an_arm_that_goes_away_is_a_fault(arm, arm_server) -> None:
 def test_it_is_short(name, lines) -> None:
     _, _, code = (EXAMPLES / f"{name}.py").read_text().split('"""', 2)
     assert len([line for line in code.splitlines() if line.strip()]) <= lines
+
+
+def test_its_first_width_begins_where_its_fingers_are_now(gripper, server) -> None:
+    """Regression: it began where they were when it was connected, and let go of what it held."""
+    gripper.connect()
+    gripper.enable()
+    server.width, until = 0.03, time.monotonic() + 10  # closed by hand, around something
+    while gripper.state().width != 0.03 and time.monotonic() < until:
+        time.sleep(0.01)
+    gripper.execute([gripper._clock.now() + 0.05], [0.02])
+    while 0.02 not in server.told and time.monotonic() < until:
+        time.sleep(0.01)
+    assert 0.02 <= min(server.told) <= max(server.told) <= 0.03
+    gripper.close()
+
+
+def test_a_width_that_is_refused_is_no_sign_of_life(gripper) -> None:
+    """Regression: whoever sent nothing but nonsense kept a gripper moving."""
+    gripper.connect()
+    gripper.enable()
+    gripper.execute([gripper._clock.now() + 10.0], [0.02])
+    until = time.monotonic() + 10
+    while not gripper.health().fault and time.monotonic() < until:
+        with contextlib.suppress(SafetyError):
+            gripper.execute([gripper._clock.now() + 10.0], [1.0])
+        time.sleep(0.01)
+    assert "heard nothing" in gripper.health().fault
+    gripper.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -173,6 +174,44 @@ def test_a_device_that_cannot_be_stopped_is_said_and_the_next_client_is_let_in(
     instead(there, stop=there[0].arms["right"].device.stop)
     robot.arms["right"].recover()
     assert robot.arms["right"].health().ok
+
+
+@pytest.fixture
+def unread():
+    """A log that takes nothing: a terminal after Ctrl-S, a pipe that nobody reads."""
+    read, logger = threading.Event(), logging.getLogger("rdt2.devices")
+
+    class Unread(logging.Handler):
+        def emit(self, record):
+            read.wait(20)
+
+    handler = Unread()
+    logger.addHandler(handler)
+    yield
+    read.set()
+    logger.removeHandler(handler)
+
+
+def test_a_log_that_nobody_reads_holds_up_no_stop(there, host, network, robot, unread) -> None:
+    """Regression: it was logged first, and then nothing that its client had left behind was stopped."""
+    ready(robot)
+    devices = {name: device for name, device in there[0].devices() if "camera" not in name}
+    for each in host._hosted.values():
+        each.until = float("inf")  # it moves, for all that its host knows
+    network.silent = True
+    until(lambda: all(device.health().stopped for device in devices.values()), seconds=5.0)
+
+
+def test_a_log_that_nobody_reads_holds_up_no_stop_of_a_command_that_fails(there, host, robot, unread) -> None:
+    ready(robot)
+
+    def broken(*_):
+        raise ValueError("the driver is wrong")
+
+    instead(there, execute=broken)
+    now = robot.clock.now()
+    robot.arms["right"].execute([now + 0.1], [robot.arms["right"].state().pose])
+    until(lambda: there[0].arms["right"].health().stopped, seconds=5.0)
 
 
 def closed(stranger):

@@ -157,8 +157,8 @@ class Hosted:
         except RDT2Error as error:
             self.fail(str(error))
         except Exception as error:
-            log.exception("a command failed", extra={"device": self.name})
             self.fail(f"a command failed ({type(error).__name__}: {error})")
+            log.exception("a command failed", extra={"device": self.name})
         else:
             self.until = float(times[-1])
 
@@ -168,13 +168,14 @@ class Hosted:
         if not (health.connected and health.enabled):
             return
         self._fault = self._fault or health.fault or reason
-        log.warning("stopped", extra={"device": self.name, "reason": reason})
         try:
-            self.device.stop()
+            self.device.stop()  # before it is logged, which a terminal that takes nothing holds up
         except Exception as error:  # whoever found the reason goes on watching, or lets the next one in
-            log.exception(UNSTOPPED, extra={"device": self.name})
             if UNSTOPPED not in self._fault:
                 self._fault += f"; {UNSTOPPED}: {str(error).rstrip('.')}"
+            log.exception(UNSTOPPED, extra={"device": self.name, "reason": reason})
+        else:
+            log.warning("stopped", extra={"device": self.name, "reason": reason})
 
     def watch(self, ended: threading.Event) -> None:
         """Stop it when its client falls silent."""
