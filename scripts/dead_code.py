@@ -29,7 +29,7 @@ ALIVE = {
     "quad_start_id",
     # Called by torch, copy, http.server, logging, mkdocs and Ray Serve.
     "_save_to_state_dict", "reset_parameters", "memo", "do_GET", "do_HEAD", "log_message", "protocol_version",
-    "disable_nagle_algorithm", "on_config", "check_health",
+    "disable_nagle_algorithm", "on_config", "check_health", "enqueue",
 }  # fmt: skip
 # Classes of LeRobot, vla-eval and openpi are overridden there: methods and fields are theirs to call.
 OVERRIDING = ("packages/", "benchmarks/openpi_cell.py")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from fake_robot import fake_robot, fake_settings
 
-from rdt2.dashboard.desk import EMERGENCY, HELD_SECONDS, PAUSE, TOO_LATE, TOO_SOON, UNMOVED, Desk
+from rdt2.dashboard.desk import EMERGENCY, HELD_SECONDS, LET_GO_SECONDS, PAUSE, TOO_LATE, TOO_SOON, UNMOVED, Desk
 from rdt2.dashboard.figure import Figure
 from rdt2.dashboard.keyboard import ENDED, LEFT, TYPED
 from rdt2.dashboard.messages import Asked
@@ -238,7 +238,11 @@ def test_who_goes_on_holding_the_dead_mans_switch_has_said_one_word(opened):
         desk._do(Asked("holding"))
         time.sleep(0.05)
     assert begins.recovers == 1
-    time.sleep(HELD_SECONDS + 0.1)
+    time.sleep(HELD_SECONDS + 0.1)  # the page hung, while it was held
+    desk._do(Asked("holding"))
+    time.sleep(0.2)
+    assert begins.recovers == 1
+    time.sleep(LET_GO_SECONDS + 0.1)
     desk._do(Asked("holding"))
     soon(lambda: begins.recovers == 2)
 
