@@ -9,7 +9,16 @@ from types import SimpleNamespace
 import pytest
 from fake_robot import fake_robot, fake_settings
 
-from rdt2.dashboard.desk import EMERGENCY, HELD_SECONDS, LET_GO_SECONDS, PAUSE, TOO_LATE, TOO_SOON, UNMOVED, Desk
+from rdt2.dashboard.desk import (
+    EMERGENCY,
+    HELD_SECONDS,
+    LET_GO_SECONDS,
+    PAUSE,
+    TOO_LATE,
+    TOO_SOON,
+    UNMOVED,
+    Desk,
+)
 from rdt2.dashboard.figure import Figure
 from rdt2.dashboard.keyboard import ENDED, LEFT, TYPED
 from rdt2.dashboard.messages import Asked
