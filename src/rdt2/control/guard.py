@@ -19,7 +19,6 @@ gets worse.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -83,11 +82,9 @@ class Commanded:
 class _Arm:
     """What the guard knows of one arm."""
 
-    def __init__(
-        self, shadow: Shadow, limiter: Limiter, leash: Leash, arm: ArmSettings, period: float
-    ) -> None:
+    def __init__(self, shadow: Shadow, limiter: Limiter, leash: Leash, arm: ArmSettings) -> None:
         self.shadow, self.limiter, self.leash = shadow, limiter, leash
-        self.postures: deque[ndarray] = deque(maxlen=ceil(LATELY / period))
+        self.postures = np.zeros((0, 0))
         """Joints that were checked lately, the newest last."""
         self.bounds, self.stroke = arm.bounds, arm.gripper.stroke
         self.slow: tuple[float, str] = (np.inf, "")
@@ -119,7 +116,7 @@ class Guard:
             shadow = Shadow(side, arm, settings.safety, kinematics.get(side), period=period)
             errors = settings.safety.tracking_error_m, settings.safety.tracking_error_rad
             leash = Leash(shadow.body.tip, error=errors, period=period)
-            self._arms[side] = _Arm(shadow, Limiter(arm.bounds, period=period), leash, arm, period)
+            self._arms[side] = _Arm(shadow, Limiter(arm.bounds, period=period), leash, arm)
         clearance = settings.safety.arm_clearance
         self._own = {
             side: Pairs(arm.shadow, arm.shadow, arm.shadow.pairs, min(SELF_CLEARANCE, clearance))
@@ -158,8 +155,7 @@ class Guard:
             arm.shadow.start(rest, np.asarray(joints[side], dtype=np.float64), float(widths[side]))
             arm.slow, arm.wish = (np.inf, ""), None
             arm.leash.start(pose)
-            arm.postures.clear()
-            arm.postures.append(arm.shadow.joints)
+            arm.postures = np.tile(arm.shadow.joints, (ceil(LATELY / self._period), 1))
         for group in self._groups:
             group.start()
         self._started = True
@@ -255,7 +251,7 @@ class Guard:
                 )
             arm = self._arms[side]
             if arm.shadow.kinematics is not None:
-                off = float(np.abs(np.stack(arm.postures) - state.joints).max(axis=1).min())
+                off = float(np.abs(arm.postures - state.joints).max(axis=1).min())
                 if not off <= POSTURE:
                     raise SafetyError(
                         f"the {side} arm's joints are {np.degrees(off):.0f} degrees from those that its way was "
@@ -461,7 +457,8 @@ class Guard:
         for side, course in courses.items():
             arm = self._arms[side]
             arm.shadow.commit(*course)
-            arm.postures.append(arm.shadow.joints)
+            arm.postures[:-1] = arm.postures[1:]
+            arm.postures[-1] = arm.shadow.joints
             arm.slow = arm.shadow.slowing()
         within = self._safety.slow_within
         for group in self._groups:

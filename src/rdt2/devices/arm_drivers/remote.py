@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 SAME = 1e-4
 """Metres, and parts of a unit vector, that two files may differ by and mean the same."""
 CHECKED = {
-    "base": ("base", "Poses would mean other places"),
-    "model": ("model", "Poses would mean other places"),
-    "tool": ("tool", "Poses would mean other places"),
+    **{key: (key, "Poses would mean other places") for key in ("base", "model", "tool")},
     "braking": (
         "bounds (acceleration, jerk, turn_acceleration, turn_jerk)",
         "It would brake along another way than the one that is kept free here",
