@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from rdt2.action import HORIZON, ActionChunk
 from rdt2.control import LoopConfig, run_episode
 from rdt2.control.config import possible_mode
-from rdt2.errors import ActionError, ConfigError, ObservationError, SafetyError
+from rdt2.errors import ActionError, ConfigError, ObservationError, SafetyError, ServingError
 
 SENTENCE = "Pick up the red cube with the left hand."
 START = 100.0
@@ -522,6 +522,23 @@ def test_a_crashing_policy_leaves_the_robot_stopped():
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run(robot, Crash(), seconds=9.0)
+    assert is_stopped(robot)
+
+
+def test_a_server_that_has_gone_ends_an_episode_on_a_simulated_clock():
+    """Regression: an evaluation waited minutes for it, and then counted its episodes as failures of the policy."""
+    robot = fake_robot()
+
+    class Gone(ConstantPolicy):
+        def predict(self, observations, *, seed=None):
+            if len(self.seen) == 2:
+                raise ServingError("ws://gpu:8000 could not be reached for 10 s", reason="unreachable")
+            return super().predict(observations, seed=seed)
+
+    policy = Gone()
+    with pytest.raises(ServingError, match="could not be reached"):
+        run(robot, policy, seconds=9.0)
+    assert len(policy.seen) == 2
     assert is_stopped(robot)
 
 

@@ -222,6 +222,16 @@ def test_a_stop_while_the_policy_is_loaded_keeps_what_would_begin_by_itself(open
     begins.goes()
 
 
+def test_go_before_it_is_ready_is_answered(opened):
+    """Regression: go, typed while all was being loaded, was dropped without a word."""
+    desk = opened()
+    desk._do(Asked("start"))
+    assert desk._state.problem == TOO_SOON
+    begins = Begins(desk).start()
+    time.sleep(0.2)
+    assert begins.recovers == 0
+
+
 def test_one_word_is_one_attempt(opened):
     """Regression: a robot that stayed at fault was unlocked again and again on one word of a person."""
     desk = opened()

@@ -199,6 +199,14 @@ def test_every_kind_of_mistake_is_told_with_its_key(tmp_path, key: str, value, w
     assert wanted in told(tmp_path, put(plain(), key, value))
 
 
+def test_a_misspelt_half_of_the_calibration_is_told_by_its_name(tmp_path) -> None:
+    values = plain("bimanual_ur5e")
+    right = values["arms"]["right"]
+    right["tx_traker_to_tcp"] = right.pop("tx_tracker_to_tcp")
+    wanted = "expected tx_tracker_to_tcp beside it. Did you mean it by tx_traker_to_tcp?"
+    assert wanted in told(tmp_path, values)
+
+
 def test_all_mistakes_are_told_at_once(tmp_path) -> None:
     values = put(put(put(plain(), "arms.left.latency", -1), "safety.max_age", None), "nmae", "x")
     message = told(tmp_path, values)

@@ -422,7 +422,7 @@ class Desk:
         elif asked.what == "start":
             if asked.value and asked.value != ("start" if stage == "ready" else "next"):
                 return  # the button of a moment ago
-            if stage == "ready" and wall.monotonic() < self._settled:
+            if stage == "loading" or (stage == "ready" and wall.monotonic() < self._settled):
                 self._set(problem=TOO_SOON)
             elif stage == "over" or self._state.paused or not self._state.dead_man:
                 self._start()

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rdt2.robot.settings import RobotSettings
 
 
+SIGNALLED = 128
+"""Exit codes above it are this and the number of a signal."""
+
+
 class Judge(Monitor, Protocol):
     """Who says when the task is done."""
 
@@ -123,4 +127,12 @@ def drive(
     driven = Driven(result, monitor, None)
     if desk is None or driven.interrupted or desk.left:
         return driven
-    return Driven(result, monitor, desk.end(robot, result, judged=monitor.judged))
+    try:
+        return Driven(result, monitor, desk.end(robot, result, judged=monitor.judged))
+    except KeyboardInterrupt:  # while it waits for a mark: the episode is over, and what was recorded of it is whole
+        result.signal = signal.SIGINT
+    except SystemExit as ended:  # another signal, see `ending_in_order`
+        if not isinstance(ended.code, int) or ended.code <= SIGNALLED:
+            raise
+        result.signal = ended.code - SIGNALLED
+    return driven

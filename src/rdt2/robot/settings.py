@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from rdt2.action import FPS, HORIZON
 from rdt2.errors import ConfigError
-from rdt2.registry import Registry
+from rdt2.registry import Registry, did_you_mean
 from rdt2.robot.braking import MEAN
 from rdt2.robot.grippers import GRIPPERS
 from rdt2.robot.kinematics import LIMIT_MARGIN
@@ -237,15 +237,15 @@ class ArmSettings(_Settings):
         if not isinstance(values, Mapping):
             return values
         values = dict(values)
-        pair = {
-            key: values.pop(key) for key in ("tx_tracker_to_tcp", "tx_tracker_to_policy") if key in values
-        }
+        both = ("tx_tracker_to_tcp", "tx_tracker_to_policy")
+        pair = {key: values.pop(key) for key in both if key in values}
         if not pair:
             return values
         if len(pair) == 1:
-            raise ValueError(
-                f"{next(iter(pair))} stands alone: expected tx_tracker_to_tcp and tx_tracker_to_policy"
-            )
+            (missing,) = set(both) - set(pair)
+            meant = [key for key in values if key not in cls.model_fields and did_you_mean(key, [missing])]
+            near = f". Did you mean it by {meant[0]}?" if meant else ""
+            raise ValueError(f"{next(iter(pair))} stands alone: expected {missing} beside it{near}")
         if "policy_to_tcp" in values:
             raise ValueError("policy_to_tcp and the two transforms it is made of: expected one or the other")
         poses = {}
