@@ -20,6 +20,7 @@ help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 setup: $(INSTALLED)  ## Make .venv with everything that tests and the demo need
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "ready: . $(BIN)/activate; rdt2 doctor",:)
 
 $(INSTALLED): pyproject.toml requirements/constraints.txt scripts/setup.sh scripts/system_packages.sh
 	bash scripts/setup.sh "$(PYTHON)" "$(VENV)" $(EXTRAS)

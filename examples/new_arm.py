@@ -4,7 +4,9 @@
 # An arm is one variable: its links, where it stands, where it waits. This one is the UR10e, from its maker's
 # Denavit-Hartenberg table, in the looks of the UR5e, stretched. Copied to `src/rdt2/robot/models/ur10e.py` it is the
 # arm `ur10e`; without that its name is `new_arm:ARM`. `--robot ur10e` wants a robot that has two of them, too: a copy
-# of `configs/robots/cell_ur5e.yaml` called `cell_ur10e.yaml`, with that name, and this model and base for each arm.
+# of `configs/robots/cell_ur5e.yaml` in the same folder, called `cell_ur10e.yaml`, with that name, and this model and
+# base for each arm. The `base` below is the left arm's place, and y is negative for the right one. The yaml wants each
+# as a 4x4 matrix, `rdt2.robot.models.base_pose("ur10e", "left")`: no turn, and the place in the last column.
 # Safety keeps clear of what is described here, in the cell and on a real robot; what speaks with a real one is another
 # file, its driver ([new_arm_driver.py](new_arm_driver.py)).
 

@@ -10,6 +10,10 @@ import sys
 sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PY
 
+echo "installing into $venv: PyTorch and what goes with it, up to some 3 GB, a minute or more" >&2
+quiet=(--quiet)  # in logs; whoever waits at a terminal sees how far it is
+if [ -t 2 ]; then quiet=(); fi
+
 # also one that was left half made, such as without python3-venv
 "$venv/bin/python" -m pip --version > /dev/null 2>&1 || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv>=0.8"
@@ -23,7 +27,7 @@ if [ -n "${PIP_FIND_LINKS:-}" ]; then
 else
   where+=(--torch-backend auto)
 fi
-"$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" \
+"$venv/bin/uv" pip install ${quiet[@]+"${quiet[@]}"} --compile-bytecode --python "$venv/bin/python" \
   --constraint requirements/constraints.txt "${where[@]}" --editable ".[$extras]"
 
 bash scripts/system_packages.sh "$venv/bin/python"

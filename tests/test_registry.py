@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,58 @@ def test_a_file_is_a_kind_and_is_imported_when_asked_for(kinds: Path) -> None:
     assert numbers["two"] == 2
     with pytest.raises(ConfigError, match=r"number 'broken' cannot be loaded.*nothing_like_it"):
         numbers["broken"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("NUMBER = 1\nNUMBER = (2", r"line 2: SyntaxError: '\(' was never closed"),
+        ("NUMBER = 1\n  NUMBER = 2", "line 2: IndentationError: unexpected indent"),
+        (
+            "def add(a, b):\n    return a + b\n\nNUMBER = add(1)",
+            r"line 4: TypeError: add\(\) missing 1 required",
+        ),
+        ("import textwrap\nNUMBER = textwrap.dedent(3)", "line 2: TypeError"),
+        (
+            "from rdt2.registry import kind_names\nkind_names('nothing_here')",
+            "line 2: nothing_here is no package",
+        ),
+        ("import nothing_like_it", "line 1: ModuleNotFoundError: No module named 'nothing_like_it'"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_its_line(kinds: Path, text: str, told: str) -> None:
+    """Regression: a traceback, and the advice to report a fault of rdt2."""
+    (kinds / "odd.py").write_text(text)
+    with pytest.raises(ConfigError, match=rf"^the number 'odd' cannot be loaded from .*odd\.py, {told}"):
+        registry()["odd"]
+    with pytest.raises(ConfigError, match=rf"odd\.py, {told}"):
+        registry()["kinds_here.odd:NUMBER"]
+
+
+def test_a_sentence_with_other_places_names_its_line(kinds: Path) -> None:
+    from rdt2.sim.tasks import TASKS
+
+    (kinds / "hoist.py").write_text(
+        "from dataclasses import replace\nfrom rdt2.sim.tasks.pick import TASK as PICK\n\n"
+        "TASK = replace(PICK, sentence='Hoist the {tool}.')\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r"hoist\.py, line 4: the sentence 'Hoist the \{tool\}.' has .*'tool'"
+    ):
+        TASKS["kinds_here.hoist:TASK"]
+
+
+def test_an_arm_with_a_mistake_is_told_before_the_yaml_that_it_lacks(kinds: Path, monkeypatch) -> None:
+    pytest.importorskip("mujoco")
+    from rdt2.robot.models import ARM_MODELS
+    from rdt2.sim import cell
+
+    (kinds / "odd.py").write_text("ARM = (")
+    place = EntryPoint("odd", "kinds_here.odd:ARM", "rdt2.models")
+    monkeypatch.setitem(ARM_MODELS._places, "odd", place)
+    monkeypatch.setattr(cell, "EMBODIMENTS", (*cell.EMBODIMENTS, "odd"))
+    with pytest.raises(ConfigError, match=r"odd\.py, line 1: SyntaxError"):
+        cell.cell_settings("odd")
 
 
 def test_an_unknown_name_says_which_there_are_and_the_nearest(kinds: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,28 @@ def test_the_changelog_is_for_users() -> None:
     assert len(text.splitlines()) < 80
     assert re.search(r"^## \[\d+\.\d+\.\d+\] - (unreleased|\d{4}-\d{2}-\d{2})$", text, re.M)
     assert not re.search(r"\bgoals?\b", text)  # ours, not those of who reads it
+
+
+def test_setting_up_says_what_it_does_and_is_quiet_in_logs(tmp_path: Path) -> None:
+    tools = tmp_path / "venv/bin"
+    tools.mkdir(parents=True)
+    for name in ("python", "uv"):
+        (tools / name).write_text(f"#!/bin/sh\n[ {name} = python ] || echo uv $@\n")
+        (tools / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/setup.sh"), sys.executable, str(tools.parent), "sim"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr.startswith(f"installing into {tools.parent}: PyTorch")
+    assert done.stdout.startswith("uv pip install --quiet ")
+    assert done.stdout.rstrip().endswith("--editable .[sim]")
+
+
+def test_make_setup_ends_with_what_to_do_next() -> None:
+    asked = [
+        subprocess.run(
+            ["make", "-n", "-o", ".venv/.installed", goal], cwd=ROOT, capture_output=True, text=True
+        ).stdout
+        for goal in ("setup", "demo")
+    ]
+    assert ["ready: . .venv/bin/activate; rdt2 doctor" in each for each in asked] == [True, False]

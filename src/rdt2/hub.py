@@ -86,6 +86,11 @@ def locate(
         raise error(f"{path}: no folder of that name is here, expected {what}, and {reason}.") from problem
 
 
+def is_missing_folder(path: str) -> bool:
+    """Whether `path` can only be that of a folder, and there is none: it is no id of the hub, and no page of one."""
+    return _ID.fullmatch(_hub_id(path)) is None and not os.path.lexists(Path(path).expanduser())
+
+
 def _hub_id(name: str) -> str:
     """The id of a repository whose page was given, with its revision; other names as they are."""
     page = _PAGE.fullmatch(name)

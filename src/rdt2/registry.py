@@ -19,10 +19,13 @@ from __future__ import annotations
 import difflib
 import pkgutil
 import re
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from rdt2.errors import ConfigError, RDT2Error
@@ -30,6 +33,13 @@ from rdt2.errors import ConfigError, RDT2Error
 T = TypeVar("T")
 MODULE = re.compile(r"[\w.]+:[\w.]+")
 """A kind of any module: module:VARIABLE."""
+_EXAMPLES = {
+    "arm": "examples/new_arm.py",
+    "arm driver": "examples/new_arm_driver.py",
+    "gripper driver": "examples/new_gripper.py",
+    "task": "examples/new_task.py",
+}
+"""A file to begin a new kind with, by what it is called."""
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:
@@ -43,6 +53,34 @@ def did_you_mean(name: object, names: Iterable[str]) -> str:
 
 def _bare(name: str) -> str:
     return name.lstrip("-").lower().replace("_", "-")
+
+
+def fault_of_a_user(error: BaseException, module: str = "") -> str | None:
+    """Where somebody's own file went wrong, and how: "hoist.py, line 12: KeyError: 'bowl'".
+
+    Args:
+        error: what was raised.
+        module: one whose file is meant wherever it lies; otherwise those of ours, of Python and of installed packages
+            are not.
+
+    Returns:
+        None where no line of the traceback is of such a file.
+    """
+    places = [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    said = str(error) if isinstance(error, RDT2Error) else f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+        said = f"{type(error).__name__}: {error.msg}"
+    for name, line in reversed(places):
+        file = Path(name)
+        installed = not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
+        others = installed or name.startswith("<") or any(map(file.is_relative_to, _NOT_OF_USERS))
+        if not others or (module and ".".join(file.with_suffix("").parts).endswith(f".{module}")):
+            return f"{file}, line {line}: {said.removesuffix(': ')}"
+    return None
+
+
+_NOT_OF_USERS = Path(__file__).parent, Path(sysconfig.get_paths()["stdlib"])
 
 
 def kind_names(package: str) -> tuple[str, ...]:
@@ -100,20 +138,23 @@ class Registry(Mapping[str, T], Generic[T]):
         """The kind called `name`.
 
         Raises:
-            the registry's error: no such name. ConfigError: its file brings nothing of the right type.
+            the registry's error: no such name. ConfigError: its file has a mistake, told with its line, or brings
+                nothing of the right type.
         """
         place = EntryPoint(name, name, "") if MODULE.fullmatch(name) else self._places.get(name)
         if place is None:
+            example = _EXAMPLES.get(self.what, "rdt2/registry.py")
             raise self._error(
                 f"there is no {self.what} called {name!r}, only {', '.join(self)}."
-                f"{did_you_mean(name, tuple(self))} A new one is one file: see rdt2/registry.py."
+                f"{did_you_mean(name, tuple(self))} A new one is one file: see {example}."
             )
         if name not in self._loaded:
             try:
                 kind = place.load()
-            except (ImportError, AttributeError) as error:
+            except Exception as error:  # anything may be wrong in a file that somebody writes
+                said = (fault_of_a_user(error, place.module) or str(error)).rstrip(".")
                 raise ConfigError(
-                    f"the {self.what} {name!r} cannot be loaded from {place.value}: {error}."
+                    f"the {self.what} {name!r} cannot be loaded from {place.value}: {said}."
                 ) from error
             if not isinstance(kind, self._kind):
                 raise ConfigError(

@@ -440,5 +440,10 @@ def test_a_sentence_of_ones_own_prints_what_came_of_it(still, tmp_path, monkeypa
     monkeypatch.setattr(cell, "run_trial", short)
     options = ["--robot", "handheld", "--task", "press", "--episodes", "1", "--out", str(tmp_path / "r.html")]
     main(["demo", *options, "--instruction", "Dance a waltz."])
-    text = capsys.readouterr().out
+    text, notes = capsys.readouterr()
+    notes = " ".join(notes.split())
+    assert notes.index("it names no task of these scenes") < notes.index("loading"), (
+        "before the first episode"
+    )
+    assert "A sentence that does: Press the " in notes
     assert "Dance a waltz. it names no task of this scene" in text

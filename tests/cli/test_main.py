@@ -109,13 +109,31 @@ def test_a_missing_extra_says_what_to_install(monkeypatch, capsys):
     assert "pip install 'rdt2[sim]'" in capsys.readouterr().err
 
 
-def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch, capsys):
+def test_a_fault_in_a_file_of_the_users_own_is_not_ours(monkeypatch, capsys):
     from rdt2.cli.demo import Demo
 
     def run(self):
-        raise ModuleNotFoundError("No module named 'rdt2.nothing'", name="rdt2.nothing")
+        return {}["bowl"]
 
     monkeypatch.setattr(Demo, "run", run)
+    with pytest.raises(SystemExit) as done:
+        main(["demo"])
+    assert done.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert (
+        f"{__file__}, line {run.__code__.co_firstlineno + 1}: KeyError: 'bowl'. That file is no part of"
+        in said
+    )
+    assert "please report" not in said
+
+
+def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch, capsys):
+    from rdt2.cli import demo
+
+    Demo, found = demo.Demo, {}
+    exec(compile("def run(self): import rdt2.nothing", demo.__file__, "exec"), found)  # as a line of ours
+    monkeypatch.setattr(Demo, "run", found["run"])
     with pytest.raises(SystemExit) as done:
         main(["demo"])
     assert done.value.code == 70

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from rdt2.cli.main import main, parse
+from rdt2.policy import load_policy
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def server(port, tmp_path_factory):
         lines.append(json.loads(line))
         if lines[-1]["event"] == "listening":
             break
+    assert (lines[0]["event"], lines[0]["policy"]) == ("loading", "untrained")
     assert lines[-1]["port"] == port
     yield process, key
     process.kill()
@@ -62,6 +64,14 @@ def test_served_evaluated_and_stopped(server, port, tmp_path, capsys, monkeypatc
     assert len(told["metadata"]["model"]["normalizer_digest"]) == 16
     assert told["ms"]["round_trip"]["median"] >= told["ms"]["server_total"]["median"]
 
+    with load_policy(url, api_key_file=key) as policy:
+        assert policy.model["policy"] == "untrained"
+    with pytest.raises(SystemExit):
+        main(["client", "--policy", url])
+    assert "asks for its API key: pass --api-key-file FILE (header" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
     main(["client", "--policy", url, "--api-key-file", str(key), "--number", "2", "--deadline", "0.0001"])
     assert "2 of 2 requests could not be answered" in capsys.readouterr().out
 
@@ -69,9 +79,11 @@ def test_served_evaluated_and_stopped(server, port, tmp_path, capsys, monkeypatc
     from rdt2.evaluation import cell
 
     short = ("--episodes", "1", "--max-seconds", "0.3", "--json", str(figures))
+    figures.unlink()
     main(["evaluate", "cell", "--policy", url, "--api-key-file", str(key), "--jpeg", *short])
     remote = json.loads(figures.read_text())
     assert remote["settings"]["policy"]["server"]["policy"] == "untrained"
+    figures.unlink()
     main(["evaluate", "cell", "--policy", "untrained", *short])
     local = json.loads(figures.read_text())
     assert remote["settings"]["loop"] == local["settings"]["loop"]

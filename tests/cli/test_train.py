@@ -48,11 +48,15 @@ def test_training_says_where_the_model_is_and_what_comes_next(data, tmp_path, ca
     assert all("loss" in line and "lr 1.0e-04" in line for line in lines)
     assert " left  " in lines[0]
     assert f"model: {out / 'model'}" in told
-    following = next(line for line in told.splitlines() if line.startswith("next: "))
-    assert f"--tokenizer '{out / 'model'}'" in following
-    assert "rdt2 train vq --config PRESET" in following  # without one it would be the published recipe
+    following, other = told.splitlines()[-2:]
+    # Without a preset it would be the published recipe.
+    assert following.startswith("next: rdt2 train vq --config PRESET ")
+    assert f"tokenizer={out / 'model'}" in shlex.split(following)
+    assert other.startswith(
+        "or, where many runs read the same data, write the tokens once: rdt2 data tokenize "
+    )
     words = shlex.split(
-        following.removeprefix("next: ").split(", then")[0].replace("TOKENS", str(tmp_path / "tokens"))
+        other.split("once: ")[1].split(", then")[0].replace("TOKENS", str(tmp_path / "tokens"))
     )
     main(words[1:])
     assert (tmp_path / "tokens" / "shard-000000.tar").is_file()

@@ -59,6 +59,19 @@ def test_options_that_are_there_are_let_through(monkeypatch):
     assert (seen[0].swap_instruction, seen[0].episodes, seen[0].seed, seen[0].task) == (True, 3, 4, "place")
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("evaluate cell --episodes two", "--episodes two: expected a whole number. See: rdt2 evaluate cell --help"),
+        ("evaluate cell --episodes=2.5", "--episodes 2.5: expected a whole number"),
+        ("evaluate cell --max-seconds long", "--max-seconds long: expected a number"),
+        ("evaluate shards --data d --limit all", "--limit all: expected a whole number"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_said_in_words(line: str, told: str, capsys):
+    assert told in said(capsys, *line.split())
+
+
 PREDICT = "predict --left l.png --right r.png --instruction Go."
 
 

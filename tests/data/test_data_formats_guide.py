@@ -94,7 +94,15 @@ def elsewhere(file, motion: Motion) -> None:
     _cameras(file, motion)
 
 
-HDF5 = [two_hands, one_hand, aloha, named, elsewhere]
+def one_each(file, motion: Motion) -> None:
+    for arm in ARMS:
+        file[f"arms/{arm}/tcp_pose"] = np.concatenate([motion.position[arm], motion.quaternion(arm)], 1)
+        file[f"arms/{arm}/jaw"] = motion.width[arm]
+        file[f"video/{arm}_wrist"] = motion.picture[arm]
+    file["timestamp"] = motion.times
+
+
+HDF5 = [two_hands, one_hand, aloha, named, elsewhere, one_each]
 OTHERS = ["umi-zarr", "lerobot", "lerobot-v3", "mcap"]
 NEEDED = {"hdf5": "h5py", "umi-zarr": "zarr", "lerobot": "pyarrow", "mcap": "mcap"}
 

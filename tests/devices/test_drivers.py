@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from rdt2.devices import Options
-from rdt2.devices.drivers import Driver, Peer
+from rdt2.devices.drivers import Driver, Peer, checked_options
 from rdt2.devices.opening import open_device
 from rdt2.devices.peers import run
 from rdt2.errors import ConfigError
@@ -95,3 +95,11 @@ def test_any_ur_that_is_described_has_its_driver(monkeypatch):
     del device["reset_degrees"]
     with pytest.raises(ConfigError, match="of model 'fr3': expected an arm of six joints"):
         open_device(fr3.changed({"arms.left.device": device}), "left", "arm")
+
+
+def test_an_option_that_is_none_is_told_in_whole_sentences() -> None:
+    """Regression: "Extra inputs are not permitted Did you mean 'address'?"."""
+    with pytest.raises(ConfigError, match=r"\n  adress: is no option\. Did you mean 'address'\?\nIt takes: "):
+        checked_options(Port, {"address": "here", "adress": 3}, "the peer cannot start")
+    with pytest.raises(ConfigError, match=r"\n  zzzz: is no option\.\nIt takes: "):
+        checked_options(Port, {"address": "here", "zzzz": 3}, "the peer cannot start")

@@ -103,6 +103,29 @@ def test_more_episodes_are_added_and_none_is_lost(no_simulation, tmp_path):
     assert read_evaluation(file).episodes == 9
 
 
+def test_no_file_is_replaced(no_simulation, tmp_path):
+    """Regression: without resume a complete evaluation, and a file of something else, was written over."""
+    file, other, empty = (tmp_path / name for name in ("e.json", "notes.txt", "empty.json"))
+    evaluate_cell(Still(), "ur5e", "pick", episodes=3, json=file)
+    other.write_text("hours of work", "utf-8")
+    empty.touch()
+    before = file.read_bytes()
+    no_simulation.clear()
+    with pytest.raises(
+        ConfigError, match=r"holds 3 episodes of an evaluation: expected a new file. --resume goes on"
+    ):
+        evaluate_cell(Still(), "ur5e", "pick", episodes=3, json=file)
+    with pytest.raises(
+        ConfigError, match=r"nothing that 'rdt2 evaluate cell' goes on with: expected a new file"
+    ):
+        evaluate_cell(Still(), "ur5e", "pick", episodes=3, json=other)
+    assert not no_simulation
+    assert file.read_bytes() == before
+    assert other.read_text("utf-8") == "hours of work"
+    evaluate_cell(Still(), "ur5e", "pick", episodes=2, json=empty)
+    assert read_evaluation(empty).complete
+
+
 def test_a_robot_with_one_arm_is_asked_for_that_hand_and_filmed(tmp_path):
     """Regression: half of its episodes asked for the arm that it has not."""
     pytest.importorskip("matplotlib")
@@ -336,6 +359,7 @@ def test_films_without_a_page_and_a_file_to_resume_are_asked_for(capsys):
     for line, said in (
         ("evaluate cell --film all", "--report page.html"),
         ("evaluate cell --resume", "--json FILE"),
+        ("evaluate cell --policy nowhere --json pyproject.toml", "expected a new file. Name another"),
         ("evaluate cell --no-instruction --swap-instruction", "cannot be swapped"),
         ("evaluate cell --robot ur10", "there is no robot called 'ur10'"),
         ("evaluate cell --robot bimanual_ur5e", "kind: cell"),

@@ -10,6 +10,7 @@ from fake_robot import ConstantPolicy, fake_robot, fake_settings
 
 from rdt2.control import LoopConfig
 from rdt2.operation.driving import drive
+from rdt2.operation.session import ending_in_order
 
 
 class Waiting:
@@ -51,7 +52,9 @@ def driven(ends):
         seed=0,
         figure=lambda: None,
         title="one",
-        judge=lambda say: SimpleNamespace(judged=True, update=lambda: None, done=False, success=False, followed=False),
+        judge=lambda say: SimpleNamespace(
+            judged=True, update=lambda: None, done=False, success=False, followed=False
+        ),
         desk=Waiting(ends),
     )
 
@@ -65,12 +68,8 @@ def test_an_episode_that_is_over_is_kept_when_a_signal_ends_the_command(ends, nu
     assert whole.result.ending == "time is up"
     assert whole.interrupted
     assert whole.result.signal == number
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(143)))
-        try:
-            whole.obey()
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with ending_in_order(), pytest.raises(type(ends)):
+        whole.obey()
 
 
 def test_what_is_no_signal_goes_on() -> None:

@@ -229,3 +229,15 @@ def test_the_cell_speaks_the_protocols() -> None:
         moved = {s: cell.arms[s].state().pose[0, 3] - starts[s] for s in starts}
         assert moved["left"] == pytest.approx(0.01, abs=1e-3)
         assert moved["right"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_question_of_a_device_is_told_without_a_full_stop_behind_it() -> None:
+    """Regression: "does nobody else hold its RTDE inputs?."."""
+    robot = fake_robot()
+
+    def unwell() -> None:
+        raise RobotError("is it switched on?")
+
+    device = robot.arms["left"]
+    device.health = unwell
+    assert any("(is it switched on?)" in fault for fault in robot.faults())

@@ -138,6 +138,12 @@ MANDATORY = [
 ]  # fmt: skip
 
 
+def test_no_line_of_what_is_wrong_ends_with_a_blank(tmp_path) -> None:
+    """Regression: "a setting is wrong or missing. " of a layout that needs no word more."""
+    message = told(tmp_path, put(plain(), "arms.left.bounds.speed", 0))
+    assert all(line == line.rstrip() for line in message.splitlines())
+
+
 @pytest.mark.parametrize("key", MANDATORY)
 def test_nothing_of_a_robot_has_a_default(tmp_path, key: str) -> None:
     message = told(tmp_path, put(plain(), key, None))
@@ -169,6 +175,7 @@ def test_nothing_of_a_robot_has_a_default(tmp_path, key: str) -> None:
         ("arms.left.policy_to_tcp", "identity", "arms.left.policy_to_tcp: got 'identity'; expected a 4x4 matrix"),
         ("arms.left.base", plain()["arms"]["right"]["base"], "0 mm apart: two arms cannot stand in the same place"),
         ("arms.left.model", "ur5", "there is no arm called 'ur5', only fr3, ur5e. Did you mean 'ur5e'?"),
+        ("arms.left.model", "ur5", "A new one is one file: see examples/new_arm.py. It means: "),
         ("arms.left.model", None, "arms.left.model: is missing"),
         ("arms.left.latency", 167, "arms.left.latency: got 167; expected less than or equal to 0.8"),
         ("arms.left.latency", -0.1, "arms.left.latency: got -0.1"),

@@ -246,8 +246,12 @@ def test_a_key_is_asked_for():
             assert told.value.response.status_code == 401
         with Talk(url, additional_headers={"Authorization": "Api-Key right"}) as talk:
             assert isinstance(talk.ask(entries()), bytes)
-        with pytest.raises(ServingError, match=r"refuses .*401.*asks for its API key"):
+        with pytest.raises(ServingError, match=r"refuses .*401.*has another API key than the one that came"):
             Client(url, api_key="wrong")
+        with pytest.raises(
+            ServingError, match=r"refuses .*401.*asks for its API key: pass api_key_file=FILE"
+        ):
+            Client(url)
         with Client(url, api_key="right") as policy:
             assert policy.predict([observation()])[0].valid
         assert get(url, "/healthz") == (200, "OK\n")

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.action import ARMS
 from rdt2.errors import ConfigError, SimulationError, TaskError
+from rdt2.robot.models import ARM_MODELS
 from rdt2.robot.reading import CONFIGS
 from rdt2.robot.settings import RobotSettings
 from rdt2.sim import EMBODIMENTS, Cell, make_scene
@@ -253,6 +254,8 @@ def test_an_arm_that_no_robot_of_the_cell_has_is_told_what_to_write(monkeypatch,
     ur5e = (CONFIGS / "cell_ur5e.yaml").read_text()
     monkeypatch.setattr("rdt2.robot.reading.CONFIGS", tmp_path)
     monkeypatch.setattr("rdt2.sim.cell.EMBODIMENTS", (*EMBODIMENTS, "ur10e"))
+    monkeypatch.setitem(ARM_MODELS._loaded, "ur10e", ARM_MODELS["ur5e"])
+    monkeypatch.setitem(ARM_MODELS._places, "ur10e", ARM_MODELS._places["ur5e"])
     with pytest.raises(ConfigError, match=r"Copy cell_ur5e\.yaml .*to cell_ur10e\.yaml, .*model and base"):
         cell_settings("ur10e")
     (tmp_path / "cell_ur10e.yaml").write_text(ur5e.replace("name: cell_ur5e", "name: cell_ur10e"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdt2.errors import ConfigError, TrainingError
+from rdt2.errors import CheckpointError, ConfigError, TrainingError
 from rdt2.training.cli import run_training
 from rdt2.training.config import (
     CONFIGS,
@@ -256,3 +256,43 @@ def test_a_gpu_that_is_too_small_is_no_traceback(tmp_path, monkeypatch):
             data=tmp_path,
             out=tmp_path / "out",
         )
+
+
+@pytest.mark.parametrize(
+    ("stage", "preset", "settings", "told"),
+    [
+        (
+            "vq",
+            "vq_tiny",
+            ["tokenizer=runs/tokenizer/model"],
+            "runs/pointing/model: no such folder. It is the preset's own: start_from of vq_tiny, made by 'rdt2 train "
+            "pointing' (docs/training.md). Name yours with --set start_from=FOLDER, or take --config vq_small, which "
+            "starts from nothing.",
+        ),
+        (
+            "expert",
+            "expert_tiny",
+            [],
+            "runs/vq/model: no such folder. It is the preset's own: vlm of expert_tiny, made by 'rdt2 train vq' "
+            "(docs/training.md). Name yours with --set vlm=FOLDER.",
+        ),
+    ],
+)
+def test_a_missing_folder_that_the_preset_names_is_told_as_the_preset_s(
+    tmp_path, monkeypatch, stage, preset, settings, told
+):
+    """Regression: "no such folder" of a name that the user never gave."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        run_training(stage, config=preset, overrides=settings, data=tmp_path, out=tmp_path / "out")
+    assert str(caught.value) == told
+
+
+def test_a_folder_that_the_user_names_is_not_told_as_the_preset_s(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own.yaml"
+    own.write_text("start_from: runs/pointing/model\n")
+    for preset, settings in (("vq_tiny", ["start_from=runs/pointing/model", "mirror=false"]), (own, [])):
+        with pytest.raises(CheckpointError, match="runs/pointing/model: no such folder") as caught:
+            run_training("vq", config=preset, overrides=settings, data=tmp_path, out=tmp_path / "out")
+        assert "preset" not in str(caught.value)

@@ -107,7 +107,7 @@ class DataConvert:
                 progress=on_group,
             )
         console().print(
-            f"{report.samples} samples of {report.episodes} episodes in {report.shards} "
+            f"{report.samples} samples of {report.episodes} episode{'s' * (report.episodes != 1)} in {report.shards} "
             f"shard{'s' * (report.shards != 1)}, {self.out} "
             f"({report.seconds:.0f} s)",
             highlight=False,
@@ -115,9 +115,8 @@ class DataConvert:
         for line in report.notes:
             note(line)
         if report.too_short:
-            note(
-                f"{len(report.too_short)} episodes are shorter than 0.8 s and left out (--tail pad keeps them)"
-            )
+            few = "1 episode is" if len(report.too_short) == 1 else f"{len(report.too_short)} episodes are"
+            note(f"{few} shorter than 0.8 s and left out (--tail pad keeps them)")
         for line in report.skipped:
             note(f"left out: {line}")
         for arm, detail in report.magnified.items():
@@ -177,7 +176,7 @@ class DataToLerobot:
                     advance()
 
             count = write_lerobot(told(), self.out)
-        console().print(f"{count} episodes written to {self.out}", highlight=False)
+        console().print(f"{count} episode{'s' * (count != 1)} written to {self.out}", highlight=False)
         if count != len(source):
             note(
                 f"the {len(source)} episodes of {self.data} have {count} pieces: where frames are missing, a "
@@ -230,9 +229,8 @@ class DataView:
             note(f"guessed: {guess.flag} ({guess.reason})")
         numbers = range(len(source))[self.first : self.first + self.episodes]
         if self.first < 0 or not numbers:
-            raise ConfigError(
-                f"--first {self.first} --episodes {self.episodes}: there are {len(source)} episodes, from 0."
-            )
+            there = "there is 1 episode" if len(source) == 1 else f"there are {len(source)} episodes"
+            raise ConfigError(f"--first {self.first} --episodes {self.episodes}: {there}, from 0.")
         with progress("episodes", len(numbers)) as advance:
 
             def shown() -> Iterator[Episode]:
@@ -249,6 +247,8 @@ class DataView:
 
                 write_rerun(shown(), None if self.rerun == "viewer" else self.rerun)
                 where = self.rerun
-        console().print(f"{len(numbers)} of {len(source)} episodes: {where}", highlight=False)
+        console().print(
+            f"{len(numbers)} of {len(source)} episode{'s' * (len(source) != 1)}: {where}", highlight=False
+        )
         names = [source.names[number] for number in numbers]
         save_json(self.json, {"episodes": names, "all": len(source), "out": where})

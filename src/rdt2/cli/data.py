@@ -68,7 +68,7 @@ class DataRecord:
             )
         attempts = sum(report.attempts.values())
         console().print(
-            f"{report.episodes} episodes, {report.samples} samples in {self.out} "
+            f"{report.episodes} episode{'s' * (report.episodes != 1)}, {report.samples} samples in {self.out} "
             f"({attempts} attempts in this run, {report.seconds:.0f} s)",
             highlight=False,
         )

@@ -69,7 +69,7 @@ class Demo:
         from rdt2.observation import check_instruction
         from rdt2.progress import note, progress, working
         from rdt2.sim.render import require_rendering
-        from rdt2.sim.tasks import TASKS
+        from rdt2.sim.tasks import TASKS, task_for
 
         spec = self.spec
         require_rendering()
@@ -80,6 +80,12 @@ class Demo:
             for warning in check_instruction(self.instruction):
                 note(f"instruction: {warning}")
             trials = trials_for(self.instruction, kinds, self.episodes, self.seed)
+            scene = trials[0].scene()
+            if trials[0].task(scene) is None:
+                note(
+                    "instruction: it names no task of these scenes, so nobody can say whether it was done: the report "
+                    f"shows what the arms did. A sentence that does: {task_for(scene).instruction}"
+                )
         with working(f"loading {spec.policy}"):
             policy = open_policy(spec)
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from rdt2.cli.choices import PageOptions, PolicyOptions, SceneryName, TaskNameOrAll
 from rdt2.cli.driving import Driving
 from rdt2.dashboard.options import Looking
+from rdt2.errors import ServingError
 from rdt2.policy.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -141,10 +142,12 @@ class EvaluateCell:
     """Processes that run episodes at the same time, one thread each."""
     json: Path | None = None
     """Write counts, intervals, every episode, and all that decides them (digests of the weights, the robot's settings,
-    versions) to this file. It is whole and up to date after every episode."""
+    versions) to this file. It is whole and up to date after every episode. A file that is there already is not
+    replaced."""
     resume: bool = False
     """Go on with the --json file of an evaluation that was interrupted, or with more --episodes; begin where there is
-    none. Refused, with the difference, when something that decides the result has changed."""
+    none. Without it a --json file that is there is refused. Refused, with the difference, when something that decides
+    the result has changed."""
     report: Path | None = None
     """Write a page with every episode in a line, and films: what the arms did, when they paused, what the guard held
     back and what collided."""
@@ -159,6 +162,7 @@ class EvaluateCell:
         from rdt2.errors import ConfigError
         from rdt2.evaluation.cell import evaluate_cell
         from rdt2.evaluation.page import Page
+        from rdt2.evaluation.results import require_new
         from rdt2.progress import note, progress
         from rdt2.sim.render import require_rendering
         from rdt2.sim.tasks import TASKS
@@ -167,6 +171,9 @@ class EvaluateCell:
             raise ConfigError(
                 f"--film {self.film}: films are parts of a page. Name it with --report page.html."
             )
+        figures = figures_file(self.json)
+        if figures is not None and not self.resume:
+            require_new(figures)
         config = self.driving.config(_latency(self.latency))
         page = Page(self.report, self.film) if self.report is not None else None
         require_rendering()
@@ -203,14 +210,14 @@ class EvaluateCell:
                     workers=self.workers,
                     config=config,
                     max_seconds=self.max_seconds,
-                    json=figures_file(self.json),
+                    json=figures,
                     resume=self.resume,
                     page=page,
                     desk=operator,
                     on_start=on_start,
                     on_episode=on_episode,
                 )
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, ServingError):
                 if self.json is not None and self.json.is_file():
                     note(f"{self.json} holds what was finished: the same command with --resume goes on.")
                 elif page is not None:

@@ -19,7 +19,7 @@ from rdt2.cli.output import check_outputs, figures_alone
 from rdt2.cli.screens import description, screen
 from rdt2.cli.usage import checked, fill_lines, named, typeable
 from rdt2.errors import ConfigError, RDT2Error
-from rdt2.registry import did_you_mean
+from rdt2.registry import did_you_mean, fault_of_a_user
 from rdt2.threads import share_cores
 
 # What to install when a module of an extra is missing.
@@ -168,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             import traceback
 
             traceback.print_exc()
+            if theirs := fault_of_a_user(error):
+                _fail(f"{theirs}. That file is no part of rdt2: mend it there.", 2)
             _fail(
                 f"this is a fault of rdt2 {__version__}: please report what is above, and the command.", FAULT
             )

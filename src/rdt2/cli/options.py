@@ -16,12 +16,14 @@ class Option:
     name: as it is typed, ``--data``; a positional word may be given by its name, too.
     words: how many follow it: 0 for a switch, None for as many as come.
     choices: what it may be; empty where anything may.
+    number: int or float, where nothing but such a number may follow.
     """
 
     name: str
     positional: bool
     words: int | None
     choices: tuple[str, ...] = ()
+    number: type[int] | type[float] | None = None
 
 
 def options(command: Any) -> Iterator[Option]:
@@ -43,7 +45,7 @@ def options(command: Any) -> Iterator[Option]:
         words, choices = _words(kind)
         if any(each in appended for each in told):
             words = 1
-        yield Option(name, any(each in positional for each in told), words, choices)
+        yield Option(name, any(each in positional for each in told), words, choices, _number(kind))
 
 
 def _words(kind: Any) -> tuple[int | None, tuple[str, ...]]:
@@ -58,6 +60,19 @@ def _words(kind: Any) -> tuple[int | None, tuple[str, ...]]:
     if origin is tuple:
         return (None if inner[-1] is Ellipsis else len(inner)), _words(inner[0])[1]
     return (0 if kind is bool else 1), ()
+
+
+def _number(kind: Any) -> type[int] | type[float] | None:
+    """The type of number that all words of a type are, if they are."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is None:
+        return kind if kind in (int, float) else None
+    if origin is Annotated:
+        return _number(inner[0])
+    if origin is Literal:
+        return None
+    kinds = {_number(each) for each in inner if each not in (type(None), Ellipsis)}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def spelled(words: Sequence[str], known: Sequence[Option]) -> Iterator[tuple[str, list[str]]]:

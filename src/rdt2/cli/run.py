@@ -196,6 +196,8 @@ class Run:
         out.print(_table(seen, f"{opened.settings.name}: {episode.sentence}"))
         for doubt in seen.doubts:
             note(f"the loop would not act upon this: {doubt}")
+        if not seen.doubts:
+            note("the loop would act upon these pictures and states")
         for held in seen.held:
             note(f"the guard: {held.what} (from {held.time:.2f} s, for {held.seconds:.2f} s)")
         note(f"the prediction took {seen.seconds:.2f} s. Nothing was enabled, and nothing has moved.")

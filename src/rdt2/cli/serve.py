@@ -69,9 +69,13 @@ class Serve:
 
     def run(self) -> None:
         import asyncio
+        import contextlib
+        import logging
+        import sys
 
         from rdt2.evaluation.policies import open_policy
         from rdt2.policy.client import is_address
+        from rdt2.progress import working
         from rdt2.serving import Engine, PolicyServer, ProcessEngine, RayEngine
         from rdt2.serving.logs import log_to_stderr
 
@@ -94,7 +98,12 @@ class Serve:
                 if self.engine == "ray"
                 else ProcessEngine(spec, **made)
             )
-            await PolicyServer(engine, settings).run(signals=True)
+            with contextlib.ExitStack() as loading:
+                if sys.stderr.isatty():
+                    loading.enter_context(working(f"loading {spec.policy}"))
+                else:  # whoever reads the log expects JSON
+                    logging.getLogger("rdt2.serving").info("loading", extra={"policy": spec.policy})
+                await PolicyServer(engine, settings).run(on_ready=lambda _: loading.close(), signals=True)
 
         asyncio.run(run())
 

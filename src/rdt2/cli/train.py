@@ -178,10 +178,18 @@ def _next(stage: str, model: Path, data: str) -> str:
     folder = shlex.quote(str(model))
     shards = shlex.quote(data)
     if stage == "tokenizer":
-        tokenize = f"rdt2 data tokenize {shards} --tokenizer {folder} --out TOKENS"
-        return f"{tokenize}, then rdt2 train vq --config PRESET --data TOKENS --out RUN"
+        # With the tokenizer a run encodes what it reads, and may mirror it and judge its chunks in metres; shards of
+        # tokens are encoded once for all runs.
+        return (
+            f"rdt2 train vq --config PRESET --data {shards} --set {_setting('tokenizer', model)} --out RUN\n"
+            f"or, where many runs read the same data, write the tokens once: rdt2 data tokenize {shards} "
+            f"--tokenizer {folder} --out TOKENS, then --data TOKENS"
+        )
     if stage == "pointing":
-        return f"rdt2 train vq --config PRESET --data TOKENS --set start_from={folder} --out RUN"
+        start = _setting("start_from", model)
+        return (
+            f"rdt2 train vq --config PRESET --data {shards} --set {start} --set tokenizer=TOKENIZER --out RUN"
+        )
     if stage == "vq" and (model / "adapter_config.json").is_file():
         return f"rdt2 export merge {folder} {shlex.quote(str(model.parent / 'merged'))}"
     if stage == "vq":
@@ -190,3 +198,8 @@ def _next(stage: str, model: Path, data: str) -> str:
             f"rdt2 export bundle --vlm {folder} --tokenizer TOKENIZER --out POLICY"
         )
     return f"rdt2 export bundle --vlm VLM --tokenizer TOKENIZER --expert {folder} --out POLICY"
+
+
+def _setting(key: str, folder: Path) -> str:
+    """``KEY=FOLDER`` for a shell."""
+    return shlex.quote(f"{key}={folder}")

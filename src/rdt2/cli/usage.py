@@ -110,6 +110,14 @@ def _check_choices(command: str, option: Option, values: list[str]) -> None:
                 f"{option.name} {value}: expected {', '.join(option.choices)}."
                 f"{did_you_mean(value, option.choices)} See: rdt2 {command} --help"
             )
+        try:
+            if option.number is not None:
+                option.number(value)
+        except ValueError:
+            expected = "a whole number" if option.number is int else "a number"
+            raise ConfigError(
+                f"{option.name} {value}: expected {expected}. See: rdt2 {command} --help"
+            ) from None
 
 
 _KEYWORD = re.compile(r"(?<![\w./=-])(?<!--set )(?<![Ss]et )([a-z_]+)=('[^']*'|<[^>]*>|[\w./:@-]*[\w/])?")

@@ -58,8 +58,9 @@ def _what_is_wrong(kind: type[Options], problem: Mapping[str, Any]) -> str:
     field = kind.model_fields.get(name)
     if problem["type"] == "missing" and field is not None:
         return f"{name}: is missing. {field.description}"
-    near = did_you_mean(problem["loc"][-1], kind.model_fields) if problem["type"] == "extra_forbidden" else ""
-    return f"{name}: {problem['msg']}{near}"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: is no option.{did_you_mean(problem['loc'][-1], kind.model_fields)}"
+    return f"{name}: {problem['msg']}"
 
 
 def options_of(words: Sequence[str]) -> dict[str, Any]:

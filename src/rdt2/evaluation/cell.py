@@ -36,7 +36,7 @@ from rdt2.evaluation.identity import (
 )
 from rdt2.evaluation.judge import Judge
 from rdt2.evaluation.policies import Deprived, open_policy
-from rdt2.evaluation.results import CellEvaluation, EpisodeRecord, Event, read_evaluation
+from rdt2.evaluation.results import CellEvaluation, EpisodeRecord, Event, read_evaluation, require_new
 from rdt2.evaluation.scenes import Trial, draw_trials, task_named
 from rdt2.files import plain, write_json
 from rdt2.policy.spec import PolicySpec
@@ -110,7 +110,7 @@ def evaluate_cell(
         workers: processes, one thread each; the records do not depend on their number.
         config: of the loop.
         max_seconds: simulated length of an episode that does not succeed.
-        json: file that holds the result so far, whole, after every episode.
+        json: file that holds the result so far, whole, after every episode; a new one, unless `resume`.
         resume: go on with what that file holds; without the file, begin.
         page: which episodes are filmed; its films are there to be put together when this returns.
         desk: an operator who starts the first episode and may stop any; with one worker.
@@ -203,21 +203,13 @@ def _before(json: Path | None, resume: bool, trials: set[tuple[str, int]]) -> Ce
     """What is gone on with, if anything.
 
     Raises:
-        ConfigError: there are episodes in the file that would be lost, or that nobody asked for.
+        ConfigError: there is something in the file that would be lost, or episodes that nobody asked for.
     """
     if json is None or not json.is_file():
         return None
     if not resume:
-        try:
-            unfinished = read_evaluation(json)
-        except ConfigError:
-            return None  # something else, which --json replaces as every command does
-        if unfinished.complete:
-            return None
-        raise ConfigError(
-            f"{json} holds {unfinished.episodes} episodes of an evaluation that was interrupted: go on with it "
-            "(--resume), name another file, or delete it."
-        )
+        require_new(json)
+        return None
     before = read_evaluation(json)
     if others := {record.trial for record in before.records} - trials:
         raise ConfigError(

@@ -248,3 +248,26 @@ def read_evaluation(path: str | Path) -> CellEvaluation:
         words = " ".join(str(error).split())
         raise ConfigError(f"{file}: its episodes or settings are damaged ({words:.300}). {advice}") from error
     return found
+
+
+def require_new(path: str | Path) -> None:
+    """See that no file is lost where an evaluation begins: hours of episodes, or something else altogether.
+
+    Raises:
+        ConfigError: there is a file that holds something; says what, and the ways on.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file() or not file.stat().st_size:
+        return
+    try:
+        found = read_evaluation(file)
+    except ConfigError:
+        raise ConfigError(
+            f"{file} is there, and holds nothing that 'rdt2 evaluate cell' goes on with: expected a new file. Name "
+            "another, or remove it."
+        ) from None
+    what = "an evaluation" if found.complete else "an evaluation that was interrupted"
+    raise ConfigError(
+        f"{file} holds {found.episodes} episodes of {what}: expected a new file. --resume goes on with it; or name "
+        "another, or remove it."
+    )

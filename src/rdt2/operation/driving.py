@@ -129,7 +129,9 @@ def drive(
         return driven
     try:
         return Driven(result, monitor, desk.end(robot, result, judged=monitor.judged))
-    except KeyboardInterrupt:  # while it waits for a mark: the episode is over, and what was recorded of it is whole
+    except (
+        KeyboardInterrupt
+    ):  # while it waits for a mark: the episode is over, and what was recorded of it is whole
         result.signal = signal.SIGINT
     except SystemExit as ended:  # another signal, see `ending_in_order`
         if not isinstance(ended.code, int) or ended.code <= SIGNALLED:

@@ -109,7 +109,8 @@ def validated(kind: type[ModelT], values: Mapping[str, Any], *, where: str, layo
         lines = list(dict.fromkeys(_line(kind, detail) for detail in error.errors()))
         lines.sort(key=lambda line: ": is missing" in line)
         count = f"{len(lines)} settings are" if len(lines) > 1 else "a setting is"
-        raise ConfigError(f"{where}: {count} wrong or missing. {layout}\n  " + "\n  ".join(lines)) from None
+        heading = f"{where}: {count} wrong or missing. {layout}".rstrip()
+        raise ConfigError("\n  ".join((heading, *lines))) from None
 
 
 def _line(kind: type[BaseModel], detail: ErrorDetails) -> str:
@@ -136,7 +137,7 @@ def _line(kind: type[BaseModel], detail: ErrorDetails) -> str:
         expected = detail["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
     value = detail["input"]
     got = "" if isinstance(value, Mapping | BaseModel) else f"got {_short(value)}; "
-    return f"{key}: {got}{expected}.{means}"
+    return f"{key}: {got}{expected}{'' if expected.endswith(('.', '?', '!')) else '.'}{means}"
 
 
 def _short(value: Any) -> str:

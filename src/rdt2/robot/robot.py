@@ -201,7 +201,7 @@ class Robot:
 
 def _words(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text if text.endswith((".", "!")) else f"{text}."
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _in_turn(calls: Mapping[str, Callable[[], None]]) -> dict[str, str]:

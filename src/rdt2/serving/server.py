@@ -189,10 +189,12 @@ class PolicyServer:
             return self._turn_away(
                 connection, "rate", http.HTTPStatus.TOO_MANY_REQUESTS, "too many connections a second"
             )
-        if not allowed(request.headers.get("Authorization"), self.settings.api_key):
+        key = request.headers.get("Authorization")
+        if not allowed(key, self.settings.api_key):
+            problem = "asks for its API key" if key is None else "has another API key than the one that came"
             return self._turn_away(
                 connection, "key", http.HTTPStatus.UNAUTHORIZED,
-                "this server asks for its API key, in the header 'Authorization: Api-Key KEY'",
+                f"this server {problem}: pass api_key_file=FILE (header 'Authorization: Api-Key KEY')",
             )  # fmt: skip
         if request.path == "/metrics":
             text, kind = self.metrics.text()

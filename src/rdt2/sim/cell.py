@@ -89,6 +89,7 @@ def cell_settings(robot: str) -> RobotSettings:
     from rdt2.robot.settings import RobotSettings
 
     if robot in EMBODIMENTS and f"cell_{robot}" not in shipped():  # an arm that somebody has added
+        arm_model(robot)  # a mistake in its file comes first
         raise ConfigError(
             f"the arm {robot!r} is described, but no robot of the cell has two of them. Copy cell_ur5e.yaml in "
             f"{CONFIGS} to cell_{robot}.yaml, and change in it the name, and each arm's model and base; also tool, "

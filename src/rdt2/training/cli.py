@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rdt2.errors import ConfigError, TrainingError
+from rdt2.errors import CheckpointError, ConfigError, TrainingError
+from rdt2.hub import is_missing_folder
 from rdt2.progress import note
 from rdt2.training import lock, run
 from rdt2.training.config import (
+    BUILT_IN,
     CONFIGS,
     DistillTraining,
     ExpertTraining,
@@ -20,12 +22,14 @@ from rdt2.training.config import (
     VQTraining,
     check_installed,
 )
-from rdt2.training.settings import load_settings
+from rdt2.training.settings import load_settings, shipped_presets, shipped_values
 
 if TYPE_CHECKING:
     from rdt2.training.loop import TrainingResult
     from rdt2.training.stage import Stage
 
+_READ = frozenset(("start_from", "vlm", "processor", "tokenizer", "normalizer"))
+"""Settings that name what a run reads before it begins."""
 StageName = Literal["tokenizer", "pointing", "vq", "expert", "distill"]
 
 
@@ -55,6 +59,9 @@ def run_training(
         raise ConfigError(f"no stage '{stage}' to train; known are {', '.join(CONFIGS)}.")
     settings = load_settings(CONFIGS[stage], config, overrides)
     check_installed(settings)
+    if config is not None:
+        named = {override.partition("=")[0].strip() for override in overrides}
+        _require_folders(stage, config, named)
     if getattr(settings, "compile", False) and os.environ.get("RANK", "0") == "0":
         note(
             "it compiles: the first step takes minutes. To see that all goes through, add --set compile=false"
@@ -78,6 +85,32 @@ def run_training(
             f"batch_size={fewer} --set accumulate={size * parts // fewer} (now {size} and {parts}), which learns the "
             "same, or with --resume --set gradient_checkpointing=true where the stage has it."
         ) from error
+
+
+def _require_folders(stage: StageName, preset: str | Path, named: Collection[str]) -> None:
+    """A folder that a shipped preset names, and not the user, is told as the preset's.
+
+    Args:
+        stage: what is trained.
+        preset: its name or file.
+        named: settings that the user gave a value.
+
+    Raises:
+        CheckpointError: one of those that are read is not there.
+    """
+    for key, value in shipped_values(preset).items():
+        if key in named or key not in _READ or value in BUILT_IN or not is_missing_folder(str(value)):
+            continue
+        folder = Path(str(value)).parent
+        if (folder / "config.json").is_file():
+            continue  # a training that has not come to its end, which is told where the folder is read
+        maker = f", made by 'rdt2 train {folder.name}' (docs/training.md)" if folder.name in CONFIGS else ""
+        small = f"{stage}_small"
+        other = f", or take --config {small}, which starts from nothing" if key == "start_from" else ""
+        raise CheckpointError(
+            f"{value}: no such folder. It is the preset's own: {key} of {preset}{maker}. Name yours with "
+            f"--set {key}=FOLDER{other if small in shipped_presets() else ''}."
+        )
 
 
 def _build_stage(config: RunConfig, data: str, out: Path) -> Stage:

@@ -254,6 +254,12 @@ def _find(preset: str | Path) -> Path:
     return shipped if len(path.parts) == 1 and shipped.is_file() and not path.is_file() else path
 
 
+def shipped_values(preset: str | Path) -> dict[str, Any]:
+    """What a preset says, by setting, if it is one that comes with the package; nothing if it is somebody's own."""
+    path = _find(preset)
+    return dict(_read(path)) if path.parent == PRESETS else {}
+
+
 def shipped_presets() -> tuple[str, ...]:
     """Names of the presets that come with the package."""
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))

@@ -93,6 +93,7 @@ class Source(ABC):
         self.damaged: dict[int, RDT2Error] = {}
         self._missing: list[str] = []
         self._guessed_unit = False
+        self._other_arm = ""  # where the other arm's numbers are, if one arm is read and there are such
         if not self.path.exists():
             raise RecordingError(f"{self.path}: no such file or folder.")
         usual = SourceOptions()
@@ -169,7 +170,7 @@ class Source(ABC):
         without = texts.count("")
         if without and not (self.options.instruction or "").strip():
             self._ask(
-                f"no instruction is recorded in {without} of {len(texts)} episodes. "
+                f"no instruction is recorded in {without} of {len(texts)} episode{'s' * (len(texts) != 1)}. "
                 f"Give one: --instruction 'Pick up the apple.'"
             )
 
@@ -196,7 +197,7 @@ class Source(ABC):
         if count == 1 and self.options.missing_arm == "refuse":
             self._ask(
                 f"{self.path}: holds one arm and the models move two. Add --missing-arm still to have the "
-                f"other one stand still with a grey picture."
+                f"other one stand still with a grey picture.{self._other_arm}"
             )
         return {arm: number for number, arm in enumerate(order)}
 
@@ -457,8 +458,8 @@ def explain(path: Path, guesses: Sequence[Guess], missing: Sequence[str] = ()) -
     return "\n".join(lines)
 
 
-def guess_cameras(names: Sequence[str], *, where: str) -> tuple[tuple[str, str], str]:
-    """(right, left) wrist cameras by their names, and why.
+def guess_cameras(names: Sequence[str], *, where: str, how: str = "") -> tuple[tuple[str, str], str]:
+    """(right, left) wrist cameras by their names, and why. how: in what way they may be named.
 
     Raises:
         ConfigError: not exactly one name for each side.
@@ -471,7 +472,7 @@ def guess_cameras(names: Sequence[str], *, where: str) -> tuple[tuple[str, str],
         if len(matches) != 1:
             raise ConfigError(
                 f"{where}: cannot tell the {side} wrist camera among {', '.join(names) or 'no cameras'}. "
-                f"Name both: --cameras RIGHT LEFT"
+                f"Name both: --cameras RIGHT LEFT{how}"
             )
         found.append(matches[0])
     return (found[0], found[1]), "by their names"

@@ -136,6 +136,13 @@ def sides(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(arms)) if set(arms) <= {"left", "right"} else ()
 
 
+def of_arm(name: str, arm: str) -> str:
+    """A column's name in a table of one arm alone as it is called beside those of the other: "x" of left is left_x.
+    A name that tells a side keeps it, right or wrong; a number of the robot, which counts elsewhere, is left out."""
+    told, rest = _arm_of(_tokens(name))
+    return name if told in ("left", "right") else "_".join((arm, *(rest if told else (name,))))
+
+
 def is_joint(name: str) -> bool:
     """A name of joint angles."""
     return _parse(name).part == "joint"

@@ -11,6 +11,8 @@ ALOHA-style (absolute end-effector poses of all arms side by side)::
     observations/{eef_pose, ee_pose, ...}  (n, arms * (3 + rotation + 1))
     observations/images/{camera}
 
+Poses of an arm each may lie in a dataset each: ``pose_key`` with {arm} in it names both, which are read side by side.
+
 FastUMI's one-armed files have ``observations/qpos`` at the root; their unit quaternions tell them from ALOHA's joint
 angles of the same name. An attribute of the dataset (``names``, ``columns``, ...) may say what its columns are.
 
@@ -22,22 +24,27 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from rdt2.action import ARMS
 from rdt2.data.clock import at_rate, to_seconds
 from rdt2.data.sources.base import Source, guess_cameras
-from rdt2.data.sources.columns import ArmColumns, counted
+from rdt2.data.sources.columns import ArmColumns, counted, sides
 from rdt2.data.sources.hdf5_files import (
     MAX_VALUES,
     Frames,
+    arm_hint,
+    arm_keys,
     column_names,
     is_colour,
     numbers,
+    pictures,
+    pose_column_names,
     pose_numbers,
     reading,
     require_pictures,
@@ -45,7 +52,7 @@ from rdt2.data.sources.hdf5_files import (
 )
 from rdt2.data.sources.layout import read_layout
 from rdt2.data.sources.numbers import ROTATION_SIZE, is_quaternion, require_finite
-from rdt2.data.sources.options import Rotation, SourceOptions
+from rdt2.data.sources.options import ArmOrder, Rotation, SourceOptions
 from rdt2.errors import ConfigError, PoseError, RecordingError
 
 if TYPE_CHECKING:
@@ -63,7 +70,7 @@ _NO_CLOCK = (
 
 @dataclass(frozen=True)
 class _Facts:
-    """What one file holds: robots of FastUMI's layout, datasets that may be poses, cameras."""
+    """What one file holds: robots of FastUMI's layout, datasets that may be poses, cameras by their whole paths."""
 
     robots: int
     pose_keys: tuple[str, ...]
@@ -87,6 +94,11 @@ class Hdf5(Source):
             ConfigError: options that are missing or contradict the files.
         """
         super().__init__(path, options)
+        if "{arm}" in (self.options.pose_key or "") and self.options.arms is None:
+            # The datasets' names tell the arms, so that this order is no guess.
+            told = "-".join(sides(self.options.pose_names or ()))
+            order = told if told in get_args(ArmOrder) else "left-right"
+            self.options = replace(self.options, arms=order)  # type: ignore[arg-type]
         self._paths = [self.path] if self.path.is_file() else _episodes_of(self.path)
         if not self._paths:
             raise RecordingError(f"{self.path}: holds no .hdf5 or .h5 file.")
@@ -104,6 +116,7 @@ class Hdf5(Source):
         with_poses = {number: each for number, each in facts.items() if each.columns}
         counts = Counter((with_poses or facts).values())
         common = max(counts, key=counts.__getitem__)
+        self._seen = {camera for each in facts.values() for camera in each.cameras}
         reference = next(number for number, each in facts.items() if each == common)
         color = self._choose("color", lambda: ("rgb", "nothing is recorded; OpenCV users often store bgr"))
         self.options = replace(self.options, color=color)  # type: ignore[arg-type]
@@ -124,9 +137,8 @@ class Hdf5(Source):
 
     def _ask_without_layout(self, file: Any, robots: int) -> None:
         """Ask for what does not depend on where the poses are."""
-        names = _cameras(file, _IMAGES)
-        if not robots and len(names) != 1:
-            self._choose("cameras", lambda: guess_cameras(names, where=file.filename))
+        if not robots and (self.options.cameras or len(_cameras(file)) != 1):
+            self._choose_cameras(file, (self.options.arms or "right-left").split("-"))
         if sentences(file, 1) is None:
             self._ask_instruction([None] * len(self._paths))
 
@@ -179,15 +191,45 @@ class Hdf5(Source):
         given = self.options.pose_key
         robots = 0 if given else sum(f"robot_{number}" in file for number in (0, 1))
         keys = [given] if given else [f"observations/{name}" for name in _POSE_KEYS]
-        keys = [key for key in keys if hasattr(file.get(key), "shape")]
+        keys = [key for key in keys if not self._missing_keys(file, key)]
         if not keys and not robots and given is None and _is_quaternion_qpos(file):
             keys = [_QPOS]
         # Read here, so that the layout is never taken from a file whose poses cannot be read.
         first = f"robot_0/{_QPOS}" if robots else keys[0] if keys else None
-        shape = pose_numbers(file, first).shape if first else (0, 0)
+        shape = pose_numbers(file, first, self.options.arms).shape if first else (0, 0)
         folders = [f"robot_{number}/{_IMAGES}" for number in range(robots)] or [_IMAGES]
-        cameras = tuple(f"{folder}/{name}" for folder in folders for name in _inside(file, folder))
-        return _Facts(robots, tuple(keys), shape[1] if shape[0] else 0, cameras)
+        usual = [f"{folder}/{name}" for folder in folders for name in _inside(file, folder)]
+        named = [name for name in self.options.cameras or () if hasattr(file.get(name), "shape")]
+        cameras = dict.fromkeys([*(usual or pictures(file)), *named])
+        return _Facts(robots, tuple(keys), shape[1] if shape[0] else 0, tuple(cameras))
+
+    def _missing_keys(self, file: Any, key: str) -> list[str]:
+        """Which of the datasets that a pose key names are not in the file."""
+        return [
+            each for each in arm_keys(key, self.options.arms).values() if not hasattr(file.get(each), "shape")
+        ]
+
+    def _camera_key(self, folder: str, name: str) -> str | None:
+        """Where the pictures of a camera are, which is named as in its group or by its whole path; None, and asked
+        for, where no file has it."""
+        inside = f"{folder}/{name}"
+        if name in self._seen and ("/" in name or inside not in self._seen):
+            return name
+        if inside in self._seen:
+            return inside
+        self._ask(
+            f"no file has a camera {name}, neither in {folder} nor as a whole path. There are "
+            f"{', '.join(sorted(self._seen)[:12]) or 'no pictures'}: --cameras RIGHT LEFT"
+        )
+        return None
+
+    def _choose_cameras(self, file: Any, arms: Iterable[str]) -> dict[str, str]:
+        """arm -> dataset of its pictures; without those that have to be asked for."""
+        how = f", as in {_IMAGES} or by their whole paths in the file"
+        found = self._choose("cameras", lambda: guess_cameras(_cameras(file), where=file.filename, how=how))
+        names = dict(zip(ARMS, found, strict=True)) if found else {}
+        keys = {arm: self._camera_key(_IMAGES, names[arm]) for arm in arms if arm in names}
+        return {arm: key for arm, key in keys.items() if key is not None}
 
     def _read_fastumi_layout(self, file: Any, count: int) -> None:
         reason = "robot_0 is the left hand in FastUMI's recordings"
@@ -201,15 +243,17 @@ class Hdf5(Source):
                 choices = _datasets(file, columns=1, count=len(file[key]))
                 self._ask_gripper(f"{key} has {self._width} columns, a position and a quaternion", choices)
             folder = f"robot_{robot}/{_IMAGES}"
-            names = _cameras(file, folder)
+            names = _inside_colour(file, folder)
             if self.options.cameras is not None:
                 names = [self.options.cameras[0 if arm == "right" else 1]]
             if len(names) == 1:
-                self._camera_of[arm] = _camera_key(file, folder, names[0])
+                key = self._camera_key(folder, names[0]) or ""
+                self._camera_of.update({arm: key} if key else {})
             else:
+                there = "" if names else f" (there are {', '.join(pictures(file)[:12]) or 'no pictures'})"
                 self._ask(
-                    f"{file.filename}: {folder} holds {', '.join(names) or 'no camera'}. "
-                    f"Name the wrist cameras: --cameras RIGHT LEFT"
+                    f"{file.filename}: {folder} holds {', '.join(names) or 'no camera'}{there}. "
+                    f"Name the wrist cameras, as there or by their whole paths in the file: --cameras RIGHT LEFT"
                 )
 
     def _columns_of_robot(self, file: Any, key: str) -> ArmColumns:
@@ -235,42 +279,47 @@ class Hdf5(Source):
         return columns
 
     def _read_aloha_layout(self, file: Any, facts: _Facts) -> None:
-        choices = ", ".join(_datasets(file)) or "no numbers"
-        if not facts.pose_keys and self.options.pose_key is not None:
+        datasets = _datasets(file)
+        choices, hint = ", ".join(datasets) or "no numbers", arm_hint(datasets)
+        given = self.options.pose_key
+        if not facts.pose_keys and given is not None:
+            missing = self._missing_keys(file, given)
+            instead = "Name one with --pose-key"
+            if len(missing) == 1 and "{arm}" in given and len(arm_keys(given, self.options.arms)) == 2:
+                there = next(
+                    arm for arm, key in arm_keys(given, self.options.arms).items() if key not in missing
+                )
+                instead += f", or of one arm alone say which: --arms {there} --missing-arm still"
             raise ConfigError(
-                f"{file.filename}: has no dataset {self.options.pose_key}. Name one with --pose-key; there are "
-                f"{choices}."
+                f"{file.filename}: has no dataset {' and no '.join(missing)}. {instead}; there are {choices}.{hint}"
             )
         if len(facts.pose_keys) != 1:
             found = f"several: {', '.join(facts.pose_keys)}" if facts.pose_keys else "none by any usual name"
             raise ConfigError(
                 f"{file.filename}: end-effector poses under observations/: {found} ({', '.join(_POSE_KEYS)}). Say "
                 f"where they are: --pose-key NAME (there are {choices}). "
-                f"ALOHA's qpos are joint angles, which are no poses."
+                f"ALOHA's qpos are joint angles, which are no poses.{hint}"
             )
         (key,) = facts.pose_keys
         if key == _QPOS and self.options.pose_key is None:
             reason = "columns 4 to 7 are unit quaternions, as in FastUMI's one-armed files"
             self._choose("pose_key", lambda: (key, reason))
-        values = numbers(file, key, 2)
+        values = pose_numbers(file, key, self.options.arms)
         self._width = values.shape[1]
+        self._other_arm = arm_hint(datasets, key)
         self._read_columns(
             key,
-            column_names(file, key),
+            pose_column_names(file, key, self.options.arms),
             values,
             left_first="ALOHA writes the left arm first",
             gripper_choices=_datasets(file, columns=2, count=len(values)),
         )
-        names = _cameras(file, _IMAGES)
+        names = _cameras(file)
         if len(self._robots_of) == 1 and self.options.cameras is None and len(names) == 1:
-            cameras: tuple[str, ...] = (names[0], names[0])
+            only = self._camera_key(_IMAGES, names[0])
+            self._camera_of = {arm: only for arm in self._robots_of if only is not None}
         else:
-            cameras = self._choose("cameras", lambda: guess_cameras(names, where=file.filename)) or ()
-        self._camera_of = {
-            arm: _camera_key(file, _IMAGES, cameras[0 if arm == "right" else 1])
-            for arm in self._robots_of
-            if cameras
-        }
+            self._camera_of = self._choose_cameras(file, self._robots_of)
 
     def _numbers_of(self, file: Any) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """Position, rotation and gripper numbers of each arm."""
@@ -295,7 +344,7 @@ class Hdf5(Source):
         return parts
 
     def _table(self, file: Any, key: str) -> np.ndarray:
-        values = pose_numbers(file, key)
+        values = pose_numbers(file, key, self.options.arms)
         if values.shape[1] != self._width:
             raise RecordingError(
                 f"{file.filename}: {key} has {values.shape[1]} columns, in most files {self._width}."
@@ -355,13 +404,13 @@ def _inside(file: Any, folder: str) -> list[str]:
     return [] if hasattr(group, "shape") else sorted(os.fsdecode(name) for name in group)
 
 
-def _camera_key(file: Any, folder: str, name: str) -> str:
-    """Where the pictures of a camera are, which is named as in its group or by its whole path."""
-    return name if "/" in name and hasattr(file.get(name), "shape") else f"{folder}/{name}"
+def _cameras(file: Any) -> list[str]:
+    """Cameras of files that are not FastUMI's; by their whole paths, where there are none in the usual group."""
+    return _inside_colour(file, _IMAGES) or pictures(file)
 
 
-def _cameras(file: Any, folder: str) -> list[str]:
-    """Cameras with colour pictures; all, where there are none."""
+def _inside_colour(file: Any, folder: str) -> list[str]:
+    """Cameras of a group with colour pictures; all, where there are none."""
     names = _inside(file, folder)
     return [name for name in names if is_colour(file[f"{folder}/{name}"])] or names
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rdt2.data.sources.columns import of_arm
 from rdt2.data.sources.pictures import MAX_SIDE, NOT_COLOUR, decode_image
 from rdt2.errors import RDT2Error, RecordingError
 from rdt2.files import unreadable
@@ -65,15 +67,52 @@ def reading(path: Path) -> Iterator[Any]:
             ) from None
 
 
-def pose_numbers(file: Any, key: str) -> np.ndarray:
-    """(n, columns) numbers with fractions. Raises RecordingError."""
-    values = numbers(file, key, 2)
-    if file[key].dtype.kind != "f":
+def arm_keys(key: str, arms: str | None) -> dict[str, str]:
+    """arm -> the dataset of its poses, in the order of ``arms``, for a pose key with {arm}; else the one, of ""."""
+    if "{arm}" not in key:
+        return {"": key}
+    return {arm: key.replace("{arm}", arm) for arm in (arms or "left-right").split("-")}
+
+
+def arm_hint(datasets: Sequence[str], key: str | None = None) -> str:
+    """A sentence on {arm} where there is a dataset an arm, else nothing. ``key``: only where it is one of these."""
+    for name in datasets if key is None else [key]:
+        for arm, other in (("left", "right"), ("right", "left")):
+            if arm in name and {name, name.replace(arm, other)} <= set(datasets):
+                both = name.replace(arm, "{arm}")
+                return f" Of both arms: --pose-key '{both}', where {{arm}} stands for right and left."
+    return ""
+
+
+def pose_numbers(file: Any, key: str, arms: str | None = None) -> np.ndarray:
+    """(n, columns) numbers with fractions; those of a dataset an arm side by side (see arm_keys).
+
+    Raises:
+        RecordingError: no such dataset, or no poses; or one arm has more rows or columns than the other.
+    """
+    tables = {}
+    for each in arm_keys(key, arms).values():
+        tables[each] = numbers(file, each, 2)
+        if file[each].dtype.kind != "f":
+            raise RecordingError(
+                f"{file.filename}: {each} holds {file[each].dtype}: poses of whole numbers have lost their fractions. "
+                f"Store them as float32 or float64."
+            )
+    if len({table.shape for table in tables.values()}) > 1:
+        shapes = " and ".join(f"{each} is {table.shape}" for each, table in tables.items())
         raise RecordingError(
-            f"{file.filename}: {key} holds {file[key].dtype}: poses of whole numbers have lost their fractions. "
-            f"Store them as float32 or float64."
+            f"{file.filename}: {shapes}: both arms need a row for each frame and the same columns. Record it again, "
+            f"or cut them to equal length."
         )
-    return values
+    return np.concatenate([*tables.values()], axis=1)
+
+
+def pose_column_names(file: Any, key: str, arms: str | None = None) -> list[str]:
+    """Names of the columns of `pose_numbers`, where attributes have them; of a dataset an arm they tell that arm."""
+    names = {arm: column_names(file, each) for arm, each in arm_keys(key, arms).items()}
+    if not all(names.values()):
+        return []
+    return [of_arm(name, arm) if arm else name for arm, found in names.items() for name in found]
 
 
 def numbers(file: Any, key: str, *dimensions: int) -> np.ndarray:
@@ -162,6 +201,26 @@ def is_colour(found: Any) -> bool:
     """Whether a dataset holds colour pictures: uint8 (n, h, w, 3 or 4), or JPEG bytes a frame."""
     raw = getattr(found, "dtype", None) == np.uint8 and found.ndim == 4 and found.shape[3] in (3, 4)
     return raw or (hasattr(found, "shape") and _is_packed(found))
+
+
+def pictures(file: Any) -> list[str]:
+    """Whole paths of all datasets of a file that hold colour pictures, wherever they are."""
+    found: list[str] = []
+
+    def visit(name: str, item: Any) -> None:
+        if is_colour(item) and len(item) and (item.ndim == 4 or _begins_as_picture(item[0])):
+            found.append(os.fsdecode(name))
+
+    file.visititems(visit)
+    return sorted(found)
+
+
+def _begins_as_picture(value: Any) -> bool:
+    """JPEG or PNG, told from sentences and other bytes."""
+    while isinstance(value, np.ndarray) and value.dtype == object and value.size:
+        value = value.reshape(-1)[0]
+    data = value if isinstance(value, bytes) else value.tobytes() if hasattr(value, "tobytes") else b""
+    return data.startswith((b"\xff\xd8\xff", b"\x89PNG"))
 
 
 def _is_packed(found: Any) -> bool:

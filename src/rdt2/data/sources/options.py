@@ -77,7 +77,8 @@ class SourceOptions:
     missing_arm: Literal["refuse", "still"] = "refuse"
     """One-armed data: still adds an arm that does not move, with a grey picture."""
     pose_key: str | None = None
-    """Where the poses are: a dataset in the HDF5 files, a LeRobot feature, or topics like /{arm}/pose."""
+    """Where the poses are: a dataset in the HDF5 files (or one an arm: arms/{arm}/tcp_pose, where {arm} stands for
+    right and left), a LeRobot feature, or topics like /{arm}/pose."""
     gripper_key: str | None = None
     """Where the gripper openings are, if not beside the poses: an HDF5 dataset or LeRobot feature with a number
     for each arm (or one an arm: observations/{arm}/gripper), an array of the zarr, topics like /{arm}/gripper."""

@@ -56,6 +56,15 @@ class TaskKind:
     seconds: float
     """How long it has to hold."""
 
+    def __post_init__(self) -> None:
+        try:
+            self.sentence.format(target="red cube", hand="left")
+        except (LookupError, ValueError, AttributeError) as error:
+            raise TaskError(
+                f"the sentence {self.sentence!r} has other places than {{target}} and {{hand}} "
+                f"({type(error).__name__}: {error})."
+            ) from None
+
 
 TASKS = Registry("task", "rdt2.sim.tasks", variable="TASK", kind=TaskKind, error=TaskError)
 """All kinds of tasks by name."""
