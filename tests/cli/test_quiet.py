@@ -69,7 +69,7 @@ def said(tmp_path_factory):
 @pytest.mark.parametrize(
     ("command", "begins"),
     [
-        ("train", ("training on ", "looked through ", "tokenizer: ", "model: ", "next: ")),
+        ("train", ("training on ", "looked through ", "tokenizer: ", "model: ", "next: ", "or, where ")),
         ("predict", ("loading demo-fm",)),
         ("evaluate", ("loading demo-fm", "pick on ur5e: ")),
     ],
