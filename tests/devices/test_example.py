@@ -6,6 +6,7 @@ import contextlib
 import socketserver
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,13 +41,20 @@ class Lines(socketserver.StreamRequestHandler):
             self.server.connections -= 1
 
 
-@pytest.fixture
-def server():
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Lines) as server:
-        server.daemon_threads, server.width, server.told, server.connections = True, 0.08, [], 0
+@contextmanager
+def answering(handler, **holds):
+    """A server on a port of its own, which holds these values for its handlers."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        vars(server).update(holds, daemon_threads=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.fixture
+def server():
+    with answering(Lines, width=0.08, told=[], connections=0) as server:
+        yield server
 
 
 @pytest.fixture
@@ -130,7 +138,6 @@ class Joints(socketserver.StreamRequestHandler):
             if word == "J":
                 there = np.array(numbers, np.float64)
                 speeds, joints, told = (there - joints) / (now - told), there, now
-                arm.jumps.append(float(np.abs(speeds).max()))
             arm.joints = joints.tolist()
             self.wfile.write((" ".join(map(str, [*joints, *speeds])) + "\n").encode())
             if arm.silent:
@@ -139,12 +146,9 @@ class Joints(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def arm_server():
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Joints) as server:
-        server.daemon_threads, server.jumps, server.silent = True, [], False
-        server.joints = np.radians([-102.0, -112.0, -138.89, 54.98, 81.91, -1.68]).tolist()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    joints = np.radians([-102.0, -112.0, -138.89, 54.98, 81.91, -1.68]).tolist()
+    with answering(Joints, joints=joints, silent=False) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture

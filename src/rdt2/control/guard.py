@@ -231,8 +231,9 @@ class Guard:
             meant: poses that were commanded for about that moment; an arm may be at any of them.
 
         Raises:
-            SafetyError: an arm is further from all of that than the settings' tracking errors, it does not move, or it
-                has been held for seconds, and whoever holds it should be let go.
+            SafetyError: an arm is further from all of that than the settings' tracking errors, its joints are not those
+                that its way was checked with, it does not move, or it has been held for seconds, and whoever holds it
+                should be let go.
         """
         safety = self._safety
         for side, state in states.items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rdt2.errors import ConfigError
 from rdt2.evaluation.scenes import draw_trials, trials_for
 from rdt2.operation.checklist import Checklist
+from rdt2.operation.driving import SIGNALLED
 from rdt2.operation.opening import Opened, opened_cell, opened_robot
 from rdt2.signals import Listening
 
@@ -95,7 +96,7 @@ class _Ends(Listening):
         super().__init__("SIGTERM", "SIGHUP")
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise SystemExit(SIGNALLED + number)
 
 
 @contextmanager

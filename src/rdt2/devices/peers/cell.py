@@ -47,8 +47,8 @@ FASTEST, STRONGEST = 1.0, 0.12
 """Speed (m/s) and squeeze (m) of a gripper's motor: the fingers behind it are the cell's own, as fast and as strong as
 they are."""
 FOLLOWED = {"acceleration": 6.0, "jerk": 200.0, "turn_acceleration": 25.0, "turn_jerk": 750.0}
-"""Limits (m/s^2, m/s^3, rad/s^2, rad/s^3) with which an FR3 under joint impedance follows by 2 cm. With those of the
-cell its second joint, which brakes the whole arm, falls 5 cm and more behind."""
+"""Limits (m/s^2, m/s^3, rad/s^2, rad/s^3) with which an FR3 under joint impedance follows. With those of the cell its
+second joint, which brakes the whole arm, falls further behind than `tracking_error_m` allows."""
 CARRIED = {"payload_centre": [0, 0, 0], "payload_inertia": [0, 0, 0]}
 LOADS: dict[str, dict[str, Any]] = {
     "ur5e": {**CARRIED, "payload": 0.5, "speed_slider": 1.0},
