@@ -1,11 +1,14 @@
 """Faults of devices while the loop drives two UR5e through all drivers: how soon the arms stand, and what is left.
 
     python benchmarks/device_faults.py --json device_faults.json        # five minutes
+    python benchmarks/device_faults.py --two-cores --json device_faults.json
+    python benchmarks/slow_motion.py 0.33 device_faults.py --json device_faults.json      # a quarter of an hour
 
 Two UR controllers, two grippers and two cameras, each a peer that speaks the device's protocol, in front of one cell; a
-policy that swings both arms, up to 0.16 m/s fast; everything is recorded. Two cores carry no more than 15 pictures a
-second beside all that, so pictures may be 0.5 s old and 0.2 s apart here, and 60 faults a minute and one of 20 s are
-waited out. Every row is an episode in which something goes wrong.
+policy that swings both arms, up to 0.16 m/s fast; everything is recorded. Every row is an episode in which something
+goes wrong. Two cores carry no more than 15 pictures a second beside all that: with `--two-cores` pictures may be 0.5 s
+old and 0.2 s apart, and 60 faults a minute and one of 20 s are waited out. In slow motion two cores do what larger
+machines do, with the cell's own limits.
 `acted` is from the fault until the loop lets the arms brake or stops them: what shows by its age alone (no state, no
 picture, no answer) counts as wrong once it is older than the driver or the robot's file allows, so those rows hold that
 age. `still` is from there until the cell's own arms stand, whatever drivers say. `message` is what the loop said.
@@ -52,13 +55,26 @@ from wallclock import SENTENCE, machine, moves, open_moves
 
 SPEED = 0.16
 """m/s at which the policy swings both arms, at most."""
-RATE, OLD, APART = 15, 0.5, 0.2
-"""Pictures a second, and seconds that they may be old, and apart."""
 CONFIG = LoopConfig(deadline=0.5)
 TRIES = 12
 """Episodes in which a fault is tried: on a busy machine one may end before."""
 BACK = 20.0
 """Seconds in which a person's word, said again and again, has to bring the robot back."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What the machine has to carry, and what the loop puts up with."""
+
+    rate: int = 30
+    """Pictures a second."""
+    safety: dict[str, float] = dataclasses.field(default_factory=dict)
+    """In place of what the cell's own file says."""
+
+
+TWO_CORES = Conditions(
+    15, {"max_age": 0.5, "max_skew": 0.2, "faults_per_minute": 60, "fault_seconds": 20.0}
+)  # fmt: skip
 
 
 def swings() -> PolicyProcess:
@@ -117,20 +133,17 @@ WHOLE = "our process killed (kill -9)"
 
 
 @contextlib.contextmanager
-def opened_place() -> Iterator[Place]:
+def opened_place(conditions: Conditions) -> Iterator[Place]:
     """A cell behind peers, at addresses of this process."""
     own = f"{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
     right, left = f"127.98.{own}", f"127.99.{own}"
-    with started("cell", seed=SCENE.seed, rate=RATE, right=right, left=left) as devices:
+    with started("cell", seed=SCENE.seed, rate=conditions.rate, right=right, left=left) as devices:
         yield Place(devices, right, left)
 
 
-def connected(devices: dict[str, Any]) -> tuple[Robot, RobotSettings]:
-    patient = {
-        "max_age": OLD, "max_skew": APART, "faults_per_minute": 60, "fault_seconds": 20.0,
-        "table_height": SCENE.table_height,
-    }  # fmt: skip
-    cell = cell_settings("ur5e").changed({f"safety.{name}": value for name, value in patient.items()})
+def connected(devices: dict[str, Any], conditions: Conditions) -> tuple[Robot, RobotSettings]:
+    safety = {"table_height": SCENE.table_height, **conditions.safety}
+    cell = cell_settings("ur5e").changed({f"safety.{name}": value for name, value in safety.items()})
     settings = cell_peer.driven(cell, devices)
     for number in range(1, TRIES + 1):
         robot = open_robot(settings)
@@ -148,20 +161,25 @@ def connected(devices: dict[str, Any]) -> tuple[Robot, RobotSettings]:
     return robot, settings
 
 
-def try_fault(name: str) -> dict[str, Any]:
+def try_fault(name: str, conditions: Conditions) -> dict[str, Any]:
     """A fault in the middle of an episode. Raises SystemExit: no episode lasted until its fault."""
     for number in range(1, TRIES + 1):
-        with opened_place() as place, contextlib.closing(Board.watched(place.devices["memory"])) as board:
-            figures, ending = episode(FAULTS[name], place, board)
+        with (
+            opened_place(conditions) as place,
+            contextlib.closing(Board.watched(place.devices["memory"])) as board,
+        ):
+            figures, ending = episode(FAULTS[name], place, board, conditions)
         if figures is not None:
             return figures
         print(f"{name}: episode {number} of {TRIES} ended before its fault: {ending}", file=sys.stderr)
     raise SystemExit(f"{name}: none of {TRIES} episodes lasted until its fault: {ending}")
 
 
-def episode(fault: Fault, place: Place, board: Board) -> tuple[dict[str, Any] | None, str]:
+def episode(
+    fault: Fault, place: Place, board: Board, conditions: Conditions
+) -> tuple[dict[str, Any] | None, str]:
     """One episode with one fault: its figures, None where it ended before; and how it ended."""
-    robot, settings = connected(place.devices)
+    robot, settings = connected(place.devices, conditions)
     happened: list[float] = []
     acted: list[float] = []
     over = threading.Event()
@@ -246,10 +264,10 @@ def readable(folder: Path) -> int:
 # --------------------------------------------------------------------------------------------- killed, and the tracker
 
 
-def victim(folder: Path) -> None:
+def victim(folder: Path, conditions: Conditions) -> None:
     """An episode in a process that will be killed; `folder` holds what the peers said."""
     devices = json.loads((folder / "devices.json").read_text(encoding="utf-8"))
-    robot, settings = connected(devices)
+    robot, settings = connected(devices, conditions)
     with swings() as policy:
         recorder = DiskRecorder(folder, policy={})
         recorder.begin(robot.clock, settings)
@@ -266,11 +284,11 @@ def victim(folder: Path) -> None:
     raise SystemExit(f"the episode ended before its fault: {result.ending}")
 
 
-def end_main() -> dict[str, Any]:
+def end_main(conditions: Conditions) -> dict[str, Any]:
     """kill -9 of the process that drives: the controllers stop the arms, because they hear nothing more."""
-    command = [sys.executable, __file__, "--victim"]
+    command = [sys.executable, __file__, *(["--two-cores"] if conditions is TWO_CORES else []), "--victim"]
     with (
-        opened_place() as place,
+        opened_place(conditions) as place,
         tempfile.TemporaryDirectory() as name,
         contextlib.closing(Board.watched(place.devices["memory"])) as board,
     ):
@@ -294,7 +312,7 @@ def end_main() -> dict[str, Any]:
                 owner.kill()
         gone = wait(lambda: not any(map(runs, started_by_it)), 10)
         recorded = readable(folder)
-        robot, _ = connected(place.devices)  # somebody starts the command again
+        robot, _ = connected(place.devices, conditions)  # somebody starts the command again
         back = robot.faults() == []
         robot.close()
     return {
@@ -350,18 +368,22 @@ def main() -> None:
     )
     names = [*FAULTS, TRACKER, WHOLE]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="some of the faults")
+    parser.add_argument(
+        "--two-cores", action="store_true", help="half the pictures, and limits that wait for them"
+    )
     parser.add_argument("--victim", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    conditions = TWO_CORES if options.two_cores else Conditions()
     if options.victim:
-        victim(options.victim)
+        victim(options.victim, conditions)
         return
-    figures: dict[str, Any] = {"machine": machine()}
+    figures: dict[str, Any] = {"machine": machine(), "conditions": dataclasses.asdict(conditions)}
     for name in options.only:
         if name in FAULTS:
-            figures[name] = try_fault(name)
+            figures[name] = try_fault(name, conditions)
         else:
-            figures[name] = tracker_jumps() if name == TRACKER else end_main()
+            figures[name] = tracker_jumps() if name == TRACKER else end_main(conditions)
         print(f"{name}: {figures[name]}", flush=True)
         if options.json:
             options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

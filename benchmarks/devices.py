@@ -288,11 +288,18 @@ def everything(seconds: float) -> dict[str, float]:
     Raises:
         RDT2Error: no episode lasted so long.
     """
-    from device_faults import CONFIG, TRIES, connected, opened_place, swings  # not without the simulation
+    from device_faults import (
+        CONFIG,
+        TRIES,
+        TWO_CORES,
+        connected,
+        opened_place,
+        swings,
+    )  # needs the simulation
 
     for number in range(1, TRIES + 1):
-        with opened_place() as place, swings() as policy, tempfile.TemporaryDirectory() as folder:
-            robot, settings = connected(place.devices)
+        with opened_place(TWO_CORES) as place, swings() as policy, tempfile.TemporaryDirectory() as folder:
+            robot, settings = connected(place.devices, TWO_CORES)
             tracker = open_tracker(place.devices["right"]["tracker"], settings, "right")
             recorder = DiskRecorder(folder, policy={})
             recorder.begin(robot.clock, settings)

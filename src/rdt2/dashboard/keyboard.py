@@ -1,7 +1,7 @@
 """What a person types while arms move: a line is a new instruction, a word of `WORDS` does what it says.
 
-What might have been meant as a stop stops: an empty line, whatever begins with "stop" or "停", and while the arms move
-any single word that is none of these. So does a terminal that ends.
+What might have been meant as a stop stops: an empty line, whatever begins with "stop" or "停", a short line with such a
+word in it, and while the arms move any single word that is none of these. So does a terminal that ends.
 
 A person who takes over with the keyboard drives with single keys; Enter stops then, too.
 """
@@ -35,7 +35,8 @@ Word = Literal["go", "pause", "stop", "success", "failure", "next", "keep", "tak
 WORDS: dict[str, Word] = {
     **dict.fromkeys(("go", "start", "g", "开始", "继续"), "go"),
     **dict.fromkeys(("pause", "p", "暂停"), "pause"),
-    **dict.fromkeys(("stop", "halt", "s", "停", "停止", "停下", "快停", "别动", "住手"), "stop"),
+    **dict.fromkeys(("stop", "halt", "s", "wait", "freeze", "停", "停止", "停下", "快停", "别动", "住手"), "stop"),
+    **dict.fromkeys(("不要动", "等一下", "等等"), "stop"),
     **dict.fromkeys(("success", "ok", "成功"), "success"),
     **dict.fromkeys(("failure", "fail", "失败"), "failure"),
     **dict.fromkeys(("next", "n", "下一个"), "next"),
@@ -48,6 +49,9 @@ MARKS = ".!,:;。、"
 """What stands around a word and says nothing. Full-width "！" and "，", and "…", are read as "!", "," and "..."."""
 UNSPACED = tuple(word for word, what in WORDS.items() if what == "stop" and not word.isascii())
 """Words for stopping after which no space is written: a line that begins with one of them stops."""
+SHORT = 3, 6
+"""Words, and characters of a line without spaces, of which no more than so many are hardly an instruction: "please stop
+now", "暂停一下"."""
 HELP = """\
 Type and press Enter:
   go                 start, or go on after a pause
@@ -90,9 +94,16 @@ def meant(line: str, *, running: bool) -> tuple[Word | Literal["say"], str]:
 
 
 def says_stop(line: str) -> bool:
-    """Whether a line begins with a word for stopping, whatever follows."""
+    """Whether a line begins with a word for stopping, whatever follows, or is short and has one in it."""
     bare = _bare(line)
-    return WORDS.get(re.split(rf"[\s?{MARKS}]", bare, maxsplit=1)[0]) == "stop" or bare.startswith(UNSPACED)
+    words = [word for word in re.split(rf"[\s?{MARKS}]+", bare) if word]
+    if bare.startswith(UNSPACED) or (words and WORDS.get(words[0]) == "stop"):
+        return True
+    if len(words) > SHORT[0] or (len(bare) > SHORT[1] and not bare.isascii()):
+        return False
+    return any(
+        (len(word) > 1 and WORDS.get(word) == "stop") or any(each in word for each in UNSPACED) for word in words
+    )
 
 
 def _bare(line: str) -> str:
