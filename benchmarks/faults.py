@@ -306,8 +306,8 @@ def victim(folder: Path, drive: Drive) -> None:
         RealtimeCell.of(drive.settings, SCENE) as cell,
         PolicyProcess(moves(drive.motion, 0.05), open=open_moves) as policy,
     ):
-        told = {"board": cell._board.name, "processes": [cell.process.pid, policy.pid]}
-        print(json.dumps(told), flush=True)
+        processes = [cell.process.pid, cell._drawing.pid, policy.pid]
+        print(json.dumps({"board": cell._board.name, "processes": processes}), flush=True)
         robot, recorder = cell.robot(), DiskRecorder(folder, policy={})
         recorder.begin(robot.clock, drive.settings)
         result = run_episode(

@@ -181,11 +181,35 @@ def test_opencv_is_asked_where_it_can_answer(load, monkeypatch, tmp_path):
     )
 
 
-def test_wrong_calibration(run):
+def test_wrong_calibration(run, load, monkeypatch, capsys, tmp_path):
+    """Whole after every row, compared scene by scene, and what is there already is not run again."""
     pytest.importorskip("mujoco")
-    figures = run("wrong_calibration", "--policy", "untrained", "--episodes", "1", "--max-seconds", "0.2")
-    assert list(figures)[:3] == ["as measured", "turned by 5 degrees", "shifted by 2 cm"]
-    assert all(each["trials"] == 1 for each in figures.values())
+    few = ("--policy", "untrained", "--scenes", "1", "--max-seconds", "0.2")
+    script, rows = load("wrong_calibration"), ["as measured", "turned by 5 degrees", "shifted by 2 cm"]
+    evaluate, ran = script.evaluate_cell, []
+
+    def interrupted(policy, robot, *values, **named):
+        ran.append(robot)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return evaluate(policy, robot, *values, **named)
+
+    monkeypatch.setattr(script, "evaluate_cell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("wrong_calibration", *few)
+    assert list(json.loads((tmp_path / "figures.json").read_text())["rows"]) == rows[:2]
+    monkeypatch.setattr(script, "evaluate_cell", evaluate)
+    figures = run("wrong_calibration", *few)
+    assert list(figures["rows"]) == rows
+    assert all(row["trials"] == 1 for row in figures["rows"].values())
+    compared = [row.get("against_as_measured") for row in figures["rows"].values()]
+    assert compared[0] is None
+    assert [paired["trials"] for paired in compared[1:]] == [1, 1]
+    assert "shifted by 2 cm against as measured: +0 points" in capsys.readouterr().out
+    before = {path: path.read_bytes() for path in (tmp_path / "figures").glob("*.json")}
+    assert len(before) == 3
+    assert run("wrong_calibration", *few) == figures
+    assert {path: len(path.read_bytes()) for path in before} == {p: len(b) for p, b in before.items()}
 
 
 def test_calibrated_cell(run, tmp_path):
@@ -211,8 +235,10 @@ def test_loop(run):
     assert figures["violations"] == 0
     assert figures["recorder"]["moments_per_s"] > 5
     assert figures["recorder"]["pictures_per_s"] > 0
+    rows = (*figures["delays"].values(), *figures["policies"].values())
+    assert figures["recorder"]["fps_min"] == min(rate for row in rows for rate in row["recorder"].values())
     assert figures["policies"]["demo-fm"]["mode"] in ("chunking", "synchronous")
-    assert not any(row["unrecorded"] for row in (*figures["delays"].values(), *figures["policies"].values()))
+    assert not any(row["unrecorded"] for row in rows)
     assert figures["servo"]["p99_ms"] > 7
     assert figures["delays"]["500 ms"]["mode"] == "synchronous"
     assert "to be driven until the next one comes" in figures["delays"]["500 ms"]["refused"]
@@ -332,6 +358,26 @@ def test_every_process_that_a_killed_one_had_started_is_looked_for(load):
         assert found.runs(child)  # nobody has ended it
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_the_process_that_draws_is_looked_for_as_well(load, monkeypatch, capsys, tmp_path):
+    """Regression: "no process left" was said of the cell's and the policy's alone."""
+    pytest.importorskip("mujoco")
+    faults = load("faults")
+    cell, drawing, policy = (SimpleNamespace(pid=pid) for pid in (11, 12, 13))
+    found = SimpleNamespace(
+        process=cell,
+        _drawing=drawing,
+        _board=SimpleNamespace(name="board"),
+        robot=lambda: SimpleNamespace(clock=SimpleNamespace(now=time.monotonic)),
+    )
+    monkeypatch.setattr(faults.RealtimeCell, "of", lambda *_: contextlib.nullcontext(found))
+    monkeypatch.setattr(faults, "PolicyProcess", lambda *_, **__: contextlib.nullcontext(policy))
+    monkeypatch.setattr(faults, "DiskRecorder", lambda *_, **__: SimpleNamespace(begin=lambda *_: None))
+    monkeypatch.setattr(faults, "run_episode", lambda *_, **__: SimpleNamespace(ending="time is up"))
+    with pytest.raises(SystemExit, match="before its fault: time is up"):
+        faults.victim(tmp_path, faults.driving("turns", slow=False))
+    assert sorted(json.loads(capsys.readouterr().out)["processes"]) == [11, 12, 13]
 
 
 def test_a_fault_is_tried_again_where_the_episode_ended_before(load, monkeypatch, capsys):

@@ -187,7 +187,8 @@ def test_what_is_no_motion_is_refused_before_anything_moves(options, message, ca
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_while_the_arm_moves_stops_it_and_changes_nothing(tmp_path, monkeypatch, number, code, capsys):
-    """Regression: it ended with 2, as if it had been refused."""
+    """Regressions: it ended with 2, as if it had been refused; the published scripts crash where they are stopped
+    (PITFALLS 42)."""
     from rdt2.sim.controller import ArmController
     from rdt2.sim.tracker import CellTracker
 

@@ -22,14 +22,15 @@ from rdt2.policy.spec import PolicySpec
 SENTENCE = "Pick up the red cube with the left hand."
 
 
+def nothing_more():
+    yield from ()
+
+
 def test_run_records_what_it_drives_and_the_mark(tmp_path, capsys):
     robot, settings = fake_robot(), fake_settings()
 
     class Done:
         success = followed = done = False
-
-    def nothing_more():
-        yield from ()
 
     command = Run(
         spec=PolicySpec(),
@@ -41,7 +42,11 @@ def test_run_records_what_it_drives_and_the_mark(tmp_path, capsys):
     )
     records: list = []
     command._drive(
-        Episode(0, Opened(robot, settings, Done()), SENTENCE), nothing_more(), ConstantPolicy(), records
+        Episode(0, Opened(robot, settings, Done()), SENTENCE),
+        nothing_more(),
+        ConstantPolicy(),
+        records,
+        None,
     )
     assert [record["ending"] for record in records] == ["time is up"]
     (path,) = find_recordings(tmp_path / "r")
@@ -59,6 +64,43 @@ def test_run_records_what_it_drives_and_the_mark(tmp_path, capsys):
     assert line.split()[-1] == "failure"
     assert [line.strip() for line in lines if "ending" in line] == ["ending: time is up"]
     assert max(map(len, lines)) <= 80
+
+
+def test_an_episode_that_ends_by_an_error_is_recorded_to_its_end(tmp_path):
+    """Regression: its file had no end, and --json nothing of it."""
+    robot, settings = fake_robot(), fake_settings()
+    until = robot.clock.now() + 0.7
+
+    class Breaks:
+        success = followed = False
+
+        @property
+        def done(self):
+            if robot.clock.now() < until:
+                return False
+            raise ZeroDivisionError("the judge is broken")
+
+    command = Run(spec=PolicySpec(), robot="cell_ur5e", yes=True, recording=Recording(record=tmp_path))
+    records: list = []
+    with pytest.raises(ZeroDivisionError, match="the judge is broken"):
+        command._drive(
+            Episode(0, Opened(robot, settings, Breaks()), SENTENCE),
+            nothing_more(),
+            ConstantPolicy(),
+            records,
+            None,
+        )
+    (path,) = find_recordings(tmp_path)
+    recording = read_recording(path)
+    assert not recording.cut
+    (record,) = records
+    for ending, seconds in (
+        (record["ending"], record["seconds"]),
+        (recording.notes.ending, recording.notes.seconds),
+    ):
+        assert "the judge is broken" in ending
+        assert seconds == pytest.approx(0.7, abs=0.05)
+    assert recording.values("/events")[-1][1:] == ("end", recording.notes.ending)
 
 
 def test_a_3_d_mouse_is_listened_to_until_the_arms_are_not_driven_any_more(monkeypatch):

@@ -120,7 +120,7 @@ def test_every_gripper_width_is_commanded_at_its_own_time_and_scaled_once():
     robot = fake_robot()
     scaled = fake_settings({f"arms.{side}.gripper.scale": 0.1 / 0.088 for side in SIDES})
     film = Looks(lambda: robot.grippers["left"].state().width)
-    run(robot, ConstantPolicy(), seconds=0.5, settings=scaled, recorder=film, latency=0.0, execute_steps=23)
+    run(robot, ConstantPolicy(), seconds=0.5, settings=scaled, recorder=film, latency=0.0, execute_steps=22)
     for time, width in film.seen[3:]:
         asked = (0.08 - 0.001 * 30 * (time - START)) * 0.1 / 0.088
         assert width == pytest.approx(asked, abs=0.0006)
@@ -266,12 +266,50 @@ def test_synchronous_arms_wait_for_every_chunk():
 def test_inference_that_takes_too_long_for_a_chunk_is_refused_before_anything_moves():
     """With delay d, steps s and horizon H: d <= s <= H - d."""
     robot = fake_robot()
-    with pytest.raises(ConfigError, match=r"0\.51 s: 16 of a chunk's 24 steps are past.*8 are left"):
+    with pytest.raises(ConfigError, match=r"0\.55 s: 17 of a chunk's 24 steps are past.*7 are left"):
         run(robot, ConstantPolicy(), latency=0.5)
     assert not robot.arms["right"].calls
     assert is_stopped(robot)
     with pytest.raises(ConfigError, match=r"24 have to be driven.* Take fewer execute_steps"):
         run(fake_robot(), ConstantPolicy(), latency=0.1, execute_steps=24)
+
+
+def test_a_picture_that_is_a_period_old_when_it_is_looked_at_counts_for_the_delay():
+    """Regression: only what a camera delays its pictures by did, and an expert with a prefix of just so many steps was
+    asked for more in every cycle: nothing was promised, and nothing said."""
+    settings = fake_settings({f"arms.{side}.camera.latency": 0.07 for side in SIDES})
+    robot, policy = fake_robot(), GoesOn()
+    for side, camera in robot.cameras.items():
+        robot.cameras[side] = Thirty(camera)
+    result = run(robot, policy, settings=settings, latency=0.08)
+    assert not result.pauses
+    asked = [promise for promise in policy.promised[2:] if promise is not None]
+    assert len(asked) > len(policy.promised) / 2
+    with pytest.raises(ConfigError, match="7 steps are driven meanwhile"):
+        run(fake_robot(), GoesOn(), settings=settings, latency=0.1)
+
+
+class Thirty:
+    """A camera that has a new picture every 33 ms, 70 ms late."""
+
+    def __init__(self, camera):
+        self.camera = camera
+
+    def __getattr__(self, name):
+        return getattr(self.camera, name)
+
+    def read(self):
+        moment = np.floor((self.camera.clock.now() - 0.07) * 30) / 30
+        return dataclasses.replace(self.camera.read(), timestamp=moment, sequence=round(30 * moment))
+
+
+def test_more_steps_than_the_command_timeout_lets_be_driven_are_refused():
+    settings = fake_settings({"safety.command_timeout": 0.3})
+    with pytest.raises(
+        ConfigError, match=r"execute_steps is 12, which take 0\.40 s.* Take 9 execute_steps or fewer"
+    ):
+        run(fake_robot(), ConstantPolicy(), settings=settings)
+    assert run(fake_robot(), ConstantPolicy(), settings=settings, execute_steps=9).ending == "time is up"
 
 
 def test_a_policy_that_keeps_no_promises_cannot_be_chunked():
@@ -296,9 +334,9 @@ def test_more_than_a_policy_goes_on_from_is_refused_before_anything_moves():
     with pytest.raises(
         ConfigError, match=r"7 steps are driven meanwhile.* from 6 at most.* prefix=7 or more"
     ):
-        run(robot, GoesOn(), latency=0.22)
+        run(robot, GoesOn(), latency=0.18)
     assert not robot.arms["right"].calls
-    result = run(robot := fake_robot(), policy := GoesOn(), latency=0.15)
+    result = run(robot := fake_robot(), policy := GoesOn(), latency=0.14)
     assert (result.ending, result.pauses) == ("time is up", [])
     assert max(promise.fixed for promise in policy.promised if promise is not None) in (5, 6)
     run(fake_robot(), GoesOn(), latency=0.22, mode="asynchronous")
@@ -482,6 +520,14 @@ def test_the_operators_interrupt_stops_the_robot_and_ends_the_episode():
     where = robot.arms["left"].state().pose
     robot.clock.time += 5.0
     np.testing.assert_array_equal(robot.arms["left"].state().pose, where)
+    assert is_stopped(robot)
+
+
+def test_an_episode_that_ends_before_anything_was_driven_leaves_the_robot_stopped():
+    """Regression (PITFALLS 39): it raised at its end, and left the robot as it was."""
+    robot = fake_robot()
+    result = run(robot, ConstantPolicy(), seconds=0.05)
+    assert (result.ending, result.cycles) == ("time is up", [])
     assert is_stopped(robot)
 
 
@@ -882,3 +928,40 @@ def test_after_a_long_sleep_the_plan_is_dropped_and_not_chased():
     told = [(times[0], poses[0, 0, 3]) for now, times, poses in robot.arms["left"].calls if now > 101.2]
     due, x = np.array(told).T
     assert (np.diff(x) / np.diff(due)).max() < 0.25  # 0.15 m/s asked for
+
+
+def test_what_there_was_of_an_episode_is_told_with_what_broke_it():
+    """Regression: an episode that ended by an exception was noted as one of no seconds, without its pauses."""
+    robot = fake_robot()
+
+    class Breaks(ConstantPolicy):
+        def predict(self, observations, *, seed=None, promised=None):
+            if len(self.seen) == 3:
+                raise ZeroDivisionError("of the policy")
+            return super().predict(observations, seed=seed, promised=promised)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(robot, Breaks(invalid={1}))
+    result = caught.value.episode
+    assert result.seconds > 0.5
+    assert len(result.pauses) == 1
+    assert result.ending == "ZeroDivisionError: of the policy"
+
+
+def test_what_nobody_looked_at_during_a_pause_is_no_longer_fault():
+    """Regression: a fault, a pause of a minute and one more late picture ended the episode: "it went on for 60 s"."""
+    robot = fake_robot()
+    camera, clock, read = robot.cameras["left"], robot.clock, robot.cameras["left"].read
+
+    def late():
+        frame = read()
+        wrong = 101.0 < clock.now() < 101.1 or 108.05 < clock.now() < 108.1
+        return dataclasses.replace(frame, timestamp=frame.timestamp - 0.5) if wrong else frame
+
+    camera.read = late
+    result = run_episode(
+        robot, ConstantPolicy(), SENTENCE, settings=fake_settings(), config=LoopConfig(latency=0.1), max_seconds=4.0,
+        pause=lambda: "a person wants it" if 101.05 < clock.now() < 108.06 else "",
+    )  # fmt: skip
+    assert result.ending == "time is up"
+    assert any("0.50 s old" in pause.reason for pause in result.pauses)

@@ -9,6 +9,7 @@ import pytest
 from fake_robot import ConstantPolicy, fake_robot, fake_settings
 
 from rdt2.control import LoopConfig, run_episode
+from rdt2.errors import LateError
 
 START = 100.0
 
@@ -34,6 +35,19 @@ def test_a_driver_that_does_nothing_is_noticed_soon():
     result = run(robot)
     assert "left arm has not moved at all since it was first commanded to" in result.ending
     assert robot.clock.now() - moved_since(robot) < 0.35
+
+
+def test_commands_that_come_too_late_are_told_where_an_arm_has_not_moved():
+    """Regression: an arm whose host every command reached too late was said to be held by something."""
+    robot = fake_robot()
+
+    def late(times, poses):
+        raise LateError("3 commands reached its host too late. Give its driver a larger lead.")
+
+    robot.arms["left"].execute = late
+    result = run(robot)
+    assert "left arm has not moved at all since it was first commanded to" in result.ending
+    assert "were not taken: the left arm did not take a command: 3 commands reached its host too late" in result.ending
 
 
 def test_a_driver_that_does_nothing_any_more_is_noticed():

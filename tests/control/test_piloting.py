@@ -13,6 +13,7 @@ from recorded import Scripted
 from rdt2.control import LoopConfig, Steer, run_episode
 from rdt2.control.piloting import Helm
 from rdt2.control.servo import TICK
+from rdt2.errors import RobotError
 from rdt2.robot import GuidedArm
 
 SENTENCE = "Pick up the red cube with the left hand."
@@ -237,6 +238,31 @@ def test_an_arm_is_let_go_only_when_the_servo_tells_it_nothing_any_more():
     turn()
     assert not servo.by_hand
     assert guided == [True, False]
+
+
+@pytest.mark.parametrize("seconds", [0.3, 10.0])
+def test_an_arm_whose_driver_sees_it_move_for_a_moment_is_taken_a_moment_later(seconds):
+    """Regression: TCPs stood, a driver still saw an elbow swing, and that ended the episode."""
+    robot = fake_robot()
+    arm = robot.arms["left"] = LedArm(robot.clock, "left")
+    guide, asked = arm.guide, []
+
+    def swings(on):
+        asked.append(robot.clock.now())
+        still = [moment for moment in asked if moment > 101.8]
+        if not on and robot.clock.now() - still[0] < seconds:
+            raise RobotError("the left arm still moves. Hold it still, then give it back.")
+        guide(on)
+
+    arm.guide = swings
+    act = lambda _: Steer(by_hand=True)  # noqa: E731
+    result, moments, _, _ = drive(act, robot=robot, begins=1.0, ends=1.8, seconds=5.0)
+    if seconds > 1:
+        assert "the left arm still moves" in result.ending
+        assert "no longer waited out" in result.ending
+        return
+    assert (result.ending, result.pauses) == ("time is up", [])
+    assert moments[-1].driver == "policy"
 
 
 def test_arms_that_cannot_be_moved_by_hand_say_so():

@@ -80,13 +80,15 @@ def test_what_a_gripper_holds_is_held_until_a_plan_moves_its_fingers(robot, serv
 
 
 def test_what_a_gripper_holds_is_held_when_a_person_gives_the_arms_back(robot, servo):
-    """Regression: it was told to be as far open as it was then."""
+    """Regressions: it was told to be as far open as it was then; while it was led by hand its recorded command was the
+    width of what it held, and a policy learnt to let go."""
     left = robot.grippers["left"]
     servo.drive(stays(servo, {"left": 0.02, "right": 0.08}), robot.clock.now())
     ticks(servo, 100)
     servo.pause()
     servo.by_hand = True
     ticks(servo, 5)
+    assert servo.told.command.widths["left"] == pytest.approx(0.02, abs=1e-3), "not what its fingers measure"
     told = len(left.calls)
     servo.let_go()
     ticks(servo, 20)
@@ -131,3 +133,19 @@ def test_a_tick_that_hung_while_the_robot_was_stopped_and_let_go_on_tells_the_ar
     servo.tick(robot.clock.now() + TICK)
     assert [len(each.calls) for each in robot.arms.values()] == told
     assert robot.faults() == []
+
+
+def test_arms_rest_where_no_chunk_has_come_for_the_command_timeout(robot):
+    """Regression: nothing noticed when the setting did nothing."""
+    settings = fake_settings({"safety.command_timeout": 0.3})
+    servo = Servo(robot, settings, Guard(settings, settings.kinematics(), period=TICK), Watch(settings), None)
+    servo.start(robot.clock.now())
+    now, away = robot.clock.now(), np.eye(4)
+    away[0, 3] = 0.1
+    poses = {side: np.stack([servo.states[side].pose, away @ servo.states[side].pose]) for side in SIDES}
+    began = poses["left"][0, 0, 3]
+    plan = Plan(now, now + np.array([0.0, 1.0]), poses, {side: np.full(2, 0.05) for side in SIDES})
+    driven = servo.drive(plan, now)
+    assert driven.ends == pytest.approx(now + 0.3)
+    ticks(servo, 120)
+    assert servo.states["left"].pose[0, 3] - began == pytest.approx(0.03, abs=2e-3)

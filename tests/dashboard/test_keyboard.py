@@ -33,10 +33,10 @@ RUNNING = State("running", "Pick up the apple.", False, None, False, False)
         *((f"{line}\n", "stop") for line in (
             "停！", "停。", "停……", "停～", "停？", "！停", "停 停 停", "停停停！", "停下", "停下来，别动",
             "停止！", "快停", "快停！！", "别动", "别动。", "住手", "住手！", "stop！", "Stop，别动", "ｓｔｏｐ",
-            "。。。", "开始？", "please stop", "OK, stop now", "Robot: halt!", "wait a moment, please", "暂停一下", "请停下来！",
-            "不要动", "等一下", "请别动",
+            "。。。", "开始？", "please stop", "OK, stop now", "Robot: halt!", "wait a moment, please",
+            "暂停一下", "请停下来！", "不要动", "等一下", "请别动",
         )),
-        ("Pick up the S.\n", "say"), ("Press the stop button with the left hand.\n", "say"),
+        ("Take the S block.\n", "say"), ("Press the stop button with the left hand.\n", "say"),
         ("把小汽车停到盒子旁边\n", "say"), ("Open the drawer.\n", "say"),
         ("暂停。\n", "pause"), ("继续！\n", "go"), ("成功。\n", "success"), ("？\n", "help"),
         ("用左手拿起苹果，别动杯子。\n", "say"), ("快把苹果放下！\n", "say"), ("S-shaped blocks first.\n", "say"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -12,9 +13,10 @@ import pytest
 pytest.importorskip("mujoco")
 
 from rdt2.devices import open_device
+from rdt2.devices.arm_drivers._aside import HANGS
 from rdt2.devices.gripper_drivers import zhixing
 from rdt2.devices.gripper_drivers._zhixing_bus import BusError
-from rdt2.errors import RobotError
+from rdt2.errors import RobotError, SafetyError
 from rdt2.pose import matrix_to_pose
 from rdt2.robot.protocols import GripperState
 from rdt2.robot.settings import RobotSettings
@@ -243,6 +245,107 @@ def test_an_arm_in_a_persons_hands_whose_stop_fails_is_stopped_by_the_next_one(f
     fr3.stop()
     assert len(gains) == 2
     assert not fr3._in_hand
+
+
+class Hanging:
+    """The thread of a driver, in a library that does not come back before it is let go on."""
+
+    def __init__(self, arm):
+        self._arm, self._go = arm, threading.Event()
+        there = threading.Event()
+
+        def hang():
+            there.set()
+            self._go.wait(10)
+
+        arm._measure = hang
+        assert there.wait(10)
+
+    def end(self):
+        del self._arm._measure
+        self._go.set()
+
+
+@pytest.fixture
+def told(fr3):
+    """What the loop of an arm in a person's hands is told, from the moment at which its driver hangs."""
+    fr3.enable()
+    fr3.guide(True)
+    told = []
+    hanging = Hanging(fr3)
+    fr3._motion.set_reference = lambda _: told.append("where it is")
+    fr3._motion.set_gains = lambda _: told.append("stiffness")
+    yield told
+    hanging.end()
+
+
+def test_an_arm_that_is_taken_from_a_persons_hands_is_held_where_it_is(fr3, told) -> None:
+    """Regression: it became stiff at once, and the place to keep was told by another thread, which may hang: until then
+    the arm went back to where the person had taken it."""
+    fr3.stop()
+    assert told == ["where it is", "stiffness"]
+
+
+def test_an_arm_in_a_persons_hands_whose_driver_hangs_is_left_to_them_and_that_is_said(fr3, told) -> None:
+    """Regression: a stop went well, and pulled the arm back to where the driver had seen it last."""
+    time.sleep(HANGS + 0.1)
+    for letting_go in (fr3.stop, fr3.stop, lambda: fr3.guide(False)):
+        with pytest.raises(RobotError, match=r"has been hanging for .* stays in the hands that hold it"):
+            letting_go()
+    with pytest.raises(RobotError, match="cannot go on: its driver has been hanging"):
+        fr3.recover()
+    assert told == []
+    assert fr3.health().stopped
+
+
+def test_an_arm_whose_driver_has_been_hanging_is_taken_from_a_persons_hands_by_the_next_stop(fr3) -> None:
+    fr3.enable()
+    fr3.guide(True)
+    hanging = Hanging(fr3)
+    time.sleep(HANGS + 0.1)
+    with pytest.raises(RobotError, match="has been hanging"):
+        fr3.stop()
+    hanging.end()
+    until(lambda: not fr3._turns.hanging)
+    fr3.stop()
+    assert not fr3._in_hand
+    fr3.recover()
+    assert fr3.health().ok
+
+
+def test_an_arm_whose_driver_hangs_is_given_into_nobodys_hands(fr3) -> None:
+    fr3.enable()
+    hanging = Hanging(fr3)
+    time.sleep(HANGS + 0.1)
+    with pytest.raises(SafetyError, match="takes no command: its driver has been hanging"):
+        fr3.guide(True)
+    hanging.end()
+
+
+def test_an_arm_that_was_closed_is_no_arm_whose_driver_hangs(fr3) -> None:
+    """Its thread has ended, and turns no more."""
+    fr3.enable()
+    fr3.close()
+    time.sleep(HANGS + 0.1)
+    fr3.stop()
+    fr3.connect()
+    fr3._robot.lost = True
+    until(lambda: not fr3.health().connected)
+    time.sleep(HANGS + 0.1)
+    fr3.stop()
+    fr3._robot.lost = False
+    fr3.recover()
+
+
+def test_a_data_connection_that_has_ended_is_called_that(ur) -> None:
+    """Regression: 25 ms after it had ended the controller was said to have shown no new state for 100 ms."""
+    ur.enable()
+    ur._link.lost = True
+    until(lambda: ur.health().stopped)
+    assert ur.health().fault == (
+        "the data connection to the controller at 192.0.2.1 has ended, and it stops the arm by itself. Look at its "
+        "cable and its power, then recover"
+    )
 
 
 def test_an_arm_whose_controller_does_not_end_freedrive_is_kept_in_it_by_nobody(ur) -> None:

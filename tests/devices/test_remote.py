@@ -23,10 +23,10 @@ from conformance import follow, path, ready, run  # noqa: E402
 from lateness import on_time  # noqa: E402
 from remote_robot import Network, hosted, remote_robot, remote_settings  # noqa: E402
 
-from rdt2.devices import WallClock, open_device  # noqa: E402
+from rdt2.devices import WallClock, open_device, remote  # noqa: E402
+from rdt2.devices.clock import HostClock  # noqa: E402
 from rdt2.devices.host import DeviceHost, HostSettings  # noqa: E402
-from rdt2.devices.remote import HostClock  # noqa: E402
-from rdt2.errors import ConfigError, RobotError, SafetyError  # noqa: E402
+from rdt2.errors import ConfigError, LateError, RobotError, SafetyError  # noqa: E402
 from rdt2.robot.settings import RobotSettings  # noqa: E402
 from rdt2.wire import packed, unpacked  # noqa: E402
 
@@ -139,11 +139,87 @@ def test_a_network_slower_than_was_said_is_told_with_what_to_do(there, host) -> 
 
         def step_by_step():  # each past when it comes there
             while True:
-                arm.execute(np.array([robot.clock.now() + 0.02]), start[None])
+                with suppress(LateError):  # as whoever drives a robot does
+                    arm.execute(np.array([robot.clock.now() + 0.02]), start[None])
                 time.sleep(0.02)
 
         with pytest.raises(SafetyError, match=r"came too late, by up to \d+ ms.*larger lead"):
             step_by_step()
+    finally:
+        robot.close()
+        slow.close()
+
+
+class Sender:
+    """Tells a device of a slow network to stay where it is, and counts the late commands of which it is told."""
+
+    def __init__(self, robot, kind):
+        self.device = getattr(robot, f"{kind}s")["right"]
+        state = self.device.state()
+        self.clock, self.value, self.told = robot.clock, state.pose if kind == "arm" else state.width, []
+
+    def send(self, ahead):
+        try:
+            self.device.execute(np.array([self.clock.now() + ahead]), np.array([self.value]))
+        except LateError as error:
+            found = re.match(
+                r"(\d+) of the commands before this one came to the host of the right \w+ too late, by up to "
+                r"\d\d ms: .* larger lead",
+                str(error),
+            )
+            self.told.append(int(found[1]))
+
+
+@pytest.mark.parametrize("kind", ["arm", "gripper"])
+def test_commands_that_come_too_late_are_told_to_who_sends_them_and_each_once(
+    there, host, kind, monkeypatch
+) -> None:
+    """Regression: only the host counted them. An arm whose every command came too late, from rest, stood still, and was
+    stopped as one that something holds."""
+    monkeypatch.setattr(remote, "PAUSE", 10.0)
+    slow = Network(host.port, delay=0.05)
+    robot = remote_robot(remote_settings(there[1], slow.port, lead=0.0), there[0].cameras)
+    try:
+        ready(robot)
+        sender, there_device = Sender(robot, kind), getattr(there[0], f"{kind}s")["right"]
+        for _ in range(20):
+            sender.send(ahead=0.02)
+            time.sleep(0.02)
+        assert len(sender.told) > 5
+        assert sum(sender.told) < 20
+        assert there_device.calls == []
+        wait_until(lambda: sender.device._link.status.late == 20)
+        sender.send(ahead=0.13)
+        assert sum(sender.told) == 20
+        wait_until(lambda: len(there_device.calls) == 1)  # the one that was told of the others is driven
+        sender.send(ahead=0.13)
+        assert sum(sender.told) == 20
+        sender.device.recover()  # the host counts from 0 again
+        sender.send(ahead=0.13)
+        assert sum(sender.told) == 20
+        sender.send(ahead=0.02)
+        wait_until(lambda: sender.device._link.status.late == 1)
+        sender.send(ahead=0.13)
+        assert sum(sender.told) == 21
+    finally:
+        robot.close()
+        slow.close()
+
+
+def test_what_came_too_late_of_an_earlier_motion_is_no_reason_against_the_next(
+    there, host, monkeypatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSE", 0.2)
+    slow = Network(host.port, delay=0.05)
+    robot = remote_robot(remote_settings(there[1], slow.port, lead=0.0), there[0].cameras)
+    try:
+        sender = Sender(ready(robot), "arm")
+        sender.send(ahead=0.02)
+        wait_until(lambda: sender.device._link.status.late == 1)
+        time.sleep(0.2)
+        for _ in range(2):
+            sender.send(ahead=0.13)
+        assert sender.told == []
     finally:
         robot.close()
         slow.close()

@@ -3,9 +3,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ pytest.importorskip("mujoco")
 from made_up_episodes import Still, record, settings
 
 from rdt2.action import ActionChunk
+from rdt2.cli.evaluate import EvaluateCell
+from rdt2.cli.main import parse
 from rdt2.errors import CheckpointError, ConfigError
 from rdt2.evaluation.cell import evaluate_cell, loop_config, run_trial
 from rdt2.evaluation.policies import Deprived, open_policy
@@ -125,6 +129,30 @@ def test_a_short_episode_in_the_cell_is_filmed():
         assert np.abs(view.chunks[0].positions[arm] - view.positions[arm][0]).max() < 1e-3
     assert films[0].seconds["vlm"] == [0.002, 0.002]
     assert len(films[0].seconds["simulation and pictures"]) == 1
+
+
+class Slow(Still):
+    """Takes longer than a chunk has steps to spare, on any machine."""
+
+    def predict(self, observations, *, seed=None, promised=None):
+        time.sleep(0.45)
+        return super().predict(observations, seed=seed)
+
+
+def test_at_its_real_latency_a_slow_policy_is_waited_for_as_the_help_says():
+    """Regression: the example in the help was refused where a prediction takes a while; it did not say how to wait."""
+    (example,) = (line for line in EvaluateCell.__doc__.splitlines() if "--latency real" in line)
+    command = parse(shlex.split(example.partition("  the arms wait")[0])[1:])
+    config = command.driving.config(None)
+    result = evaluate_cell(Slow(), "handheld", "press", episodes=1, config=config, max_seconds=0.8)
+    (done,) = result.records
+    assert (done.reason, done.pauses, done.chunks) == ("time is up", 0, 1)
+    assert done.inference_ms > 450
+    assert result.settings["computer"], "it is as good as the computer it has"
+    with pytest.raises(ConfigError, match=r"left, and \d+ have to be driven .* mode synchronous"):
+        evaluate_cell(
+            Slow(), "handheld", "press", episodes=1, config=loop_config(latency=None), max_seconds=0.8
+        )
 
 
 class Down(Still):

@@ -2,139 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import signal
 import threading
 import time
-from dataclasses import replace
 
 import fake_devices
 import numpy as np
 import pytest
-from fake_robot import ConstantPolicy, FakeClock
 
 pytest.importorskip("mujoco")
 
-import rdt2.control  # noqa: F401 - which knows the real PolicyProcess
+from running import ANSWERS, ASKED, Typist, arms, failed, moved, policies, running, soon
+
 from rdt2.cli.main import main
 from rdt2.control.loop import STOPPED
-from rdt2.devices import open_robot
 from rdt2.errors import RobotError
-from rdt2.sim.pace import Paced
 
-pytestmark = pytest.mark.realtime
-
-
-class NoProcess(ConstantPolicy):
-    """In place of `PolicyProcess`: in this process, and at once."""
-
-    def __init__(self, spec, *, open):
-        super().__init__(0.0005)
-        policies.append(self)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
-policies = []
-
-
-@pytest.fixture(autouse=True)
-def fakes(monkeypatch):
-    fake_devices.made.clear()
-    monkeypatch.setattr("rdt2.policy.process.PolicyProcess", NoProcess)
-    monkeypatch.setattr("rdt2.dashboard.desk.SETTLING", 0.0)  # nobody here says a word twice by mistake
-    policies.clear()
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Of devices in simulated time, so that a busy machine makes nothing late."""
-    time_ = FakeClock()
-
-    def simulated(settings, **options):
-        return replace(open_robot(settings, time_, **options), clock=Paced(time_), concurrent=False)
-
-    monkeypatch.setattr("rdt2.operation.opening.open_robot", simulated)
-    return time_
-
-
-class Typist:
-    """Standard input into which a test types."""
-
-    def __init__(self, monkeypatch):
-        self._lines, self._more = [], threading.Condition()
-        monkeypatch.setattr("sys.stdin", self)
-
-    def types(self, *lines):
-        with self._more:
-            self._lines += [f"{line}\n" for line in lines]
-            self._more.notify_all()
-
-    def ends(self):
-        with self._more:
-            self._lines.append("")
-            self._more.notify_all()
-
-    def fileno(self):
-        raise io.UnsupportedOperation
-
-    def readline(self):
-        with self._more:
-            # Nobody types any more: the thread that reads, which a session leaves behind, ends.
-            return self._lines.pop(0) if self._more.wait_for(lambda: self._lines, 60) else ""
-
-    def __iter__(self):
-        return iter(self.readline, "")
-
-
-def arms():
-    return [device for device in fake_devices.made if device.name.endswith("arm")]
-
-
-def moved():
-    return [len(arm.calls) for arm in arms()]
-
-
-failed = []
-
-
-def soon(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        assert not failed, failed
-        time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def running(*words):
-    """The command in a thread; at the end it has to come back by itself, and everything is closed."""
-    failed.clear()
-
-    def run():
-        try:
-            main(["run", *map(str, words)])
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    yield
-    thread.join(60)
-    assert not thread.is_alive()
-    for device in fake_devices.made:
-        assert not device.health().connected
-
-
-ANSWERS = ["y"] * 11  # to enable; payload, inertia, speed, tool of two arms; exposure of two cameras
-ASKED = ("--policy", "demo-fm", "--instruction", "Pick up the apple.", "--max-seconds", "30")
+pytestmark = [pytest.mark.realtime, pytest.mark.usefixtures("fakes")]
 
 
 def test_a_dry_run_shows_the_chunk_and_enables_nothing(tmp_path, capsys):

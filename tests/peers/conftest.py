@@ -1,5 +1,5 @@
-"""Where every peer has to be there (`RDT2_PEERS=all`, as in `.ci/run`), a test that misses one fails; elsewhere it is
-skipped."""
+"""Where every peer has to be there (`RDT2_PEERS=all`, as in continuous integration), a test that misses one fails;
+elsewhere it is skipped."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,61 @@ def test_it_follows_quick_motions_and_does_not_begin_to_swing(peer) -> None:
 
 def test_a_person_moves_it_by_hand(peer, robot) -> None:
     is_moved_by_hand(robot, lambda: trouble(peer["address"], "push"))
+
+
+def test_a_driver_that_hangs_in_its_library_is_said_and_stopping_does_not_wait_for_it(robot) -> None:
+    """Regression: stopping went well, and the brake was one along which the thread that hung was to lead the arm."""
+    arm = Moving(robot).arm
+    released = time.monotonic() + 1.5
+    arm._measure = lambda: time.sleep(max(0.0, released - time.monotonic()))
+    run(robot, 0.5)
+    with pytest.raises(SafetyError, match="takes no command: its driver has been hanging"):
+        arm.execute(robot.clock.now() + np.array([0.1]), arm.state().pose[None])
+    began = time.monotonic()
+    assert "its control loop holds the joints it was told last" in robot.stop()["right arm"]
+    with pytest.raises(RobotError, match="cannot go on: its driver has been hanging"):
+        arm.recover()
+    assert time.monotonic() - began < 0.45
+    del arm._measure
+    until(lambda: time.monotonic() > released + 0.3)
+    assert arm.health().stopped
+    assert robot.stop() == {}
+    until(lambda: np.abs(arm.state().velocity).max() < 0.02)
+    robot.recover()
+    assert robot.faults() == []
+
+
+def test_it_is_moved_from_another_machine(robot) -> None:
+    """As with `rdt2 robot serve` on the machine beside the arm, and `type: remote` on the one of the policy."""
+    pytest.importorskip("websockets", reason="pip install 'rdt2[serve]'")
+    from rdt2.devices.host import DeviceHost, HostSettings
+
+    there, where = robot.arms["right"], HostSettings(port=0)
+    with DeviceHost.of(settings(), {"right arm": there}, robot.clock, where) as host:
+        device = {"type": "remote", "address": f"ws://127.0.0.1:{host.port}"}
+        here = robot_of(settings().changed({"arms.right.device": device}))
+        try:
+            arm = ready(here).arms["right"]
+            before = there.state().pose
+            times, poses = path(here, "right", 0.14)
+            follow(here, arm, times, poses)
+            run(here, 0.3)
+            np.testing.assert_allclose(there.state().pose[:3, 3], before[:3, 3] + [0, 0, 0.02], atol=0.004)
+            times, poses = path(here, "right", 1.0)
+            follow(here, arm, times, poses, until=times[10])
+            assert here.stop() == {}
+            assert there.health().stopped
+            with pytest.raises(SafetyError, match="takes no command: stopped"):
+                follow(here, arm, *path(here, "right", 0.1))
+            until(lambda: np.abs(there.state().velocity).max() < 0.02)
+            here.recover()
+            before = there.state().pose[2, 3]
+            follow(here, arm, *path(here, "right", 0.14))
+            run(here, 0.3)
+            assert there.state().pose[2, 3] == pytest.approx(before + 0.02, abs=0.004)
+        finally:
+            here.close()
+        assert not there.health().connected
 
 
 def test_it_is_led_along_joint_angles(robot) -> None:

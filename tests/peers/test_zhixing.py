@@ -232,7 +232,8 @@ def test_widths_between_the_first_and_the_last_are_sent_when_they_are_due(grippe
 
 
 def test_a_state_is_stamped_when_its_register_was_read() -> None:
-    """While the fingers move, a width and its stamp lie on their way."""
+    """While the fingers move, a width and its stamp lie on their way (PITFALLS 41: that of the published driver stayed
+    where it was first read)."""
     with ZhixingPeer(ZhixingPeerOptions(speed=0.1)) as peer:
         gripper = gripper_at(peer.port)
         gripper.connect()

@@ -195,6 +195,7 @@ def test_nothing_of_a_robot_has_a_default(tmp_path, key: str) -> None:
         ("arms.left.bounds.high", [4, 0.6, 0.7], "high x is 3.1 m beyond what the arm reaches"),
         ("arms.left.bounds.low", [-0.45, -4.9, -0.1], "and bounds nothing"),
         ("safety.table_height", 0.75, "below the table"),
+        ("safety.table_height", -2, "safety.table_height is -2: with its clearance that is 0.8"),
         ("safety.faults_per_minute", 0, "safety.faults_per_minute: got 0"),
         ("safety.fault_seconds", 0, "safety.fault_seconds: got 0"),
         ("safety.max_age", 0, "safety.max_age: got 0; expected greater than 0"),
@@ -204,6 +205,21 @@ def test_nothing_of_a_robot_has_a_default(tmp_path, key: str) -> None:
 )  # fmt: skip
 def test_every_kind_of_mistake_is_told_with_its_key(tmp_path, key: str, value, wanted: str) -> None:
     assert wanted in told(tmp_path, put(plain(), key, value))
+
+
+def test_a_table_lower_than_an_arm_reaches_is_refused() -> None:
+    """Regression: a slip of sign or unit put the table where nothing is, and fingers and links had none to keep off."""
+    settings = RobotSettings.read("cell_ur5e")  # reaches down to z = -1.16 and -1.17
+    assert settings.changed({"safety.table_height": -1.1}).safety.table_height == -1.1
+    for side in settings.sides:
+        one = settings.model_dump() | {"arms": {side: settings.arms[side].model_dump()}}
+        one["safety"]["table_height"] = -1.2
+        with pytest.raises(
+            ValueError, match=rf"below the lowest that arms\.{side} reaches \(z = -1\.1[67]\)"
+        ):
+            RobotSettings.model_validate(one)
+    hands = RobotSettings.read("cell_handheld")  # nobody knows what carries them, and how far they reach
+    assert hands.changed({"safety.table_height": -1.2}).safety.table_height == -1.2
 
 
 def test_a_misspelt_half_of_the_calibration_is_told_by_its_name(tmp_path) -> None:

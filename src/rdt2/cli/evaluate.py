@@ -109,7 +109,7 @@ class EvaluateCell:
       rdt2 evaluate cell --policy demo-fm --no-instruction          control: nothing is asked for
       rdt2 evaluate cell --policy untrained                         control: random weights
       rdt2 evaluate cell --policy demo-fm --swap-instruction        the sentence names another hand or colour
-      rdt2 evaluate cell --policy demo-vq --latency real            the arms wait as long as it takes here
+      rdt2 evaluate cell --policy demo-vq --latency real --mode synchronous  the arms wait as long as it takes here
       rdt2 evaluate cell --policy demo-fm --dashboard               look on, stop it, and mark what you see
     """
 

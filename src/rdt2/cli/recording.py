@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rdt2.control.pilots import AnyPilot
     from rdt2.data.recordings import Mark
     from rdt2.operation.driving import Driven
+    from rdt2.robot import Robot
     from rdt2.robot.settings import RobotSettings
 
 EXPECTED = ("done", "time is up")
@@ -56,6 +57,13 @@ class Recording:
         from rdt2.control import DiskRecorder
 
         return DiskRecorder(self.record, policy=policy, last=self.record_last)
+
+    def check(self, robot: Robot) -> None:
+        """See that a robot lets a person take over as asked. Raises ConfigError: its arms cannot be moved by hand."""
+        if self.pilot == "hand":
+            from rdt2.control.pilots import require_guided
+
+            require_guided(robot)
 
     @contextmanager
     def opened_pilot(self, settings: RobotSettings) -> Iterator[AnyPilot | None]:

@@ -17,7 +17,10 @@ from rdt2.dashboard.options import Looking
 from rdt2.policy.spec import UNSAID, PolicySpec
 
 if TYPE_CHECKING:
+    from rdt2.control import DiskRecorder, EpisodeResult
+    from rdt2.control.pilots import AnyPilot
     from rdt2.dashboard.desk import Desk
+    from rdt2.data.recordings import Mark
     from rdt2.operation.driving import Driven
     from rdt2.operation.preview import Preview
     from rdt2.operation.session import Episode
@@ -106,11 +109,14 @@ class Run:
             seed=self.seed,
             checklist=checklist,
             enable=not self.dry_run,
+            check=self.recording.check,
         )
         records: list[dict[str, Any]] = []
-        with ending_in_order(), contextlib.closing(every):
-            # Whether devices answer is known before minutes go by; a cell's physics would only make loading slower.
-            first = None if settings.kind == "cell" else next(every)
+        with ending_in_order(), self.recording.opened_pilot(settings) as pilot, contextlib.closing(every):
+            # Whether devices answer, and can be moved by hand, is known before minutes go by; else a cell is opened
+            # later, since its physics would only make loading slower.
+            later = settings.kind == "cell" and self.recording.pilot != "hand"
+            first = None if later else next(every)
             with working(f"loading {self.spec.policy}"):
                 policy = PolicyProcess(self.spec, open=open_policy)
             with policy:
@@ -119,59 +125,71 @@ class Run:
                     self._preview(first, policy)
                     return
                 try:
-                    self._drive(first, every, policy, records)
+                    self._drive(first, every, policy, records, pilot)
                 finally:  # also of a session that Ctrl-C or a device has ended
                     save_json(
                         self.json, {"robot": settings.name, "policy": self.spec.policy, "episodes": records}
                     )
 
-    def _drive(self, first: Episode, every: Any, policy: Policy, records: list[dict[str, Any]]) -> None:
+    def _drive(
+        self,
+        first: Episode,
+        every: Any,
+        policy: Policy,
+        records: list[dict[str, Any]],
+        pilot: AnyPilot | None,
+    ) -> None:
         """One episode after the other, until the operator leaves; what came of them is added to `records`."""
         from rdt2.cli.recording import marked
         from rdt2.dashboard.desk import Desk
         from rdt2.dashboard.figure import Figure
         from rdt2.errors import RobotError
         from rdt2.evaluation.identity import policy_identity
-        from rdt2.operation.driving import drive
-        from rdt2.progress import note
+        from rdt2.operation.driving import drive, result_of
 
         driven: Driven[Any] | None = None
         simulated = first.opened.settings.kind == "cell"
         recorder = self.recording.recorder(
             policy_identity(self.spec, policy) if self.recording.record else {}
         )
-        with self.recording.opened_pilot(first.opened.settings) as pilot, Desk(
-            self.looking, goes_on=self.yes and simulated, typed=True, welcomed=self.yes,
-            pilot=pilot, keep=recorder.keep if recorder is not None else None,
-        ) as desk:  # fmt: skip
+        kept: dict[str, Any] = {}
+        if recorder is not None:
+            kept = {"keep": recorder.keep, "unkept": lambda: recorder.unkept}
+        with Desk(
+            self.looking, goes_on=self.yes and simulated, typed=True, welcomed=self.yes, pilot=pilot, **kept
+        ) as desk:
             episode = first
             while True:
                 opened = episode.opened
                 title = f"{opened.settings.name}, episode {episode.number + 1}"
                 if recorder is not None:
                     recorder.begin(opened.robot.clock, opened.settings, title=title)
-                driven = drive(
-                    opened.robot,
-                    policy,
-                    episode.sentence,
-                    settings=opened.settings,
-                    config=self.driving.config(None),
-                    max_seconds=self.max_seconds,
-                    seed=1000 * (self.seed + episode.number),
-                    figure=functools.partial(Figure.of_robot, opened.settings),
-                    title=title,
-                    judge=functools.partial(desk.monitor, opened.judge, episode.sentence),
-                    desk=desk,
-                    recorders=[recorder] if recorder is not None else [],
-                    pilot=pilot,
-                    prepare=episode.prepare,
-                )
-                if driven is not None and recorder is not None:
-                    mark, by = marked(driven, desk.mark)
-                    for path in recorder.end(driven.result, mark=mark, marked_by=by):
-                        note(f"recorded: {path}" + (f" ({mark}, says {by})" if mark else " (without a mark)"))
+                try:
+                    driven = drive(
+                        opened.robot,
+                        policy,
+                        episode.sentence,
+                        settings=opened.settings,
+                        config=self.driving.config(None),
+                        max_seconds=self.max_seconds,
+                        seed=1000 * (self.seed + episode.number),
+                        figure=functools.partial(Figure.of_robot, opened.settings),
+                        title=title,
+                        judge=functools.partial(desk.monitor, opened.judge, episode.sentence),
+                        desk=desk,
+                        recorders=[recorder] if recorder is not None else [],
+                        pilot=pilot,
+                        prepare=episode.prepare,
+                    )
+                except BaseException as error:  # what was driven until then is kept, whatever ended it
+                    failed = result_of(error)
+                    _end(recorder, failed, desk.mark, "a person")
+                    if hasattr(error, "episode"):
+                        records.append(_record(failed, desk.mark, desk))
+                    raise
                 if driven is not None:
-                    records.append(_record(driven, desk))
+                    _end(recorder, driven.result, *marked(driven, desk.mark))
+                    records.append(_record(driven.result, driven.mark or desk.mark, desk))
                 if driven is None and not records:  # not 0, which says that all is well
                     raise RobotError("not begun: you left before go. Nothing has moved.")
                 if driven is None or driven.interrupted or desk.left or len(records) == self.episodes:
@@ -211,13 +229,21 @@ class Run:
                 sys.stdin.readline()
 
 
-def _record(driven: Driven[Any], desk: Desk) -> dict[str, Any]:
-    result = driven.result
+def _end(recorder: DiskRecorder | None, result: EpisodeResult, mark: Mark | None, by: str) -> None:
+    """Give what was recorded of an episode its end and its mark, and say where it is."""
+    from rdt2.progress import note
+
+    if recorder is not None:
+        for path in recorder.end(result, mark=mark, marked_by=by):
+            note(f"recorded: {path}" + (f" ({mark}, says {by})" if mark else " (without a mark)"))
+
+
+def _record(result: EpisodeResult, mark: Mark | None, desk: Desk) -> dict[str, Any]:
     return {
         "instruction": desk.sentence(),
         "ending": result.ending,
         "success": result.success,
-        "mark": driven.mark or desk.mark,
+        "mark": mark,
         "seconds": round(result.seconds, 3),
         "chunks": len(result.inference),
         "pauses": [dataclasses.asdict(pause) for pause in result.pauses],

@@ -45,6 +45,17 @@ class LoopConfig:
                 raise ConfigError(f"{name} is {value}, expected a finite number that is not negative.")
 
 
+def require_time(config: LoopConfig, timeout: float) -> None:
+    """Raises ConfigError where the arms would rest (`timeout` seconds after a chunk has come) before its steps are
+    driven."""
+    if config.execute_steps / FPS > timeout + 1e-6:
+        raise ConfigError(
+            f"execute_steps is {config.execute_steps}, which take {config.execute_steps / FPS:.2f} s, and the robot's "
+            f"safety.command_timeout lets the arms rest {timeout:g} s after a chunk has come. Take "
+            f"{int(timeout * FPS + 1e-6)} execute_steps or fewer, or mend command_timeout in the robot's file."
+        )
+
+
 def chosen_mode(config: LoopConfig, policy: Policy) -> Mode:
     """How one chunk follows another with this policy. Raises ConfigError where it cannot do what is asked."""
     keeps = policy.keeps_promises

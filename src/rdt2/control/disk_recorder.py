@@ -14,7 +14,9 @@ import threading
 import time as wall
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +24,10 @@ from rdt2.control.telling import Teller
 from rdt2.data.recordings import topics
 from rdt2.data.recordings.files import ABOUT, RecordingFile, require_mcap
 from rdt2.data.recordings.messages import Message
-from rdt2.data.recordings.notes import RUNNING, Mark, Notes, write_notes
-from rdt2.errors import ConfigError, RDT2Error
-from rdt2.files import require_writable, write_problem
+from rdt2.data.recordings.notes import Mark, Notes, write_notes
+from rdt2.data.recordings.reading import Recording, known
+from rdt2.errors import ConfigError
+from rdt2.files import require_writable, whole_file, write_problem
 from rdt2.progress import note
 
 if TYPE_CHECKING:
@@ -37,8 +40,8 @@ if TYPE_CHECKING:
 
 SYNC = 0.4
 """Seconds after which what was recorded is pushed to the disk: with what waits in a chunk less than one is lost."""
-PATIENCE = 5.0
-"""Seconds that `end` waits for a disk that does not answer."""
+PATIENCE, A_SECOND = 5.0, 0.2
+"""Seconds that `end` waits for a disk that does not answer, and so many more for each second that may be kept."""
 LONGEST = 600.0
 """Seconds that may be kept in memory."""
 LASTING = topics.INSTRUCTION, topics.DRIVER
@@ -66,7 +69,13 @@ class Ring:
         if not self._kept:
             return []
         begins = self._kept[0].logged
-        return [*(replace(each, logged=begins, stamp=begins) for each in self._before.values()), *self._kept]
+        anew = {message.topic for message in takewhile(lambda message: message.logged == begins, self._kept)}
+        still = [
+            replace(each, logged=begins, stamp=begins)
+            for each in self._before.values()
+            if each.topic not in anew
+        ]
+        return [*still, *self._kept]
 
 
 class DiskRecorder:
@@ -91,14 +100,17 @@ class DiskRecorder:
             )
         self.folder = Path(require_writable(folder))
         self._policy, self._last, self._notes = dict(policy), last, Notes({})
-        self._lock = threading.Lock()
+        self._lock, self._keeping = threading.Lock(), threading.Lock()
         self._sink: RecordingFile | Ring | None = None
         self._teller: Teller | None = None
         self._synced = 0.0
+        self._clips: dict[Path, Notes] = {}
         self.files: list[Path] = []
         """Of this episode: one, or one each time the last seconds were kept."""
         self.problem = ""
         """Why nothing more is recorded."""
+        self.unkept = ""
+        """Why `keep` wrote nothing when it was last asked; empty where it wrote a file."""
 
     def begin(self, clock: Clock, settings: RobotSettings, *, title: str = "") -> None:
         """A new episode begins; its file is made when there is something to write.
@@ -109,7 +121,7 @@ class DiskRecorder:
             title: what a person calls the episode.
         """
         with self._lock:
-            self.files, self.problem = [], ""
+            self.files, self._clips, self.problem = [], {}, ""
             self._teller, self._synced = Teller(clock), wall.monotonic()
             began, clip = wall.strftime("%Y-%m-%dT%H:%M:%S%z"), self._last is not None
             self._notes = Notes(settings.model_dump(mode="json"), self._policy, began, title, clip=clip)
@@ -132,21 +144,41 @@ class DiskRecorder:
             self._put([self._teller.mark(mark)])
 
     def keep(self) -> Path | None:
-        """Write the last seconds to a file of their own; None of whole episodes, which are kept anyway."""
-        with self._lock:
-            if not isinstance(self._sink, Ring):
+        """Write the last seconds to a file of their own, whole or not at all.
+
+        Returns:
+            The file; None where there is none, and `unkept` says why: nothing has been recorded yet, whole episodes are
+            kept anyway, recording has ended, or the disk refuses.
+        """
+        with self._keeping:  # `end` waits for what is written here
+            with self._lock:
+                teller, begun = self._teller, self._notes
+                messages = self._sink.messages() if isinstance(self._sink, Ring) else []
+                self.unkept = self._nothing_to_keep(messages)
+            if self.unkept:
                 return None
-            messages = self._sink.messages()
-        try:
-            file = self._open()
-            for message in messages:
-                file.put(message)
-            file.close()
-        except (OSError, RDT2Error) as error:
-            note(f"the last seconds cannot be kept: {write_problem(error) or error}.")
-            return None
-        note(f"the last {_span(messages):.1f} s are kept: {file.path}")
-        return file.path
+            try:
+                path = self._free_path()
+                notes = _notes_of(messages, begun, path)
+                with whole_file(path) as partial:
+                    partial.unlink()
+                    file = RecordingFile(partial, {ABOUT: notes.text()})
+                    try:
+                        for message in messages:
+                            file.put(message)
+                        file.close()
+                    finally:
+                        file.abandon()
+                    write_notes(path, notes)
+            except Exception as error:  # also of what no disk is to blame for
+                self.unkept = write_problem(error) or str(error) or type(error).__name__
+                return None
+            with self._lock:
+                if self._teller is teller:
+                    self.files.append(path)
+                    self._clips[path] = notes
+        note(f"the last {notes.seconds:.1f} s are kept: {path}")
+        return path
 
     def end(self, result: EpisodeResult, *, mark: Mark | None = None, marked_by: str = "") -> list[Path]:
         """The episode is over, and what was recorded of it is whole.
@@ -159,53 +191,68 @@ class DiskRecorder:
         Returns:
             The files.
         """
-        if not self._lock.acquire(timeout=PATIENCE):
-            self._tell(TimeoutError(f"the disk has not answered for {PATIENCE:.0f} s"))
-            return self.files
-        sink, self._sink = self._sink, None
-        try:
-            if self._teller is None:
-                return self.files
-            if mark is not None and self._notes.mark is None:
-                self._notes = replace(self._notes, mark=mark, marked_by=marked_by)
-            self._notes = self._known(result)
-            if isinstance(sink, RecordingFile):
-                sink.put(self._teller.end(result.ending))
-                sink.close()
-            for path in self.files:
-                write_notes(path, self._notes)
-        except Exception as error:
-            self._sink = sink
-            self._fail(error)
-        finally:
-            self._teller = None
-            self._lock.release()
+        patience = PATIENCE + A_SECOND * (self._last or 0.0)
+        until = wall.monotonic() + patience
+        with ExitStack() as held:
+            for lock in (self._keeping, self._lock):
+                if not lock.acquire(timeout=max(0.0, until - wall.monotonic())):
+                    self._tell(TimeoutError(f"the disk has not answered for {patience:.0f} s"))
+                    return self.files
+                held.callback(lock.release)
+            sink, self._sink = self._sink, None
+            try:
+                if self._teller is not None:
+                    if mark is not None and self._notes.mark is None:
+                        self._notes = replace(self._notes, mark=mark, marked_by=marked_by)
+                    self._finish(sink, self._teller, result)
+            except Exception as error:
+                self._sink = sink
+                self._fail(error)
+            finally:
+                self._teller = None
         return self.files
 
     # ----------------------------------------------------------------------------------------------------- parts
 
-    def _known(self, result: EpisodeResult | None = None) -> Notes:
-        """What is known by now."""
-        teller = self._teller
-        assert teller is not None
-        notes = replace(
+    def _finish(self, sink: RecordingFile | Ring | None, teller: Teller, result: EpisodeResult) -> None:
+        """Write the end of a whole episode, and beside every file how the episode ended. Raises what the disk does."""
+        if isinstance(sink, RecordingFile):
+            sink.put(teller.end(result.ending))
+            sink.close()
+        whole = replace(self._known(teller), seconds=round(result.seconds, 3))
+        missing = " ".join(filter(None, (result.unrecorded, self.problem)))
+        for path in self.files:
+            notes = replace(self._clips.get(path, whole), ending=result.ending, unrecorded=missing)
+            write_notes(path, replace(notes, mark=self._notes.mark, marked_by=self._notes.marked_by))
+
+    def _known(self, teller: Teller) -> Notes:
+        """What is known of the whole episode by now."""
+        return replace(
             self._notes,
             instructions=tuple(teller.sentences),
             corrections=teller.takeovers,
             frames=teller.frames,
         )
-        if result is None:
-            return notes
-        missing = " ".join(filter(None, (result.unrecorded, self.problem)))
-        return replace(notes, ending=result.ending, seconds=round(result.seconds, 3), unrecorded=missing)
 
-    def _open(self) -> RecordingFile:
-        """A new file with its notes. Raises OSError, RecordingError."""
+    def _nothing_to_keep(self, messages: list[Message]) -> str:
+        """Why there are no last seconds, if so."""
+        if self.problem:
+            return self.problem
+        if self._last is None:
+            return "whole episodes are recorded, and this one with them"
+        return "" if _span(messages) else "nothing of this episode has been recorded yet"
+
+    def _free_path(self) -> Path:
+        """A name that no recording has. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         name, number = wall.strftime("%Y%m%d-%H%M%S"), 0
         while (path := self.folder / f"{name}-{number:02d}.mcap").exists():
             number += 1
-        notes = replace(self._known(), ending=RUNNING)
+        return path
+
+    def _open(self, teller: Teller) -> RecordingFile:
+        """A new file with its notes. Raises OSError, RecordingError."""
+        path, notes = self._free_path(), self._known(teller)
         file = RecordingFile(path, {ABOUT: notes.text()})
         self.files.append(path)
         write_notes(path, notes)
@@ -216,7 +263,7 @@ class DiskRecorder:
             if self.problem or self._teller is None:
                 return
             try:
-                sink = self._sink = self._sink or self._open()
+                sink = self._sink = self._sink or self._open(self._teller)
                 for message in messages:
                     sink.put(message)
                 if isinstance(sink, RecordingFile) and wall.monotonic() - self._synced > SYNC:
@@ -240,3 +287,11 @@ class DiskRecorder:
 def _span(messages: list[Message]) -> float:
     """Seconds."""
     return 1e-9 * (messages[-1].logged - messages[0].logged) if messages else 0.0
+
+
+def _notes_of(messages: list[Message], episode: Notes, path: Path) -> Notes:
+    """The notes of some seconds of an episode: what is counted is counted in them alone."""
+    found: dict[str, list[Message]] = {}
+    for message in messages:
+        found.setdefault(message.topic, []).append(message)
+    return known(Recording(path, episode, found, cut="", begins=messages[0].logged))

@@ -16,12 +16,14 @@ from rdt2.observation import Observation
 from rdt2.robot.protocols import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from jaxtyping import Float, UInt8
     from numpy import ndarray
 
+    from rdt2.control.watch import Watch
     from rdt2.robot import Camera, Robot
+    from rdt2.robot.protocols import Clock
     from rdt2.robot.settings import RobotSettings
 
 WANTED = "uint8 (384, 384, 3)"
@@ -31,6 +33,9 @@ TURN = 4e-3
 """Seconds that whoever looks waits for pictures that are being read; then it goes on, and asks again."""
 ASLEEP = 0.04
 """Longer between two looks, seconds, is no doing of a camera: this process got no turn, nor did who reads."""
+ON_ITS_WAY = 1 / 60
+"""Seconds that are waited for the picture of one wrist when the next one of the other is there: cameras in step are a
+period apart in between. Cameras whose exposures are further apart than half a period never are."""
 
 
 class Eyes:
@@ -104,6 +109,41 @@ class Eyes:
                 self._answers.put((side, _read(side, self._cameras[side])))
             except SafetyError as error:
                 self._answers.put((side, error))
+
+
+class Pairs:
+    """Pictures of both wrists that show the same moment and may be believed.
+
+    Args:
+        eyes: what looks.
+        watch: what doubts pictures.
+        was: where an arm's TCP (4, 4) was measured to be at a time, metres.
+        clock: the robot's.
+    """
+
+    def __init__(
+        self, eyes: Eyes, watch: Watch, was: Callable[[str, float], Float[ndarray, "4 4"]], clock: Clock
+    ) -> None:
+        self._eyes, self._watch, self._was, self._clock = eyes, watch, was, clock
+        self._skewed = np.inf
+
+    def look(self, now: float) -> dict[str, Frame] | None:
+        """The newest pictures; None while they are being read, or one of them is on its way: look again soon.
+
+        Raises:
+            SafetyError: there are none, or none that must be acted upon; says why.
+        """
+        if (frames := self._eyes.look()) is None:
+            return None
+        if not self._watch.skewed(frames):
+            self._skewed = np.inf
+        else:
+            self._skewed = min(self._skewed, now)
+            if now - self._skewed < ON_ITS_WAY:
+                return None
+        # a picture may have been taken while it was read
+        self._watch.pictures(frames, self._was, now=max(now, self._clock.now()))
+        return frames
 
 
 def dark() -> UInt8[ndarray, "384 384 3"]:

@@ -31,9 +31,9 @@ import numpy as np
 
 from rdt2.action import HORIZON, ActionChunk
 from rdt2.control.beat import Beat, undisturbed
-from rdt2.control.config import LoopConfig, chosen_mode, possible_mode
+from rdt2.control.config import LoopConfig, chosen_mode, possible_mode, require_time
 from rdt2.control.guard import Guard
-from rdt2.control.looking import Eyes, Film, dark, observed
+from rdt2.control.looking import Eyes, Film, Pairs, dark, observed
 from rdt2.control.piloting import Helm, Pilot
 from rdt2.control.plan import PERIOD, blend, catch_up, place, promise
 from rdt2.control.recording import Driver, Moment, Recorder, behind_queues, missed, wants_pictures
@@ -154,11 +154,12 @@ class _Episode:
         # An empty sentence is the caller's mistake, not a fault of the robot to be tried again.
         Observation(dark(), dark(), self.sentence())
         self.mode = chosen_mode(config, policy)
-        self.watch = Watch(settings)
-        guard = Guard(settings, settings.kinematics(), period=TICK)
-        self.servo = Servo(robot, settings, guard, self.watch, permit)
+        require_time(config, settings.safety.command_timeout)
+        watch, guard = Watch(settings), Guard(settings, settings.kinematics(), period=TICK)
+        self.servo = Servo(robot, settings, guard, watch, permit)
         self.budget = Budget(settings.safety.faults_per_minute, settings.safety.fault_seconds)
         self.eyes = Eyes(robot)
+        self.pairs = Pairs(self.eyes, watch, self.servo.was, robot.clock)
         self.film = Film(self.eyes, every=(0.4 if self.real else 0.95) * PERIOD)
         self.thinker: Thinker = (
             InThread(policy) if self.real else InSimulatedTime(policy, self.clock, config.latency)
@@ -177,7 +178,7 @@ class _Episode:
         self.delays: deque[float] = deque(maxlen=8)
         self.recorder: Recorder | None = None
         # When the arms come to rest if nothing more is planned, and when to look next.
-        self.began = self.rests = self.look_at = self.thought = -np.inf
+        self.began = self.rests = self.look_at = self.thought = self.clock.now()
         self.result = EpisodeResult()
         self.unforeseen: Exception | None = None
 
@@ -202,15 +203,17 @@ class _Episode:
                 self.thinker.close()
                 self.eyes.close()
                 result.unrecorded = missed(self.recorder, seconds=2.0)
-        if (failure := self.unforeseen) is not None:
-            if self.servo.unstopped:
-                raise SafetyError(f"{type(failure).__name__}: {failure} {self.servo.unstopped}") from failure
-            raise failure
-        if self.servo.unstopped not in result.ending:
-            result.ending = f"{result.ending.rstrip('.')}. {self.servo.unstopped}"
         result.signal = asked.number
         result.seconds = self.clock.now() - self.began
         result.slowed = [replace(held, time=held.time - self.began) for held in self.servo.held.found]
+        if (failure := self.unforeseen) is not None:
+            result.ending = f"{type(failure).__name__}: {failure} {self.servo.unstopped}".rstrip()
+            if self.servo.unstopped:
+                failure, failure.__cause__ = SafetyError(result.ending), failure
+            failure.episode = result  # type: ignore[attr-defined]  # what there was of it, for whoever keeps that
+            raise failure
+        if self.servo.unstopped not in result.ending:
+            result.ending = f"{result.ending.rstrip('.')}. {self.servo.unstopped}"
         if monitor is not None:
             result.success, result.followed = bool(monitor.success), bool(monitor.followed)
         return result
@@ -281,15 +284,16 @@ class _Episode:
             ConfigError: the chunk would be past, or too little of it would be left, when it comes; or the arms would do
                 more meanwhile than the policy goes on from.
         """
-        age = max(arm.camera.latency for arm in self.settings.arms.values())
+        age, uneven = max(arm.camera.latency for arm in self.settings.arms.values()), 0.0
         if self.config.latency is not None and not self.real:
             self.delays.append(age + self.config.latency)
+            uneven = PERIOD + TICK  # of what is looked at, and of what is answered, so much more by chance
         else:
             for _ in range(2):  # the first prediction of a process takes longer than all later ones
                 self.delays.clear()
                 self._rehearse(asked)
         if self.delays:  # none: it was stopped meanwhile
-            late = max(self.delays) + self.lead
+            late = max(self.delays) + uneven + self.lead
             self.mode = possible_mode(self.config, self.mode, self.policy, late=late, instead=self.real)
 
     def _rehearse(self, asked: Asked) -> None:
@@ -332,8 +336,12 @@ class _Episode:
             if self._waits(now) or self._steered(now):
                 self.waited += elapsed
                 self.look_at = now
+                if self.real and self.helm.holds and not self.servo.by_hand:
+                    self._glance(now)  # what a person shows is learnt from
+                else:
+                    self.budget.pass_over(elapsed)
                 return
-            if self.real and now >= self.glance_at and not self.budget.ongoing:
+            if self.real and not self.budget.ongoing:
                 self._glance(now)
             if question is None:
                 resting = self.servo.guard.at_rest
@@ -356,10 +364,9 @@ class _Episode:
             SafetyError: they have been wrong for a period of the cameras; a single late picture is none of that.
         """
         try:
-            if (frames := self.eyes.look()) is None:
+            if now < self.glance_at or self.pairs.look(now) is None:
                 return
             self.glance_at = now + PERIOD
-            self.watch.pictures(frames, self.servo.was, now=max(now, self.clock.now()))
         except SafetyError:
             self.glance_at = now + PERIOD
             if self.doubted:
@@ -367,6 +374,8 @@ class _Episode:
             self.doubted = True
         else:
             self.doubted = False
+            if self.helm.holds:
+                self.budget.good()
 
     def _waits(self, now: float) -> bool:
         """Whether somebody wants the arms to rest for now: they do, and what was asked before is not driven."""
@@ -406,10 +415,8 @@ class _Episode:
     def _look(self, now: float, *, moves: bool) -> None:
         """Take both pictures, find out where the arms were at that moment, and ask."""
         servo = self.servo
-        if (frames := self.eyes.look()) is None:
+        if (frames := self.pairs.look(now)) is None:
             return
-        # a picture may have been taken while it was read
-        self.watch.pictures(frames, servo.was, now=max(now, self.clock.now()))
         if self.question_seen == (seen := {side: frame.sequence for side, frame in frames.items()}):
             return  # the same pictures again: the next ones are on their way
         self.question_seen = seen
@@ -475,8 +482,8 @@ class _Episode:
         before = servo.plan
         if before is not None and self.rests > speaks > question.promised:
             plan = blend(before, plan, now=speaks, seconds=self.config.blend, catch_up=self.catch_up)
-        servo.drive(plan, now)
-        self.rests, self.look_at = plan.ends, begins + steps * PERIOD
+        plan = servo.drive(plan, now)
+        self.rests, self.look_at = plan.ends, min(begins + steps * PERIOD, plan.ends)
         self.budget.good()
         self.result.cycles.append(cycle)
 

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from rdt2.control.plan import PERIOD, Plan
 from rdt2.control.servo import STANDS
-from rdt2.errors import SafetyError
+from rdt2.errors import RobotError, SafetyError
 from rdt2.robot.kinematics import rotation_vector
 from rdt2.robot.protocols import GuidedArm
 
@@ -34,6 +34,9 @@ HELD = 0.1, 0.1
 """Seconds that a twist is held after it was asked for, and those in which it fades away then, unless it is renewed."""
 LEASH = 0.03, 0.2
 """Metres and radians by which a wish may run ahead of the command, beside what the arm's latency makes of its speed."""
+GIVES = 1.0
+"""Seconds within which arms that a person gives back must let themselves be held: drivers, who see joints, may see one
+move whose TCP stands."""
 REMEMBERED = 0.3
 """Seconds of a wish that are kept: arms of different latency are told different moments of it."""
 
@@ -73,7 +76,7 @@ class Helm:
         self._told: Told | None = None
         self._strokes = {side: arm.gripper.stroke for side, arm in settings.arms.items()}
         self._knots: deque[tuple[float, dict[str, ndarray], dict[str, float]]] = deque()
-        self._at = -np.inf
+        self._at, self._given = -np.inf, np.inf
         self.holds = False
         """The person drives."""
         self.hands_over = False
@@ -81,8 +84,11 @@ class Helm:
 
     def let_go(self) -> None:
         """Nobody drives: the arms come to rest for a reason of their own, and a person who goes on begins anew."""
-        if self._guided and not self._still():
-            return  # in a person's hands, who decides when that ends
+        try:
+            if self._guided and not self._taken():
+                return  # in a person's hands, who decides when that ends
+        except (RobotError, SafetyError):
+            return  # `turn` asks again, and says so
         self._hold()
         self.holds = self.hands_over = False
 
@@ -97,10 +103,9 @@ class Helm:
             return self.holds or self.hands_over
         self._at = now + PERIOD - 2e-3
         steer = pilot.steer()
-        if self._servo.by_hand and not (steer is not None and steer.by_hand):
-            if not self._still():
-                return True
-            self._hold()
+        given = self._servo.by_hand and not (steer is not None and steer.by_hand)
+        if given and not self._taken():
+            return True
         if steer is None:
             if self.holds:
                 self.holds, self.hands_over = False, True
@@ -144,6 +149,26 @@ class Helm:
 
     def _still(self) -> bool:
         return all(np.abs(self._servo.states[side].velocity).max() < STANDS[0] for side in self._guided)
+
+    def _taken(self) -> bool:
+        """Whether the arms stand, and have been taken from the person's hands.
+
+        Raises:
+            RobotError, SafetyError: one does not let itself be held.
+        """
+        if not self._still():
+            self._given = np.inf
+            return False
+        now = self._servo.robot.clock.now()
+        self._given = min(self._given, now)
+        try:
+            self._hold()
+        except (RobotError, SafetyError):
+            if now - self._given > GIVES:
+                raise
+            return False
+        self._given = np.inf
+        return True
 
     def _hold(self) -> None:
         """Take the arms from the person's hands, at rest where they are."""

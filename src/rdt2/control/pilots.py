@@ -12,12 +12,14 @@ import numpy as np
 from rdt2.action import ARMS
 from rdt2.control.piloting import Steer
 from rdt2.errors import ConfigError
-from rdt2.progress import note_aside
+from rdt2.progress import note, note_aside
+from rdt2.robot.protocols import GuidedArm
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
+    from rdt2.robot import Robot
     from rdt2.robot.settings import RobotSettings
 
 PRESSED = 0.4
@@ -229,6 +231,22 @@ class HandPilot:
     def steer(self) -> Steer | None:
         """As of a pilot."""
         return Steer(by_hand=True) if self.hands.taken else None
+
+
+def require_guided(robot: Robot) -> None:
+    """See that a person can move the arms of a robot by hand; arms that cannot be moved, beside one that can, are told.
+
+    Raises:
+        ConfigError: none can.
+    """
+    stiff = [f"{side} arm" for side, arm in robot.arms.items() if not isinstance(arm, GuidedArm)]
+    if len(stiff) == len(robot.arms):
+        raise ConfigError(
+            f"--pilot hand: no arm of robot {robot.name!r} can be moved by hand ({', '.join(stiff)}), since no driver "
+            "of theirs offers it. Take over with --pilot keyboard or --pilot space-mouse."
+        )
+    if stiff:
+        note(f"the {stiff[0]} cannot be moved by hand: it stands still while you move the other one")
 
 
 AnyPilot = KeyboardPilot | SpaceMousePilot | HandPilot

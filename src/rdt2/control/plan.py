@@ -76,6 +76,15 @@ class Plan:
         widths = {side: jaw[: steps + 1] for side, jaw in self.widths.items()}
         return Plan(self.observed, self.times[: steps + 1], poses, widths)
 
+    def until(self, moment: float) -> Plan:
+        """What of it is due by then (seconds); the arms rest where they are to be at that moment."""
+        if moment >= self.ends:
+            return self
+        times = np.append(self.times[self.times < moment], max(moment, float(self.times[0])))
+        poses = {side: self.path(side, times) for side in self.poses}
+        widths = {side: self.openings(side, times) for side in self.widths}
+        return Plan(self.observed, times, poses, widths)
+
     def pose(self, side: str, time: float) -> Float[ndarray, "4 4"]:
         """Where a TCP is to be at `time` (seconds): its first pose before the plan begins, its last after it ends."""
         return self._paths[side].at(time)  # type: ignore[attr-defined]

@@ -7,7 +7,6 @@ with a device, the robot stops, and stays stopped until a person lets it go on.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from bisect import bisect_right
 from collections import deque
@@ -109,8 +108,9 @@ class Servo:
         permit: Callable[[], str] | None,
     ) -> None:
         self.robot, self.guard, self.watch, self.permit = robot, guard, watch, permit
-        self._timeout, self._until = settings.safety.command_timeout, 0.0
+        self._timeout = settings.safety.command_timeout
         self._due = self._now = -float("inf")
+        self._missed, self._late = 0, ""
         self._latency: dict[str, tuple[float, float]] = {
             side: (arm.latency, arm.gripper.latency) for side, arm in settings.arms.items()
         }
@@ -190,10 +190,11 @@ class Servo:
         """What is being driven."""
         return self._plan
 
-    def drive(self, plan: Plan, now: float) -> None:
-        """From the next tick on, follow this plan."""
-        self._until = now + self._timeout
-        self._plan = plan
+    def drive(self, plan: Plan, now: float) -> Plan:
+        """From the next tick on, follow this plan; returns what of it is driven if no other one comes in time."""
+        latest = max(max(latencies) for latencies in self._latency.values())
+        self._plan = plan = plan.until(now + self._timeout + latest)
+        return plan
 
     def pause(self) -> None:
         """Come to rest and wait for another plan."""
@@ -223,7 +224,8 @@ class Servo:
             self.guard.see(self.widths)
             self._command(now)
         except Exception as error:  # of any driver: whatever it is, arms that nobody watches must not move
-            self.stop(_told(error))
+            late = f"The last commands, {self._missed}, were not taken: {self._late}" if self._late else ""
+            self.stop(f"{_told(error)} {late}".rstrip())
 
     def let_go(self) -> None:
         """The person's hand is off: the arms, at rest, are commanded again, from where they are; grippers as before.
@@ -236,7 +238,7 @@ class Servo:
 
     def _follow_the_hand(self, now: float, states: Mapping[str, ArmState]) -> None:
         nothing = Commanded(
-            {side: state.pose for side, state in states.items()}, {}, {}, dict(self.widths), ""
+            {side: state.pose for side, state in states.items()}, {}, {}, dict(self._grips), ""
         )
         self.told = Told(now, {}, {}, nothing, taken=True)
         self.ticks.append(Tick(now, states, self._openings, self.told))
@@ -245,7 +247,7 @@ class Servo:
         due, plan, robot = self._next(now), self._plan, self.robot
         poses: dict[str, ndarray] = {}
         widths: dict[str, float] = {}
-        if plan is None or now > self._until:
+        if plan is None:
             command = self.guard.brake()
         else:
             # A device that moves so much later is told so much earlier.
@@ -259,18 +261,17 @@ class Servo:
         # By another thread, while a device was waited for: a person may have let the robot go on since.
         if self.stopped:
             return
-        taken = False
-        with contextlib.suppress(
-            LateError
-        ):  # devices wait for the next one, so long as their watchdog lets them
+        try:
             robot.execute(
                 due + TICK * np.arange(count),
                 {side: np.concatenate([pose[None], rest[side]]) for side, pose in command.poses.items()},
                 {side: np.full(count, width) for side, width in self._moved_grips(command).items()},
             )
-            taken = True
+            self._missed, self._late = 0, ""
+        except LateError as error:  # devices wait for the next one, so long as their watchdog lets them
+            self._missed, self._late = self._missed + 1, str(error)
         self.held.note(now, command.slowed)
-        self.told = Told(due, poses, widths, command, taken)
+        self.told = Told(due, poses, widths, command, taken=not self._late)
         self.ticks.append(Tick(now, self.states, self._openings, self.told))
 
     def _moved_grips(self, command: Commanded) -> dict[str, float]:

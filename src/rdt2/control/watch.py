@@ -72,12 +72,13 @@ class Watch:
             self._fresh(
                 f"{side} camera", "picture", frame.timestamp, frame.sequence, now, self._safety.max_age
             )
-        stamps = [frame.timestamp for frame in frames.values()]
-        if max(stamps) - min(stamps) > self._safety.max_skew:
-            apart = 1e3 * (max(stamps) - min(stamps))
+        if self.skewed(frames):
+            older, newer = sorted(frames, key=lambda side: frames[side].timestamp)
+            apart = 1e3 * (frames[newer].timestamp - frames[older].timestamp)
             raise SafetyError(
                 f"the pictures of the two wrists were taken {apart:.0f} ms apart, the limit is "
-                f"{1e3 * self._safety.max_skew:.0f} ms. Check that both cameras run at their rate."
+                f"{1e3 * self._safety.max_skew:.0f} ms: the one of the {older} camera is the older. Check that it runs "
+                "at its rate."
             )
         for side, frame in frames.items():
             pose = was(side, frame.timestamp)
@@ -92,6 +93,11 @@ class Watch:
                     f"the {side} camera shows the very same picture since the arm moved by {1e3 * moved:.0f} mm and "
                     f"turned by {np.degrees(turned):.0f} degrees: it is frozen. Restart its stream."
                 )
+
+    def skewed(self, frames: Mapping[str, Frame]) -> bool:
+        """Whether the pictures were taken further apart than is allowed."""
+        stamps = [frame.timestamp for frame in frames.values()]
+        return max(stamps) - min(stamps) > self._safety.max_skew
 
     def _fresh(self, device: str, what: str, stamp: float, sequence: int, now: float, most: float) -> None:
         said, since = self._news.get(device, (None, now))
@@ -141,3 +147,8 @@ class Budget:
     def good(self) -> None:
         """Note that all is well again."""
         self._since = None
+
+    def pass_over(self, seconds: float) -> None:
+        """So long nobody looked whether it still is wrong: these seconds count for nothing."""
+        if self._since is not None:
+            self._since += seconds

@@ -54,6 +54,7 @@ NOTES_SECONDS = 1.0
 PICTURES_EVERY = 10
 """Of these looks, one for so many has pictures."""
 DRY = "dry run: nothing is enabled"
+UNKEPT = "--record FOLDER --record-last 30 keeps the last 30 s when you ask for it"
 SENTENCE = 300
 """Characters an instruction may have."""
 EXPECTED = ("done", "time is up")
@@ -70,6 +71,7 @@ class Desk:
         typed: what is typed in the terminal counts, too: see `rdt2.dashboard.keyboard`.
         pilot: a person who takes over, on the page or by typing take.
         keep: writes the last seconds to a file, on the page or when keep is typed; gives None where nothing is kept.
+        unkept: says why nothing is.
         as_shown: what is begun is a way that was shown: it is driven so, or not at all (see `as_shown`).
         welcomed: whether even the first episode begins by itself; None: where there is no page to start it.
 
@@ -86,6 +88,7 @@ class Desk:
         welcomed: bool | None = None,
         pilot: AnyPilot | None = None,
         keep: Callable[[], Any] | None = None,
+        unkept: Callable[[], str] = lambda: UNKEPT,
         as_shown: bool = False,
     ) -> None:
         self._figure: Figure | None = None
@@ -102,8 +105,8 @@ class Desk:
         """The operator ended the episode, with a mark or without."""
         self.left = False
         """The operator wants nothing more."""
-        self._asked = ""
-        self._pilot, self._keep, self._keeping = pilot, keep, threading.Lock()
+        self._asked, self._pilot = "", pilot
+        self._keep, self._unkept, self._keeping = keep, unkept, threading.Lock()
         handed = pilot is not None and not isinstance(pilot, KeyboardPilot)
         self._state = State("loading", "", False, None, goes_on, False, pilot=handed, keeps=keep is not None)
         self._doing = threading.RLock()
@@ -410,9 +413,8 @@ class Desk:
         elif asked.what == "take":
             self._hand_over()
         elif asked.what == "keep":
-            threading.Thread(
-                target=self._keep_last, name="keep", daemon=True
-            ).start()  # a stop does not wait for it
+            # A stop does not wait for it.
+            threading.Thread(target=self._keep_last, name="keep", daemon=True).start()
         elif asked.what == "holding":
             before, self._held = self._held, wall.monotonic()
             # Who goes on holding what has stopped has not said another word.
@@ -474,9 +476,7 @@ class Desk:
         """Write the last seconds to a file, once at a time."""
         with self._keeping:
             if self._keep is None or self._keep() is None:
-                self._set(
-                    problem="nothing is kept: --record FOLDER --record-last 30 keeps the last 30 s when you ask for it"
-                )
+                self._set(problem=f"nothing is kept: {self._unkept()}")
 
     def _say(self, sentence: str) -> None:
         sentence = " ".join(sentence.split())

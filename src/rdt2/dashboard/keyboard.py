@@ -35,7 +35,9 @@ Word = Literal["go", "pause", "stop", "success", "failure", "next", "keep", "tak
 WORDS: dict[str, Word] = {
     **dict.fromkeys(("go", "start", "g", "开始", "继续"), "go"),
     **dict.fromkeys(("pause", "p", "暂停"), "pause"),
-    **dict.fromkeys(("stop", "halt", "s", "wait", "freeze", "停", "停止", "停下", "快停", "别动", "住手"), "stop"),
+    **dict.fromkeys(
+        ("stop", "halt", "s", "wait", "freeze", "停", "停止", "停下", "快停", "别动", "住手"), "stop"
+    ),
     **dict.fromkeys(("不要动", "等一下", "等等"), "stop"),
     **dict.fromkeys(("success", "ok", "成功"), "success"),
     **dict.fromkeys(("failure", "fail", "失败"), "failure"),
@@ -102,7 +104,8 @@ def says_stop(line: str) -> bool:
     if len(words) > SHORT[0] or (len(bare) > SHORT[1] and not bare.isascii()):
         return False
     return any(
-        (len(word) > 1 and WORDS.get(word) == "stop") or any(each in word for each in UNSPACED) for word in words
+        (len(word) > 1 and WORDS.get(word) == "stop") or any(each in word for each in UNSPACED)
+        for word in words
     )
 
 

@@ -6,10 +6,10 @@
 A device is a websocket of its own. Messages are maps of `rdt2.wire`; times are seconds of the host's clock.
 
 * `/right/arm` is a session; whoever holds it moves the device, one at a time. The host first says what the device is,
-  then `status` at least 125 times a second: how it is, where it is, which command it took last, and when it heard the
-  client's last sign of life. The client says `{"beat": t}` every 20 ms; `{"execute": n, "times": ..., "values": ...}`
-  (and `"joints": True` where the values are joints), for which it does not wait; and `{"ask": n, "do": "enable"}`,
-  which is answered.
+  then `status` at least 125 times a second: how it is, where it is, which command it took last, how many came too late,
+  and when it heard the client's last sign of life. The client says `{"beat": t}` every 20 ms;
+  `{"execute": n, "times": ..., "values": ...}` (and `"joints": True` where the values are joints), for which it does
+  not wait; and `{"ask": n, "do": "enable"}`, which is answered.
 * `/right/arm/stop` is for stopping alone: each message on it stops the device, whatever the session is busy with, and
   whoever holds that.
 

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 1
+PROTOCOL = 2
 LOST = 1.0
 """Seconds of silence after which a client counts as gone."""
 STOPS = 16
 """Connections for stopping one device that are open at a time."""
 UNSTOPPED = "it could not be stopped"
+LARGER_LEAD = (
+    "if that is the network's way, give its driver a larger lead (and the latency beside it as much more)"
+)
+"""What to do where commands come too late, in a client's yaml."""
 POSE_JOINTS = 6
 """An arm of more joints holds its elbow by where it begins from."""
 _LOOK = 0.01
@@ -99,8 +103,7 @@ class Hosted:
         fault = self._fault or health.fault
         if self.late and "heard nothing" in fault:
             fault += (
-                f". {self.late} commands came too late, by up to {1e3 * self._late_by:.0f} ms: if that is the "
-                "network's way, give its driver a larger lead (and the arm's latency as much more)"
+                f". {self.late} commands came too late, by up to {1e3 * self._late_by:.0f} ms: {LARGER_LEAD}"
             )
         return Health(health.connected, health.enabled, health.stopped or bool(self._fault), fault)
 
@@ -121,6 +124,7 @@ class Hosted:
                 "now": self.clock.now(),
                 "done": self.done,
                 "late": self.late,
+                "late_by": self._late_by,
                 "health": [health.connected, health.enabled, health.stopped, health.fault],
                 "state": state,
             }

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,10 @@ import numpy as np
 from pydantic import Field
 
 from rdt2 import errors
+from rdt2.devices.clock import HostClock
 from rdt2.devices.drivers import Opening, Options
-from rdt2.devices.hosted import PROTOCOL
-from rdt2.errors import ConfigError, RDT2Error, RobotError, SafetyError, WireError
+from rdt2.devices.hosted import LARGER_LEAD, PROTOCOL
+from rdt2.errors import ConfigError, LateError, RDT2Error, RobotError, SafetyError, WireError
 from rdt2.policy.client import read_key
 from rdt2.robot.device import require_ready
 from rdt2.robot.protocols import Check, Clock, Health, Timing
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 BEAT = 0.02
 SILENT = 0.5
 """Seconds without a word of the host after which it counts as lost."""
-DRIFT = 1e-4
-"""Seconds a second that two clocks may part."""
+PAUSE = 0.5
+"""Seconds without a command after which the next one begins another motion, and is no place to tell what came too late
+of the one before."""
 ANSWER_SECONDS = {"stop": 2.0, "close": 5.0}
 _QUIET = logging.getLogger("rdt2.devices.remote.websockets")
 _QUIET.setLevel(logging.CRITICAL)  # connections that end are told here, in our own words
@@ -74,33 +75,12 @@ class Status:
     health: Health
     state: dict[str, Any] | None
     done: int
+    late: int
+    """Commands that came too late there since a person let the device move."""
+    late_by: float
+    """By how many seconds at most."""
     heard: float
     """When it came, on this machine's monotonic clock."""
-
-
-class HostClock:
-    """The host's clock seen from here, by messages that came back: the quickest tells most."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, float, float]] = deque(
-            maxlen=100
-        )  # when, offset, half of the way: 2 s
-
-    def heard(self, sent: float, there: float, said: float, now: float) -> None:
-        """A sign of life left here at `sent`, was there at `there`, and what was `said` then is here `now`."""
-        half = max(0.0, ((now - sent) - (said - there)) / 2)
-        self._seen.append((now, ((there - sent) + (said - now)) / 2, half))
-
-    def best(self, now: float) -> tuple[float, float]:
-        """Seconds that the host's clock is ahead of this one, and by how much that may be wrong.
-
-        Raises:
-            RobotError: nothing has come back yet.
-        """
-        if not self._seen:
-            raise RobotError("the host's clock is not known yet.")
-        when, offset, half = min(list(self._seen), key=lambda seen: seen[2] + DRIFT * (now - seen[0]))
-        return offset, half + DRIFT * (now - when)
 
 
 class Link:
@@ -123,7 +103,8 @@ class Link:
         self.map = HostClock()
         self._answers: dict[int, dict[str, Any]] = {}
         self._change = threading.Condition()
-        self._asked, self._told = 0, 0
+        self._asked, self._told, self._told_at = 0, 0, float("-inf")
+        self._late = 0  # commands of which nobody here has been told that they came too late there
         self._stopping = threading.Lock()
         key = None if options.api_key_file is None else read_key(options.api_key_file)
         self._headers = {} if key is None else {"Authorization": f"Api-Key {key}"}
@@ -238,9 +219,12 @@ class Link:
         values: poses (n, 4, 4) in metres, widths (n,) in metres, or joint angles (n, j) in radians.
 
         Raises:
-            SafetyError: the host is lost.
+            SafetyError: the host is lost. LateError: commands shortly before this one came too late there; this one has
+                been sent.
         """
-        offset, _ = self.map.best(self.clock.now())
+        now = self.clock.now()
+        offset, _ = self.map.best(now)
+        goes_on, self._told_at = now - self._told_at <= PAUSE, now
         self._told += 1
         there = np.asarray(times, np.float64) + (offset + self.options.lead)
         command = {"execute": self._told, "times": there, "values": np.asarray(values, np.float64)}
@@ -248,6 +232,14 @@ class Link:
             self._send(command | ({"joints": True} if joints else {}))
         except RobotError as error:
             raise SafetyError(str(error)) from error
+        with self._change:
+            assert self.status is not None
+            late, by, self._late = self._late, self.status.late_by, 0
+        if late and goes_on:
+            raise LateError(
+                f"{late} of the commands before this one came to the host of the {self.name} too late, by up to "
+                f"{1e3 * by:.0f} ms: {LARGER_LEAD}."
+            )
 
     def here(self, stamp: float) -> float:
         """A time of the host's clock (seconds) on the robot's, never ahead of it."""
@@ -311,9 +303,15 @@ class Link:
             return
         connected, enabled, stopped, fault = status["health"]
         health = Health(bool(connected), bool(enabled), bool(stopped), str(fault))
-        found = Status(int(status["number"]), health, status["state"], int(status["done"]), time.monotonic())
+        late, late_by = int(status["late"]), float(status["late_by"])
+        number, done = int(status["number"]), int(status["done"])
+        found = Status(number, health, status["state"], done, late, late_by, time.monotonic())
         with self._change:
-            if self.status is None or found.number > self.status.number:
+            before = self.status
+            if before is None or number > before.number:
+                if before is not None:  # what came late before there was this session is not ours
+                    begun_again = late < before.late  # a person has let the device move again
+                    self._late = late if begun_again else self._late + late - before.late
                 self.status = found
             self._change.notify_all()
 

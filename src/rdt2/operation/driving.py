@@ -61,6 +61,13 @@ class Driven(Generic[JudgeT]):
             raise KeyboardInterrupt
 
 
+def result_of(error: BaseException) -> EpisodeResult:
+    """How an episode went that an exception has ended: what `run_episode` says of it, or else its words alone."""
+    if isinstance(found := getattr(error, "episode", None), EpisodeResult):
+        return found
+    return EpisodeResult(ending=str(error) or type(error).__name__)
+
+
 def drive(
     robot: Robot,
     policy: Policy,
@@ -98,6 +105,10 @@ def drive(
 
     Returns:
         None where the operator left before it began.
+
+    Raises:
+        RobotError, SafetyError, ServingError: what ended the episode, where nobody is there who may mend it; what the
+            desk or `run_episode` raises beside these, too. `result_of` has how it went until then.
     """
     say = desk.sentence if desk is not None else lambda: sentence
     if desk is not None:
@@ -123,7 +134,7 @@ def drive(
     except (RobotError, SafetyError, ServingError) as error:
         if desk is None or not robot.concurrent:
             raise
-        result = EpisodeResult(ending=str(error))  # a person who is there may mend it and go on
+        result = result_of(error)  # a person who is there may mend it and go on
     driven = Driven(result, monitor, None)
     if desk is None or driven.interrupted or desk.left:
         return driven

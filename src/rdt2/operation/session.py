@@ -19,6 +19,7 @@ from rdt2.signals import Listening
 if TYPE_CHECKING:
     from types import FrameType
 
+    from rdt2.robot import Robot
     from rdt2.robot.settings import RobotSettings
 
 MOST = 120
@@ -45,6 +46,7 @@ def episodes(
     seed: int,
     checklist: Checklist,
     enable: bool = True,
+    check: Callable[[Robot], None] = lambda robot: None,
 ) -> Generator[Episode, None, None]:
     """The next episode whenever one is asked for. What is open is closed with this iterator.
 
@@ -59,10 +61,11 @@ def episodes(
         seed: of the cell: which scenes.
         checklist: what has to be right before anything is enabled.
         enable: whether devices are enabled.
+        check: is called with each robot that was opened, before anything is enabled.
 
     Raises:
-        ConfigError: a real robot without an instruction. RobotError: a device that does not answer, is not set up as
-            the yaml says, or was not confirmed.
+        ConfigError: a real robot without an instruction, or what `check` raises. RobotError: a device that does not
+            answer, is not set up as the yaml says, or was not confirmed.
     """
     if settings.kind != "cell":
         if instruction is None:
@@ -71,6 +74,7 @@ def episodes(
                 '--instruction "Pick up the apple."'
             )
         with opened_robot(settings) as opened:
+            check(opened.robot)
             checklist.look(opened.robot)
             prepare = functools.partial(checklist.enable, opened.robot) if enable else None
             if prepare is not None:
@@ -86,6 +90,7 @@ def episodes(
         scene = trial.scene()
         asked = trial.task(scene)
         with opened_cell(settings, scene, asked) as opened:
+            check(opened.robot)
             yield Episode(number, opened, instruction or (asked.instruction if asked else ""))
 
 

@@ -223,8 +223,9 @@ class Arm(Device, Protocol):
 
         Raises:
             SafetyError: it is stopped, has a fault or is not enabled; poses or times are not finite; a pose is none;
-                the way asks for more speed than the arm allows. LateError: the last waypoint is past. Nothing has
-                changed then.
+                the way asks for more speed than the arm allows. Nothing has changed then.
+            LateError: the last waypoint is past; or those of a moment ago came too late to a device on another machine,
+                which has been sent these.
         """
         ...
 
@@ -237,7 +238,7 @@ class JointArm(Arm, Protocol):
         """Have the joints be at `joints` (radians) at `times`, under the rules of `execute`.
 
         Raises:
-            SafetyError, LateError: as `execute`. Nothing has changed then.
+            SafetyError, LateError: as `execute`.
         """
         ...
 

@@ -32,7 +32,8 @@ SUNK = 0.02
 
 
 def require_sense(robot: RobotSettings, side: str) -> None:
-    """One arm: its workspace over the table and within its reach, the pose it begins from, the age of its pictures."""
+    """One arm: its workspace over the table and within its reach, as the table is, the pose it begins from, the age of
+    its pictures."""
     arm, safety, where = robot.arms[side], robot.safety, f"arms.{side}"
     floor = safety.table_height + safety.table_clearance
     if arm.bounds.high[2] <= floor:
@@ -49,6 +50,12 @@ def require_sense(robot: RobotSettings, side: str) -> None:
         return
     reach = _reach(arm)
     low, high, stands = np.array(arm.bounds.low), np.array(arm.bounds.high), arm.base[:3, 3]
+    if floor < (deepest := float(stands[2]) - reach):
+        raise ValueError(
+            f"safety.table_height is {safety.table_height:g}: with its clearance that is {deepest - floor:.2f} m below "
+            f"the lowest that {where} reaches (z = {deepest:.2f}), and a table there keeps nothing from anything; "
+            "expected the height of the table's top, in metres, in the cell frame, where z points up"
+        )
     if (away := float(np.linalg.norm(np.clip(stands, low, high) - stands))) > reach:
         raise ValueError(
             f"{where}.bounds is {away:.2f} m from {where}.base, and the arm reaches {reach:.2f} m with its tool: "

@@ -351,8 +351,8 @@ class SafetySettings(_Settings):
     )
     command_timeout: Number = _positive(
         HORIZON / FPS,
-        "Seconds without a new chunk after which the arms come to rest, however much of the last is left. A chunk ends "
-        "0.8 s after its pictures, or after it came where arms wait for it: what is to cut it short is less than that.",
+        "Seconds without a new chunk after which the arms come to rest, however much of the last is left: at least as "
+        "long as the steps that are driven of one. A chunk is 0.8 s long, and driven to its end with as much.",
     )
     faults_per_minute: Annotated[int, BeforeValidator(_number)] = Field(
         ge=1, le=600, description="More faults than these within a minute end the episode."

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 
+UNCORRECTED = "without a correction"
+"""Why a recording is left out of the corrections."""
+
+
 class LoopRecordings(Source):
     """See the module. ``path`` is one .mcap file or a folder of them."""
 
@@ -56,7 +60,13 @@ class LoopRecordings(Source):
             except RecordingError as error:
                 self.damaged[len(self._paths)] = error
             else:
-                if reason := _unwanted(notes, self.options.marks):
+                reason = _unwanted(notes, self.options.marks)
+                if not reason and self.options.marks == "corrections" and _nobody_corrects(file):
+                    reason = UNCORRECTED
+                    self.notes.append(
+                        f"{name} is passed over: no frame of it was driven by the person who took over"
+                    )
+                if reason:
                     left_out[reason] = left_out.get(reason, 0) + 1
                     continue
                 if len(notes.robot["arms"]) < len(ARMS) and self.options.missing_arm == "refuse":
@@ -100,8 +110,17 @@ def _unwanted(notes: Notes, marks: str) -> str:
     if notes.mark == "failure":
         return "marked as failures"
     if marks == "corrections":
-        return "" if notes.corrections else "without a correction"
+        return "" if notes.corrections else UNCORRECTED
     return "" if notes.mark == "success" else "without a mark"
+
+
+def _nobody_corrects(file: Path) -> bool:
+    """Whether no frame of a recording is of a moment in which a person drove. Of one that is damaged nobody knows that:
+    it is told when it is read."""
+    try:
+        return not len(_frames(read_recording(file), ("person",))[0])
+    except RecordingError:
+        return False
 
 
 def to_episode(
@@ -124,22 +143,13 @@ def to_episode(
     """
     where = str(recording.path)
     sides = recording.sides
-    cameras = {topics.CAMERA.format(side=side): _times(recording, topics.CAMERA, side) for side in sides}
-    arms = {topics.TCP.format(side=side): _times(recording, topics.TCP, side) for side in sides}
-    stamps = next(iter(cameras.values()))[0]
-    rows = common_frames(
-        {topic: times for topic, (times, _) in cameras.items()},
-        {topic: times for topic, (times, _) in arms.items()},
-        where=where,
-    )
-    driven = recording_drivers(recording, stamps[rows])
-    rows = rows[np.isin(driven, drivers)]
-    if not len(rows):
+    frames, cameras, arms = _frames(recording, drivers)
+    if not len(frames):
         raise RecordingError(
             f"{where}: no frame in which {' or '.join(drivers)} drove: it ended before the arms moved. Mark it as a "
             "failure (rdt2 data mark FILE failure), or leave such ones out with --skip-damaged."
         )
-    frames, driven = stamps[rows], recording_drivers(recording, stamps[rows])
+    driven = recording_drivers(recording, frames)
     poses: dict[str, Any] = {side: np.tile(np.eye(4), (len(frames), 1, 1)) for side in ARMS}
     widths: dict[str, Any] = {side: np.zeros(len(frames)) for side in ARMS}
     videos: dict[str, Any] = {side: Pictures(len(frames), grey_picture) for side in ARMS}
@@ -172,6 +182,30 @@ def to_episode(
         },
         frame_meta=[{"driver": driver, "correction": driver == "person"} for driver in driven],
     )
+
+
+_Stamped = dict[str, tuple[np.ndarray, list[int]]]
+"""Times and messages, see `_times`, by topic."""
+
+
+def _frames(recording: Recording, drivers: Sequence[str]) -> tuple[Float[ndarray, " n"], _Stamped, _Stamped]:
+    """Times (seconds) of the pictures of the first camera at which all else is known and one of these drove; all
+    cameras and all arms.
+
+    Raises:
+        RecordingError: topics are missing or too slow, or have no time in common.
+    """
+    cameras = {
+        topics.CAMERA.format(side=side): _times(recording, topics.CAMERA, side) for side in recording.sides
+    }
+    arms = {topics.TCP.format(side=side): _times(recording, topics.TCP, side) for side in recording.sides}
+    rows = common_frames(
+        {topic: times for topic, (times, _) in cameras.items()},
+        {topic: times for topic, (times, _) in arms.items()},
+        where=str(recording.path),
+    )
+    frames = next(iter(cameras.values()))[0][rows]
+    return frames[np.isin(recording_drivers(recording, frames), drivers)], cameras, arms
 
 
 def _times(recording: Recording, topic: str, side: str) -> tuple[Float[ndarray, " n"], list[int]]:

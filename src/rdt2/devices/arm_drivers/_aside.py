@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import TypeVar
 
 ANSWER_SECONDS = 10.0
 """What a call may take at most."""
+HANGS = 0.3
+"""Seconds of one turn after which the thread that speaks to a robot counts as hanging in the library."""
 
 _CALLS: list[threading.Thread] = []
 
@@ -41,6 +44,30 @@ def within(call: Callable[[], T], seconds: float = ANSWER_SECONDS) -> T:
     if error is not None:
         raise error
     return value  # type: ignore[return-value]
+
+
+class Turns:
+    """Of a thread that speaks to a robot again and again: one that hangs in the library leads the arm nowhere, and not
+    to rest either."""
+
+    def __init__(self) -> None:
+        self._began, self._thread = math.inf, 0
+
+    def begin(self) -> None:
+        """Another turn; said by the thread itself."""
+        self._began, self._thread = time.monotonic(), threading.get_ident()
+
+    def end(self) -> None:
+        """There will be no more."""
+        self._began = math.inf
+
+    @property
+    def hanging(self) -> str:
+        """For how long it has been hanging, in words; empty where it does not, or has come back and asks itself."""
+        late = time.monotonic() - self._began
+        if late <= HANGS or threading.get_ident() == self._thread:
+            return ""
+        return f"its driver has been hanging for {late:.1f} s"
 
 
 def aside(call: Callable[[], None]) -> threading.Thread:

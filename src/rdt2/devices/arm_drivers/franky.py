@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rdt2.devices.arm_drivers._aside import NoAnswer, within
+from rdt2.devices.arm_drivers._aside import NoAnswer, Turns, within
 from rdt2.devices.arm_drivers._franky_checks import matrix, settings_of
 from rdt2.devices.arm_drivers._franky_options import TORQUE_STEP, FrankyOptions
 from rdt2.devices.arm_drivers._franky_words import of_mode, of_refusal
@@ -71,7 +71,7 @@ class FrankyArm(BaseDevice):
         self._motion: Any = None
         self._stream: JointStream | None = None
         self._beat: threading.Thread | None = None
-        self._ending = threading.Event()
+        self._ending, self._turns = threading.Event(), Turns()
         self._measured: ArmState | None = None
         self._seen = float("-inf")
         self._in_hand = False
@@ -108,8 +108,8 @@ class FrankyArm(BaseDevice):
         atexit.register(self.close)  # libfranka's thread would end the whole process with an abort
 
     def _begin_beat(self) -> None:
-        self._ending = threading.Event()
-        self._beat = threading.Thread(target=self._run, args=(self._ending,), name=self.name, daemon=True)
+        self._ending, self._turns = ending, turns = threading.Event(), Turns()
+        self._beat = threading.Thread(target=self._run, args=(ending, turns), name=self.name, daemon=True)
         self._beat.start()
 
     def _kinematics(self) -> ArmKinematics:
@@ -244,6 +244,8 @@ class FrankyArm(BaseDevice):
                     raise RobotError(f"the {self.name} is not connected. Call connect() first.")
                 self._reach()
                 self._begin_beat()
+            if hanging := self._turns.hanging:
+                raise RobotError(f"the {self.name} cannot go on: {hanging}. Close it and connect again.")
             until = time.monotonic() + SOON
             while trouble := of_mode(state := self._robot.state, recoverable=True):
                 if time.monotonic() > until:
@@ -265,7 +267,7 @@ class FrankyArm(BaseDevice):
     def _rest(self) -> None:
         assert self._stream is not None
         until = time.monotonic() + 1.0
-        while np.abs(self._speeds()).max() > STILL:
+        while np.abs(self._dq).max() > STILL:
             if time.monotonic() > until:
                 raise RobotError(f"the {self.name} still moves. Wait until it rests.")
             time.sleep(0.01)
@@ -280,25 +282,42 @@ class FrankyArm(BaseDevice):
             if self._stream is not None:
                 self._stream.brake(self._clock.now())
 
+    def stop(self) -> None:
+        """Brake.
+
+        Raises:
+            RobotError: the driver hangs, so that nobody leads the arm to rest: franky's loop, outside of Python, holds
+                the joints that it was told last, and where that hangs, too, the robot stops by itself after 20 ms.
+        """
+        super().stop()
+        if hanging := self._turns.hanging:
+            raise RobotError(
+                f"{hanging}; its control loop holds the joints it was told last. Press the emergency stop if it moves."
+            )
+
     def guide(self, on: bool) -> None:
         """See `rdt2.robot.protocols.GuidedArm`. What the yaml says of the load is what its joints hold meanwhile."""
         with self._changing:
             if on == self._in_hand:
                 return
             if on:
-                self.require_ready()
+                self._led()
                 self._in_hand = True  # before it is: who stops it meanwhile sees that it has to be held
                 self._set_stiffness(0.0)
                 if self._stopped:
                     self._hold()
                     raise RobotError(f"the {self.name} was stopped, and is held. Recover it first.")
-            elif np.abs(self._speeds()).max() > STILL:
+            elif np.abs(self._dq).max() > STILL:
                 raise RobotError(f"the {self.name} still moves. Hold it still, then give it back.")
             else:
                 self._hold()
 
     def _hold(self) -> None:
-        """Stay where it is, taken from a person's hands."""
+        """Stay where it is, taken from a person's hands. Raises RobotError: the driver hangs, and sees nothing."""
+        if hanging := self._turns.hanging:  # held now, it would go back to where it was taken from
+            raise RobotError(
+                f"{hanging}; the arm stays in the hands that hold it. Hold it, and press the emergency stop."
+            )
         assert self._stream is not None
         self._stream.rest(self._joints(), self._clock.now())
         self._set_stiffness(1.0)
@@ -310,6 +329,7 @@ class FrankyArm(BaseDevice):
 
         if self._motion is not None:
             stiffness = share * np.array(self._options.stiffness)
+            self._motion.set_reference(franky.JointReference(q=self._joints()))  # it goes nowhere by that
             self._motion.set_gains(franky.JointImpedanceGains(stiffness=stiffness))  # critically damped
 
     def close(self) -> None:
@@ -338,6 +358,7 @@ class FrankyArm(BaseDevice):
         self._ending.set()
         if self._beat is not None:
             self._beat.join(ENDED)
+        self._turns.end()
         self._beat = None
 
     # ------------------------------------------------------------------------------------------ what is asked of it
@@ -387,6 +408,8 @@ class FrankyArm(BaseDevice):
             raise SafetyError(
                 f"the {self.name} takes no command: it is in a person's hands. Call guide(False)."
             )
+        if hanging := self._turns.hanging:
+            raise SafetyError(f"the {self.name} takes no command: {hanging}.")
         if (age := time.monotonic() - self._seen) > STALE:
             raise SafetyError(f"the {self.name} takes no command: it has shown no new state for {age:.1f} s.")
         assert self._stream is not None
@@ -394,17 +417,18 @@ class FrankyArm(BaseDevice):
 
     # --------------------------------------------------------------------------------------------------- the beat
 
-    def _run(self, ending: threading.Event) -> None:
+    def _run(self, ending: threading.Event, turns: Turns) -> None:
         hurry()
         due = time.monotonic()
         while not ending.is_set():
+            turns.begin()
             try:
                 self._measure()
                 self._lead()
             except Exception as error:  # of many kinds, which only franky knows
-                if ending.is_set():
-                    return
-                self._lost(error)
+                if not ending.is_set():
+                    self._lost(error)
+                turns.end()
                 return
             due = max(due + PERIOD, time.monotonic())
             ending.wait(due - time.monotonic())
@@ -432,7 +456,7 @@ class FrankyArm(BaseDevice):
             joints=joints,
             wrench=np.concatenate([turn @ force[:3], turn @ force[3:]]),
         )
-        self._dq = speeds
+        self._dq = speeds  # rad/s
 
     def _lead(self) -> None:
         """The joints of now, told to the loop. What has ended that is a fault."""
@@ -471,10 +495,6 @@ class FrankyArm(BaseDevice):
     def _joints(self) -> ndarray:
         assert self._measured is not None
         return self._measured.joints
-
-    def _speeds(self) -> ndarray:
-        """rad/s of the joints, as measured last."""
-        return self._dq
 
 
 DRIVER = Driver(open=FrankyArm, options=FrankyOptions, extra="fr3")

@@ -77,6 +77,8 @@ class RemoteArm(RemoteDevice):
 
         Raises:
             SafetyError: it takes no command, or the waypoints are no path.
+            LateError: the last waypoint is past; or commands shortly before came too late to the host, and this one has
+                been sent.
         """
         link = self._ready()
         ahead, checked = self._path.checked(times, poses, now=self._opening.clock.now())
@@ -87,6 +89,8 @@ class RemoteArm(RemoteDevice):
 
         Raises:
             SafetyError: it takes no command, the waypoints are no path, or the host's driver takes no joints.
+            LateError: the last waypoint is past; or commands shortly before came too late to the host, and this one has
+                been sent.
         """
         link = self._ready()
         if not link.about.get("joints"):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.devices.arm_drivers._aside import ANSWER_SECONDS
+from rdt2.devices.arm_drivers._aside import ANSWER_SECONDS, Turns
 from rdt2.devices.arm_drivers._ur_checks import settings_of
 from rdt2.devices.arm_drivers._ur_link import URLink
 from rdt2.devices.arm_drivers._ur_options import UROptions
@@ -40,8 +40,6 @@ STALE = 0.1
 """Seconds without a new state after which the controller counts as lost."""
 TOLD = 1.0
 """Seconds until a state tells of what was set."""
-HANGS = 0.3
-"""Seconds after which the thread that speaks to the controller counts as hanging in the library."""
 STILL = 0.05
 """rad/s: joints that are slower stand."""
 BRAKES = 0.3
@@ -75,7 +73,7 @@ class URArm(BaseDevice):
         self._link = URLink(self.name, opening.options)
         self._stream: JointStream | None = None
         self._serving: threading.Thread | None = None
-        self._ending = threading.Event()
+        self._ending, self._turns = threading.Event(), Turns()
         self._measured: ArmState | None = None
         self._stamps, self._stamp, self._seen, self._sequence = ClockMap(), float("-inf"), float("-inf"), 0
         self._tool_said: ndarray | None = None
@@ -115,9 +113,9 @@ class URArm(BaseDevice):
         self._stream = JointStream(self.name, kinematics, bounds, self._joints(), now)
 
     def _begin_serving(self) -> None:
-        self._ending, self._turned = threading.Event(), self._clock.now()
+        self._ending, self._turns = threading.Event(), Turns()
         self._serving = threading.Thread(
-            target=self._serve, args=(self._ending,), name=self.name, daemon=True
+            target=self._serve, args=(self._ending, self._turns), name=self.name, daemon=True
         )
         self._serving.start()
 
@@ -249,10 +247,9 @@ class URArm(BaseDevice):
             RobotError: the driver hangs, so that only the controller's own watchdog stops the arm.
         """
         super().stop()
-        if self._serving is not None and (late := self._clock.now() - self._turned) > HANGS:
+        if hanging := self._turns.hanging:
             raise RobotError(
-                f"its driver has been hanging for {late:.1f} s; its controller stops the arm by itself after 0.1 s. "
-                "Press the emergency stop if it moves."
+                f"{hanging}; its controller stops the arm by itself after 0.1 s. Press the emergency stop if it moves."
             )
 
     def fail(self, reason: str) -> None:
@@ -336,10 +333,8 @@ class URArm(BaseDevice):
             raise SafetyError(
                 f"the {self.name} takes no command: it is in a person's hands. Call guide(False)."
             )
-        if (late := self._clock.now() - self._turned) > HANGS:
-            raise SafetyError(
-                f"the {self.name} takes no command: its driver has been hanging for {late:.1f} s."
-            )
+        if hanging := self._turns.hanging:
+            raise SafetyError(f"the {self.name} takes no command: {hanging}.")
         assert self._stream is not None
         return self._stream
 
@@ -372,19 +367,20 @@ class URArm(BaseDevice):
 
     # ----------------------------------------------------------------------------------------------------- its beat
 
-    def _serve(self, ending: threading.Event) -> None:
+    def _serve(self, ending: threading.Event, turns: Turns) -> None:
         """Hear and tell the controller, until the end."""
         prefer()  # not real-time priority: the library spins (`_ur_link`)
         period, due = 1 / self._options.rate, time.monotonic()
         while not ending.is_set():
+            turns.begin()
             try:
                 self._turn()
             except Exception as error:  # of the library, or of the path
                 self._refused = self._refused or not isinstance(error, RDT2Error)
                 self.fail(str(error) if isinstance(error, RDT2Error) else f"{type(error).__name__}: {error}")
-            self._turned = self._clock.now()
             due = max(due + period, time.monotonic())
             ending.wait(due - time.monotonic())
+        turns.end()
 
     def _turn(self) -> None:
         self._measure()
@@ -396,10 +392,12 @@ class URArm(BaseDevice):
         if lost := self._link.lost:
             self._link.abandon()
         if lost or (self._enabled and now - self._seen > STALE):
-            self.fail(
-                f"the controller at {self._options.address} has shown no new state for {1e3 * STALE:.0f} ms, and stops "
-                "the arm by itself. Look at its cable and its power, then recover"
-            )
+            controller = f"the controller at {self._options.address}"
+            if lost:
+                found = f"the data connection to {controller} has ended, and it"
+            else:
+                found = f"{controller} has shown no new state for {1e3 * STALE:.0f} ms, and"
+            self.fail(f"{found} stops the arm by itself. Look at its cable and its power, then recover")
         if not self._enabled or self._refused or lost:
             return  # the library would say on the terminal at each turn that nobody listens
         stream = self._stream

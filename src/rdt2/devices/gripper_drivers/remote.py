@@ -48,6 +48,8 @@ class RemoteGripper(RemoteDevice):
 
         Raises:
             SafetyError: it takes no command, the waypoints are no path, or it has no such width.
+            LateError: the last waypoint is past; or commands shortly before came too late to the host, and this one has
+                been sent.
         """
         link = self._ready()
         ahead, checked = self._path.checked(times, widths, now=self._opening.clock.now())
