@@ -63,7 +63,7 @@ fuzz: $(TESTABLE)  ## Feed converters and checks with recordings gone wrong, oth
 # Each run draws other wishes; a failure prints one that breaks a limit.
 FUZZ_SAFETY ?= 20000
 fuzz-safety: $(TESTABLE)  ## Ask two arms for what must not happen, 20,000 sequences (half an hour)
-	RDT2_SAFETY_EXAMPLES=$(FUZZ_SAFETY) $(TEST_ENV) $(BIN)/python -m pytest tests/control/test_guard_fuzz.py
+	RDT2_SAFETY_EXAMPLES=$(FUZZ_SAFETY) $(TEST_ENV) $(BIN)/python -m pytest tests/control/test_guard_fuzz.py tests/control/test_loop_fuzz.py
 
 # Each run draws other messages; a failure prints one that is not answered.
 FUZZ_SERVING ?= 10000

@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from rdt2.action import FPS, HORIZON, ActionChunk, chunk_from_poses
 from rdt2.control import LoopConfig, run_episode
 
-EXAMPLES = int(os.environ.get("RDT2_SAFETY_EXAMPLES", "1000")) // 30
+EXAMPLES = 1 + int(os.environ.get("RDT2_SAFETY_EXAMPLES", "1000")) // 30
 SECONDS = 1.6
 """Of each episode: in 0.5 s the first chunk may come, and drives the arms for 0.8 s at most."""
 ROBOT = fake_settings({
@@ -100,14 +100,14 @@ class Wild:
         return [chunk(answer)]
 
 
-def hold(arm, wall):
-    """Let something stand in the way of an arm: it gets no further along x, whatever it is told."""
+def hold(arm, play):
+    """Let something hold an arm: along x it moves by no more than this, metres, to and fro, whatever it is told."""
     state = arm.state
 
     def held():
         seen = state()
         pose = seen.pose.copy()
-        pose[0, 3] = min(pose[0, 3], wall)
+        pose[0, 3] = np.clip(pose[0, 3], -play, play)
         return dataclasses.replace(seen, pose=pose)
 
     arm.state = held
@@ -119,13 +119,13 @@ def hold(arm, wall):
 )  # fmt: skip
 @given(
     config=configs(), answers=st.lists(answers, min_size=2, max_size=6),
-    wall=st.sampled_from([np.inf, np.inf, 0.02]),
+    play=st.sampled_from([np.inf, 0.02]),
 )  # fmt: skip
 @pytest.mark.timeout(6 * 3600)
-def test_no_chunk_leads_a_robot_past_its_limits(config, answers, wall):
+def test_no_chunk_leads_a_robot_past_its_limits(config, answers, play):
     robot = fake_robot(honest=True)
     began = {side: arm.state().pose for side, arm in robot.arms.items()}
-    hold(robot.arms["left"], wall)
+    hold(robot.arms["left"], play)
     result = run_episode(
         robot, Wild(robot, answers), "Pick up the red cube with the left hand.", settings=ROBOT, config=config,
         max_seconds=SECONDS,
@@ -133,7 +133,7 @@ def test_no_chunk_leads_a_robot_past_its_limits(config, answers, wall):
     assert "Error: " not in result.ending, "what was raised was foreseen"
     assert "heard nothing" not in result.ending
     assert "outside of the stroke" not in result.ending
-    assert result.ending == "time is up" or wall < np.inf
+    assert result.ending == "time is up" or (play < np.inf and "left arm" in result.ending), result.ending
     for side, arm in robot.arms.items():
         bounds = ROBOT.arms[side].bounds
         most = [
