@@ -59,18 +59,17 @@ def test_memory_of_each_precision(page) -> None:
 
 
 @pytest.mark.parametrize("page", READMES)
-@pytest.mark.parametrize(
-    ("beginnings", "fault"),
-    [
-        (("UR5e: its data connection", "UR5e 的数据连接"), "RTDE drops"),
-        (("gripper's port unplugged", "夹爪串口被拔下"), "gripper's port unplugged"),
-        (("camera unplugged", "相机被拔下"), "camera unplugged"),
-        (("all devices' programs", "所有设备程序"), "all peers killed (kill -9)"),
-    ],
-)
-def test_what_happens_when_a_device_fails(page, beginnings, fault) -> None:
-    found = measured("device_faults")[fault]
-    assert told(page, *beginnings) == [str(found["acted_ms"]), str(found["still_ms"])]
+def test_what_happens_when_a_device_fails(page) -> None:
+    """Every fault, in the order of the benchmark."""
+    found = [row for row in measured("device_faults").values() if "acted_ms" in row]
+    after = (
+        (ROOT / page).read_text("utf-8").split("(benchmarks/results/device_faults.md)")[1].split("\n\n")[1]
+    )
+    rows = [line.split("|")[2:4] for line in after.splitlines()[2:]]
+    told = [[cell.strip() for cell in row] for row in rows]
+    assert told == [
+        ["" if row[key] is None else str(row[key]) for key in ("acted_ms", "still_ms")] for row in found
+    ]
 
 
 @pytest.mark.parametrize("page", [*READMES, "docs/model_card.md", "docs/model_card.zh.md"])
