@@ -162,4 +162,4 @@ def test_cameras_out_of_step_are_told_once_the_other_picture_would_have_been_the
     })  # fmt: skip
     found = looked(0.0)
     assert found[:10] == [None] * 10
-    assert "the one of the left camera is the older" in found[20]
+    assert "the one of the left camera is the older" in found[40]
