@@ -155,11 +155,14 @@ def test_cameras_in_step_are_not_doubted_while_the_picture_of_one_is_on_its_way(
     assert max(abs(pair["left"].timestamp - pair["right"].timestamp) for pair in pairs) <= 0.03
 
 
-def test_cameras_out_of_step_are_told_once_the_other_picture_would_have_been_there(monkeypatch):
+@pytest.mark.parametrize(("apart", "waited"), [(0.04, 33), (0.07, 0)])
+def test_cameras_out_of_step_are_told_once_the_other_picture_would_have_been_there(
+    monkeypatch, apart, waited
+):
     monkeypatch.setattr(Rolling, "look", lambda self: {
         "right": Frame(self.clock.now(), round(1000 * self.clock.now()), PICTURE),
-        "left": Frame(self.clock.now() - 0.04, round(1000 * self.clock.now()), PICTURE),
+        "left": Frame(self.clock.now() - apart, round(1000 * self.clock.now()), PICTURE),
     })  # fmt: skip
     found = looked(0.0)
-    assert found[:10] == [None] * 10
-    assert "the one of the left camera is the older" in found[40]
+    assert found[:waited] == [None] * waited
+    assert "the one of the left camera is the older" in found[waited + 1]

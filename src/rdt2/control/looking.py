@@ -126,7 +126,7 @@ class Pairs:
         self, eyes: Eyes, watch: Watch, was: Callable[[str, float], Float[ndarray, "4 4"]], clock: Clock
     ) -> None:
         self._eyes, self._watch, self._was, self._clock = eyes, watch, was, clock
-        self._skewed = np.inf
+        self._waits_since = np.inf
 
     def look(self, now: float) -> dict[str, Frame] | None:
         """The newest pictures; None while they are being read, or one of them is on its way: look again soon.
@@ -136,11 +136,11 @@ class Pairs:
         """
         if (frames := self._eyes.look()) is None:
             return None
-        if not self._watch.skewed(frames):
-            self._skewed = np.inf
+        if not self._watch.awaits(frames):
+            self._waits_since = np.inf
         else:
-            self._skewed = min(self._skewed, now)
-            if now - self._skewed < ON_ITS_WAY:
+            self._waits_since = min(self._waits_since, now)
+            if now - self._waits_since < ON_ITS_WAY:
                 return None
         # a picture may have been taken while it was read
         self._watch.pictures(frames, self._was, now=max(now, self._clock.now()))

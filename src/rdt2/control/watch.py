@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rdt2.action import FPS
 from rdt2.errors import SafetyError
 from rdt2.pose import geodesic_angle
 from rdt2.robot.protocols import WATCHDOG
@@ -72,11 +73,10 @@ class Watch:
             self._fresh(
                 f"{side} camera", "picture", frame.timestamp, frame.sequence, now, self._safety.max_age
             )
-        if self.skewed(frames):
-            older, newer = sorted(frames, key=lambda side: frames[side].timestamp)
-            apart = 1e3 * (frames[newer].timestamp - frames[older].timestamp)
+        if (apart := _apart(frames)) > self._safety.max_skew:
+            older = min(frames, key=lambda side: frames[side].timestamp)
             raise SafetyError(
-                f"the pictures of the two wrists were taken {apart:.0f} ms apart, the limit is "
+                f"the pictures of the two wrists were taken {1e3 * apart:.0f} ms apart, the limit is "
                 f"{1e3 * self._safety.max_skew:.0f} ms: the one of the {older} camera is the older. Check that it runs "
                 "at its rate."
             )
@@ -94,10 +94,10 @@ class Watch:
                     f"turned by {np.degrees(turned):.0f} degrees: it is frozen. Restart its stream."
                 )
 
-    def skewed(self, frames: Mapping[str, Frame]) -> bool:
-        """Whether the pictures were taken further apart than is allowed."""
-        stamps = [frame.timestamp for frame in frames.values()]
-        return max(stamps) - min(stamps) > self._safety.max_skew
+    def awaits(self, frames: Mapping[str, Frame]) -> bool:
+        """Whether the pictures are further apart than is allowed, by a period at most: of cameras in step one has its
+        next picture, and that of the other is on its way."""
+        return 0 < _apart(frames) - self._safety.max_skew <= 1 / FPS
 
     def _fresh(self, device: str, what: str, stamp: float, sequence: int, now: float, most: float) -> None:
         said, since = self._news.get(device, (None, now))
@@ -113,6 +113,12 @@ class Watch:
             raise SafetyError(
                 f"the {what} of the {device} is {age:.2f} s old, the limit is {most:.2f} s. Check the device's stream."
             )
+
+
+def _apart(frames: Mapping[str, Frame]) -> float:
+    """Seconds between the exposures."""
+    stamps = [frame.timestamp for frame in frames.values()]
+    return max(stamps) - min(stamps)
 
 
 @dataclass
