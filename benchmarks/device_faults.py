@@ -1,8 +1,8 @@
 """Faults of devices while the loop drives two UR5e through all drivers: how soon the arms stand, and what is left.
 
-    python benchmarks/device_faults.py --json device_faults.json        # five minutes
+    python benchmarks/device_faults.py --json device_faults.json                         # a machine of many cores
     python benchmarks/device_faults.py --two-cores --json device_faults.json
-    python benchmarks/slow_motion.py 0.33 device_faults.py --json device_faults.json      # a quarter of an hour
+    python benchmarks/slow_motion.py 0.33 device_faults.py --json device_faults.json     # five minutes on two cores
 
 Two UR controllers, two grippers and two cameras, each a peer that speaks the device's protocol, in front of one cell; a
 policy that swings both arms, up to 0.16 m/s fast; everything is recorded. Every row is an episode in which something
@@ -72,9 +72,7 @@ class Conditions:
     """In place of what the cell's own file says."""
 
 
-TWO_CORES = Conditions(
-    15, {"max_age": 0.5, "max_skew": 0.2, "faults_per_minute": 60, "fault_seconds": 20.0}
-)  # fmt: skip
+TWO_CORES = Conditions(15, {"max_age": 0.5, "max_skew": 0.2, "faults_per_minute": 60, "fault_seconds": 20.0})
 
 
 def swings() -> PolicyProcess:

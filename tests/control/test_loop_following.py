@@ -47,10 +47,7 @@ def test_commands_that_come_too_late_are_told_where_an_arm_has_not_moved():
     robot.arms["left"].execute = late
     result = run(robot)
     assert "left arm has not moved at all since it was first commanded to" in result.ending
-    assert (
-        "were not taken: the left arm did not take a command: 3 commands reached its host too late"
-        in result.ending
-    )
+    assert "the left arm did not take a command: 3 commands reached its host too late" in result.ending
 
 
 def test_a_driver_that_does_nothing_any_more_is_noticed():

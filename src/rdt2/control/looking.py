@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdt2.action import ARMS, state_vector
+from rdt2.action import ARMS, FPS, state_vector
 from rdt2.errors import RDT2Error, SafetyError
 from rdt2.observation import Observation
 from rdt2.robot.protocols import Frame
@@ -33,7 +33,7 @@ TURN = 4e-3
 """Seconds that whoever looks waits for pictures that are being read; then it goes on, and asks again."""
 ASLEEP = 0.04
 """Longer between two looks, seconds, is no doing of a camera: this process got no turn, nor did who reads."""
-ON_ITS_WAY = 1 / 30
+ON_ITS_WAY = 1 / FPS
 """Seconds that are waited for the picture of one wrist when the next one of the other is there: cameras in step are a
 period apart in between, for as long as one of the two takes longer on its way. Cameras whose exposures are really that
 far apart are told after that."""

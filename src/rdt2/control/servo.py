@@ -108,12 +108,13 @@ class Servo:
         permit: Callable[[], str] | None,
     ) -> None:
         self.robot, self.guard, self.watch, self.permit = robot, guard, watch, permit
-        self._timeout = settings.safety.command_timeout
         self._due = self._now = -float("inf")
         self._missed, self._late = 0, ""
         self._latency: dict[str, tuple[float, float]] = {
             side: (arm.latency, arm.gripper.latency) for side, arm in settings.arms.items()
         }
+        # A device is told so much earlier what is due later.
+        self._timeout = settings.safety.command_timeout + max(map(max, self._latency.values()))
         self._commands = {
             side: Commands(arm, max_age=settings.safety.max_age) for side, arm in settings.arms.items()
         }
@@ -192,8 +193,7 @@ class Servo:
 
     def drive(self, plan: Plan, now: float) -> Plan:
         """From the next tick on, follow this plan; returns what of it is driven if no other one comes in time."""
-        latest = max(max(latencies) for latencies in self._latency.values())
-        self._plan = plan = plan.until(now + self._timeout + latest)
+        self._plan = plan = plan.until(now + self._timeout)
         return plan
 
     def pause(self) -> None:
@@ -224,7 +224,11 @@ class Servo:
             self.guard.see(self.widths)
             self._command(now)
         except Exception as error:  # of any driver: whatever it is, arms that nobody watches must not move
-            late = f"The last commands, {self._missed}, were not taken: {self._late}" if self._late else ""
+            late = (
+                f"So many of the last commands were not taken: {self._missed}. {self._late}"
+                if self._late
+                else ""
+            )
             self.stop(f"{_told(error)} {late}".rstrip())
 
     def let_go(self) -> None:
